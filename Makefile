@@ -1,0 +1,63 @@
+# Everything runs in .venv, which is made when it is missing and brought up to date when
+# pyproject.toml changes. `make help` lists the targets.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+DEMO := runs/demo
+
+# The first interpreter that really starts (version managers leave shims that do not) and is new
+# enough.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+	&& echo $$p && break; done)
+
+# An open range such as torch>=2.6 takes the newest build of the index, on Linux one with several
+# GB of CUDA libraries. With an exact version pip prefers a local CPU build (2.13.0+cpu) wherever
+# its configuration offers one (a find-links folder, PyTorch's CPU index as extra index). The open
+# range is the fallback where that version does not exist. Any other requirement:
+#   make demo TORCH="torch==2.8.0"
+TORCH ?= torch==2.13.0
+HAVE_TORCH := import sys, torch; \
+	sys.exit(tuple(int(x) for x in torch.__version__.split(".")[:2]) < (2, 6))
+
+.DEFAULT_GOAL := help
+.PHONY: demo test test-slow lint bench clean help
+
+demo: $(VENV)/.installed  ## Train two crosscoders on the bundled model and compare them (offline)
+	HF_HUB_OFFLINE=1 $(BIN)/crossproof demo --output $(DEMO)
+	@echo "Report: $(CURDIR)/$(DEMO)/report.html"
+
+test: lint  ## Linter, type checker and the quick tests
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed-dev  ## The tests marked slow
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed-dev  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
+
+bench: $(VENV)/.installed-dev  ## Every benchmark, one after another
+	@set -e; for bench in $(filter-out benchmarks/_%,$(sort $(wildcard benchmarks/*.py))); do \
+		echo "$$bench"; $(BIN)/python "$$bench"; done
+
+clean:  ## Remove .venv, caches and builds (runs/ stays)
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+help:  ## This list
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+$(VENV)/.installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 found: install one, or name it with make PYTHON=..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c '$(HAVE_TORCH)' 2>/dev/null \
+		|| $(PIP) install --quiet "$(TORCH)" || $(PIP) install --quiet "torch>=2.6"
+	$(PIP) install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) install --quiet --editable ".[dev]"
+	@touch $@
