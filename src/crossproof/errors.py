@@ -1,0 +1,16 @@
+"""The one exception that users are meant to read."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CrossproofError(Exception):
+    """Bad input: one sentence that names the thing and the remedy. The CLI prints it, exits 1."""
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """A clause that suggests the known names nearest to `name`, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=count, cutoff=0.3)
+    return f" Nearest: {', '.join(close)}." if close else ""

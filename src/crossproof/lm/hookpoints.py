@@ -1,0 +1,109 @@
+"""Ordered hookpoint names, and the part each plays in its block."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+
+from crossproof.errors import CrossproofError, nearest
+
+
+@dataclass(frozen=True)
+class BlockHookpoints:
+    """Where one block's hookpoints stand in the list of names; None where absent."""
+
+    resid_pre: int | None = None
+    attn_in: int | None = None
+    resid_mid: int | None = None
+    mlp_in: int | None = None
+    resid_post: int | None = None
+
+
+@dataclass(frozen=True)
+class Hookpoints:
+    """The P hookpoints a crosscoder reads and writes, in forward order.
+
+    names: TransformerLens spelling. blocks: one entry per block of the model.
+    """
+
+    names: tuple[str, ...]
+    blocks: tuple[BlockHookpoints, ...]
+
+    @classmethod
+    def from_names(cls, names: Sequence[str], n_blocks: int) -> Hookpoints:
+        """Hookpoints of a model with `n_blocks` blocks; raises CrossproofError on duplicates."""
+        for name in names:
+            if names.count(name) > 1:
+                raise CrossproofError(f"The hookpoint '{name}' is listed twice; list it once.")
+        return cls(tuple(names), tuple(_block(names, i) for i in range(n_blocks)))
+
+    def index(self, name: str) -> int:
+        """The position of `name` in the list; raises CrossproofError naming the nearest ones."""
+        if name not in self.names:
+            raise CrossproofError(
+                f"The hookpoint '{name}' is not among these {len(self.names)} hookpoints."
+                f"{nearest(name, self.names)}"
+            )
+        return self.names.index(name)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def mlp_blocks(self) -> tuple[int, ...]:
+        """The blocks whose MLP input is among the hookpoints."""
+        return tuple(i for i, block in enumerate(self.blocks) if block.mlp_in is not None)
+
+
+def standard_names(n_blocks: int) -> tuple[str, ...]:
+    """Every name of the standard set, in forward order, whether or not a model has it.
+
+    Per block: residual stream before, attention input, residual stream in the middle, MLP
+    input; then the residual stream after the last block.
+    """
+    per_block = ("hook_resid_pre", "attn.hook_in", "hook_resid_mid", "mlp.hook_in")
+    names = [f"blocks.{i}.{role}" for i in range(n_blocks) for role in per_block]
+    return (*names, f"blocks.{n_blocks - 1}.hook_resid_post")
+
+
+def resolve_hookpoints(
+    patterns: Sequence[str] | None, available: Sequence[str], n_blocks: int
+) -> Hookpoints:
+    """The available names that `patterns` (names or globs) select, in the order of `available`.
+
+    None selects the standard set, less the names the architecture lacks (there is no resid_mid
+    where attention and MLP run in parallel). Raises CrossproofError for a pattern that selects
+    nothing.
+    """
+    if patterns is None:
+        chosen: Collection[str] = frozenset(standard_names(n_blocks))
+    elif not patterns:
+        raise CrossproofError("No hookpoints were given; name at least one, or none for all.")
+    else:
+        chosen = {name for pattern in patterns for name in _matches(pattern, available)}
+    return Hookpoints.from_names([name for name in available if name in chosen], n_blocks)
+
+
+def _matches(pattern: str, available: Sequence[str]) -> list[str]:
+    found = [name for name in available if name == pattern or fnmatchcase(name, pattern)]
+    if not found:
+        kind = "pattern selects no" if set(pattern) & set("*?[") else "model has no such"
+        raise CrossproofError(f"'{pattern}': this {kind} hookpoint.{nearest(pattern, available)}")
+    return found
+
+
+def _block(names: Sequence[str], block: int) -> BlockHookpoints:
+    # The stream leaving a block is the stream entering the next: either name serves both roles.
+    spellings = {
+        "resid_pre": (f"blocks.{block}.hook_resid_pre", f"blocks.{block - 1}.hook_resid_post"),
+        "attn_in": (f"blocks.{block}.attn.hook_in",),
+        "resid_mid": (f"blocks.{block}.hook_resid_mid",),
+        "mlp_in": (f"blocks.{block}.mlp.hook_in",),
+        "resid_post": (f"blocks.{block}.hook_resid_post", f"blocks.{block + 1}.hook_resid_pre"),
+    }
+    found = {
+        role: next((names.index(name) for name in spellings[role] if name in names), None)
+        for role in (field.name for field in fields(BlockHookpoints))
+    }
+    return BlockHookpoints(**found)

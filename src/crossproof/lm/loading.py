@@ -1,0 +1,153 @@
+"""Loading a language model: the bundled one, a local folder, or a model of the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import copy
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.sources import build_bridge_from_module
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from crossproof.errors import CrossproofError
+from crossproof.lm.model import LanguageModel
+from crossproof.lm.quiet import quiet
+from crossproof.lm.sites import find_sites
+
+BUNDLED = "bundled"
+
+
+def load_model(
+    name_or_path: str = BUNDLED, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> LanguageModel:
+    """The bundled model ("bundled"), one of a local folder, or one of the Hub by its id.
+
+    A folder comes first; the network is asked only for a name that is no folder. Raises
+    CrossproofError when there is no such model, when it is not a causal language model, when its
+    files are damaged, or when there is no such device.
+    """
+    with quiet():
+        if name_or_path != BUNDLED:
+            return _load(name_or_path, _source(name_or_path), device, dtype)
+        with as_file(files("crossproof.lm") / BUNDLED) as folder:
+            if not (folder / "config.json").is_file():
+                raise CrossproofError(
+                    "This installation lacks the bundled language model; reinstall crossproof."
+                )
+            return _load(BUNDLED, str(folder), device, dtype)
+
+
+def _source(name: str) -> str:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise CrossproofError(
+                f"The folder '{name}' holds no config.json; give a folder saved by save_pretrained."
+            )
+        return str(path)
+    if path.exists() or name.startswith((".", "/", "~")):
+        raise CrossproofError(f"There is no model folder '{name}'; check the path.")
+    return name
+
+
+def _load(name: str, source: str, device: str, dtype: torch.dtype) -> LanguageModel:
+    config = _config(name, source)
+    bare = _on_device(_weights(name, source, dtype), device)
+    # A second set of modules over the same parameters: the bridge rebuilds the one it is given.
+    twin = copy.deepcopy(bare, {id(parameter): parameter for parameter in bare.parameters()})
+    twins = {id(mine): other for mine, other in zip(twin.modules(), bare.modules(), strict=True)}
+    sites = find_sites(bridge := _bridge(name, twin), bare, twins)
+    return LanguageModel(name, bare, bridge, sites, _tokenizer(source, config))
+
+
+def _config(name: str, source: str) -> PreTrainedConfig:
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(source)
+    except (OSError, HFValidationError) as error:
+        raise CrossproofError(
+            f"'{name}' is neither a model folder nor a model that the Hugging Face Hub can give "
+            f"now; check the name, or the network."
+        ) from error
+    except (ValueError, KeyError) as error:
+        raise CrossproofError(
+            f"The config.json of '{name}' describes no model that transformers knows."
+        ) from error
+    names = config.architectures or ["ForCausalLM"]
+    if not any(kind in name for name in names for kind in ("CausalLM", "LMHeadModel")):
+        raise CrossproofError(
+            f"'{name}' is a {names[0]}, not a causal language model; choose one that predicts the "
+            f"next token."
+        )
+    return config
+
+
+def _weights(name: str, source: str, dtype: torch.dtype) -> PreTrainedModel:
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, output_loading_info=True
+        )
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+        raise CrossproofError(
+            f"The weights of '{name}' are missing or damaged; download or copy them again "
+            f"({_first_line(error)})."
+        ) from error
+    model: PreTrainedModel = loaded[0]
+    if missing := sorted(loaded[1]["missing_keys"]):
+        raise CrossproofError(
+            f"The weights of '{name}' lack {len(missing)} tensors, '{missing[0]}' first; download "
+            f"or copy them again."
+        )
+    model.requires_grad_(False)
+    model.train(False)
+    return model
+
+
+def _on_device(model: Any, device: str) -> PreTrainedModel:
+    try:
+        moved: PreTrainedModel = model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise CrossproofError(
+            f"The model cannot be moved to the device '{device}' ({_first_line(error)})."
+        ) from error
+    return moved
+
+
+def _bridge(name: str, twin: PreTrainedModel) -> TransformerBridge:
+    architecture = type(twin).__name__
+    try:
+        bridge = build_bridge_from_module(
+            twin, architecture, hf_config=twin.config, model_name=name
+        )
+    except ValueError as error:
+        raise CrossproofError(
+            f"TransformerLens has no bridge for '{name}', a {architecture}; choose a model of an "
+            f"architecture that it supports ({_first_line(error)})."
+        ) from error
+    bridge.eval()
+    return bridge
+
+
+def _tokenizer(source: str, config: PreTrainedConfig) -> PreTrainedTokenizerBase | None:
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, config=config)
+    except (OSError, ValueError):
+        return None  # a model can be read without one; texts then ask for it
+    # For a folder without tokenizer files, transformers may make one up that knows no words.
+    known = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
+    return tokenizer if known else None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,31 @@
+"""Fixtures shared by the tests: tiny language models, built once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from models import ARCHITECTURES, save_model
+from transformers.utils import logging as transformers_logging
+
+from crossproof.lm import LanguageModel, load_model
+
+
+@pytest.fixture(scope="session")
+def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A model folder for each architecture of `models.ARCHITECTURES`."""
+    transformers_logging.disable_progress_bar()
+    folder = tmp_path_factory.mktemp("models")
+    return {kind: save_model(folder / kind, build) for kind, build in ARCHITECTURES.items()}
+
+
+@pytest.fixture(scope="session")
+def language_models(model_folders: dict[str, Path]) -> dict[str, LanguageModel]:
+    """The same models, loaded; tests must not change their weights."""
+    return {kind: load_model(str(folder)) for kind, folder in model_folders.items()}
+
+
+@pytest.fixture(scope="session")
+def gpt_neo(language_models: dict[str, LanguageModel]) -> LanguageModel:
+    """The tiny GPT-Neo, for tests that need any model."""
+    return language_models["gpt-neo"]

@@ -1,0 +1,132 @@
+"""Tiny language models of several architectures, saved as folders with a tokenizer beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+VOCABULARY = 64
+CONTEXT = 32
+D_MODEL = 16
+N_NEURONS = 48
+N_BLOCKS = 2
+END = 0
+IDS = {"vocab_size": VOCABULARY, "bos_token_id": END, "eos_token_id": END}
+
+
+def gpt2() -> PreTrainedModel:
+    """Plain MLPs (tanh GELU) whose weights are stored input-first, learned positions."""
+    return GPT2LMHeadModel(
+        GPT2Config(
+            n_positions=CONTEXT,
+            n_embd=D_MODEL,
+            n_layer=N_BLOCKS,
+            n_head=2,
+            n_inner=N_NEURONS,
+            **IDS,
+        )
+    )
+
+
+def gpt_neo() -> PreTrainedModel:
+    """Plain MLPs (tanh GELU), one global and one local attention."""
+    return GPTNeoForCausalLM(
+        GPTNeoConfig(
+            max_position_embeddings=CONTEXT,
+            hidden_size=D_MODEL,
+            num_layers=N_BLOCKS,
+            attention_types=[[["global", "local"], N_BLOCKS // 2]],
+            num_heads=2,
+            intermediate_size=N_NEURONS,
+            window_size=8,
+            **IDS,
+        )
+    )
+
+
+def gpt_neox(parallel: bool = True) -> PreTrainedModel:
+    """Plain MLPs (exact GELU), rotary positions; attention and MLP in parallel or in turn."""
+    return GPTNeoXForCausalLM(
+        GPTNeoXConfig(
+            hidden_size=D_MODEL,
+            num_hidden_layers=N_BLOCKS,
+            num_attention_heads=2,
+            intermediate_size=N_NEURONS,
+            max_position_embeddings=CONTEXT,
+            use_parallel_residual=parallel,
+            **IDS,
+        )
+    )
+
+
+def llama() -> PreTrainedModel:
+    """Gated MLPs (SiLU) without biases, grouped queries, RMS norms."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=D_MODEL,
+            num_hidden_layers=N_BLOCKS,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            intermediate_size=N_NEURONS,
+            max_position_embeddings=CONTEXT,
+            **IDS,
+        )
+    )
+
+
+ARCHITECTURES: dict[str, Callable[[], PreTrainedModel]] = {
+    "gpt2": gpt2,
+    "gpt-neo": gpt_neo,
+    "gpt-neox": gpt_neox,
+    "gpt-neox-sequential": lambda: gpt_neox(parallel=False),
+    "llama": llama,
+}
+SEQUENTIAL = tuple(kind for kind in ARCHITECTURES if kind != "gpt-neox")
+
+
+def save_model(folder: Path, build: Callable[[], PreTrainedModel], tokenizer: bool = True) -> Path:
+    """Save a model with seeded weights, none at its initial value, so that nothing hides."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build()
+        for parameter in model.parameters():
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    if tokenizer:
+        word_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """Words "w1" to "w62" and "?" for any other; "<end>" is BOS, EOS and PAD."""
+    words = {"<end>": END, **{f"w{i}": i for i in range(1, VOCABULARY - 1)}, "?": VOCABULARY - 1}
+    backend = Tokenizer(models.WordLevel(words, unk_token="?"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<end>",
+        eos_token="<end>",
+        pad_token="<end>",
+        unk_token="?",
+    )
+
+
+def random_tokens(sequences: int, length: int, seed: int = 0) -> torch.Tensor:
+    """[S,T] ordinary tokens: none of them special."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(1, VOCABULARY, (sequences, length), generator=generator)
