@@ -1,0 +1,161 @@
+"""Corpora as rows of tokens: the bundled one, texts, packed token files, or `datasets`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from importlib.resources import as_file, files
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from crossproof.activations.documents import DATASETS_PREFIX, read_documents
+from crossproof.errors import CrossproofError
+from crossproof.lm import LanguageModel
+
+Split = Literal["train", "validation", "held_out"]
+
+BUNDLED = "bundled"
+_SUFFIXES = (".txt", ".jsonl", ".safetensors", ".npy")
+_DOCUMENTS_AT_ONCE = 1000
+
+
+def read_sequences(
+    source: str, model: LanguageModel, context: int, split: Split = "train"
+) -> Int[Tensor, "S T"]:
+    """Rows of `context` tokens (int64) of one split of a corpus.
+
+    `source` is "bundled", a .txt or .jsonl file, a packed token file (.safetensors with one tensor
+    per split, or .npy), or "hf:NAME" for a data set. Texts are tokenised, each document behind the
+    model's BOS (or else EOS) token, and packed end to end. Where a corpus has no splits of its
+    own, its last 5% of rows are held out and the 5% before them are for validation. Raises
+    CrossproofError when the corpus is missing, too short for one row, or of another tokenizer.
+    """
+    if context < 2 or context > model.context:
+        raise CrossproofError(
+            f"A context of {context} tokens does not suit '{model.name}'; choose 2 to "
+            f"{model.context}."
+        )
+    if source == BUNDLED:
+        with as_file(files("crossproof.lm") / BUNDLED / "corpus.safetensors") as path:
+            rows = _from_safetensors(_existing(path, BUNDLED), context, split)
+    elif source.endswith(".safetensors"):
+        rows = _from_safetensors(_existing(Path(source), source), context, split)
+    elif source.endswith(".npy"):
+        rows = _split(_from_npy(_existing(Path(source), source), context), source, split)
+    else:
+        rows = _split(_from_texts(source, model, context), source, split)
+    return _checked(rows, source, model)
+
+
+def _existing(path: Path, source: str) -> Path:
+    if not path.is_file():
+        raise CrossproofError(
+            f"There is no corpus '{source}'; give '{BUNDLED}', a file ({', '.join(_SUFFIXES)}) or "
+            f"'{DATASETS_PREFIX}NAME'."
+        )
+    return path
+
+
+def _from_safetensors(path: Path, context: int, split: Split) -> Int[Tensor, "S T"]:
+    try:
+        with safe_open(path, framework="pt") as packed:
+            names = sorted(packed.keys())
+            if split not in names:
+                raise CrossproofError(
+                    f"The token file '{path}' has no split '{split}', only {', '.join(names)}."
+                )
+            tokens = packed.get_tensor(split)
+    except SafetensorError as error:
+        raise CrossproofError(f"The token file '{path}' is damaged: {error}") from error
+    return _rows(tokens, str(path), context)
+
+
+def _from_npy(path: Path, context: int) -> Int[Tensor, "S T"]:
+    try:
+        tokens = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise CrossproofError(f"The token file '{path}' is damaged: {error}") from error
+    if tokens.dtype.kind not in "iu":
+        raise CrossproofError(f"The token file '{path}' holds {tokens.dtype}, not integers.")
+    return _rows(torch.from_numpy(tokens.astype(np.int64)), str(path), context)
+
+
+def _rows(tokens: Tensor, source: str, context: int) -> Int[Tensor, "S T"]:
+    """Cut a stream, or each packed row, into rows of `context`; what is left over is dropped."""
+    if tokens.is_floating_point() or tokens.dim() not in (1, 2):
+        raise CrossproofError(f"The token file '{source}' must hold a list or a table of integers.")
+    per_row = tokens.shape[-1] // context
+    if per_row == 0 or tokens.numel() == 0:
+        raise _too_short(source, tokens.shape[-1], context)
+    return tokens.to(torch.int64)[..., : per_row * context].reshape(-1, context)
+
+
+def _from_texts(source: str, model: LanguageModel, context: int) -> Int[Tensor, "S T"]:
+    if not source.startswith(DATASETS_PREFIX):
+        path = _existing(Path(source), source)
+        if path.suffix not in _SUFFIXES:
+            raise CrossproofError(
+                f"The corpus '{source}' has no known ending; use {', '.join(_SUFFIXES)}."
+            )
+    if model.tokenizer is None:
+        raise CrossproofError(
+            f"'{model.name}' has no tokenizer for the text of '{source}'; put its tokenizer files "
+            f"into the model's folder, or give packed tokens."
+        )
+    pieces = list(_tokenised(read_documents(source), model.tokenizer))
+    stream = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
+    if len(stream) < context:
+        raise _too_short(source, len(stream), context)
+    return _rows(torch.from_numpy(stream), source, context)
+
+
+def _tokenised(
+    documents: Iterable[str], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[np.ndarray[tuple[int], np.dtype[np.int32]]]:
+    ids = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    start = [next(i for i in ids if i is not None)] if any(i is not None for i in ids) else []
+    remaining = iter(documents)
+    while some := list(islice(remaining, _DOCUMENTS_AT_ONCE)):
+        encoded = tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"]
+        flat = [token for document in encoded for token in (*start, *document)]
+        yield np.array(flat, dtype=np.int32)
+
+
+def _split(rows: Int[Tensor, "S T"], source: str, split: Split) -> Int[Tensor, "R T"]:
+    n = len(rows)
+    share = -(-n // 20)
+    bounds = {
+        "train": (0, n - 2 * share),
+        "validation": (n - 2 * share, n - share),
+        "held_out": (n - share, n),
+    }
+    first, last = bounds[split]
+    if first < 0 or first >= last:
+        raise CrossproofError(
+            f"The corpus '{source}' fills only {n} rows, too few for a '{split}' split; use a "
+            f"longer text or a shorter context."
+        )
+    return rows[first:last]
+
+
+def _too_short(source: str, n_tokens: int, context: int) -> CrossproofError:
+    return CrossproofError(
+        f"The corpus '{source}' is too short: {n_tokens} tokens do not fill one row of {context}; "
+        f"use a longer text or a shorter context."
+    )
+
+
+def _checked(rows: Int[Tensor, "S T"], source: str, model: LanguageModel) -> Int[Tensor, "S T"]:
+    if int(rows.min()) < 0 or int(rows.max()) >= model.vocab_size:
+        raise CrossproofError(
+            f"The corpus '{source}' holds tokens outside the vocabulary of '{model.name}' "
+            f"({model.vocab_size}); it was made with another tokenizer."
+        )
+    return rows

@@ -1,0 +1,191 @@
+"""Activations of a language model as shuffled batches, in an order that can be sought."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from crossproof.activations.positions import scored_positions
+from crossproof.errors import CrossproofError
+from crossproof.lm import Hookpoints, LanguageModel
+
+
+@dataclass(frozen=True, eq=False)
+class _Order:
+    """One epoch's order of sequences; `ends` counts scored tokens up to and with each."""
+
+    epoch: int
+    sequences: Int[Tensor, " S"]
+    ends: Int[Tensor, " S"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Chunk:
+    """The scored activations of one buffer, unshuffled, and the order to read them in."""
+
+    epoch: int
+    chunk: int
+    activations: Float[Tensor, "M P D"]
+    order: Int[Tensor, " M"]
+
+
+class Harvest:
+    """Endless batches of activations [B,P,D], a pure function of the step.
+
+    Each epoch permutes the sequences and joins their scored tokens into one stream; each
+    `buffer_batches` batches of the stream are a chunk, shuffled within itself. A batch holds only
+    scored positions, and one forward pass serves all hookpoints. The memory needed is that of one
+    chunk. Raises CrossproofError when the corpus cannot fill a batch, or the buffer cannot hold a
+    sequence.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        sequences: Int[Tensor, "S T"],
+        hookpoints: Hookpoints,
+        batch_tokens: int,
+        buffer_batches: int = 32,
+        seed: int = 0,
+        forward_sequences: int = 32,
+    ) -> None:
+        for name, value in (
+            ("batch_tokens", batch_tokens),
+            ("buffer_batches", buffer_batches),
+            ("forward_sequences", forward_sequences),
+        ):
+            if value < 1:
+                raise CrossproofError(f"{name} is {value}; it must be at least 1.")
+        self.model = model
+        self.sequences = sequences
+        self.hookpoints = hookpoints
+        self.batch_tokens = batch_tokens
+        self.buffer_batches = buffer_batches
+        self.seed = seed
+        self.forward_sequences = forward_sequences
+        self._counts = scored_positions(sequences, model.special_ids).sum(dim=1)
+        self._check_sizes()
+        self._order: _Order | None = None
+        self._chunk: _Chunk | None = None
+        self._buffer: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Batches in an epoch; the tokens left over are dropped (others in every epoch)."""
+        return int(self._counts.sum()) // self.batch_tokens
+
+    def batch(self, step: int) -> Float[Tensor, "B P D"]:
+        """The batch of a step (float32, the caller's own); batches in order are cheapest.
+
+        Raises CrossproofError naming hookpoint and step when an activation is NaN or infinite.
+        """
+        if step < 0:
+            raise CrossproofError(f"There is no step {step}; steps count from 0.")
+        epoch, within = divmod(step, len(self))
+        number, place = divmod(within, self.buffer_batches)
+        chunk = self._chunk
+        if chunk is None or (chunk.epoch, chunk.chunk) != (epoch, number):
+            chunk = self._chunk = self._harvest(epoch, number)
+        rows = chunk.order[place * self.batch_tokens : (place + 1) * self.batch_tokens]
+        batch = chunk.activations.index_select(0, rows).float()
+        self._check_finite(batch, step)
+        return batch
+
+    def iterate(self, start: int = 0) -> Iterator[Float[Tensor, "B P D"]]:
+        """The batches of steps `start`, `start` + 1, ... without end."""
+        step = start
+        while True:
+            yield self.batch(step)
+            step += 1
+
+    def __iter__(self) -> Iterator[Float[Tensor, "B P D"]]:
+        return self.iterate()
+
+    def _harvest(self, epoch: int, number: int) -> _Chunk:
+        order = self._epoch_order(epoch)
+        first = number * self.buffer_batches * self.batch_tokens
+        last = min(first + self.buffer_batches * self.batch_tokens, len(self) * self.batch_tokens)
+        begin = int(torch.searchsorted(order.ends, first, right=True))
+        end = int(torch.searchsorted(order.ends, last)) + 1
+        tokens = self.sequences[order.sequences[begin:end]].to(self.model.device)
+        scored = scored_positions(tokens, self.model.special_ids)
+        # A sequence that straddles two chunks is run for both, and gives each its own part.
+        numbers = scored.flatten().cumsum(0).reshape(scored.shape)
+        numbers += int(order.ends[begin]) - int(self._counts[order.sequences[begin]])
+        wanted = scored & (numbers > first) & (numbers <= last)
+        activations = self._space(last - first)
+        self._fill(activations, tokens, wanted)
+        shuffle = _generator(self.seed, epoch, number).permutation(last - first)
+        return _Chunk(epoch, number, activations, torch.from_numpy(shuffle).to(self.model.device))
+
+    def _fill(
+        self,
+        activations: Float[Tensor, "M P D"],
+        tokens: Int[Tensor, "R T"],
+        wanted: Bool[Tensor, "R T"],
+    ) -> None:
+        filled = 0
+        for start in range(0, len(tokens), self.forward_sequences):
+            part = slice(start, start + self.forward_sequences)
+            rows = wanted[part].flatten().nonzero().squeeze(1)
+            space = activations[filled : filled + len(rows)]
+
+            def write(
+                place: int, value: Tensor, rows: Tensor = rows, space: Tensor = space
+            ) -> None:
+                flat = value.reshape(-1, value.shape[-1])
+                torch.index_select(flat, 0, rows, out=space[:, place])
+
+            self.model.read(tokens[part], self.hookpoints.names, write)
+            filled += len(rows)
+
+    def _space(self, n_tokens: int) -> Float[Tensor, "M P D"]:
+        # One buffer for every chunk: fresh memory each time would cost its page faults again.
+        if self._buffer is None:
+            size = min(self.buffer_batches, len(self)) * self.batch_tokens
+            shape = (size, len(self.hookpoints), self.model.d_model)
+            self._buffer = torch.empty(shape, dtype=self.model.dtype, device=self.model.device)
+        self._chunk = None
+        return self._buffer[:n_tokens]
+
+    def _epoch_order(self, epoch: int) -> _Order:
+        if self._order is None or self._order.epoch != epoch:
+            permutation = _generator(self.seed, epoch).permutation(len(self.sequences))
+            sequences = torch.from_numpy(permutation).to(self.sequences.device)
+            self._order = _Order(epoch, sequences, self._counts[sequences].cumsum(0))
+        return self._order
+
+    def _check_sizes(self) -> None:
+        total, longest = int(self._counts.sum()), int(self._counts.max())
+        if total < self.batch_tokens:
+            raise CrossproofError(
+                f"The corpus has {total} scored tokens, fewer than one batch of "
+                f"{self.batch_tokens}; use a smaller batch or a longer corpus."
+            )
+        held = self.buffer_batches * self.batch_tokens
+        if held < longest:
+            raise CrossproofError(
+                f"The shuffle buffer of {self.buffer_batches} batches of {self.batch_tokens} "
+                f"tokens is smaller than one sequence of {longest}; raise batch_tokens or "
+                f"buffer_batches."
+            )
+
+    def _check_finite(self, batch: Float[Tensor, "B P D"], step: int) -> None:
+        # A finite sum has finite terms, and costs a fraction of looking at each.
+        if torch.isfinite(batch.sum()):
+            return
+        finite = torch.isfinite(batch).all(dim=2).all(dim=0)
+        for name, good in zip(self.hookpoints.names, finite.tolist(), strict=True):
+            if not good:
+                raise CrossproofError(
+                    f"The activations at '{name}' hold NaN or infinity at step {step}; check the "
+                    f"model's weights, or leave this hookpoint out."
+                )
+
+
+def _generator(seed: int, *where: int) -> np.random.Generator:
+    return np.random.default_rng([seed, *where])

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from models import END, VOCABULARY, gpt2, random_tokens, save_model
+from safetensors.torch import save_file
+
+from crossproof.activations import read_sequences, scored_positions
+from crossproof.errors import CrossproofError
+from crossproof.lm import LanguageModel, load_model
+
+SPLITS = ("train", "validation", "held_out")
+
+
+def words(first: int, count: int) -> str:
+    return " ".join(f"w{1 + (first + i) % 60}" for i in range(count))
+
+
+def all_rows(source: Path | str, model: LanguageModel, context: int) -> torch.Tensor:
+    return torch.cat([read_sequences(str(source), model, context, split) for split in SPLITS])
+
+
+def test_documents_follow_one_another_behind_the_start_token(
+    gpt_neo: LanguageModel, tmp_path: Path
+) -> None:
+    path = tmp_path / "stories.txt"
+    path.write_text("w1 w2\nw3\n<|endoftext|>\n\nw4 w5 <|endoftext|>w6\n<|endoftext|>\n" * 4)
+    rows = all_rows(path, gpt_neo, 6)
+    stream = [END, 1, 2, 3, END, 4, 5, END, 6] * 4
+    assert rows.flatten().tolist() == stream
+    assert rows.dtype == torch.int64
+
+
+def test_splits_share_no_row_and_lose_none(gpt_neo: LanguageModel, tmp_path: Path) -> None:
+    path = tmp_path / "one.txt"
+    path.write_text(words(0, 8 * 100))
+    parts = [read_sequences(str(path), gpt_neo, 8, split) for split in SPLITS]
+    assert [len(part) for part in parts] == [90, 5, 5]
+    assert torch.cat(parts).flatten().tolist()[1:] == [1 + i % 60 for i in range(799)]
+
+
+def test_jsonl_gives_the_same_rows_as_text(gpt_neo: LanguageModel, tmp_path: Path) -> None:
+    documents = [words(i, 20) for i in range(12)]
+    text, lines = tmp_path / "a.txt", tmp_path / "a.jsonl"
+    text.write_text("\n<|endoftext|>\n".join(documents))
+    lines.write_text("\n".join(json.dumps({"text": document}) for document in documents) + "\n\n")
+    assert torch.equal(all_rows(text, gpt_neo, 16), all_rows(lines, gpt_neo, 16))
+
+
+def test_a_data_set_gives_the_same_rows(
+    gpt_neo: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    lines = folder / "train.jsonl"
+    lines.write_text("\n".join(json.dumps({"text": words(i, 20)}) for i in range(12)))
+    rows = all_rows(f"hf:{folder}", gpt_neo, 16)
+    assert torch.equal(rows, all_rows(lines, gpt_neo, 16))
+
+
+def test_a_malformed_line_is_named(gpt_neo: LanguageModel, tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    for bad in ('{"story": "w1"}', "{", "[1]", '{"text": 3}'):
+        path.write_text(json.dumps({"text": words(0, 50)}) + "\n" + bad + "\n")
+        with pytest.raises(CrossproofError, match=r"(?i)line 2 of '.*bad\.jsonl'"):
+            read_sequences(str(path), gpt_neo, 8)
+
+
+def test_packed_splits_come_back_as_they_are(gpt_neo: LanguageModel, tmp_path: Path) -> None:
+    path = tmp_path / "packed.safetensors"
+    train, held_out = random_tokens(5, 16), random_tokens(2, 16, seed=1)
+    save_file({"train": train.to(torch.uint16), "held_out": held_out.to(torch.int32)}, path)
+    assert torch.equal(read_sequences(str(path), gpt_neo, 16), train)
+    assert torch.equal(read_sequences(str(path), gpt_neo, 16, "held_out"), held_out)
+    halves = read_sequences(str(path), gpt_neo, 6, "held_out")
+    assert torch.equal(halves, held_out[:, :12].reshape(4, 6))
+    with pytest.raises(CrossproofError, match="no split 'validation', only held_out, train"):
+        read_sequences(str(path), gpt_neo, 16, "validation")
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(CrossproofError, match="damaged"):
+        read_sequences(str(path), gpt_neo, 16)
+
+
+def test_a_stream_of_tokens_in_npy(gpt_neo: LanguageModel, tmp_path: Path) -> None:
+    path = tmp_path / "stream.npy"
+    stream = random_tokens(1, 100)[0]
+    np.save(path, stream.numpy().astype(np.uint16))
+    assert torch.equal(all_rows(path, gpt_neo, 8), stream[:96].reshape(12, 8))
+    np.save(path, stream.numpy().astype(np.float32))
+    with pytest.raises(CrossproofError, match="not integers"):
+        read_sequences(str(path), gpt_neo, 8)
+    np.save(path, np.array([object()]), allow_pickle=True)
+    with pytest.raises(CrossproofError, match="damaged"):
+        read_sequences(str(path), gpt_neo, 8)
+
+
+@pytest.mark.parametrize("name", ["no.txt", "no.jsonl", "no.safetensors", "no.npy", "no"])
+def test_a_missing_corpus_is_named(gpt_neo: LanguageModel, tmp_path: Path, name: str) -> None:
+    with pytest.raises(CrossproofError, match=f"no corpus '.*{name}'"):
+        read_sequences(str(tmp_path / name), gpt_neo, 8)
+
+
+def test_a_file_of_unknown_kind_is_refused(gpt_neo: LanguageModel, tmp_path: Path) -> None:
+    path = tmp_path / "corpus.csv"
+    path.write_text("w1")
+    with pytest.raises(CrossproofError, match=r"no known ending; use \.txt"):
+        read_sequences(str(path), gpt_neo, 8)
+
+
+def test_a_corpus_too_short_is_refused(gpt_neo: LanguageModel, tmp_path: Path) -> None:
+    path = tmp_path / "short.txt"
+    for text, message in (
+        ("", "0 tokens do not fill one row of 8"),
+        ("w1 w2", "3 tokens do not fill one row of 8"),
+        (words(0, 15), "fills only 2 rows"),
+    ):
+        path.write_text(text)
+        with pytest.raises(CrossproofError, match=message):
+            read_sequences(str(path), gpt_neo, 8)
+
+
+def test_tokens_of_another_tokenizer_are_refused(gpt_neo: LanguageModel, tmp_path: Path) -> None:
+    path = tmp_path / "foreign.npy"
+    np.save(path, np.full(200, VOCABULARY))
+    with pytest.raises(CrossproofError, match="another tokenizer"):
+        read_sequences(str(path), gpt_neo, 8)
+
+
+def test_a_context_beyond_the_models_is_refused(gpt_neo: LanguageModel, tmp_path: Path) -> None:
+    with pytest.raises(CrossproofError, match="2 to 32"):
+        read_sequences(str(tmp_path / "any.txt"), gpt_neo, 33)
+
+
+def test_text_needs_a_tokenizer(tmp_path: Path) -> None:
+    model = load_model(str(save_model(tmp_path / "model", gpt2, tokenizer=False)))
+    path = tmp_path / "a.txt"
+    path.write_text(words(0, 50))
+    with pytest.raises(CrossproofError, match="has no tokenizer"):
+        read_sequences(str(path), model, 8)
+
+
+def test_positions_with_special_tokens_do_not_count() -> None:
+    tokens = torch.tensor([[0, 4, 5], [4, 2, 0]])
+    scored = scored_positions(tokens, {0, 2})
+    assert scored.tolist() == [[False, True, True], [True, False, False]]
+    assert scored_positions(tokens, frozenset()).all()
