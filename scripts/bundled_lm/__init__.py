@@ -1,0 +1,1 @@
+"""How the bundled TinyStories model is made: text, training, sampling, card."""
