@@ -1,0 +1,139 @@
+"""Sparse products and the dominant latent: the few loops that crossproof's speed rests on.
+
+Tokens hold their active latents as CSR entries: token b owns entries `offsets[b]:offsets[b+1]`,
+entry j is latent `indices[j]` with activation `values[j]`. Offsets are B + 1 numbers ("bounds" in
+annotations: "B+1" could not be checked before an argument that fixes B). None of these functions is
+differentiable: `crossproof.crosscoder.autograd` and `crossproof.interactions.contributions` put
+them behind autograd. On CPUs in float32 or float64 numba's loops run if numba is installed;
+everywhere else, and for everyone who sets `CROSSPROOF_KERNELS=torch`, the plain PyTorch path
+does; both give the same numbers up to rounding. `weighted_rows` has one path only: PyTorch's
+`embedding_bag` is as fast as a loop of our own.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from crossproof.kernels import torch_any
+from crossproof.kernels.torch_any import weighted_rows as weighted_rows
+
+try:
+    import numba
+
+    from crossproof.kernels import numba_cpu
+
+    HAVE_NUMBA = True
+except ImportError:  # numba lags behind new Python versions
+    HAVE_NUMBA = False
+
+BACKWARD_PARTS = 4
+"""Neuron ranges of `dominant_backward`: fixed, so that sums do not depend on the thread count."""
+
+
+def uses_numba(tensor: Tensor) -> bool:
+    """Whether kernels on tensors like this one run as numba loops."""
+    return (
+        HAVE_NUMBA
+        and tensor.device.type == "cpu"
+        and tensor.dtype in (torch.float32, torch.float64)
+        and os.environ.get("CROSSPROOF_KERNELS", "numba") != "torch"
+    )
+
+
+def _match_threads() -> None:
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    if torch.get_num_threads() != threads:
+        # The first call starts numba's OpenMP pool, which sets the count that PyTorch uses too.
+        torch.set_num_threads(threads)
+
+
+def entries_above(
+    pre: Float[Tensor, "B H"], thresholds: Float[Tensor, " H"]
+) -> tuple[Int[Tensor, "B+1"], Int[Tensor, " nnz"], Float[Tensor, " nnz"]]:
+    """CSR offsets, indices and values of the entries of `pre` above their latent's threshold."""
+    if not uses_numba(pre):
+        return torch_any.entries_above(pre, thresholds)
+    counts = torch.empty(len(pre), dtype=torch.int64)
+    _match_threads()
+    numba_cpu.count_above(*_arrays(pre, thresholds, counts))
+    offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    indices = torch.empty(int(offsets[-1]), dtype=torch.int64)
+    values = pre.new_empty(len(indices))
+    numba_cpu.fill_above(*_arrays(pre, thresholds, offsets, indices, values))
+    return offsets, indices, values
+
+
+def row_products(
+    offsets: Int[Tensor, " bounds"],
+    indices: Int[Tensor, " nnz"],
+    left: Float[Tensor, "B F"],
+    right: Float[Tensor, "R F"],
+) -> Float[Tensor, " nnz"]:
+    """The inner product of `left[b]` and `right[indices[j]]` for every entry j of token b."""
+    if not uses_numba(left):
+        return torch_any.row_products(offsets, indices, left, right)
+    out = left.new_empty(len(indices))
+    _match_threads()
+    numba_cpu.row_products(*_arrays(offsets, indices, left, right, out))
+    return out
+
+
+def dominant(
+    offsets: Int[Tensor, " bounds"],
+    indices: Int[Tensor, " nnz"],
+    values: Float[Tensor, " nnz"],
+    weights: Float[Tensor, "H N"],
+    excluded: Int[Tensor, "B N"] | None = None,
+) -> tuple[Float[Tensor, "B N"], Int[Tensor, "B N"]]:
+    """The contribution `values[j] * weights[indices[j], n]` of largest magnitude at each (b, n).
+
+    Returns the signed contribution (0 where no latent contributes) and the int32 entry j that
+    owns the neuron (-1 where none does). The first entry wins ties. `excluded` takes one entry at
+    each (b, n) out of the race: with the owners, the result is the second largest.
+    """
+    if not uses_numba(weights):
+        return torch_any.dominant(offsets, indices, values, weights, excluded)
+    best = weights.new_empty(len(offsets) - 1, weights.shape[1])
+    owner = torch.empty(best.shape, dtype=torch.int32)
+    _match_threads()
+    if excluded is None:
+        numba_cpu.dominant(*_arrays(offsets, indices, values, weights, best, owner))
+    else:
+        arrays = _arrays(offsets, indices, values, weights, excluded, best, owner)
+        numba_cpu.runner_up(*arrays)
+    return best, owner
+
+
+def dominant_backward(
+    indices: Int[Tensor, " nnz"],
+    values: Float[Tensor, " nnz"],
+    weights: Float[Tensor, "H N"],
+    owner: Int[Tensor, "B N"],
+    grad: Float[Tensor, "B N"],
+    onto: Float[Tensor, "H N"] | None = None,
+) -> tuple[Float[Tensor, " nnz"], Float[Tensor, "H N"]]:
+    """Gradients of the owners' values and weights, given the gradient at each (token, neuron).
+
+    The weights' gradient is added to `onto`, in place, if that is given.
+    """
+    if not uses_numba(weights):
+        grad_values, grad_weights = torch_any.dominant_backward(
+            indices, values, weights, owner, grad
+        )
+        return grad_values, grad_weights if onto is None else onto.add_(grad_weights)
+    grad_values = values.new_zeros(BACKWARD_PARTS, len(values))
+    grad_weights = torch.zeros_like(weights) if onto is None else onto
+    _match_threads()
+    numba_cpu.dominant_backward(
+        *_arrays(indices, values, weights, owner, grad, grad_values, grad_weights)
+    )
+    return grad_values.sum(0), grad_weights
+
+
+def _arrays(*tensors: Tensor) -> list[object]:
+    return [tensor.detach().contiguous().numpy() for tensor in tensors]

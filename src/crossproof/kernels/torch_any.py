@@ -1,0 +1,98 @@
+"""The kernels in plain PyTorch: every device and dtype, and the reference for the others."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+CHUNK_ELEMENTS = 1 << 24
+"""Largest intermediate of the chunked loops, in elements: 64 MiB of float32."""
+
+
+def weighted_rows(
+    offsets: Int[Tensor, " bounds"],
+    indices: Int[Tensor, " nnz"],
+    values: Float[Tensor, " nnz"],
+    rows: Float[Tensor, "R F"],
+) -> Float[Tensor, "B F"]:
+    """Sum of `values[j] * rows[indices[j]]` over the entries j of each token."""
+    return F.embedding_bag(
+        indices, rows, offsets, mode="sum", per_sample_weights=values, include_last_offset=True
+    )
+
+
+def entries_above(
+    pre: Float[Tensor, "B H"], thresholds: Float[Tensor, " H"]
+) -> tuple[Int[Tensor, "B+1"], Int[Tensor, " nnz"], Float[Tensor, " nnz"]]:
+    """CSR offsets, indices and values of the entries of `pre` above their latent's threshold."""
+    above = pre > thresholds
+    offsets = F.pad(above.sum(1).cumsum(0), (1, 0))
+    return offsets, above.nonzero()[:, 1], pre[above]
+
+
+def row_products(
+    offsets: Int[Tensor, " bounds"],
+    indices: Int[Tensor, " nnz"],
+    left: Float[Tensor, "B F"],
+    right: Float[Tensor, "R F"],
+) -> Float[Tensor, " nnz"]:
+    """The inner product of `left[b]` and `right[indices[j]]` for every entry j of token b."""
+    tokens = torch.repeat_interleave(offsets.diff())
+    step = max(1, CHUNK_ELEMENTS // left.shape[1])
+    pairs = zip(tokens.split(step), indices.split(step), strict=True)
+    return torch.cat([torch.linalg.vecdot(left[t], right[i]) for t, i in pairs])
+
+
+def dominant(
+    offsets: Int[Tensor, " bounds"],
+    indices: Int[Tensor, " nnz"],
+    values: Float[Tensor, " nnz"],
+    weights: Float[Tensor, "H N"],
+    excluded: Int[Tensor, "B N"] | None = None,
+) -> tuple[Float[Tensor, "B N"], Int[Tensor, "B N"]]:
+    """The contribution of largest magnitude at each token and neuron, and its entry (or -1)."""
+    counts = offsets.diff()
+    tokens, width = len(counts), weights.shape[1]
+    best = values.new_zeros(tokens, width)
+    owner = torch.full((tokens, width), -1, dtype=torch.int32, device=values.device)
+    step = max(1, CHUNK_ELEMENTS // max(width, 1))
+    for low in range(0, tokens, step):
+        block = slice(low, min(low + step, tokens))
+        champion, holder = best[block], owner[block]
+        for slot in range(int(counts[block].max()) if len(counts[block]) else 0):
+            present = slot < counts[block]
+            entry = torch.where(present, offsets[:-1][block] + slot, 0)
+            name = entry.to(torch.int32)[:, None]
+            p = weights[indices[entry]] * (values[entry] * present)[:, None]
+            wins = p.abs() > champion.abs()
+            if excluded is not None:
+                wins &= excluded[block] != name
+            champion.copy_(torch.where(wins, p, champion))
+            holder.copy_(torch.where(wins, name, holder))
+    return best, owner
+
+
+def dominant_backward(
+    indices: Int[Tensor, " nnz"],
+    values: Float[Tensor, " nnz"],
+    weights: Float[Tensor, "H N"],
+    owner: Int[Tensor, "B N"],
+    grad: Float[Tensor, "B N"],
+) -> tuple[Float[Tensor, " nnz"], Float[Tensor, "H N"]]:
+    """Gradients of the owners' values and weights, given the gradient at each (token, neuron)."""
+    entry = owner.to(torch.int64)
+    owned = entry >= 0
+    entry = entry.clamp_min(0)
+    latent = indices[entry] if len(indices) else torch.zeros_like(entry)
+    flat = latent * weights.shape[1] + torch.arange(weights.shape[1], device=grad.device)
+    masked = torch.where(owned, grad, 0)
+    held = values[entry] if len(values) else torch.zeros_like(masked)
+    grad_weights = torch.zeros_like(weights).view(-1)
+    grad_weights.index_add_(0, flat.view(-1), (masked * held).reshape(-1))
+    grad_values = torch.zeros_like(values)
+    if len(values):
+        products = masked * weights.reshape(-1)[flat]
+        grad_values.index_add_(0, entry.view(-1), products.reshape(-1))
+    return grad_values, grad_weights.view_as(weights)

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from crossproof import kernels
+from crossproof.crosscoder import SparseLatents
+from crossproof.kernels import torch_any
+
+PATHS = ("numba", "torch")
+WIDTHS = (1, 7, 512, 1030)  # the numba loop walks tiles of 512
+
+
+@pytest.fixture(params=PATHS)
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("CROSSPROOF_KERNELS", request.param)
+    return str(request.param)
+
+
+def code(tokens: int = 7, latents: int = 11, dtype: torch.dtype = torch.float64) -> SparseLatents:
+    """Some tokens without entries, one with all latents."""
+    generator = torch.Generator().manual_seed(3)
+    dense = torch.randn(tokens, latents, generator=generator, dtype=dtype)
+    dense *= torch.rand(tokens, latents, generator=generator) < 0.4
+    dense[0] = 0
+    dense[-1] = 0
+    dense[2] = torch.linspace(0.5, 2, latents, dtype=dtype)
+    return SparseLatents.from_dense(dense)
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def entries_of(latents: SparseLatents, token: int) -> range:
+    return range(int(latents.offsets[token]), int(latents.offsets[token + 1]))
+
+
+def dominant_by_loops(
+    latents: SparseLatents, weights: Tensor, excluded: Tensor | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    shape = latents.n_tokens, weights.shape[1]
+    best, owner = np.zeros(shape), np.full(shape, -1)
+    for b in range(shape[0]):
+        for n in range(shape[1]):
+            for j in entries_of(latents, b):
+                p = float(latents.values[j] * weights[latents.indices[j], n])
+                barred = excluded is not None and int(excluded[b, n]) == j
+                if abs(p) > abs(best[b, n]) and not barred:
+                    best[b, n], owner[b, n] = p, j
+    return best, owner
+
+
+def test_the_switch_chooses_the_path(path: str) -> None:
+    assert kernels.uses_numba(torch.zeros(1)) == (path == "numba")
+    assert not kernels.uses_numba(torch.zeros(1, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_entries_above(path: str, dtype: torch.dtype) -> None:
+    pre, thresholds = normal(9, 13, dtype=dtype), normal(13, seed=1, dtype=dtype)
+    pre[4] = -100
+    pre[5, 3] = thresholds[3]  # equal is not above
+    offsets, indices, values = kernels.entries_above(pre, thresholds)
+    for b in range(9):
+        wanted = [h for h in range(13) if pre[b, h] > thresholds[h]]
+        assert indices[offsets[b] : offsets[b + 1]].tolist() == wanted
+        assert values[offsets[b] : offsets[b + 1]].tolist() == pre[b, wanted].tolist()
+    assert len(indices) == offsets[-1]
+
+
+def test_entries_above_takes_an_expanded_threshold_and_finds_nothing(path: str) -> None:
+    offsets, indices, values = kernels.entries_above(normal(3, 5), torch.tensor(99.0).expand(5))
+    assert offsets.tolist() == [0, 0, 0, 0]
+    assert len(indices) == len(values) == 0
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_row_products_and_weighted_rows(
+    path: str, width: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    latents = code(dtype=dtype)
+    left, right = normal(7, width, dtype=dtype), normal(11, width, seed=1, dtype=dtype)
+    entries = latents.offsets, latents.indices
+    products = kernels.row_products(*entries, left, right)
+    sums = kernels.weighted_rows(*entries, latents.values, right)
+    for b in range(7):
+        total = torch.zeros(width, dtype=torch.float64)
+        for j in entries_of(latents, b):
+            row = right[latents.indices[j]].double()
+            expected = float((left[b].double() * row).sum())
+            assert float(products[j]) == pytest.approx(expected, abs=tolerance * width**0.5 * 10)
+            total += latents.values[j].double() * row
+        torch.testing.assert_close(sums[b].double(), total, atol=10 * tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_dominant_and_runner_up(path: str, width: int, dtype: torch.dtype) -> None:
+    latents, weights = code(dtype=dtype), normal(11, width, dtype=dtype)
+    weights[:, 0] = 0  # a neuron nobody contributes to
+    entries = latents.offsets, latents.indices, latents.values
+    best, owner = kernels.dominant(*entries, weights)
+    expected, expected_owner = dominant_by_loops(latents, weights)
+    np.testing.assert_array_equal(owner.numpy(), expected_owner)
+    np.testing.assert_allclose(best.numpy(), expected, rtol=1e-6)
+    second, second_owner = kernels.dominant(*entries, weights, excluded=owner)
+    expected, expected_owner = dominant_by_loops(latents, weights, owner)
+    np.testing.assert_array_equal(second_owner.numpy(), expected_owner)
+    np.testing.assert_allclose(second.numpy(), expected, rtol=1e-6)
+    assert owner.dtype == torch.int32
+
+
+def test_the_first_entry_wins_ties_of_either_sign(path: str) -> None:
+    dense = torch.tensor([[1.0, 2.0, 0.0, 2.0], [0.0, 1.0, 1.0, 1.0]])
+    weights = torch.tensor([[2.0, 1.0], [1.0, -3.0], [1.0, 1.0], [-1.0, 3.0]])
+    latents = SparseLatents.from_dense(dense)
+    entries = latents.offsets, latents.indices, latents.values
+    best, owner = kernels.dominant(*entries, weights)
+    assert best.tolist() == [[2.0, -6.0], [1.0, -3.0]]
+    assert latents.indices[owner.long()].tolist() == [[0, 1], [1, 1]]
+    second, owner = kernels.dominant(*entries, weights, excluded=owner)
+    assert second.tolist() == [[2.0, 6.0], [1.0, 3.0]]
+    assert latents.indices[owner.long()].tolist() == [[1, 3], [2, 3]]
+
+
+def test_no_entries_at_all(path: str) -> None:
+    latents, weights = SparseLatents.from_dense(torch.zeros(3, 4)), normal(4, 5).float()
+    entries = latents.offsets, latents.indices, latents.values
+    best, owner = kernels.dominant(*entries, weights)
+    assert best.abs().sum() == 0
+    assert (owner == -1).all()
+    gradients = kernels.dominant_backward(
+        latents.indices, latents.values, weights, owner, torch.ones(3, 5)
+    )
+    assert [g.shape for g in gradients] == [(0,), (4, 5)]
+    assert gradients[1].abs().sum() == 0
+    assert kernels.weighted_rows(*entries, weights).tolist() == [[0.0] * 5] * 3
+    assert len(kernels.row_products(*entries[:2], torch.ones(3, 5), weights)) == 0
+
+
+@pytest.mark.parametrize("width", [1, 3, 514])
+def test_dominant_backward(path: str, width: int) -> None:
+    latents, weights = code(), normal(11, width)
+    grad = normal(7, width, seed=5)
+    _, owner = kernels.dominant(latents.offsets, latents.indices, latents.values, weights)
+    owner[2, 0] = -1
+    got = kernels.dominant_backward(latents.indices, latents.values, weights, owner, grad)
+    by_value, by_weight = torch.zeros(len(latents.values)), torch.zeros(11, width)
+    by_value, by_weight = by_value.double(), by_weight.double()
+    for b in range(7):
+        for n in range(width):
+            j = int(owner[b, n])
+            if j >= 0:
+                h = latents.indices[j]
+                by_value[j] += grad[b, n] * weights[h, n]
+                by_weight[h, n] += grad[b, n] * latents.values[j]
+    torch.testing.assert_close(got[0], by_value, atol=1e-11, rtol=1e-11)
+    torch.testing.assert_close(got[1], by_weight, atol=1e-11, rtol=1e-11)
+
+
+def test_chunks_of_the_torch_path_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSPROOF_KERNELS", "torch")
+    latents, weights, left = code(), normal(11, 20), normal(7, 20, seed=1)
+    entries = latents.offsets, latents.indices
+    whole = kernels.dominant(*entries, latents.values, weights)
+    products = kernels.row_products(*entries, left, weights)
+    monkeypatch.setattr(torch_any, "CHUNK_ELEMENTS", 50)  # two rows of twenty
+    for ours, theirs in zip(
+        kernels.dominant(*entries, latents.values, weights), whole, strict=True
+    ):
+        assert torch.equal(ours, theirs)
+    torch.testing.assert_close(kernels.row_products(*entries, left, weights), products)
+
+
+def test_transposed_and_strided_inputs_are_read_right(path: str) -> None:
+    latents, weights = code(), normal(20, 11).T
+    assert not weights.is_contiguous()
+    best, _ = kernels.dominant(latents.offsets, latents.indices, latents.values, weights)
+    np.testing.assert_allclose(best.numpy(), dominant_by_loops(latents, weights)[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_the_kernels_keep_to_pytorchs_threads(threads: str) -> None:
+    """In a fresh process: starting numba's thread pool must not change PyTorch's count."""
+    script = (
+        "import torch; from crossproof import kernels\n"
+        f"torch.set_num_threads({threads})\n"
+        "for _ in range(2): kernels.entries_above(torch.ones(9, 3), torch.zeros(3))\n"
+        "import numba; print(torch.get_num_threads(), numba.get_num_threads())"
+    )
+    environment = {**os.environ, "NUMBA_NUM_THREADS": "2", "CROSSPROOF_KERNELS": "numba"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.split() == [threads, threads]
