@@ -1,0 +1,156 @@
+"""The crosscoder: a sparse dictionary that reads and writes several hookpoints at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from crossproof.crosscoder.autograd import decode_with_atoms, encode_entries, sparse_product
+from crossproof.crosscoder.latents import SparseLatents
+from crossproof.crosscoder.sparsity import SparsityName, make_sparsity
+from crossproof.errors import CrossproofError
+from crossproof.lm.hookpoints import Hookpoints
+
+
+@dataclass(frozen=True)
+class CrosscoderConfig:
+    """The dictionary's size and sparsity."""
+
+    n_latents: int = 1024
+    """Dictionary width H."""
+    sparsity: SparsityName = "batch_topk"
+    """Which latents are active: batch_topk, topk, relu (with an l1 objective) or jumprelu."""
+    k: int = 16
+    """Active latents a token (topk) or on average (batch_topk)."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What one training step knows of its batch's code."""
+
+    entries: SparseLatents
+    """The selected entries with their pre-activations, differentiable in the encoder."""
+    latents: SparseLatents
+    """The same entries with their activations."""
+    pre: Float[Tensor, "B H"]
+    """All pre-activations, without gradient."""
+
+
+class Crosscoder(nn.Module):
+    """W_enc and W_dec [H, P, D], b_enc [H], b_dec [P, D], and a scale per hookpoint.
+
+    The weights live in scaled space: activations are multiplied by `scale` [P] (mean norm √D at
+    each hookpoint) before they are encoded, and reconstructions divided by it. `encode`, `decode`,
+    `atoms` and `bias` speak of raw activations; `fold` absorbs the scale into the weights.
+    Nothing is subtracted from the input: the initial b_enc makes the encoder see x - b_dec.
+    """
+
+    scale: Tensor
+
+    def __init__(self, config: CrosscoderConfig, hookpoints: Hookpoints, d_model: int) -> None:
+        super().__init__()
+        self.config, self.hookpoints, self.d_model = config, hookpoints, d_model
+        shape = (config.n_latents, len(hookpoints), d_model)
+        self.W_enc = nn.Parameter(torch.zeros(shape))
+        self.W_dec = nn.Parameter(torch.zeros(shape))
+        self.b_enc = nn.Parameter(torch.zeros(config.n_latents))
+        self.b_dec = nn.Parameter(torch.zeros(shape[1:]))
+        self.register_buffer("scale", torch.ones(len(hookpoints)))
+        self.sparsity = make_sparsity(config.sparsity, config.k, config.n_latents)
+
+    @property
+    def n_latents(self) -> int:
+        """H."""
+        return self.config.n_latents
+
+    @torch.no_grad()
+    def initialise(self, sample: Float[Tensor, "M P D"], seed: int) -> None:
+        """Sets scale and biases from `sample` (a few thousand tokens), and the weights.
+
+        Every latent starts as a unit vector along the centred activations of a random token,
+        blurred by an equal part of noise, with its encoder equal to its decoder. Directions that
+        occur in the data leave few latents dead from the start.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        norms = sample.norm(dim=-1).mean(0)
+        self.scale.copy_(self.d_model**0.5 / norms)
+        scaled = sample * self.scale[:, None]
+        self.b_dec.copy_(scaled.mean(0))
+        rows = torch.randint(len(sample), (self.n_latents,), generator=generator)
+        directions = (scaled[rows.to(sample.device)] - self.b_dec).flatten(1)
+        noise = torch.randn(directions.shape, generator=generator).to(directions)
+        atoms = nn.functional.normalize(directions) + nn.functional.normalize(noise)
+        self.W_dec.copy_(nn.functional.normalize(atoms).view_as(self.W_dec))
+        self.W_enc.copy_(self.W_dec)
+        self.b_enc.copy_(-(self.W_enc.flatten(1) @ self.b_dec.flatten()))
+
+    def encode(self, x: Float[Tensor, "B P D"]) -> SparseLatents:
+        """The active latents of raw activations; each token's code depends on that token alone.
+
+        Raises CrossproofError if `x` has another number of hookpoints or another width.
+        """
+        if x.shape[1:] != self.b_dec.shape:
+            raise CrossproofError(
+                f"Activations have shape [tokens, {x.shape[1]}, {x.shape[2]}], but this crosscoder "
+                f"reads {len(self.hookpoints)} hookpoints of width {self.d_model}: harvest "
+                f"{', '.join(self.hookpoints.names[:2])}, ... of the model it was trained on."
+            )
+        with torch.no_grad():
+            flat = (x * self.scale[:, None]).flatten(1)
+            entries = self.sparsity.select(self._pre(flat))
+            latents = self.sparsity.activate(entries)
+            return latents.keep(latents.values > 0)
+
+    def encode_training(self, x: Float[Tensor, "B F"]) -> Encoding:
+        """The code of scaled, flattened activations [B, P·D], differentiable in the encoder."""
+        with torch.no_grad():
+            pre = self._pre(x)
+            selected = self.sparsity.select(pre, training=True)
+        entries = encode_entries(selected, x, self.W_enc.flatten(1), self.b_enc)
+        return Encoding(entries, self.sparsity.activate(entries), pre)
+
+    def _pre(self, flat: Float[Tensor, "B F"]) -> Float[Tensor, "B H"]:
+        pre: Tensor = torch.addmm(self.b_enc, flat, self.W_enc.flatten(1).T)
+        return pre.to(flat.dtype)  # autocast may have lowered it
+
+    def decode_scaled(self, latents: SparseLatents) -> Float[Tensor, "B F"]:
+        """The reconstruction in scaled space, flattened, differentiable."""
+        return sparse_product(latents, self.W_dec.flatten(1)) + self.b_dec.flatten()
+
+    def decode_with_atoms(
+        self, latents: SparseLatents, where: Int[Tensor, " M"]
+    ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "H M D"]]:
+        """`decode_scaled` and the scaled decoder vectors at some hookpoints, at one gradient."""
+        decoded, atoms = decode_with_atoms(latents, self.W_dec, where)
+        return decoded + self.b_dec.flatten(), atoms
+
+    def decode(self, latents: SparseLatents) -> Float[Tensor, "B P D"]:
+        """The reconstruction of raw activations."""
+        return self.decode_scaled(latents).view(-1, *self.b_dec.shape) / self.scale[:, None]
+
+    def atoms(self, hookpoint: int) -> Float[Tensor, "H D"]:
+        """Decoder vectors d_h at one hookpoint, for raw activations."""
+        return self.W_dec[:, hookpoint] / self.scale[hookpoint]
+
+    def bias(self, hookpoint: int) -> Float[Tensor, " D"]:
+        """Decoder bias b at one hookpoint, for raw activations."""
+        return self.b_dec[hookpoint] / self.scale[hookpoint]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Crosscoder:
+        """The crosscoder saved in `folder`; see `store.load_crosscoder` for errors."""
+        from crossproof.crosscoder.store import load_crosscoder
+
+        return load_crosscoder(Path(folder))[0]
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Absorbs the scale into the weights: the same function of raw activations, scale one."""
+        self.W_enc.mul_(self.scale[:, None])
+        self.W_dec.div_(self.scale[:, None])
+        self.b_dec.div_(self.scale[:, None])
+        self.scale.fill_(1)

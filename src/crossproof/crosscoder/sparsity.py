@@ -1,0 +1,188 @@
+"""Which latents are active: TopK, BatchTopK, ReLU and JumpReLU, one small module each.
+
+A sparsity rule takes dense pre-activations [B, H] and selects the entries to encode, whose values
+`activate` then turns into activations. While training, it may look at the whole batch (BatchTopK)
+or keep entries whose activation is zero for the sake of their gradient (JumpReLU); in inference a
+token's code depends on that token alone.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from crossproof import kernels
+from crossproof.crosscoder.latents import SparseLatents
+from crossproof.errors import CrossproofError
+
+SparsityName = Literal["topk", "batch_topk", "relu", "jumprelu"]
+
+
+class TopK(nn.Module):
+    """The k largest positive pre-activations of each token."""
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.k = k
+
+    def select(self, pre: Float[Tensor, "B H"], training: bool = False) -> SparseLatents:
+        values, indices = pre.topk(self.k, dim=1, sorted=False)
+        return SparseLatents.from_rows(indices, values, pre.shape[1])
+
+    def activate(self, entries: SparseLatents) -> SparseLatents:
+        return entries.with_values(entries.values.relu())
+
+
+class BatchTopK(nn.Module):
+    """The k·B largest positive pre-activations of a training batch (Bussmann et al. 2024).
+
+    A running mean of the batch's smallest chosen value is the threshold of inference.
+    """
+
+    threshold: Tensor
+
+    def __init__(self, k: int, momentum: float = 0.95) -> None:
+        super().__init__()
+        self.k, self.momentum = k, momentum
+        self.register_buffer("threshold", torch.tensor(-1.0))
+        self._last_cut = 0.0  # where to look first; the result does not depend on it
+
+    def select(self, pre: Float[Tensor, "B H"], training: bool = False) -> SparseLatents:
+        if not training:
+            return _entries_above(pre, self.threshold.clamp_min(0))
+        cut = self._cut(pre)
+        self._track(cut)
+        return _entries_above(pre, cut)
+
+    def activate(self, entries: SparseLatents) -> SparseLatents:
+        return entries.with_values(entries.values.relu())
+
+    def _cut(self, pre: Float[Tensor, "B H"]) -> Tensor:
+        """A value that exactly the k·B largest pre-activations exceed (at least zero).
+
+        The search runs over what lies above or not far below the last batch's cut, about one entry
+        in a hundred, and widens to all of them if those are too few.
+        """
+        wanted = self.k * len(pre)
+        candidates = _entries_above(pre, pre.new_tensor(0.8 * self._last_cut)).values
+        if self._last_cut == 0 or len(candidates) <= wanted:
+            candidates = pre.flatten()
+        if len(candidates) <= wanted:
+            return torch.zeros_like(self.threshold)
+        cut = candidates.kthvalue(len(candidates) - wanted).values.clamp_min(0)
+        self._last_cut = cut.item()
+        return cut
+
+    @torch.no_grad()
+    def _track(self, cut: Tensor) -> None:
+        if self.threshold < 0:
+            self.threshold.copy_(cut)
+        else:
+            self.threshold.lerp_(cut, 1 - self.momentum)
+
+
+class ReLU(nn.Module):
+    """Every positive pre-activation; sparse through an L1 objective."""
+
+    def select(self, pre: Float[Tensor, "B H"], training: bool = False) -> SparseLatents:
+        return _entries_above(pre, pre.new_zeros(()))
+
+    def activate(self, entries: SparseLatents) -> SparseLatents:
+        return entries.with_values(entries.values.relu())
+
+
+class JumpReLU(nn.Module):
+    """pre where pre > θ_h, with a learned threshold per latent (Rajamanoharan et al. 2024).
+
+    Gradients reach θ by the straight-through estimator with a rectangular kernel of width
+    `bandwidth`; in training, entries within half a bandwidth below θ are kept with value zero so
+    that they receive it.
+    """
+
+    def __init__(self, n_latents: int, threshold: float = 0.1, bandwidth: float = 0.1) -> None:
+        super().__init__()
+        self.bandwidth = bandwidth
+        self.log_threshold = nn.Parameter(torch.full((n_latents,), threshold).log())
+
+    @property
+    def threshold(self) -> Tensor:
+        return self.log_threshold.exp()
+
+    def select(self, pre: Float[Tensor, "B H"], training: bool = False) -> SparseLatents:
+        reach = self.bandwidth / 2 if training else 0.0
+        floor = (self.threshold.detach() - reach).clamp_min(0)
+        return _entries_above(pre, floor)
+
+    def activate(self, entries: SparseLatents) -> SparseLatents:
+        threshold = self.threshold[entries.indices]
+        values: Tensor = _Jump.apply(entries.values, threshold, self.bandwidth)
+        return entries.with_values(values)
+
+    def l0(self, entries: SparseLatents) -> Tensor:
+        """Mean number of active latents a token, differentiable in θ; `entries` from `select`."""
+        threshold = self.threshold[entries.indices]
+        steps: Tensor = _Step.apply(entries.values.detach(), threshold, self.bandwidth)
+        return steps.sum() / entries.n_tokens
+
+
+class _Jump(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, pre, threshold, bandwidth):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(pre, threshold)
+        ctx.bandwidth = bandwidth
+        return pre * (pre > threshold)
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        pre, threshold = ctx.saved_tensors
+        near = (pre - threshold).abs() < ctx.bandwidth / 2
+        return grad * (pre > threshold), -grad * near * threshold / ctx.bandwidth, None
+
+
+class _Step(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, pre, threshold, bandwidth):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(pre, threshold)
+        ctx.bandwidth = bandwidth
+        return (pre > threshold).to(pre.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        pre, threshold = ctx.saved_tensors
+        near = (pre - threshold).abs() < ctx.bandwidth / 2
+        return None, -grad * near / ctx.bandwidth, None
+
+
+Sparsity = TopK | BatchTopK | ReLU | JumpReLU
+
+
+def make_sparsity(name: SparsityName, k: int, n_latents: int) -> Sparsity:
+    """The rule called `name`.
+
+    Raises CrossproofError if there is none, or if k does not lie in [1, n_latents].
+    """
+    if name not in get_args(SparsityName):
+        known = ", ".join(get_args(SparsityName))
+        raise CrossproofError(f"There is no sparsity rule {name!r}: choose one of {known}.")
+    if name in ("topk", "batch_topk") and not 1 <= k <= n_latents:
+        raise CrossproofError(
+            f"k = {k} active latents a token need 1 <= k <= {n_latents} latents: "
+            f"lower k or widen the crosscoder."
+        )
+    match name:
+        case "topk":
+            return TopK(k)
+        case "batch_topk":
+            return BatchTopK(k)
+        case "relu":
+            return ReLU()
+        case "jumprelu":
+            return JumpReLU(n_latents)
+
+
+def _entries_above(pre: Float[Tensor, "B H"], threshold: Tensor) -> SparseLatents:
+    offsets, indices, values = kernels.entries_above(pre, threshold.to(pre).expand(pre.shape[1]))
+    return SparseLatents(offsets, indices, values, pre.shape[1])

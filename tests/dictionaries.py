@@ -1,0 +1,117 @@
+"""Random MLPs, dictionaries and codes for tests, all from explicit seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from crossproof.crosscoder import Crosscoder, CrosscoderConfig, SparseLatents
+from crossproof.interactions import MLPDictionary
+from crossproof.lm import Activation, MLPWeights
+from crossproof.lm.hookpoints import Hookpoints
+
+F64 = torch.float64
+
+
+def random_mlp(
+    activation: Activation,
+    gated: bool,
+    generator: torch.Generator,
+    width: int = 5,
+    neurons: int = 12,
+    dtype: torch.dtype = F64,
+) -> MLPWeights:
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=F64).to(dtype)
+
+    gate = (draw(width, neurons), draw(neurons)) if gated else (None, None)
+    plain = draw(width, neurons), draw(neurons), draw(neurons, width), draw(width)
+    return MLPWeights(*plain, activation, *gate)
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A dictionary at one MLP, a dense code and the inputs it approximates."""
+
+    mlp: MLPWeights
+    atoms: Tensor
+    bias: Tensor
+    activations: Tensor
+    x: Tensor
+
+    @property
+    def latents(self) -> SparseLatents:
+        return SparseLatents.from_dense(self.activations)
+
+    @property
+    def view(self) -> MLPDictionary:
+        return MLPDictionary.build(self.mlp, self.atoms, self.bias)
+
+    @property
+    def x_hat(self) -> Tensor:
+        return self.activations @ self.atoms + self.bias
+
+
+def random_case(
+    seed: int,
+    activation: Activation = Activation.GELU,
+    gated: bool = False,
+    scale: float = 1.0,
+    error: float = 0.3,
+    tokens: int = 8,
+    latents: int = 9,
+) -> Case:
+    """A case with everything awkward in it.
+
+    Token 0 has no active latent and token 1 a single one; neuron 0 is dead, latent 0 a zero atom,
+    latents 1 and 2 equal copies that tie wherever they lead.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    mlp = random_mlp(activation, gated, generator)
+    mlp.W_in[:, 0] = 0
+    mlp.b_in[0] = -50
+    atoms = torch.randn(latents, mlp.d_model, generator=generator, dtype=F64)
+    atoms[0] = 0
+    atoms[2] = atoms[1]
+    activations = scale * torch.rand(tokens, latents, generator=generator, dtype=F64)
+    activations *= torch.rand(tokens, latents, generator=generator) < 0.5
+    activations[:, 2] = activations[:, 1]
+    activations[0] = 0
+    activations[1, :-1] = 0
+    activations[1, -1] = scale
+    bias = torch.randn(mlp.d_model, generator=generator, dtype=F64)
+    noise = torch.randn(tokens, mlp.d_model, generator=generator, dtype=F64)
+    x = activations @ atoms + bias + error * noise
+    return Case(mlp, atoms, bias, activations, x)
+
+
+def mlp_hookpoints(blocks: int) -> Hookpoints:
+    """Each block's MLP input and, last, the residual stream behind the last block."""
+    names = [f"blocks.{i}.mlp.hook_in" for i in range(blocks)]
+    return Hookpoints.from_names([*names, f"blocks.{blocks - 1}.hook_resid_post"], blocks)
+
+
+def random_crosscoder(
+    config: CrosscoderConfig,
+    hookpoints: Hookpoints,
+    width: int,
+    seed: int = 0,
+    dtype: torch.dtype = F64,
+) -> Crosscoder:
+    """Independent random encoder and decoder, biases and scales: nothing is tied or zero."""
+    generator = torch.Generator().manual_seed(seed)
+    crosscoder = Crosscoder(config, hookpoints, width).to(dtype)
+    with torch.no_grad():
+        for name in ("W_enc", "W_dec", "b_enc", "b_dec"):
+            parameter = getattr(crosscoder, name)
+            parameter.copy_(0.4 * torch.randn(parameter.shape, generator=generator, dtype=F64))
+        crosscoder.scale.copy_(0.5 + torch.rand(len(hookpoints), generator=generator, dtype=F64))
+    return crosscoder
+
+
+def random_batch(crosscoder: Crosscoder, tokens: int, seed: int = 1) -> Tensor:
+    shape = (tokens, *crosscoder.b_dec.shape)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=F64).to(crosscoder.b_dec.dtype)

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from dictionaries import mlp_hookpoints, random_batch, random_crosscoder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import batch_topk_mask
+from torch import Tensor
+
+from crossproof.crosscoder import CrosscoderConfig
+from crossproof.crosscoder.sparsity import BatchTopK, make_sparsity
+from crossproof.errors import CrossproofError
+
+
+def pre_activations(seed: int, tokens: int = 50, latents: int = 40) -> Tensor:
+    return torch.randn(tokens, latents, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("k", [1, 5, 12])
+def test_batch_topk_chooses_exactly_k_a_token_on_average(k: int) -> None:
+    rule = BatchTopK(k)
+    for seed in range(20):
+        pre = pre_activations(seed)
+        entries = rule.activate(rule.select(pre, training=True))
+        assert len(entries.values) == k * len(pre)
+        expected = torch.where(batch_topk_mask(pre, k), pre, 0.0)
+        assert torch.equal(entries.dense(), expected)
+
+
+@given(threshold=st.floats(-1, 4), seed=st.integers(0, 2**31), k=st.integers(1, 40))
+def test_the_candidate_shortcut_equals_the_flat_topk(threshold: float, seed: int, k: int) -> None:
+    rule = BatchTopK(k)
+    rule.threshold.fill_(threshold)
+    pre = pre_activations(seed, tokens=6)
+    chosen = rule.select(pre, training=True).dense()
+    assert torch.equal(chosen, torch.where(batch_topk_mask(pre, k), pre, 0.0))
+
+
+def test_fewer_positive_values_than_wanted_are_all_chosen() -> None:
+    pre = pre_activations(0, tokens=4, latents=10)
+    entries = BatchTopK(9).select(pre, training=True)
+    assert torch.equal(entries.dense(), pre.relu())
+    assert len(BatchTopK(3).select(-pre.abs(), training=True).values) == 0
+
+
+def test_ties_at_the_cut_never_exceed_the_budget() -> None:
+    pre = torch.tensor([[3.0, 2.0, 2.0, 2.0, 1.0], [2.0, 0.5, 0.5, 0.5, 0.5]])
+    entries = BatchTopK(1).select(pre, training=True)
+    assert entries.values.tolist() == [3.0]
+
+
+@settings(max_examples=30)
+@given(st.sampled_from(["topk", "batch_topk", "relu", "jumprelu"]), st.integers(0, 1000), st.data())
+def test_a_tokens_code_does_not_depend_on_its_batch(
+    rule: str, seed: int, data: st.DataObject
+) -> None:
+    crosscoder = random_crosscoder(CrosscoderConfig(30, rule, 3), mlp_hookpoints(1), 4, seed)
+    if rule == "batch_topk":
+        crosscoder.sparsity.threshold.fill_(0.8)
+    x = random_batch(crosscoder, 10, seed)
+    whole = crosscoder.encode(x).dense()
+    chosen = data.draw(st.lists(st.integers(0, 9), min_size=1, max_size=12))
+    part = crosscoder.encode(x[chosen]).dense()
+    torch.testing.assert_close(part, whole[chosen], rtol=1e-12, atol=1e-12)
+    assert torch.equal(part != 0, whole[chosen] != 0)
+
+
+@pytest.mark.parametrize("k", [3, 16])
+def test_the_learned_threshold_gives_about_k_in_inference(k: int) -> None:
+    rule = BatchTopK(k)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(300):
+        rule.select(torch.randn(64, 128, generator=generator), training=True)
+    latents = rule.activate(rule.select(torch.randn(4000, 128, generator=generator)))
+    assert latents.l0() == pytest.approx(k, rel=0.05)
+
+
+def test_the_threshold_is_a_running_mean_of_the_cuts() -> None:
+    rule, mean = BatchTopK(2, momentum=0.9), None
+    for seed in range(5):
+        pre = pre_activations(seed)
+        rule.select(pre, training=True)
+        cut = pre.flatten().sort(descending=True).values[2 * len(pre)]
+        mean = cut if mean is None else 0.9 * mean + 0.1 * cut
+    torch.testing.assert_close(rule.threshold, mean)
+
+
+def test_inference_does_not_move_the_threshold() -> None:
+    rule = BatchTopK(2)
+    rule.select(pre_activations(0), training=True)
+    before = rule.threshold.clone()
+    rule.select(10 * pre_activations(1))
+    assert torch.equal(rule.threshold, before)
+
+
+def test_topk_gives_no_negative_activation() -> None:
+    rule = make_sparsity("topk", 3, 5)
+    pre = torch.tensor([[-1.0, -2.0, 4.0, -3.0, -4.0]])
+    assert rule.activate(rule.select(pre)).dense().tolist() == [[0.0, 0.0, 4.0, 0.0, 0.0]]
+
+
+def test_jumprelu_keeps_what_needs_a_gradient_and_counts_what_is_active() -> None:
+    rule = make_sparsity("jumprelu", 1, 3)  # thresholds 0.1, bandwidth 0.1
+    pre = torch.tensor([[0.07, 0.2, 0.04], [0.11, -1.0, 0.02]])
+    entries = rule.select(pre, training=True)
+    assert entries.dense().count_nonzero() == 3
+    torch.testing.assert_close(
+        rule.activate(entries).dense().detach(), torch.tensor([[0, 0.2, 0], [0.11, 0, 0]])
+    )
+    l0 = rule.l0(entries)
+    assert l0.item() == 1.0
+    l0.backward()
+    # Two entries lie within half a bandwidth of the threshold; dθ/d(log θ) = θ.
+    torch.testing.assert_close(rule.log_threshold.grad, torch.tensor([-1.0, 0.0, 0.0]))
+    assert len(rule.select(pre).values) == 2
+
+
+def test_an_unknown_rule_is_named() -> None:
+    with pytest.raises(CrossproofError, match=r"'gated'.*topk, batch_topk, relu, jumprelu"):
+        make_sparsity.__wrapped__("gated", 4, 8)
