@@ -1,0 +1,158 @@
+"""Contributions of latents to neurons, and the dominant one.
+
+p_nh = a_h <w_n, d_h>: what active latent h adds to the pre-activation of neuron n. The bias is
+counted once, in the baseline beta_n = <w_n, b> + b_n, never inside a contribution. All functions
+are pure and differentiable in latents, atoms and virtual weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from crossproof import kernels
+from crossproof.crosscoder.autograd import sparse_product
+from crossproof.crosscoder.latents import SparseLatents
+from crossproof.lm.mlp import MLPWeights
+
+
+class _Owned(torch.autograd.Function):
+    """Contributions of given owners; `value` is already known to the caller."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, activations: Tensor, G: Tensor, value: Tensor, owner: Tensor, indices: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(activations, G, owner, indices)
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        activations, G, owner, indices = ctx.saved_tensors
+        gradients = kernels.dominant_backward(indices, activations, G, owner, grad.contiguous())
+        return *gradients, None, None, None
+
+
+def dominant_contributions(
+    latents: SparseLatents, G: Float[Tensor, "H N"]
+) -> tuple[Float[Tensor, "B N"], Int[Tensor, "B N"]]:
+    """The signed contribution of the dominant latent i(n) = argmax_h |p_nh|, and its entry.
+
+    The entry is a position in `latents.indices`, -1 where no latent contributes; the lowest latent
+    wins ties. The gradient reaches one latent per token and neuron.
+    """
+    detached, weights = latents.values.detach(), G.detach()
+    value, owner = kernels.dominant(latents.offsets, latents.indices, detached, weights)
+    out: Tensor = _Owned.apply(latents.values, G, value, owner, latents.indices)
+    return out, owner
+
+
+def owned_contributions(
+    latents: SparseLatents, G: Float[Tensor, "H N"], owner: Int[Tensor, "B N"]
+) -> Float[Tensor, "B N"]:
+    """The contribution through `G` of the entry that `owner` names at each token and neuron."""
+    if len(latents.indices) == 0:
+        return G.new_zeros(owner.shape)
+    entry = owner.to(torch.int64)
+    neurons = torch.arange(G.shape[1], device=G.device)
+    weights = G.detach()[latents.indices[entry.clamp_min(0)], neurons]
+    activations = latents.values.detach()[entry.clamp_min(0)]
+    value = torch.where(entry >= 0, weights * activations, 0)
+    out: Tensor = _Owned.apply(latents.values, G, value, owner, latents.indices)
+    return out
+
+
+def magnitudes(latents: SparseLatents, G: Float[Tensor, "H N"]) -> Float[Tensor, "B N"]:
+    """Sum over active latents of |p_nh| at each token and neuron."""
+    return sparse_product(latents.with_values(latents.values.abs()), G.abs())
+
+
+@dataclass(frozen=True)
+class Dominance:
+    """What the dominant latent contributes at each token and neuron."""
+
+    value: Float[Tensor, "B N"]
+    """Its contribution to the linear path (the only path of a plain MLP)."""
+    owner: Int[Tensor, "B N"]
+    """Its entry in the latents, -1 where none is active."""
+    gate: Float[Tensor, "B N"] | None = None
+    """Its contribution to the gate, in a gated MLP."""
+
+
+@dataclass(frozen=True, eq=False)
+class MLPDictionary:
+    """A dictionary as one MLP sees it: virtual weights and baselines.
+
+    G[h, n] = <w_n, d_h>; of a gated MLP, G is the linear path and G_gate the gate's.
+    """
+
+    mlp: MLPWeights
+    G: Float[Tensor, "H N"]
+    baseline: Float[Tensor, " N"]
+    G_gate: Float[Tensor, "H N"] | None = None
+    baseline_gate: Float[Tensor, " N"] | None = None
+
+    @classmethod
+    def build(
+        cls, mlp: MLPWeights, atoms: Float[Tensor, "H D"], bias: Float[Tensor, " D"]
+    ) -> MLPDictionary:
+        """From decoder vectors and bias at the MLP's input, in the units the MLP reads."""
+        G, baseline = atoms @ mlp.W_in, bias @ mlp.W_in + mlp.b_in
+        if mlp.W_gate is None or mlp.b_gate is None:
+            return cls(mlp, G, baseline)
+        return cls(mlp, G, baseline, atoms @ mlp.W_gate, bias @ mlp.W_gate + mlp.b_gate)
+
+    @cached_property
+    def output_norms(self) -> Float[Tensor, " N"]:
+        """‖o_n‖."""
+        return self.mlp.output_norms()
+
+    def dominance(self, latents: SparseLatents) -> Dominance:
+        """The dominant latent of each token and neuron.
+
+        i(n) maximises |p_nh|; in a gated MLP |p^gate_nh| + |p_nh| (any choice is sound, T3).
+        """
+        if self.G_gate is None:
+            return Dominance(*dominant_contributions(latents, self.G))
+        with torch.no_grad():
+            both = self.G.abs() + self.G_gate.abs()
+            _, owner = kernels.dominant(
+                latents.offsets, latents.indices, latents.values.detach(), both
+            )
+        return self.dominance_of(latents, owner)
+
+    def dominance_of(self, latents: SparseLatents, owner: Int[Tensor, "B N"]) -> Dominance:
+        """Contributions of the entries that `owner` names, dominant or not."""
+        value = owned_contributions(latents, self.G, owner)
+        if self.G_gate is None:
+            return Dominance(value, owner)
+        return Dominance(value, owner, owned_contributions(latents, self.G_gate, owner))
+
+    def output(
+        self, value: Float[Tensor, "B N"], gate: Float[Tensor, "B N"] | None = None
+    ) -> Float[Tensor, "B D"]:
+        """The MLP's output when contributions sum to `value` (and `gate`) above the baselines."""
+        return self.neurons(value, gate) @ self.mlp.W_out + self.mlp.b_out
+
+    def neurons(
+        self, value: Float[Tensor, "B N"], gate: Float[Tensor, "B N"] | None = None
+    ) -> Float[Tensor, "B N"]:
+        """The neurons' values behind `output`."""
+        linear = self.baseline + value
+        if self.baseline_gate is None or gate is None:
+            return self.mlp.activation(linear)
+        return self.mlp.activation(self.baseline_gate + gate) * linear
+
+    def sums(
+        self, latents: SparseLatents
+    ) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"] | None]:
+        """Contributions of all active latents, summed at each neuron: value and gate."""
+        gate = None if self.G_gate is None else sparse_product(latents, self.G_gate)
+        return sparse_product(latents, self.G), gate

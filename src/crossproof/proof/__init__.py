@@ -1,0 +1,1 @@
+"""Compact proofs: constants so far; bounds and certificates build on `interactions`."""
