@@ -1,0 +1,1 @@
+"""Training crosscoders: objectives, the step, the run."""

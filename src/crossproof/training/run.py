@@ -1,0 +1,218 @@
+"""A training run in a folder: configuration, metrics, checkpoints, finished crosscoders.
+
+run/config.json                 RunConfig
+run/checkpoints/step-N/         everything a resumed run needs
+run/NAME/metrics.jsonl          one line every `log_every` steps
+run/NAME/crosscoder/            the finished crosscoder, scale folded
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from crossproof.activations import Harvest, read_sequences
+from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
+from crossproof.crosscoder.store import Provenance, read_json, save_crosscoder
+from crossproof.errors import CrossproofError
+from crossproof.lm import LanguageModel, load_model
+from crossproof.lm.mlp import MLPWeights
+from crossproof.training.checkpoint import load_checkpoint, save_checkpoint, thread_setting
+from crossproof.training.config import RunConfig
+from crossproof.training.memory import keep_freed_memory
+from crossproof.training.objectives import Objective
+from crossproof.training.sensitivity import sensitivity_metrics
+from crossproof.training.trainer import Optimisation, StepReport, Trainer
+
+INITIAL_BATCHES = 4
+"""Batches whose tokens estimate scale and mean and seed the latents' directions."""
+
+
+class Interrupted(Exception):  # noqa: N818  (not an error: the run was asked to stop)
+    """The run stopped on request after saving a checkpoint at `step`."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"Stopped after step {step}; the checkpoint is complete.")
+        self.step = step
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a display is told after every logged step."""
+
+    step: int
+    steps: int
+    reports: dict[str, StepReport]
+    tokens_per_second: float
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A prepared run: the model, its harvest and one trainer a crosscoder."""
+
+    config: RunConfig
+    folder: Path
+    model: LanguageModel
+    harvest: Harvest
+    trainers: dict[str, Trainer]
+
+
+def prepare(config: RunConfig, folder: Path) -> Run:
+    """Loads model and text, builds and initialises the crosscoders (all from the same seed)."""
+    thread_setting(config.threads)
+    model = load_model(config.model, device=config.device)
+    hookpoints = model.hookpoints(list(config.hookpoints) or None)
+    context = min(config.context, model.context)
+    sequences = read_sequences(config.text, model, context, "train")
+    harvest = Harvest(
+        model, sequences, hookpoints, config.batch_tokens, config.buffer_batches, config.seed
+    )
+    if config.penalised and not hookpoints.mlp_blocks:
+        raise CrossproofError(
+            "None of the hookpoints is an MLP's input, so there is nothing to penalise: add "
+            "'blocks.*.mlp.hook_in' to --hookpoints."
+        )
+    sample = torch.cat([harvest.batch(step) for step in range(min(INITIAL_BATCHES, len(harvest)))])
+    mlps: dict[int, MLPWeights] = {}
+    for block in hookpoints.mlp_blocks:
+        place = hookpoints.blocks[block].mlp_in
+        if place is not None and config.penalised:
+            mlps[place] = model.mlp(block)
+    metrics = {}
+    if config.penalised and config.objective.metric == "sensitivity":
+        metrics = sensitivity_metrics(model, hookpoints, sequences)
+    trainers = {}
+    for name, objective in config.objectives().items():
+        crosscoder = Crosscoder(config.crosscoder, hookpoints, model.d_model).to(config.device)
+        crosscoder.initialise(sample, config.seed)
+        arguments = objective, config.optimisation, config.steps, config.seed, metrics
+        trainers[name] = Trainer(crosscoder, mlps, *arguments)
+    return Run(config, folder, model, harvest, trainers)
+
+
+def start(config: RunConfig, folder: Path) -> Run:
+    """A fresh run. Raises CrossproofError if the folder already holds one or cannot be written."""
+    if (folder / "config.json").exists():
+        raise CrossproofError(
+            f"{folder} already holds a run: go on with --resume, or give another --out."
+        )
+    run = prepare(config, folder)
+    try:
+        for name in run.trainers:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            (folder / name / "metrics.jsonl").write_text("")
+        (folder / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+    except OSError as error:
+        raise CrossproofError(
+            f"Cannot write {folder} ({error.strerror}): choose a writable folder."
+        ) from error
+    return run
+
+
+def resume(folder: Path) -> Run:
+    """A stopped run, at its newest checkpoint; it ends with the same bytes as if never stopped."""
+    if not folder.is_dir():
+        raise CrossproofError(f"No run at {folder}: give the folder that `crossproof train` wrote.")
+    run = prepare(config_from_dict(read_json(folder / "config.json")), folder)
+    step = load_checkpoint(folder, run.trainers)
+    for name in run.trainers:
+        path = folder / name / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+    return run
+
+
+def config_from_dict(values: dict[str, Any]) -> RunConfig:
+    """The RunConfig that `asdict` turned into `values`; CrossproofError if it is not one."""
+    kinds = {"crosscoder": CrosscoderConfig, "objective": Objective, "optimisation": Optimisation}
+    try:
+        made = dict(values)
+        for name, kind in kinds.items():
+            made[name] = kind(**values[name])
+        made["hookpoints"] = tuple(values["hookpoints"])
+        return RunConfig(**made)
+    except (KeyError, TypeError) as error:
+        raise CrossproofError(
+            f"The run's config.json does not fit this version of crossproof ({error}): train again."
+        ) from error
+
+
+def train(run: Run, report: Report | None = None) -> dict[str, Crosscoder]:
+    """Trains to the end and saves the finished crosscoders.
+
+    Raises Interrupted after SIGINT or SIGTERM, once a checkpoint is saved.
+    """
+    keep_freed_memory()
+    config, trainers = run.config, run.trainers
+    first = next(iter(trainers.values())).step_index
+    began = time.perf_counter()
+    with stop_requests() as stop_requested:
+        for step, batch in zip(
+            range(first, config.steps), run.harvest.iterate(first), strict=False
+        ):
+            reports = {name: trainer.step(batch) for name, trainer in trainers.items()}
+            done = step + 1
+            if done % config.log_every == 0 or done == config.steps:
+                speed = (done - first) * config.batch_tokens / (time.perf_counter() - began)
+                _log(run, Progress(done, config.steps, reports, speed), report)
+            stop = stop_requested()
+            if stop or done % config.checkpoint_every == 0:
+                save_checkpoint(run.folder, trainers, done)
+            if stop and done < config.steps:
+                raise Interrupted(done)
+    for name, trainer in trainers.items():
+        save_crosscoder(
+            trainer.crosscoder, run.folder / name / "crosscoder", provenance(run, trainer.objective)
+        )
+    return {name: trainer.crosscoder for name, trainer in trainers.items()}
+
+
+def provenance(run: Run, objective: Objective) -> Provenance:
+    """Where the run's crosscoders come from."""
+    training = asdict(run.config) | {"objective": asdict(objective)}
+    return Provenance(run.config.model, run.model.weights_hash, run.config.seed, training)
+
+
+def _log(run: Run, progress: Progress, report: Report | None) -> None:
+    for name, step in progress.reports.items():
+        line = {
+            "step": progress.step,
+            "loss": step.loss.item(),
+            "terms": {term: value.item() for term, value in step.terms.items()},
+            "l0": step.l0,
+            "dead": int(step.dead),
+            "tokens_per_second": round(progress.tokens_per_second),
+        }
+        with (run.folder / name / "metrics.jsonl").open("a") as handle:
+            handle.write(json.dumps(line) + "\n")
+    if report is not None:
+        report(progress)
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """Inside the block Ctrl-C and SIGTERM only set a flag, so that no step is cut in half."""
+    asked = False
+
+    def ask(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+
+    previous = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
