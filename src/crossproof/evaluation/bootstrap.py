@@ -1,0 +1,43 @@
+"""Intervals from resampled sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Sums = Mapping[str, NDArray[np.float64]]
+"""Per-sequence sums by name, each [S, ...]: statistics are functions of their totals."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A statistic, its 95% percentile interval over resampled sequences, and its parts."""
+
+    mean: float
+    ci: tuple[float, float]
+    parts: list[float]
+
+
+def estimate(
+    sums: Sums,
+    statistic: Callable[[Sums], NDArray[np.float64]],
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """The mean over parts of `statistic(totals)`, which maps totals [R, ...] to [R, parts].
+
+    R sets of totals are computed at once: the sequences as they are, and `resamples` draws of as
+    many sequences with replacement. Estimates with equal seeds and sequences are paired.
+    """
+    count = len(next(iter(sums.values())))
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+    weights = np.concatenate([np.ones((1, count)), draws])
+    totals = {name: np.tensordot(weights, value, axes=1) for name, value in sums.items()}
+    parts = statistic(totals)
+    means = parts.mean(axis=1)
+    low, high = np.quantile(means[1:], [0.025, 0.975])
+    return Estimate(float(means[0]), (float(low), float(high)), [float(p) for p in parts[0]])

@@ -1,0 +1,200 @@
+"""Where latents are most active: top contexts, and a rule for which latents to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from crossproof.activations.positions import scored_positions
+from crossproof.crosscoder.latents import SparseLatents
+from crossproof.crosscoder.model import Crosscoder
+from crossproof.errors import CrossproofError
+from crossproof.lm.model import LanguageModel
+
+INCOMPLETE = "\ufffd"
+
+
+@dataclass(frozen=True)
+class Context:
+    """A piece of text around the token where a latent is most active in its sequence."""
+
+    tokens: tuple[str, ...]
+    """The text of each token, leading space included."""
+    activations: tuple[float, ...]
+    """The latent's activation at each token; 0 where the position is not scored."""
+    peak: int
+    """Which of the tokens has the largest activation in the whole sequence."""
+
+
+@dataclass(frozen=True)
+class LatentExample:
+    """One latent, how often and how strongly it is active, and its strongest contexts."""
+
+    latent: int
+    frequency: float
+    """Fraction of scored tokens at which the latent is active."""
+    mean_activation: float
+    """Mean activation over the tokens at which it is active; 0 if there are none."""
+    contexts: tuple[Context, ...]
+    """Strongest first, at most one a sequence."""
+
+
+@dataclass(frozen=True, order=True)
+class _Peak:
+    """Sorts strongest first, then in the order of the text."""
+
+    negative: float
+    sequence: int
+    position: int
+
+
+def top_contexts(
+    model: LanguageModel,
+    crosscoder: Crosscoder,
+    sequences: Int[Tensor, "S T"],
+    latents: Sequence[int],
+    contexts: int = 5,
+    window: int = 12,
+    batch_sequences: int = 8,
+) -> list[LatentExample]:
+    """The strongest `contexts` of each latent, in the order of `latents`.
+
+    A context is the peak of one sequence with up to `window` tokens on either side of it; a
+    sequence gives at most one. The ranking is exact over all of `sequences` [S, T], which are
+    read `batch_sequences` at a time; equal activations rank in the order of the text. Raises
+    CrossproofError for a latent that the crosscoder does not have.
+    """
+    for latent in latents:
+        if not 0 <= latent < crosscoder.n_latents:
+            raise CrossproofError(
+                f"There is no latent {latent}: this crosscoder has latents 0 to "
+                f"{crosscoder.n_latents - 1}."
+            )
+    counts = torch.zeros(len(latents), dtype=torch.int64)
+    totals = torch.zeros(len(latents), dtype=torch.float64)
+    best: list[list[tuple[_Peak, Context]]] = [[] for _ in latents]
+    scored = 0
+    for start, tokens, code in _codes(model, crosscoder, sequences, batch_sequences):
+        values = _activations_of(code, latents, model, tokens)
+        scored += code.n_tokens
+        counts += (values > 0).sum((1, 2)).cpu()
+        totals += values.double().sum((1, 2)).cpu()
+        for row, found in enumerate(best):
+            for peak in _peaks(values[row], start, contexts):
+                if len(found) < contexts or peak < found[-1][0]:
+                    context = _context(model, tokens, values[row], peak, start, window)
+                    found.append((peak, context))
+                    found.sort(key=lambda entry: entry[0])
+                    del found[contexts:]
+    return [
+        LatentExample(
+            latent,
+            int(counts[row]) / max(scored, 1),
+            float(totals[row]) / max(int(counts[row]), 1),
+            tuple(context for _, context in best[row]),
+        )
+        for row, latent in enumerate(latents)
+    ]
+
+
+def pick_latents(
+    model: LanguageModel,
+    crosscoder: Crosscoder,
+    sequences: Int[Tensor, "S T"],
+    count: int = 6,
+    min_tokens: int = 20,
+    batch_sequences: int = 8,
+) -> tuple[int, ...]:
+    """A few latents chosen by rule and not by hand: spread evenly over how often they are active.
+
+    Latents active on at least `min_tokens` scored tokens are ordered by frequency, most frequent
+    first and ties by index, and the middles of `count` equal parts of that list are taken; all of
+    them, where there are no more than `count`.
+    """
+    fired = torch.zeros(crosscoder.n_latents, dtype=torch.int64)
+    for _, _, code in _codes(model, crosscoder, sequences, batch_sequences):
+        fired += torch.bincount(code.indices, minlength=crosscoder.n_latents).cpu()
+    ranked = torch.argsort(fired, descending=True, stable=True)
+    ranked = ranked[fired[ranked] >= max(min_tokens, 1)]
+    if len(ranked) <= count:
+        return tuple(ranked.tolist())
+    return tuple(int(ranked[(2 * part + 1) * len(ranked) // (2 * count)]) for part in range(count))
+
+
+def _codes(
+    model: LanguageModel, crosscoder: Crosscoder, sequences: Int[Tensor, "S T"], batch: int
+) -> Iterator[tuple[int, Int[Tensor, "S T"], SparseLatents]]:
+    """(first sequence, tokens, code of the scored positions) of one batch after another."""
+    for start in range(0, len(sequences), batch):
+        tokens = sequences[start : start + batch].to(model.device)
+        scored = scored_positions(tokens, model.special_ids)
+        with torch.no_grad():
+            x = model.activations(tokens, crosscoder.hookpoints.names)[scored]
+            yield start, tokens, crosscoder.encode(x.float())
+
+
+def _activations_of(
+    code: SparseLatents, latents: Sequence[int], model: LanguageModel, tokens: Int[Tensor, "S T"]
+) -> Float[Tensor, "R S T"]:
+    """Activations of R latents at every position; 0 where it is not scored."""
+    scored = scored_positions(tokens, model.special_ids)
+    values = code.values.new_zeros(len(latents), *tokens.shape)
+    for row, latent in enumerate(latents):
+        mask = code.indices == latent
+        flat = code.values.new_zeros(code.n_tokens)
+        flat[code.token_index[mask]] = code.values[mask]
+        values[row, scored] = flat
+    return values
+
+
+def _peaks(values: Float[Tensor, "S T"], start: int, count: int) -> list[_Peak]:
+    """The strongest active position of each sequence, of the strongest `count` sequences."""
+    highest, positions = values.max(dim=1)
+    found = zip(highest.tolist(), positions.tolist(), strict=True)
+    peaks = [_Peak(-value, start + s, p) for s, (value, p) in enumerate(found) if value > 0]
+    return sorted(peaks)[:count]
+
+
+def _context(
+    model: LanguageModel,
+    tokens: Int[Tensor, "S T"],
+    values: Float[Tensor, "S T"],
+    peak: _Peak,
+    start: int,
+    window: int,
+) -> Context:
+    row, first = peak.sequence - start, max(peak.position - window, 0)
+    piece = slice(first, peak.position + window + 1)
+    strings = token_strings(model.tokenizer, tokens[row, piece].tolist())
+    return Context(strings, tuple(values[row, piece].tolist()), peak.position - first)
+
+
+def token_strings(tokenizer: PreTrainedTokenizerBase | None, ids: Sequence[int]) -> tuple[str, ...]:
+    """The text of each token as it reads in its place; `#id` without a tokenizer.
+
+    A character spread over several tokens belongs to the last of them, and the others are empty.
+    """
+    if tokenizer is None:
+        return tuple(f"#{i}" for i in ids)
+    strings: list[str] = []
+    before = ""
+    for end in range(1, len(ids) + 1):
+        text = _decode(tokenizer, ids[:end])
+        whole = text.rstrip(INCOMPLETE) if end < len(ids) else text
+        in_place = whole.startswith(before)
+        strings.append(whole[len(before) :] if in_place else _decode(tokenizer, ids[end - 1 : end]))
+        before = whole
+    return tuple(strings)
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    text = tokenizer.decode(
+        list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+    assert isinstance(text, str)
+    return text

@@ -1,0 +1,158 @@
+"""The figures of a crosscoder on held-out sequences, each with an interval over sequences.
+
+Positions are scored by the one rule of training (`scored_positions`); where a position is not
+scored its activations stay the model's own and its loss does not count. Latents come from the
+inference code, so no figure depends on how sequences are batched.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from crossproof.crosscoder.model import Crosscoder
+from crossproof.errors import CrossproofError
+from crossproof.evaluation.batch import Batch, mlp_out, resid_post
+from crossproof.evaluation.schemes import ablations
+from crossproof.evaluation.summary import summarise
+from crossproof.evaluation.tally import SHARE_BINS, EvaluationOptions, Tally
+from crossproof.interactions.contributions import MLPDictionary
+from crossproof.interactions.penalty import (
+    additive_interaction,
+    dominant_share,
+    interaction,
+    residual,
+)
+from crossproof.lm.model import LanguageModel
+
+
+def evaluate(
+    model: LanguageModel,
+    crosscoder: Crosscoder,
+    sequences: Int[Tensor, "S T"],
+    options: EvaluationOptions = EvaluationOptions(),  # noqa: B008  (frozen)
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """All figures of one crosscoder, as plain values ready for JSON (docs/results-format.md).
+
+    `sequences` are tokens [S, T], held out from training. `progress` is called with sequences
+    done and their number. Raises CrossproofError if there are fewer than two sequences.
+    """
+    if len(sequences) < 2:
+        raise CrossproofError("Evaluation needs at least 2 sequences: give a longer text.")
+    tally = Tally()
+    views = mlp_views(model, crosscoder)
+    for start in range(0, len(sequences), options.batch_sequences):
+        tokens = sequences[start : start + options.batch_sequences].to(model.device)
+        with torch.no_grad():
+            batch = Batch.build(model, crosscoder, tokens, start)
+            _measure_reconstruction(batch, tally)
+            _measure_interactions(batch, views, tally)
+            _measure_fidelity(batch, views, options.seed, tally)
+            if options.patch_hookpoints:
+                _measure_patches(batch, tally)
+        if progress is not None:
+            progress(min(start + options.batch_sequences, len(sequences)), len(sequences))
+    return summarise(crosscoder, tuple(views), tally, options)
+
+
+def mlp_views(model: LanguageModel, crosscoder: Crosscoder) -> dict[int, MLPDictionary]:
+    """The crosscoder as each block's MLP sees it, for blocks whose mlp_in it reads."""
+    hookpoints = crosscoder.hookpoints
+    views = {}
+    with torch.no_grad():
+        for block in hookpoints.mlp_blocks:
+            place = hookpoints.blocks[block].mlp_in
+            assert place is not None
+            atoms, bias = crosscoder.atoms(place), crosscoder.bias(place)
+            views[block] = MLPDictionary.build(model.mlp(block), atoms, bias)
+    return views
+
+
+def _measure_reconstruction(batch: Batch, tally: Tally) -> None:
+    x, tokens = batch.x, len(batch.x)
+    tally.add("tokens", batch.per_sequence(x.new_ones(tokens)))
+    tally.add("error", batch.per_sequence((x - batch.x_hat).pow(2).sum(2)))
+    tally.add("square", batch.per_sequence(x.pow(2).sum(2)))
+    tally.add("total", batch.per_sequence(x))
+    active = torch.bincount(batch.latents.token_index, minlength=tokens)
+    tally.add("active", batch.per_sequence(active.to(x.dtype)))
+    counts = torch.bincount(batch.latents.indices, minlength=batch.crosscoder.n_latents)
+    tally.fired = counts if tally.fired is None else tally.fired + counts
+
+
+def _measure_interactions(batch: Batch, views: dict[int, MLPDictionary], tally: Tally) -> None:
+    shares, histograms = [], []
+    parts: dict[str, list[Tensor]] = {"interaction": [], "additive": [], "residual": []}
+    for block, view in views.items():
+        place = batch.crosscoder.hookpoints.blocks[block].mlp_in
+        dominance = view.dominance(batch.latents)
+        parts["interaction"].append(interaction(view, batch.latents, dominance))
+        parts["residual"].append(residual(view, batch.x[:, place], batch.x_hat[:, place]))
+        if not view.mlp.gated:
+            parts["additive"].append(additive_interaction(view, batch.latents, dominance))
+        share = dominant_share(view, batch.latents, dominance)
+        shares.append(share.mean(1))
+        histograms.append(torch.histc(share, SHARE_BINS, 0, 1))
+    for name, values in [*parts.items(), ("share", shares)]:
+        if values:
+            tally.add(name, batch.per_sequence(torch.stack(values, 1)))
+    if histograms:
+        counts = torch.stack(histograms).double()
+        tally.histogram = counts if tally.histogram is None else tally.histogram + counts
+
+
+def _measure_fidelity(
+    batch: Batch, views: dict[int, MLPDictionary], seed: int, tally: Tally
+) -> None:
+    tally.add("loss", batch.losses())
+    tally.add("predicted", batch.scored[:, :-1].double().sum(1))
+    losses: dict[str, list[Tensor]] = defaultdict(list)
+    for block, view in views.items():
+        mid = batch.crosscoder.hookpoints.blocks[block].resid_mid
+        draw = batch.uniform(view.mlp.n_neurons, (seed, block))
+        for scheme, output in _outputs(view, batch, draw).items():
+            patch = batch.patched(mlp_out(block), output)
+            losses[f"exact_mid/{scheme}"].append(batch.losses(patch))
+            if mid is not None:
+                patch = batch.patched(resid_post(block), batch.x_hat[:, mid] + output)
+                losses[f"reconstructed_mid/{scheme}"].append(batch.losses(patch))
+    for name, values in losses.items():
+        if len(values) == len(views):
+            tally.add(f"phi/{name}", torch.stack(values, 1))
+
+
+def _outputs(
+    view: MLPDictionary, batch: Batch, draw: Float[Tensor, "B N"]
+) -> dict[str, Float[Tensor, "B D"]]:
+    """The MLP's output under every scheme and under the two zero references."""
+    outputs = {
+        ablation.scheme: view.output(ablation.value, ablation.gate)
+        for ablation in ablations(view, batch.latents, draw)
+    }
+    nothing = view.G.new_zeros(len(batch.x), view.mlp.n_neurons)
+    outputs["features-removed"] = view.output(nothing, nothing)
+    outputs["mlp-removed"] = torch.zeros_like(outputs["features-removed"])
+    return outputs
+
+
+def _measure_patches(batch: Batch, tally: Tally) -> None:
+    clean = batch.model.logits(batch.tokens).log_softmax(-1)
+    losses: dict[str, list[Tensor]] = defaultdict(list)
+    for place, name in enumerate(batch.crosscoder.hookpoints.names):
+        values = {"patch": batch.x_hat[:, place], "zero": torch.zeros_like(batch.x[:, place])}
+        for kind, value in values.items():
+            logits = batch.model.logits(batch.tokens, batch.patched(name, value))
+            other = logits.log_softmax(-1)
+            targets = batch.tokens[:, 1:, None].long()
+            ce = -other[:, :-1].gather(2, targets)[..., 0]
+            kl = (clean.exp() * (clean - other)).sum(-1)[:, :-1]
+            losses[f"ce-{kind}"].append((ce * batch.scored[:, :-1]).double().sum(1))
+            losses[f"kl-{kind}"].append((kl * batch.scored[:, :-1]).double().sum(1))
+    for name, parts in losses.items():
+        tally.add(name, torch.stack(parts, 1))

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from crossproof.evaluation.bootstrap import Sums, estimate
+
+
+def ratio(totals: Sums) -> np.ndarray:
+    return totals["error"] / totals["count"][:, None]
+
+
+def draw(seed: int, sequences: int = 40) -> Sums:
+    """Per-sequence sums whose ratio is 2 and 5 in its two parts, sequences being of two kinds."""
+    rng = np.random.default_rng(seed)
+    count = rng.integers(5, 30, sequences).astype(float)
+    kind = rng.normal(1, 0.3, (sequences, 1))
+    return {"count": count, "error": count[:, None] * kind * np.array([2.0, 5.0])}
+
+
+def test_the_estimate_is_the_statistic_of_the_totals() -> None:
+    sums = draw(0)
+    figure = estimate(sums, ratio, 50)
+    parts = sums["error"].sum(0) / sums["count"].sum()
+    assert figure.parts == pytest.approx(parts)
+    assert figure.mean == pytest.approx(parts.mean())
+    assert figure.ci[0] < figure.mean < figure.ci[1]
+
+
+def test_equal_seeds_give_equal_intervals_and_others_do_not() -> None:
+    sums = draw(0)
+    assert estimate(sums, ratio, 200, seed=3) == estimate(sums, ratio, 200, seed=3)
+    assert estimate(sums, ratio, 200, seed=3).ci != estimate(sums, ratio, 200, seed=4).ci
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    truth, covered = 3.5, 0
+    for seed in range(300):
+        low, high = estimate(draw(seed), ratio, 300, seed).ci
+        covered += low <= truth <= high
+    assert 0.88 <= covered / 300 <= 0.98
+
+
+def test_the_interval_is_that_of_resampled_sequences() -> None:
+    """Against a loop that draws sequences one by one."""
+    sums, rng, means = draw(1), np.random.default_rng(99), []
+    for _ in range(4000):
+        chosen = rng.integers(0, 40, 40)
+        error, count = sums["error"][chosen].sum(0), sums["count"][chosen].sum()
+        means.append((error / count).mean())
+    expected = np.quantile(means, [0.025, 0.975])
+    assert estimate(sums, ratio, 4000).ci == pytest.approx(expected, rel=0.02)
+
+
+def test_identical_sequences_leave_no_doubt() -> None:
+    sums = {"count": np.full(5, 3.0), "error": np.full((5, 1), 6.0)}
+    assert estimate(sums, ratio).ci == (2.0, 2.0)
