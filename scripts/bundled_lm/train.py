@@ -25,7 +25,7 @@ from .files import replace_file
 class Config:
     """What the bundled model is and how it is trained."""
 
-    steps: int = 6000
+    steps: int = 3600
     """Optimiser steps."""
     batch: int = 32
     """Sequences a step."""

@@ -71,20 +71,22 @@ class Crosscoder(nn.Module):
     def initialise(self, sample: Float[Tensor, "M P D"], seed: int) -> None:
         """Sets scale and biases from `sample` (a few thousand tokens), and the weights.
 
-        Every latent starts as a unit vector along the centred activations of a random token,
-        blurred by an equal part of noise, with its encoder equal to its decoder. Directions that
-        occur in the data leave few latents dead from the start.
+        Every latent starts as a unit vector along the centred activations of a token, with its
+        encoder equal to its decoder. Tokens are drawn one after another, each with probability
+        proportional to how much of it the latents so far leave unexplained (the D² rule of
+        k-means++): drawn evenly, most latents would be copies for the same frequent tokens, and
+        half of them would die.
         """
         generator = torch.Generator().manual_seed(seed)
         norms = sample.norm(dim=-1).mean(0)
         self.scale.copy_(self.d_model**0.5 / norms)
         scaled = sample * self.scale[:, None]
         self.b_dec.copy_(scaled.mean(0))
-        rows = torch.randint(len(sample), (self.n_latents,), generator=generator)
-        directions = (scaled[rows.to(sample.device)] - self.b_dec).flatten(1)
-        noise = torch.randn(directions.shape, generator=generator).to(directions)
-        atoms = nn.functional.normalize(directions) + nn.functional.normalize(noise)
-        self.W_dec.copy_(nn.functional.normalize(atoms).view_as(self.W_dec))
+        directions = nn.functional.normalize((scaled - self.b_dec).flatten(1))
+        atoms = directions[_spread(directions, self.n_latents, generator)]
+        noise = torch.randn(atoms.shape, generator=generator).to(atoms) / atoms.shape[1] ** 0.5
+        atoms = nn.functional.normalize(atoms + 0.3 * noise)
+        self.W_dec.copy_(atoms.view_as(self.W_dec))
         self.W_enc.copy_(self.W_dec)
         self.b_enc.copy_(-(self.W_enc.flatten(1) @ self.b_dec.flatten()))
 
@@ -154,3 +156,24 @@ class Crosscoder(nn.Module):
         self.W_dec.div_(self.scale[:, None])
         self.b_dec.div_(self.scale[:, None])
         self.scale.fill_(1)
+
+
+def _spread(
+    directions: Float[Tensor, "M F"], count: int, generator: torch.Generator
+) -> Int[Tensor, " count"]:
+    """Rows drawn by the D² rule: each in proportion to its squared distance from those drawn.
+
+    Distance between unit vectors counts their cosine only where it is positive: latents do not
+    take negative values. Where every row is drawn already, the draw starts afresh.
+    """
+    similarity = (directions @ directions.T).clamp(0, 1).square_().cpu()
+    unexplained = torch.ones(len(directions))
+    chosen = torch.empty(count, dtype=torch.int64)
+    for i in range(count):
+        if unexplained.sum() < 1e-6 * len(directions):
+            unexplained = torch.ones(len(directions))
+        pick = torch.multinomial(unexplained, 1, generator=generator)
+        chosen[i] = pick
+        unexplained = torch.minimum(unexplained, 1 - similarity[pick[0]])
+        unexplained[pick] = 0
+    return chosen.to(directions.device)

@@ -69,7 +69,7 @@ class _Interaction(torch.autograd.Function):
         return total - value.abs() @ weights
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         activations, G, value, weights, owner, norms = ctx.saved_tensors
         latents: SparseLatents = ctx.latents

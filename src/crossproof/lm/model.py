@@ -164,30 +164,6 @@ class LanguageModel:
         targets = tokens[:, 1:].to(self.device, torch.int64)
         return functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
 
-    def loss_gradients(
-        self, tokens: Int[Tensor, "S T"], names: Sequence[str]
-    ) -> Float[Tensor, "S T P D"]:
-        """Gradients of the summed next-token loss with respect to the named hookpoints.
-
-        Not for resid_mid, which is replaced in place. Raises CrossproofError for an unknown
-        hookpoint.
-        """
-        shape = (*tokens.shape, self.d_model)
-        offsets = {
-            name: torch.zeros(shape, device=self.device, dtype=self.dtype, requires_grad=True)
-            for name in names
-        }
-        # Adding a zero leaves the forward pass as it is and gives the gradient somewhere to go.
-        visits = {self._site(name): partial(torch.add, zero) for name, zero in offsets.items()}
-        with attached(visits), torch.enable_grad():
-            logits = self._bare(input_ids=self._checked(tokens), use_cache=False).logits
-            targets = tokens[:, 1:].to(self.device, torch.int64)
-            loss = functional.cross_entropy(
-                logits[:, :-1].float().transpose(1, 2), targets, reduction="sum"
-            )
-            gradients = torch.autograd.grad(loss, list(offsets.values()))
-        return torch.stack(gradients, dim=2)
-
     def _site(self, name: str) -> Site:
         if name not in self._sites:
             raise CrossproofError(

@@ -38,6 +38,7 @@ class RunConfig:
     threads: int = 0
     """CPU threads; 0 leaves PyTorch's choice. Equal bytes need equal thread counts."""
     device: str = "cpu"
+    """cpu, or any other device PyTorch knows (only CPUs have been tried)."""
     checkpoint_every: int = 250
     """Steps between checkpoints."""
     log_every: int = 25
@@ -58,7 +59,8 @@ class RunConfig:
 
 DEMO = RunConfig(
     crosscoder=CrosscoderConfig(n_latents=1024, k=16),
-    objective=Objective(transition=1000.0, all_latents=1000.0),
+    objective=Objective(transition=500.0, all_latents=500.0),
+    optimisation=Optimisation(penalty_share=0.5),
     steps=1000,
     batch_tokens=1024,
     evaluation_sequences=48,
@@ -66,10 +68,9 @@ DEMO = RunConfig(
 
 FULL = replace(
     DEMO,
-    crosscoder=CrosscoderConfig(n_latents=4096, k=16),
-    objective=Objective(transition=2000.0, all_latents=2000.0),
-    steps=6000,
-    evaluation_sequences=512,
+    crosscoder=CrosscoderConfig(n_latents=2048, k=16),
+    steps=2200,
+    evaluation_sequences=128,
 )
 
 PAPER = replace(FULL, objective=Objective(interaction=1000.0))

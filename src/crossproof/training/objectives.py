@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.model import Crosscoder, Encoding
 from crossproof.crosscoder.sparsity import JumpReLU
 from crossproof.interactions.contributions import Dominance, MLPDictionary
@@ -37,9 +38,6 @@ class Objective:
     of the MLP's output: the left-hand side of the theorem whose bound `interaction` shrinks."""
     all_latents: float = 0.0
     """‖MLP(x) - MLP(x̂)‖² over the same variance: keeps the full reconstruction intact."""
-    metric: Literal["variance", "sensitivity"] = "variance"
-    """Norm of both MLP output errors: Euclidean, or half of it weighted by the second moment of
-    the model's loss gradients there, so that directions the loss depends on count more."""
     certified: float = 0.0
     """R + L·I (theorem T1), the bound itself: shrinking the reconstruction does not lower it."""
     share: float = 0.0
@@ -71,22 +69,14 @@ class Site:
     hookpoint: int
     mlp: MLPWeights
     spin: Float[Tensor, "D D"]
-    metric: Float[Tensor, "D D"] | None = None
-    """A factor A of the norm ‖yA‖ of MLP output errors; None: the Euclidean norm."""
 
     @classmethod
-    def build(
-        cls,
-        hookpoint: int,
-        mlp: MLPWeights,
-        seed: int,
-        metric: Float[Tensor, "D D"] | None = None,
-    ) -> Site:
+    def build(cls, hookpoint: int, mlp: MLPWeights, seed: int) -> Site:
         """A site with a random rotation (orthogonal, from `seed` and the hookpoint)."""
         generator = torch.Generator().manual_seed(seed * 1000 + hookpoint)
         noise = torch.randn(mlp.d_model, mlp.d_model, generator=generator)
         spin = torch.linalg.qr(noise)[0]
-        return cls(hookpoint, mlp, spin.to(mlp.W_in), metric)
+        return cls(hookpoint, mlp, spin.to(mlp.W_in))
 
     def reading(self, scale: Float[Tensor, ""]) -> Site:
         """The same site for inputs that have been multiplied by `scale`."""
@@ -108,7 +98,7 @@ class BlockStep:
     """
 
     site: Site
-    encoding: Encoding
+    latents: SparseLatents
     x: Float[Tensor, "B D"]
     x_hat: Float[Tensor, "B D"]
     atoms: Float[Tensor, "H D"]
@@ -120,7 +110,7 @@ class BlockStep:
 
     @cached_property
     def dominance(self) -> Dominance:
-        return self.view.dominance(self.encoding.latents)
+        return self.view.dominance(self.latents)
 
     @cached_property
     def target(self) -> Float[Tensor, "B D"]:
@@ -134,11 +124,8 @@ class BlockStep:
         return (self.target - self.target.mean(0)).pow(2).sum(1).mean()
 
     def relative_error(self, output: Float[Tensor, "B D"]) -> Tensor:
-        """Mean squared error of an MLP output over the output's variance, in the site's metric."""
-        error, spread = output - self.target, self.target - self.target.mean(0)
-        if self.site.metric is not None:
-            error, spread = error @ self.site.metric, spread @ self.site.metric
-        return error.pow(2).sum() / spread.pow(2).sum()
+        """Mean squared error of an MLP output over the output's variance."""
+        return (output - self.target).pow(2).sum(1).mean() / self.variance
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +139,8 @@ class Step:
     sites: Sequence[Site]
     atoms: Float[Tensor, "H M D"]
     """Scaled decoder vectors at the M sites' hookpoints."""
+    share: float = 1.0
+    """Fraction of the tokens, the first of a shuffled batch, that block terms are computed on."""
 
     @classmethod
     def build(
@@ -160,6 +149,7 @@ class Step:
         encoding: Encoding,
         x: Float[Tensor, "B P D"],
         sites: Sequence[Site],
+        share: float = 1.0,
     ) -> Step:
         """Decodes; `sites` are the MLPs that the objective has terms about."""
         if not sites:
@@ -167,16 +157,19 @@ class Step:
             return cls(crosscoder, encoding, x, x_hat, sites, crosscoder.W_dec[:, :0])
         where = torch.tensor([site.hookpoint for site in sites], device=x.device)
         decoded, atoms = crosscoder.decode_with_atoms(encoding.latents, where)
-        return cls(crosscoder, encoding, x, decoded.view_as(x), sites, atoms)
+        return cls(crosscoder, encoding, x, decoded.view_as(x), sites, atoms, share)
 
     @cached_property
     def blocks(self) -> list[BlockStep]:
         where = torch.tensor([site.hookpoint for site in self.sites], device=self.x.device)
-        x, x_hat = self.x[:, where].unbind(1), self.x_hat[:, where].unbind(1)
+        tokens = max(1, round(self.share * len(self.x)))
+        latents = self.encoding.latents
+        latents = latents if tokens == len(self.x) else latents.rows(0, tokens)
+        x, x_hat = (t[:tokens, where].unbind(1) for t in (self.x, self.x_hat))
         atoms, bias = self.atoms.unbind(1), self.crosscoder.b_dec[where].unbind(0)
         scales = self.crosscoder.scale[where].unbind(0)
         return [
-            BlockStep(site.reading(scale), self.encoding, *values)
+            BlockStep(site.reading(scale), latents, *values)
             for site, scale, *values in zip(self.sites, scales, x, x_hat, atoms, bias, strict=True)
         ]
 
@@ -186,7 +179,7 @@ def reconstruction(step: Step) -> Tensor:
 
 
 def _interaction(block: BlockStep, weights: Tensor) -> Tensor:
-    latents, dominance = block.encoding.latents, block.dominance
+    latents, dominance = block.latents, block.dominance
     return interaction(block.view, latents, dominance, weights).mean() / len(weights)
 
 
@@ -212,14 +205,14 @@ def all_latents(block: BlockStep) -> Tensor:
 
 
 def certified(block: BlockStep) -> Tensor:
-    bound = interaction(block.view, block.encoding.latents, block.dominance)
+    bound = interaction(block.view, block.latents, block.dominance)
     if not block.site.mlp.gated:  # the gated form carries its constant inside
         bound = bound * LIPSCHITZ[block.site.mlp.activation]
     return (residual(block.view, block.x, block.x_hat) + bound).mean() / block.variance.sqrt()
 
 
 def share(block: BlockStep) -> Tensor:
-    return 1 - dominant_share(block.view, block.encoding.latents, block.dominance).mean()
+    return 1 - dominant_share(block.view, block.latents, block.dominance).mean()
 
 
 def mlp_in(block: BlockStep) -> Tensor:

@@ -30,7 +30,6 @@ from crossproof.training.checkpoint import load_checkpoint, save_checkpoint, thr
 from crossproof.training.config import RunConfig
 from crossproof.training.memory import keep_freed_memory
 from crossproof.training.objectives import Objective
-from crossproof.training.sensitivity import sensitivity_metrics
 from crossproof.training.trainer import Optimisation, StepReport, Trainer
 
 INITIAL_BATCHES = 4
@@ -90,14 +89,11 @@ def prepare(config: RunConfig, folder: Path) -> Run:
         place = hookpoints.blocks[block].mlp_in
         if place is not None and config.penalised:
             mlps[place] = model.mlp(block)
-    metrics = {}
-    if config.penalised and config.objective.metric == "sensitivity":
-        metrics = sensitivity_metrics(model, hookpoints, sequences)
     trainers = {}
     for name, objective in config.objectives().items():
         crosscoder = Crosscoder(config.crosscoder, hookpoints, model.d_model).to(config.device)
         crosscoder.initialise(sample, config.seed)
-        arguments = objective, config.optimisation, config.steps, config.seed, metrics
+        arguments = objective, config.optimisation, config.steps, config.seed
         trainers[name] = Trainer(crosscoder, mlps, *arguments)
     return Run(config, folder, model, harvest, trainers)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +23,10 @@ from crossproof.training.objectives import (
 )
 from crossproof.training.schedules import Schedule
 
+REVIVAL_PART = 4
+"""One in so many of a batch's tokens asks dead latents for help: enough for rows that nothing else
+moves, at a fraction of the cost."""
+
 
 @dataclass(frozen=True)
 class Optimisation:
@@ -32,7 +35,9 @@ class Optimisation:
     lr: float = 1e-3
     """Adam's learning rate."""
     beta1: float = 0.9
+    """Adam's memory of the gradient."""
     beta2: float = 0.99
+    """Adam's memory of its square."""
     clip: float = 1.0
     """Largest gradient norm (of the loss divided by the number of scaled dimensions P·D)."""
     warmup: float = 0.05
@@ -41,12 +46,18 @@ class Optimisation:
     """Fraction of the steps, at the end, over which it falls to zero."""
     penalty_warmup: float = 0.2
     """Fraction of the steps over which penalties rise to their strength."""
-    dead_after: int = 50_000
+    penalty_share: float = 1.0
+    """Fraction of each batch's tokens on which terms about MLPs are computed: an unbiased
+    estimate at that fraction of their cost."""
+    dead_after: int = 20_000
     """Tokens without activation after which a latent counts as dead."""
-    revive_k: int = 64
+    revive_k: int = 16
     """Dead latents a token that are asked to explain the residual."""
     revive_weight: float = 1 / 32
     """Weight of that request."""
+    revive_lift: float = 0.05
+    """How much the bias of a dead latent rises every step, as a fraction of the mean activation:
+    its pre-activation grows until it is active somewhere and can learn from the loss itself."""
     bf16: bool = False
     """Encode in bfloat16 (not faster on CPUs without native support)."""
 
@@ -61,14 +72,15 @@ class StepReport:
     l0: float
     dead: Tensor
     """Number of dead latents."""
+    mean_activation: Tensor
+    """Mean over active entries."""
 
 
 class Trainer:
     """Trains one crosscoder on batches of raw activations [B, P, D].
 
     `mlps` maps each hookpoint index that is an MLP's input to the weights of that MLP; it may be
-    empty when the objective has no term about MLPs. `metrics` holds, for the same indices, factors
-    of the norm of MLP output errors (`objective.metric`). Nothing here knows of language models.
+    empty when the objective has no term about MLPs. Nothing here knows of language models.
     """
 
     def __init__(
@@ -79,12 +91,10 @@ class Trainer:
         optimisation: Optimisation,
         steps: int,
         seed: int = 0,
-        metrics: Mapping[int, Float[Tensor, "D D"]] | None = None,
     ) -> None:
         self.crosscoder, self.objective, self.optimisation = crosscoder, objective, optimisation
-        metrics = metrics if metrics and objective.metric == "sensitivity" else {}
         wanted = mlps if objective.strengths().keys() & BLOCK_TERMS.keys() else {}
-        self.sites = [Site.build(p, mlp, seed, metrics.get(p)) for p, mlp in wanted.items()]
+        self.sites = [Site.build(p, mlp, seed) for p, mlp in wanted.items()]
         self.steps, self.step_index = steps, 0
         self.rate = Schedule(steps, optimisation.warmup, optimisation.decay)
         self.penalty = Schedule(steps, optimisation.penalty_warmup, 0.0)
@@ -113,6 +123,7 @@ class Trainer:
         for group in self.adam.param_groups:
             group["lr"] = self.optimisation.lr * self.rate(self.step_index)
         self.adam.step()
+        self._lift(report)
         self.step_index += 1
         return report
 
@@ -121,7 +132,7 @@ class Trainer:
         x = batch * crosscoder.scale[:, None]
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.optimisation.bf16):
             encoding = crosscoder.encode_training(x.flatten(1))
-        step = Step.build(crosscoder, encoding, x, self.sites)
+        step = Step.build(crosscoder, encoding, x, self.sites, self.optimisation.penalty_share)
         terms = {"reconstruction": reconstruction(step)}
         loss = terms["reconstruction"]
         ramp = self.penalty(self.step_index)
@@ -132,7 +143,10 @@ class Trainer:
         if revival := self._revival(encoding, x.flatten(1), step.x_hat.flatten(1), dead):
             loss = loss + self.optimisation.revive_weight * revival[0]
         detached = {name: value.detach() for name, value in terms.items()}
-        return StepReport(detached, loss / x[0].numel(), encoding.latents.l0(), dead.sum())
+        latents = encoding.latents
+        mean_activation = latents.values.detach().sum() / max(len(latents.values), 1)
+        loss = loss / x[0].numel()
+        return StepReport(detached, loss, latents.l0(), dead.sum(), mean_activation)
 
     @torch.no_grad()
     def _count_silence(self, latents: SparseLatents) -> Tensor:
@@ -155,14 +169,21 @@ class Trainer:
         where = dead.nonzero()[:, 0]
         if len(where) == 0 or self.optimisation.revive_weight == 0:
             return None
-        values, chosen = encoding.pre[:, where].topk(min(self.optimisation.revive_k, len(where)))
+        some = slice(0, max(1, len(x) // REVIVAL_PART))
+        k = min(self.optimisation.revive_k, len(where))
+        values, chosen = encoding.pre[some, where].topk(k)
         entries = SparseLatents.from_rows(where[chosen], values, self.crosscoder.n_latents)
         weights = self.crosscoder.W_enc.flatten(1), self.crosscoder.b_enc
-        asked = encode_entries(entries, x, *weights)
-        target = (x - x_hat).detach()
+        asked = encode_entries(entries, x[some], *weights)
+        target = (x - x_hat)[some].detach()
         guess = self.crosscoder.decode_scaled(asked.with_values(asked.values.relu()))
         error = target - (guess - self.crosscoder.b_dec.flatten())
         return (error.pow(2).sum(1).mean(),)
+
+    @torch.no_grad()
+    def _lift(self, report: StepReport) -> None:
+        dead = self.silent_for > self.optimisation.dead_after
+        self.crosscoder.b_enc.add_(dead * (self.optimisation.revive_lift * report.mean_activation))
 
     def _clip(self) -> Tensor:
         """Shortens the gradient to `clip`; returns its norm before."""

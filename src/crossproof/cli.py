@@ -1,0 +1,45 @@
+"""The command line: finds the command, prints its errors. `crossproof --help` lists them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from crossproof.errors import CrossproofError
+
+USAGE = """usage: crossproof COMMAND [OPTIONS]
+
+  demo       train two crosscoders on the bundled model and report what the penalty buys
+  train      train crosscoders on any model and text, with and without interaction penalties
+  evaluate   measure finished crosscoders on held-out text
+
+`crossproof COMMAND --help` explains every option of a command."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: exits 0; 1 with one sentence for bad input; 130 when stopped by Ctrl-C."""
+    began = time.perf_counter()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return
+    if given[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("crossproof"))
+        return
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        # Imported late: `--help` and typing errors should not wait for torch and transformers.
+        if given[0] not in ("demo", "train", "evaluate"):
+            raise CrossproofError(f"There is no command '{given[0]}'.\n\n{USAGE}")
+        from crossproof import commands
+
+        commands.run(given[0], given[1:], began)
+    except CrossproofError as error:
+        sys.exit(f"crossproof: {error}")
+    except KeyboardInterrupt:
+        print("crossproof: stopped.", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,159 @@
+"""Writes the page: one HTML file that needs nothing else, neither network nor other files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from plotly.offline import get_plotlyjs
+
+from crossproof.errors import CrossproofError
+from crossproof.evaluation.contexts import LatentExample
+from crossproof.report import figures
+from crossproof.report.passages import passages
+from crossproof.report.reproduce import command, facts
+from crossproof.report.runs import MID_LABELS, SCHEME_LABELS, Run, mids_of, runs_of
+from crossproof.report.table import number, table
+from crossproof.report.words import summarise
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure's place in the page."""
+
+    id: str
+    title: str
+    description: str
+    """What a reader who cannot see the figure is told."""
+    height: int
+
+
+def write_report(
+    folder: Path,
+    results: Mapping[str, Any],
+    examples: Mapping[str, Sequence[LatentExample]],
+    published: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes `folder`/report.html about the content of results.json, and returns its path.
+
+    `examples` are latents to show, by run. `published` is a sweep to draw behind the trade-off:
+    {"points": [{"objective", "strength", "seed", "phi_keep", "phi_none", "fvu"}, ...], "note"}.
+    Raises CrossproofError if `results` has no runs, or the page cannot be written.
+    """
+    runs = runs_of(results)
+    points = list(published["points"]) if published else []
+    drawn = _drawn(runs, points)
+    page = _template().render(
+        summary=summarise(results, runs),
+        model=str(results.get("model", "a language model")),
+        runs=runs,
+        groups=table(runs),
+        mids={mid: MID_LABELS[mid] for mid in mids_of(runs)},
+        plots={name: [plot for plot, _ in entries] for name, entries in drawn.items()},
+        objectives=[
+            (name, figures.MARKS[place % len(figures.MARKS)], figures.published_colour(place))
+            for place, name in enumerate(figures.objectives_of(points))
+        ],
+        note=str(published.get("note", "")) if published else "",
+        details=_details(runs),
+        passages={run.name: passages(examples.get(run.name, ())) for run in runs},
+        facts=facts(results),
+        command=command(results),
+        figures=_embedded([entry for entries in drawn.values() for entry in entries]),
+        plotly=get_plotlyjs(),
+    )
+    return _write(folder / "report.html", page)
+
+
+def _drawn(runs: Sequence[Run], points: figures.Points) -> dict[str, list[tuple[Plot, go.Figure]]]:
+    """Figures by section; a section without data is empty."""
+    mean = [run for run in runs if run.phi("none") is not None]
+    blocks = sorted({block for run in runs for block in run.blocks})
+    shares = [run for run in runs if run.data.get("share_histogram")]
+    hookpoints = [run for run in runs if run.by_hookpoint("fvu")]
+    found: dict[str, list[tuple[Plot, go.Figure]]] = {
+        name: [] for name in ("trade_off", "mean", "blocks", "shares", "fvu")
+    }
+    if len(mean) > 1 or (mean and points):
+        found["trade_off"] = [_plot("trade-off", "", _told(mean), figures.trade_off(runs, points))]
+    if mean:
+        found["mean"] = [_plot("fidelity", "", _told(mean), figures.fidelity_mean(mean))]
+        found["blocks"] = [
+            _plot(f"fidelity-{b}", f"Block {b}", _told(mean, b), figures.fidelity_block(mean, b))
+            for b in blocks
+        ]
+    if shares:
+        told = "Distribution of the dominant share; its mean is in the table."
+        found["shares"] = [
+            _plot(f"share-{b}", f"Block {b}", told, figures.share_block(shares, b)) for b in blocks
+        ]
+    if hookpoints:
+        told = "FVU at each hookpoint; the numbers are in the last table."
+        found["fvu"] = [_plot("fvu", "", told, figures.fvu_hookpoints(hookpoints))]
+    return found
+
+
+def _plot(name: str, title: str, told: str, figure: go.Figure) -> tuple[Plot, go.Figure]:
+    return Plot(f"plot-{name}", title, told, int(figure.layout.height)), figure
+
+
+def _told(runs: Sequence[Run], block: int | None = None) -> str:
+    """The fidelities of a figure in words."""
+    texts = []
+    for run in runs:
+        if block is None:
+            values = {s: v.mean for s in SCHEME_LABELS if (v := run.phi(s)) is not None}
+        elif block in run.blocks:
+            place = run.blocks.index(block)
+            values = {s: p[place] for s in SCHEME_LABELS if (p := run.phi_by_block(s))}
+        else:
+            continue
+        shown = ", ".join(f"{SCHEME_LABELS[s]} {number(v)}" for s, v in values.items())
+        texts.append(f"{run.name}: {shown}")
+    return f"Φ. {'; '.join(texts)}."
+
+
+def _details(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Tables of the figures at each hookpoint."""
+    labels = {"fvu": "FVU", "ce_recovered": "CE recovered", "kl_recovered": "KL recovered"}
+    columns = [(key, run) for key in labels for run in runs if run.by_hookpoint(key)]
+    names = dict.fromkeys(name for key, run in columns for name in run.by_hookpoint(key))
+    rows = []
+    for name in names:
+        values = [run.by_hookpoint(key).get(name) for key, run in columns]
+        rows.append((name, ["–" if value is None else number(value) for value in values]))
+    heads = [(labels[key], run) for key, run in columns]
+    return [{"heads": heads, "rows": rows}] if rows else []
+
+
+def _embedded(entries: Sequence[tuple[Plot, go.Figure]]) -> str:
+    """All figures as one JSON object that cannot end the script element it stands in."""
+    parts = [f'"{plot.id}": {figure.to_json()}' for plot, figure in entries]
+    text = "{" + ", ".join(parts) + "}"
+    return text.replace("<", "\\u003c")
+
+
+def _template() -> Template:
+    loader = PackageLoader("crossproof.report")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("report.html.jinja")
+
+
+def _write(path: Path, page: str) -> Path:
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(page, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise CrossproofError(
+            f"Cannot write {path} ({error.strerror}): choose a writable folder."
+        ) from error
+    return path

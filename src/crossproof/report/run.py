@@ -1,0 +1,43 @@
+"""The report of a run folder: picks latents, finds their contexts, writes the page."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from crossproof.activations import read_sequences
+from crossproof.evaluation.contexts import LatentExample, pick_latents, top_contexts
+from crossproof.lm import LanguageModel
+from crossproof.report.page import write_report
+from crossproof.results import run_crosscoders
+
+SHOWN_LATENTS = 6
+SHOWN_SEQUENCES = 64
+"""Contexts are found in this many held-out sequences at most."""
+
+
+def report_run(model: LanguageModel, folder: Path, output: Path, results: dict[str, Any]) -> Path:
+    """Writes `output`/report.html on the crosscoders in `folder`; returns its path.
+
+    `results` is the content of results.json. The published sweep is drawn behind the runs if it
+    was measured on the same model.
+    """
+    place = results["evaluated_on"]
+    sequences = read_sequences(place["text"], model, place["context"], place["split"])
+    sequences = sequences[: min(place["sequences"], SHOWN_SEQUENCES)]
+    examples: dict[str, list[LatentExample]] = {}
+    for name, (crosscoder, _) in run_crosscoders(folder).items():
+        latents = pick_latents(model, crosscoder, sequences, SHOWN_LATENTS)
+        examples[name] = top_contexts(model, crosscoder, sequences, latents)
+    return write_report(output, results, examples, published_sweep(model.weights_hash))
+
+
+def published_sweep(weights_hash: str) -> dict[str, Any] | None:
+    """The sweep that ships with the package, if it was measured on these weights."""
+    resource = files("crossproof.report").joinpath("published.json")
+    if not resource.is_file():
+        return None
+    sweep: dict[str, Any] = json.loads(resource.read_text(encoding="utf-8"))
+    return sweep if sweep.get("model_hash") == weights_hash else None

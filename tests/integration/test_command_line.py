@@ -1,0 +1,199 @@
+"""Whole command lines in their own processes: training, stopping, resuming, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SMALL = [
+    *("--batch-tokens", "64", "--buffer-batches", "2", "--context", "32", "--n-latents", "24"),
+    *("--k", "4", "--steps", "30", "--log-every", "5", "--checkpoint-every", "5"),
+    *("--evaluation-sequences", "6", "--transition", "100", "--all-latents", "50"),
+    *("--threads", "1"),
+]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Enough text for a few hundred sequences of the tiny models' tokenizer."""
+    path = tmp_path_factory.mktemp("text") / "corpus.txt"
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    lines = [" ".join(words[(i * j) % 10] for j in range(1, 30)) for i in range(1, 400)]
+    path.write_text("\n<|endoftext|>\n".join(lines))
+    return path
+
+
+def crossproof(*arguments: object, start: bool = False) -> subprocess.Popen[str]:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from crossproof.cli import main; main()", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    if not start:
+        process.wait(timeout=240)
+    return process
+
+
+def outcome(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    stdout, stderr = process.communicate(timeout=240)
+    return process.returncode, stdout, stderr
+
+
+def weights(run: Path) -> dict[str, bytes]:
+    return {
+        path.parent.parent.name: path.read_bytes()
+        for path in run.glob("*/crosscoder/crosscoder.safetensors")
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(
+    model_folders: dict[str, Path], corpus: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """An uninterrupted run."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    model = model_folders["gpt-neo"]
+    code, _, stderr = outcome(
+        crossproof("train", "--out", run, "--model", model, "--text", corpus, *SMALL)
+    )
+    assert code == 0, stderr
+    return run
+
+
+def test_a_run_leaves_config_metrics_crosscoders_results_and_report(finished: Path) -> None:
+    results = json.loads((finished / "results.json").read_text())
+    assert set(results["runs"]) == {"unpenalised", "penalised"}
+    for run in results["runs"].values():
+        assert {"objective", "l0", "fvu", "fvu_mlp_in", "dead", "ce_recovered"} <= set(run)
+        for scheme in ("none", "drop-random", "drop-second", "drop-largest", "keep-largest"):
+            for mid in ("exact_mid", "reconstructed_mid"):
+                figure = run["phi"][scheme][mid]
+                assert figure["ci"][0] <= figure["ci"][1]
+                assert len(figure["by_block"]) == 2
+    metrics = (finished / "penalised" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in metrics] == [5, 10, 15, 20, 25, 30]
+    assert "transition" in json.loads(metrics[-1])["terms"]
+    assert (finished / "report.html").read_text().startswith("<!doctype html>")
+
+
+def wait_for_checkpoint(run: Path, process: subprocess.Popen[str]) -> None:
+    for _ in range(1200):
+        if list((run / "checkpoints").glob("step-*/checkpoint.json")):
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError("no checkpoint appeared")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_run_resumes_to_the_same_bytes(
+    how: signal.Signals,
+    finished: Path,
+    model_folders: dict[str, Path],
+    corpus: Path,
+    tmp_path: Path,
+) -> None:
+    run, model = tmp_path / "stopped", model_folders["gpt-neo"]
+    arguments = ["train", "--out", run, "--model", model, "--text", corpus, *SMALL]
+    process = crossproof(*arguments, start=True)
+    wait_for_checkpoint(run, process)
+    process.send_signal(how)
+    code, _, stderr = outcome(process)
+    assert not weights(run), "the run ended before it was stopped"
+    if how is signal.SIGINT:
+        assert code == 130
+        assert "--resume" in stderr
+    code, _, stderr = outcome(crossproof("train", "--out", run, "--resume"))
+    assert code == 0, stderr
+    assert weights(run) == weights(finished)
+    assert (run / "penalised/metrics.jsonl").read_text().count("\n") == 6
+
+
+def test_evaluate_gives_the_figures_of_the_run(finished: Path) -> None:
+    code, _, stderr = outcome(crossproof("evaluate", finished, "--sequences", 6, "--context", 32))
+    assert code == 0, stderr
+    again = json.loads((finished / "evaluation-held_out" / "results.json").read_text())
+    first = json.loads((finished / "results.json").read_text())
+    for name, run in first["runs"].items():
+        assert again["runs"][name]["phi"] == run["phi"]
+        assert again["runs"][name]["fvu"] == run["fvu"]
+
+
+def expect_error(words: str, *arguments: object) -> None:
+    code, _, stderr = outcome(crossproof(*arguments))
+    assert code == 1, stderr
+    assert stderr.startswith("crossproof: ")
+    assert "Traceback" not in stderr
+    assert words in stderr, stderr
+
+
+def test_bad_input_is_one_sentence_and_exit_code_1(
+    finished: Path, model_folders: dict[str, Path], corpus: Path, tmp_path: Path
+) -> None:
+    neo, out = model_folders["gpt-neo"], tmp_path / "run"
+    base = ["train", "--out", out, "--model", neo, "--text", corpus, *SMALL]
+    expect_error("no-such.txt", *[*base, "--text", tmp_path / "no-such.txt"])
+    expect_error("hook_resid_pre", *[*base, "--hookpoints", "blocks.0.hook_resid_pree"])
+    expect_error("k = 40", *[*base, "--k", 40])
+    expect_error("There is no command", "trian")
+    expect_error("There is no recipe", "train", "--recipe", "fulll", "--out", out)
+    expect_error("already holds a run", *[*base, "--out", finished])
+    expect_error("No run at", "train", "--out", tmp_path / "nothing", "--resume")
+    expect_error("No finished crosscoder", "evaluate", tmp_path)
+    expect_error("it was trained on", "evaluate", finished, "--model", model_folders["gpt2"])
+    short = tmp_path / "short.txt"
+    short.write_text("one two three")
+    expect_error("short", *[*base, "--text", short])
+    expect_error("buffer", *[*base, "--batch-tokens", 8, "--buffer-batches", 1])
+    assert not out.exists() or not any(out.iterdir())
+
+
+def test_unwritable_folder_is_named(
+    model_folders: dict[str, Path], corpus: Path, tmp_path: Path
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    out = blocked / "run"
+    model = model_folders["gpt-neo"]
+    expect_error(str(out), "train", "--out", out, "--model", model, "--text", corpus, *SMALL)
+
+
+def test_truncated_checkpoint_is_refused(
+    finished: Path, model_folders: dict[str, Path], corpus: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    run = tmp_path / "copy"
+    shutil.copytree(finished, run)
+    newest = max((run / "checkpoints").glob("step-*/training.safetensors"))
+    newest.write_bytes(newest.read_bytes()[:1000])
+    expect_error("training.safetensors", "train", "--out", run, "--resume")
+
+
+def test_help_lists_commands_without_loading_torch() -> None:
+    script = (
+        "import sys; from crossproof.cli import main; main(['--help']);"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert "crossproof COMMAND --help" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "demo"])
+def test_every_command_explains_its_options(command: str) -> None:
+    code, stdout, _ = outcome(crossproof(command, "--help"))
+    assert code == 0
+    assert "--threads" in stdout
