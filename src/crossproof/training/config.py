@@ -59,9 +59,9 @@ class RunConfig:
 
 DEMO = RunConfig(
     crosscoder=CrosscoderConfig(n_latents=1024, k=16),
-    objective=Objective(transition=500.0, all_latents=500.0),
+    objective=Objective(transition=400.0, all_latents=400.0),
     optimisation=Optimisation(penalty_share=0.5),
-    steps=1000,
+    steps=850,
     batch_tokens=1024,
     evaluation_sequences=48,
 )
