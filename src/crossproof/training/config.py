@@ -69,8 +69,8 @@ DEMO = RunConfig(
 FULL = replace(
     DEMO,
     crosscoder=CrosscoderConfig(n_latents=2048, k=16),
-    steps=2200,
-    evaluation_sequences=128,
+    steps=1700,
+    evaluation_sequences=96,
 )
 
 PAPER = replace(FULL, objective=Objective(interaction=1000.0))
