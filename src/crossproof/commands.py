@@ -19,8 +19,8 @@ from crossproof.evaluation import EvaluationOptions
 from crossproof.lm import LanguageModel, load_model
 from crossproof.report import report_run
 from crossproof.results import HeldOut, evaluate_run, results, run_crosscoders, write_json
-from crossproof.training.checkpoint import thread_setting
 from crossproof.training.config import RECIPES, RunConfig
+from crossproof.training.machine import thread_setting
 from crossproof.training.run import Interrupted, Run, config_from_dict, resume, start
 from crossproof.training.run import train as run_training
 
@@ -177,11 +177,16 @@ def _finish(
     seed: int = 0,
 ) -> Path:
     """Evaluates, prints the table, writes results.json and report.html; returns the page."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CrossproofError(
+            f"Cannot write {output} ({error.strerror}): choose a writable folder."
+        ) from error
     with evaluation_display() as progress:
         runs = evaluate_run(model, folder, held_out, EvaluationOptions(seed=seed), progress)
     console.print(results_table(runs))
     content = results(model, config, held_out, runs, time.perf_counter() - began)
-    output.mkdir(parents=True, exist_ok=True)
     page = report_run(model, folder, output, content)
     content["seconds"] = round(time.perf_counter() - began, 1)
     write_json(output / "results.json", content)

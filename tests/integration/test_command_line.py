@@ -159,13 +159,14 @@ def test_bad_input_is_one_sentence_and_exit_code_1(
 
 
 def test_unwritable_folder_is_named(
-    model_folders: dict[str, Path], corpus: Path, tmp_path: Path
+    finished: Path, model_folders: dict[str, Path], corpus: Path, tmp_path: Path
 ) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     out = blocked / "run"
     model = model_folders["gpt-neo"]
     expect_error(str(out), "train", "--out", out, "--model", model, "--text", corpus, *SMALL)
+    expect_error(str(out), "evaluate", finished, "--sequences", 2, "--output", out)
 
 
 def test_truncated_checkpoint_is_refused(

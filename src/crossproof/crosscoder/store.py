@@ -5,10 +5,11 @@ The folder is complete or absent: it is written under a temporary name, flushed 
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -109,15 +110,9 @@ def _own_version() -> str:
 
 def folded_tensors(crosscoder: Crosscoder) -> dict[str, Tensor]:
     """The crosscoder's tensors with its scale absorbed, leaving the crosscoder as it is."""
-    scale = crosscoder.scale[:, None]
-    change: dict[str, Callable[[Tensor], Tensor]] = {
-        "W_enc": lambda w: w * scale,
-        "W_dec": lambda w: w / scale,
-        "b_dec": lambda b: b / scale,
-        "scale": lambda s: s / s,
-    }
-    state = crosscoder.state_dict()
-    return {k: change.get(k, lambda t: t)(v).detach().cpu().contiguous() for k, v in state.items()}
+    folded = copy.deepcopy(crosscoder)
+    folded.fold()
+    return {name: t.detach().cpu().contiguous() for name, t in folded.state_dict().items()}
 
 
 def load_crosscoder(folder: Path) -> tuple[Crosscoder, Provenance]:

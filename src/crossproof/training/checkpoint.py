@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 
 from crossproof.crosscoder.store import atomic_folder, read_json, read_tensors
@@ -59,9 +58,3 @@ def load_checkpoint(run: Path, trainers: dict[str, Trainer]) -> int:
                 f"{folders[-1]} does not fit this configuration ({error}): train from the start."
             ) from error
     return int(manifest["step"])
-
-
-def thread_setting(threads: int) -> None:
-    """Sets PyTorch's CPU threads, unless `threads` is 0."""
-    if threads > 0:
-        torch.set_num_threads(threads)

@@ -26,9 +26,9 @@ from crossproof.crosscoder.store import Provenance, read_json, save_crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel, load_model
 from crossproof.lm.mlp import MLPWeights
-from crossproof.training.checkpoint import load_checkpoint, save_checkpoint, thread_setting
+from crossproof.training.checkpoint import load_checkpoint, save_checkpoint
 from crossproof.training.config import RunConfig
-from crossproof.training.memory import keep_freed_memory
+from crossproof.training.machine import keep_freed_memory, thread_setting
 from crossproof.training.objectives import Objective
 from crossproof.training.trainer import Optimisation, StepReport, Trainer
 

@@ -140,8 +140,9 @@ class Trainer:
             terms[name] = value
             loss = loss + ramp * strength * value
         dead = self._count_silence(encoding.latents)
-        if revival := self._revival(encoding, x.flatten(1), step.x_hat.flatten(1), dead):
-            loss = loss + self.optimisation.revive_weight * revival[0]
+        revival = self._revival(encoding, x.flatten(1), step.x_hat.flatten(1), dead)
+        if revival is not None:
+            loss = loss + self.optimisation.revive_weight * revival
         detached = {name: value.detach() for name, value in terms.items()}
         latents = encoding.latents
         mean_activation = latents.values.detach().sum() / max(len(latents.values), 1)
@@ -161,7 +162,7 @@ class Trainer:
         x: Float[Tensor, "B F"],
         x_hat: Float[Tensor, "B F"],
         dead: Tensor,
-    ) -> tuple[Tensor] | None:
+    ) -> Tensor | None:
         """Asks dead latents to explain the residual, from their pre-activations (Gao et al. 2024).
 
         Pre-activations, not activations: those of dead latents are zero by definition.
@@ -178,7 +179,7 @@ class Trainer:
         target = (x - x_hat)[some].detach()
         guess = self.crosscoder.decode_scaled(asked.with_values(asked.values.relu()))
         error = target - (guess - self.crosscoder.b_dec.flatten())
-        return (error.pow(2).sum(1).mean(),)
+        return error.pow(2).sum(1).mean()
 
     @torch.no_grad()
     def _lift(self, report: StepReport) -> None:

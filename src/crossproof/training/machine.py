@@ -1,9 +1,11 @@
-"""An allocator setting that a training loop profits from."""
+"""Settings of the process that a training loop profits from: threads, allocator."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
+
+import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LIMIT = 1 << 30
@@ -20,3 +22,9 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(M_MMAP_THRESHOLD, LIMIT) and mallopt(M_TRIM_THRESHOLD, LIMIT * 2 - 1))
+
+
+def thread_setting(threads: int) -> None:
+    """Sets PyTorch's CPU threads, unless `threads` is 0."""
+    if threads > 0:
+        torch.set_num_threads(threads)
