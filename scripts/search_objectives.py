@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 import tyro
 
 from crossproof.activations import Harvest, read_sequences
-from crossproof.crosscoder import Crosscoder, CrosscoderConfig
+from crossproof.crosscoder import Crosscoder
 from crossproof.evaluation import EvaluationOptions, evaluate
 from crossproof.lm import LanguageModel, load_model
 from crossproof.training.config import DEMO, RunConfig
@@ -34,64 +34,58 @@ class Search:
 
     out: Path = Path("runs/search")
     grid: str = "objectives"
-    """objectives, baseline, sizes, or optimisation."""
+    """objectives, baseline or schedule."""
+    variants: tuple[str, ...] = ()
+    """These instead of a grid, each a quoted list of settings: "k=32 transition=400"."""
     seeds: tuple[int, ...] = (0, 1)
     steps: int = 1000
     batch_tokens: int = 512
     sequences: int = 64
     """Validation sequences."""
     threads: int = 2
-    only: str = ""
-    """Only variants whose name contains this."""
+    base: str = ""
+    """Settings that all variants share."""
     publish: Path | None = None
     """Write all points found so far to this JSON file, and train nothing."""
 
 
-def grid(name: str, base: RunConfig) -> dict[str, RunConfig]:
-    """The variants of a grid by name."""
+GRIDS: dict[str, list[str]] = {
+    "objectives": [
+        "",
+        *(f"interaction={s}" for s in (10, 30, 100, 300, 1000, 3000)),
+        *(f"transition={s}" for s in (100, 300, 1000)),
+        *(f"transition={s} all_latents={s}" for s in (50, 100, 200, 400, 1000)),
+        *(f"transition={s} all_latents={s} interaction={s / 30:g}" for s in (300, 1000)),
+        *(f"certified={s}" for s in (3, 30)),
+        *(f"share={s}" for s in (100, 1000)),
+    ],
+    "baseline": [f"n_latents={h} k={k}" for k in (16, 32) for h in (1024, 2048, 4096)],
+    "schedule": [
+        f"{terms} {knob}".strip()
+        for terms in ("", "transition=200 all_latents=200")
+        for knob in ("", "lr=5e-4", "lr=2e-3", "lr=4e-3", "decay=0.7", "penalty_warmup=0.5")
+    ],
+}
+"""A variant is a list of settings beside the defaults: `k=32 transition=400 lr=2e-3`."""
 
-    def objective(**terms: Any) -> RunConfig:
-        return replace(base, objective=Objective(**terms))
 
-    variants = {"unpenalised": objective()}
-    if name == "objectives":
-        for s in (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0):
-            variants[f"interaction {s:g}"] = objective(interaction=s)
-        for s in (300.0, 1000.0, 3000.0):
-            variants[f"transition {s:g}"] = objective(transition=s)
-            variants[f"transition + all {s:g}"] = objective(transition=s, all_latents=s)
-            variants[f"transition + all + interaction {s:g}"] = objective(
-                transition=s, all_latents=s, interaction=s / 30
-            )
-        for s in (3.0, 30.0):
-            variants[f"certified {s:g}"] = objective(certified=s)
-        for s in (100.0, 1000.0):
-            variants[f"share {s:g}"] = objective(share=s)
-    elif name == "pilot":
-        del variants["unpenalised"]
-        for k in (16, 32):
-            sized = replace(base, crosscoder=CrosscoderConfig(n_latents=1024, k=k))
-            variants[f"unpenalised k={k}"] = replace(sized, objective=Objective())
-            for s in (1000.0, 3000.0):
-                terms = Objective(transition=s, all_latents=s)
-                variants[f"k={k} {s:g}"] = replace(sized, objective=terms)
-    elif name == "baseline":
-        for k in (16, 32):
-            for width in (512, 1024, 2048):
-                sized = replace(base, crosscoder=CrosscoderConfig(n_latents=width, k=k))
-                variants[f"unpenalised H={width} k={k}"] = replace(sized, objective=Objective())
-    elif name == "sizes":
-        for k in (16, 32):
-            for width in (1024, 2048):
-                sized = replace(base, crosscoder=CrosscoderConfig(n_latents=width, k=k))
-                variants[f"unpenalised H={width} k={k}"] = replace(sized, objective=Objective())
-                variants[f"H={width} k={k}"] = sized
-    else:
-        for lr in (5e-4, 1e-3, 2e-3, 4e-3):
-            tuned = replace(base, optimisation=replace(base.optimisation, lr=lr))
-            variants[f"unpenalised lr={lr:g}"] = replace(tuned, objective=Objective())
-            variants[f"lr={lr:g}"] = tuned
-    return variants
+def configure(variant: str, base: RunConfig) -> RunConfig:
+    """The base without penalties, with the variant's settings of crosscoder, objective, optimiser.
+
+    Raises ValueError for a setting that none of them has.
+    """
+    config = replace(base, objective=Objective())
+    for setting in variant.split():
+        name, _, text = setting.partition("=")
+        for part in ("crosscoder", "objective", "optimisation"):
+            current = getattr(config, part)
+            if name in {f.name for f in fields(current)}:
+                value = type(getattr(current, name))(text)
+                config = replace(config, **{part: replace(current, **{name: value})})
+                break
+        else:
+            raise ValueError(f"{name} is not a setting of crosscoder, objective or optimisation.")
+    return config
 
 
 def train_variants(
@@ -128,7 +122,9 @@ def point(name: str, config: RunConfig, seed: int, figures: dict[str, Any]) -> d
         "objective": config.objective.describe(),
         "terms": config.objective.strengths(),
         "crosscoder": asdict(config.crosscoder),
-        "lr": config.optimisation.lr,
+        "optimisation": asdict(config.optimisation),
+        "steps": config.steps,
+        "batch_tokens": config.batch_tokens,
         "seed": seed,
         "phi_keep": phi["keep-largest"]["exact_mid"]["mean"],
         "phi_keep_ci": phi["keep-largest"]["exact_mid"]["ci"],
@@ -160,12 +156,14 @@ def main(search: Search) -> None:
     validation = read_sequences("bundled", model, model.context, "validation")[: search.sequences]
     base = replace(DEMO, batch_tokens=search.batch_tokens, steps=search.steps)
     for seed in search.seeds:
-        done = {p["variant"] for p in points if p["seed"] == seed}
-        wanted = {
-            name: config
-            for name, config in grid(search.grid, base).items()
-            if name not in done and search.only in name
+        size = search.steps, search.batch_tokens
+        done = {
+            p["variant"]
+            for p in points
+            if p["seed"] == seed and (p["steps"], p["batch_tokens"]) == size
         }
+        names = (f"{search.base} {v}".strip() for v in search.variants or GRIDS[search.grid])
+        wanted = {name: configure(name, base) for name in names if name not in done}
         if not wanted:
             continue
         for name, crosscoder in train_variants(model, wanted, search, seed).items():
@@ -175,7 +173,7 @@ def main(search: Search) -> None:
             with path.open("a") as handle:
                 handle.write(json.dumps(line) + "\n")
             print(
-                f"{name:36s} Φ keep {line['phi_keep']:.3f}  Φ all {line['phi_none']:.3f}  "
+                f"{name:56s} Φ keep {line['phi_keep']:.3f}  Φ all {line['phi_none']:.3f}  "
                 f"FVU {line['fvu']:.3f}  dead {line['dead']:.1%}",
                 flush=True,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import time
@@ -9,13 +10,20 @@ from collections.abc import Sequence
 
 from crossproof.errors import CrossproofError
 
-USAGE = """usage: crossproof COMMAND [OPTIONS]
+COMMANDS = {
+    "demo": "train two crosscoders on the bundled model and report what the penalty buys",
+    "train": "train crosscoders on any model and text, with and without interaction penalties",
+    "evaluate": "measure finished crosscoders on held-out text",
+}
+"""Each is a module of `crossproof.commands` with `run(arguments, began)`."""
 
-  demo       train two crosscoders on the bundled model and report what the penalty buys
-  train      train crosscoders on any model and text, with and without interaction penalties
-  evaluate   measure finished crosscoders on held-out text
-
-`crossproof COMMAND --help` explains every option of a command."""
+USAGE = "\n".join(
+    [
+        "usage: crossproof COMMAND [OPTIONS]\n",
+        *(f"  {name:10s} {text}" for name, text in COMMANDS.items()),
+        "\n`crossproof COMMAND --help` explains every option of a command.",
+    ]
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,11 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         # Imported late: `--help` and typing errors should not wait for torch and transformers.
-        if given[0] not in ("demo", "train", "evaluate"):
+        if given[0] not in COMMANDS:
             raise CrossproofError(f"There is no command '{given[0]}'.\n\n{USAGE}")
-        from crossproof import commands
-
-        commands.run(given[0], given[1:], began)
+        command = importlib.import_module(f"crossproof.commands.{given[0]}")
+        command.run(given[1:], began)
     except CrossproofError as error:
         sys.exit(f"crossproof: {error}")
     except KeyboardInterrupt:

@@ -14,7 +14,7 @@ import pytest
 import tyro
 from reports import examples, published, results, run
 
-from crossproof.commands import Train
+from crossproof.commands.train import Train
 from crossproof.errors import CrossproofError
 from crossproof.report import write_report
 from crossproof.report.reproduce import command

@@ -1,0 +1,1 @@
+"""The commands behind the command line, a module each; `cli` finds them by name."""

@@ -1,0 +1,41 @@
+"""`crossproof demo`."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from crossproof.commands.finish import finish_run, train_to_the_end
+from crossproof.commands.parsing import parse
+from crossproof.errors import CrossproofError
+from crossproof.training.config import RECIPES
+from crossproof.training.run import start
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train both crosscoders on the bundled model, evaluate them, write the report. Offline."""
+
+    output: Path = Path("runs/demo")
+    """Run folder; an earlier demo in it is replaced."""
+    seed: int = 0
+    threads: int = 0
+    """CPU threads; 0 leaves PyTorch's choice."""
+
+
+def run(arguments: Sequence[str], began: float) -> None:
+    """Trains, evaluates and reports; `began` is when the process started."""
+    options: Demo = parse(Demo, "demo", arguments)
+    config = replace(RECIPES["demo"], seed=options.seed, threads=options.threads)
+    if options.output.exists():
+        if not (options.output / "config.json").exists() and any(options.output.iterdir()):
+            raise CrossproofError(
+                f"{options.output} holds something that is not a run: give another --output."
+            )
+        shutil.rmtree(options.output)
+    prepared = start(config, options.output)
+    train_to_the_end(prepared)
+    report = finish_run(prepared, began)
+    print(f"Report: {report}")

@@ -1,0 +1,55 @@
+"""`crossproof evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from crossproof.commands.finish import finish
+from crossproof.commands.parsing import parse
+from crossproof.lm import load_model
+from crossproof.results import HeldOut, run_crosscoders
+from crossproof.training.machine import thread_setting
+from crossproof.training.run import config_from_dict
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure the crosscoders of a run folder (or one crosscoder folder) on held-out text."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A folder written by `crossproof train`, or one that holds crosscoder.safetensors."""
+    model: str | None = None
+    """The language model; by default the one the crosscoder was trained on."""
+    text: str | None = None
+    """Text to evaluate on; by default the run's own source."""
+    split: Literal["held_out", "validation", "train"] = "held_out"
+    sequences: int = 256
+    """How many sequences."""
+    context: int = 256
+    """Tokens a sequence."""
+    seed: int = 0
+    """Of the bootstrap and of drop-random."""
+    output: Path | None = None
+    """Folder for results.json and report.html; by default RUN/evaluation-SPLIT."""
+    threads: int = 0
+    """CPU threads; 0 leaves PyTorch's choice."""
+
+
+def run(arguments: Sequence[str], began: float) -> None:
+    """Measures and reports; `began` is when the process started."""
+    options: Evaluate = parse(Evaluate, "evaluate", arguments)
+    thread_setting(options.threads)
+    provenance = next(iter(run_crosscoders(options.run).values()))[1]
+    config = config_from_dict(dict(provenance.training))
+    model = load_model(options.model or provenance.model, device=config.device)
+    context = min(options.context, model.context)
+    text = options.text or config.text
+    held_out = HeldOut(text, options.split, options.sequences, context)
+    output = options.output or options.run / f"evaluation-{options.split}"
+    report = finish(model, config, options.run, output, held_out, began, options.seed)
+    print(f"Report: {report}")

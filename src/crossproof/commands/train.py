@@ -1,0 +1,64 @@
+"""`crossproof train`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from crossproof.commands.finish import finish_run, train_to_the_end
+from crossproof.commands.parsing import parse
+from crossproof.errors import CrossproofError
+from crossproof.training.config import RECIPES, RunConfig
+from crossproof.training.run import resume, start
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train an unpenalised and a penalised crosscoder on the same batches, then evaluate both.
+
+    Start from a recipe and change what you like:
+
+      crossproof train --recipe full --out runs/full --seed 1
+      crossproof train --out runs/mine --model ./my-gpt2 --text my.txt --transition 300
+
+    Ctrl-C saves a checkpoint; `crossproof train --resume --out runs/full` goes on from it, to the
+    same bytes as an uninterrupted run.
+    """
+
+    out: Path
+    """Run folder: configuration, metrics, checkpoints, crosscoders, results.json, report.html."""
+    recipe: Literal["demo", "full", "paper"] = "demo"
+    """Defaults of all options below: demo (minutes), full (the published figures) or paper."""
+    resume: bool = False
+    """Go on with the run in --out; all other options come from its config.json."""
+    evaluate: bool = True
+    """Evaluate on held-out text and write the report when training ends."""
+    config: RunConfig = field(default_factory=lambda: RECIPES["demo"])
+
+
+def run(arguments: Sequence[str], began: float) -> None:
+    """Trains or resumes, then evaluates; `began` is when the process started."""
+    recipe, _ = _recipe_parser().parse_known_args(arguments)
+    if recipe.recipe not in RECIPES:
+        known = ", ".join(RECIPES)
+        raise CrossproofError(f"There is no recipe '{recipe.recipe}'; choose {known}.")
+    default = Train(tyro.MISSING, config=RECIPES[recipe.recipe])
+    options: Train = parse(Train, "train", arguments, default)
+    prepared = resume(options.out) if options.resume else start(options.config, options.out)
+    train_to_the_end(prepared)
+    if options.evaluate:
+        report = finish_run(prepared, began)
+        print(f"Report: {report}")
+    else:
+        print(f"Crosscoders: {prepared.folder}; `crossproof evaluate {prepared.folder}` measures.")
+
+
+def _recipe_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--recipe", default="demo")
+    return parser
