@@ -15,7 +15,18 @@ from reference import LIPSCHITZ as KNOWN
 from reference import act
 
 from crossproof.lm import Activation
-from crossproof.proof.constants import CRITICAL, LIPSCHITZ, derivative, oscillation
+from crossproof.proof.constants import (
+    CRITICAL,
+    CURVATURE,
+    LIPSCHITZ,
+    MINIMUM,
+    OSCILLATION,
+    ROUNDING,
+    derivative,
+    lipschitz,
+    oscillation,
+    slope_range,
+)
 
 CURVED = tuple(CRITICAL)
 NEAR = 0.05
@@ -37,14 +48,14 @@ def curve(activation: Activation, x: arb_series) -> arb_series:
             return x / (1 + (-(x * arb(1702) / 1000)).exp())
 
 
-def derivatives(activation: Activation, x: arb) -> list[arb]:
-    """σ, σ', σ'' and σ''' enclosed on the ball x."""
-    ctx.prec, ctx.cap = 120, 4
+def derivatives(activation: Activation, x: arb, order: int = 3) -> list[arb]:
+    """σ and its derivatives up to `order`, enclosed on the ball x."""
+    ctx.prec, ctx.cap = 120, order + 1
     try:
         series = curve(activation, arb_series([x, 1]))
     except ValueError:  # the ball is so wide that a denominator's enclosure holds zero
-        return [arb("inf")] * 4
-    coefficients = [series[k] if k < len(series) else arb(0) for k in range(4)]
+        return [arb("inf")] * (order + 1)
+    coefficients = [series[k] if k < len(series) else arb(0) for k in range(order + 1)]
     return [c * math.factorial(k) for k, c in enumerate(coefficients)]
 
 
@@ -137,3 +148,151 @@ def test_the_whole_line_oscillates_by_twice_l_minus_one(activation: Activation) 
     swing = oscillation(activation, torch.tensor([-9.0]), torch.tensor([9.0])).item()
     assert swing == pytest.approx(2 * LIPSCHITZ[activation] - 1, rel=1e-6)
     assert swing > 1.19
+
+
+@pytest.mark.parametrize("activation", CURVED)
+def test_the_curvature_is_an_upper_bound_proved_by_arb(activation: Activation) -> None:
+    M = arb(CURVATURE[activation])
+    at_zero = derivatives(activation, arb(0))[2]
+    assert at_zero <= M
+    assert M - at_zero < arb(1e-14)
+
+    # σ'' is even and σ'''' < 0 around 0, so 0 is its largest value nearby; elsewhere on [-20, 20]
+    # |σ''| is smaller, and further out it falls to 0.
+    def fourth(x: arb) -> arb:
+        return derivatives(activation, x, order=4)[4]
+
+    assert below_everywhere(fourth, -NEAR, NEAR, arb(0))
+
+    def bend(x: arb) -> arb:
+        return abs(derivatives(activation, x)[2])
+
+    assert below_everywhere(bend, NEAR, 20, M)
+    assert below_everywhere(bend, -20, -NEAR, M)
+
+
+def lowest_point(activation: Activation) -> float:
+    """Where σ' = 0, by bisection between -x* (σ' < 0) and 0 (σ' > 0)."""
+    low, high = -CRITICAL[activation], 0.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        rising = derivative(activation, torch.tensor(middle, dtype=F64)).item() > 0
+        low, high = (low, middle) if rising else (middle, high)
+    return low
+
+
+@pytest.mark.parametrize("activation", CURVED)
+def test_the_minimum_is_a_lower_bound_proved_by_arb(activation: Activation) -> None:
+    bottom, least = lowest_point(activation), arb(MINIMUM[activation])
+    # σ is convex around its lowest point, which lies within 1e-9 of `bottom`.
+    left, right = (derivatives(activation, arb(bottom + s * 1e-9))[1] for s in (-1, 1))
+    assert left < 0 < right
+    assert below_everywhere(
+        lambda x: -derivatives(activation, x)[2], bottom - NEAR, bottom + NEAR, arb(0)
+    )
+    drift = derivatives(activation, arb(bottom, 1e-9))[1].abs_upper() * arb(1e-9)
+    there = derivatives(activation, arb(bottom))[0]
+    assert there - drift > least
+    assert there - least < arb(1e-14)
+
+    # Elsewhere on [-20, 0] it is larger; further out σ rises to 0, on the right it is positive.
+    def fallen(x: arb) -> arb:
+        return -derivatives(activation, x)[0]
+
+    assert below_everywhere(fallen, -20, bottom - NEAR, -least)
+    assert below_everywhere(fallen, bottom + NEAR, 0, -least)
+
+
+def test_constants_of_straight_activations() -> None:
+    assert OSCILLATION[Activation.RELU] == 1.0
+    assert OSCILLATION[Activation.IDENTITY] == 0.0
+    assert CURVATURE[Activation.RELU] == math.inf
+    assert CURVATURE[Activation.IDENTITY] == 0.0
+    assert MINIMUM[Activation.RELU] == 0.0
+    assert MINIMUM[Activation.IDENTITY] == -math.inf
+
+
+@pytest.mark.parametrize("activation", CURVED)
+def test_the_oscillation_is_twice_l_minus_one_exactly(activation: Activation) -> None:
+    assert arb(OSCILLATION[activation]) == 2 * arb(LIPSCHITZ[activation]) - 1
+
+
+def enclosed_slopes(activation: Activation, low: float, high: float) -> tuple[arb, arb]:
+    """Balls that hold inf σ' and sup σ' on [low, high], by branch and bound."""
+
+    def slope(x: arb) -> arb:
+        """σ'(x) around the middle of x: an enclosure whose error is of second order."""
+        middle = x.mid()
+        return derivatives(activation, middle)[1] + derivatives(activation, x)[2] * (x - middle)
+
+    samples = [slope(arb(low)), slope(arb(high)), slope(arb((low + high) / 2))]
+    samples += [
+        slope(arb(s * p)) for s in (-1, 1) for p in (CRITICAL[activation],) if low <= s * p <= high
+    ]
+    least = min(sample.lower() for sample in samples)
+    most = max(sample.upper() for sample in samples)
+    gap = arb(1e-9)
+    assert below_everywhere(slope, low, high, most + gap)
+    assert below_everywhere(lambda x: -slope(x), low, high, -(least - gap))
+    return least, most
+
+
+@pytest.mark.parametrize("activation", CURVED)
+@pytest.mark.parametrize(
+    ("low", "high"), [(-6, -3), (-3, -1), (-2, -0.4), (-0.5, 0.25), (0.3, 1.1), (1, 3), (2.5, 9)]
+)
+def test_slopes_on_an_interval_enclose_the_truth_by_arb(
+    activation: Activation, low: float, high: float
+) -> None:
+    """Attained values lie inside the range, and nothing on the interval is 1e-9 outside."""
+    least, most = enclosed_slopes(activation, low, high)
+    bottom, top = (
+        t.item()
+        for t in slope_range(activation, *(torch.tensor(v, dtype=F64) for v in (low, high)))
+    )
+    assert arb(bottom) <= least
+    assert arb(bottom) > least - arb(1e-9)
+    assert arb(top) >= most
+    assert arb(top) < most + arb(1e-9)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(CURVED), st.floats(-40, 40))
+def test_the_rounding_slack_covers_libm(activation: Activation, x: float) -> None:
+    """σ' at one point, in double and single precision, against 120-bit ball arithmetic."""
+    for dtype in (F64, torch.float32):
+        point = torch.tensor([x], dtype=dtype)
+        truth = derivatives(activation, arb(point.item()))[1]
+        bottom, top = slope_range(activation, point, point)
+        assert arb(bottom.item()) <= truth <= arb(top.item())
+        error = abs(arb(derivative(activation, point).item()) - truth)
+        assert error < arb(ROUNDING / 2 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("activation", list(Activation))
+def test_slopes_far_out_are_finite_and_saturated(activation: Activation) -> None:
+    far = torch.tensor([-math.inf, -1e200, -1e5, 1e5, 1e200, math.inf], dtype=F64)
+    left = 1.0 if activation is Activation.IDENTITY else 0.0
+    assert derivative(activation, far).tolist() == [left] * 3 + [1.0] * 3
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(list(Activation)), st.floats(-6, 6), st.floats(0, 6), st.integers(0, 99))
+def test_the_local_lipschitz_constant_bounds_every_secant(
+    activation: Activation, low: float, length: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    points = low + length * torch.rand(2, 50, generator=generator, dtype=F64)
+    ends = torch.tensor(low, dtype=F64), torch.tensor(low + length, dtype=F64)
+    slope = lipschitz(activation, *ends)
+    rise = (act(activation.value, points[0]) - act(activation.value, points[1])).abs()
+    assert (rise <= slope * (points[0] - points[1]).abs() + 1e-13).all()
+    assert slope <= LIPSCHITZ[activation] + 1e-15
+    assert oscillation(activation, *ends) <= OSCILLATION[activation] + 1e-15
+
+
+def test_slopes_of_relu_are_exact() -> None:
+    low = torch.tensor([-2.0, -2.0, -1.0, 0.0, 1.0, 0.0])
+    high = torch.tensor([-1.0, 0.0, 1.0, 1.0, 2.0, 0.0])
+    assert lipschitz(Activation.RELU, low, high).tolist() == [0, 0, 1, 1, 1, 0]
+    assert oscillation(Activation.RELU, low, high).tolist() == [0, 0, 1, 0, 0, 0]

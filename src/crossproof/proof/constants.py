@@ -1,4 +1,11 @@
-"""Constants of the activation functions and their derivatives on intervals (THEORY section 1)."""
+"""Constants of the activation functions and their derivatives on intervals (THEORY section 1).
+
+Every bound of this package is a product of these numbers, so each is rounded outward: suprema up,
+infima down. Values that are computed here (σ' at the ends of an interval) carry an absolute slack
+of `ROUNDING` machine epsilons of their dtype. It covers what erf, exp and tanh of the platform's
+libm may be off by, a few units in the last place each, and the operations around them; the tests
+compare with ball arithmetic.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +27,32 @@ LIPSCHITZ: dict[Activation, float] = {
 }
 """L = sup |σ'|, rounded up. For xΦ(x), L = Φ(√2) + √2 φ(√2); the others have no closed form."""
 
+OSCILLATION: dict[Activation, float] = {
+    activation: {Activation.RELU: 1.0, Activation.IDENTITY: 0.0}.get(activation, 2 * L - 1)
+    for activation, L in LIPSCHITZ.items()
+}
+"""ω = sup σ' - inf σ', rounded up; 2L - 1 because σ'(x) + σ'(-x) = 1 (2L - 1 is exact here)."""
+
+CURVATURE: dict[Activation, float] = {
+    Activation.RELU: math.inf,
+    Activation.GELU: 0.797884560802866,
+    Activation.GELU_TANH: 0.797884560802866,
+    Activation.SILU: 0.5,
+    Activation.QUICK_GELU: 0.8510000000000001,
+    Activation.IDENTITY: 0.0,
+}
+"""M = sup |σ''|, rounded up: attained at 0, √(2/π) for both GELUs; ReLU has a kink."""
+
+MINIMUM: dict[Activation, float] = {
+    Activation.RELU: 0.0,
+    Activation.GELU: -0.169971207479904,
+    Activation.GELU_TANH: -0.170040750571255,
+    Activation.SILU: -0.278464542761074,
+    Activation.QUICK_GELU: -0.163610189636354,
+    Activation.IDENTITY: -math.inf,
+}
+"""min σ, rounded down."""
+
 CRITICAL: dict[Activation, float] = {
     Activation.GELU: math.sqrt(2),
     Activation.GELU_TANH: 1.4185040087908284,
@@ -28,40 +61,70 @@ CRITICAL: dict[Activation, float] = {
 }
 """x* > 0 where σ' is largest; it is smallest, 1 - L, at -x*, and monotone between and beyond."""
 
+ROUNDING = 32
+"""Machine epsilons by which a computed σ' may be wrong."""
+
+SATURATED = 800.0
+"""Beyond it σ' is 0 or 1 in any float; clamping there keeps squares and infinities harmless."""
+
 
 def derivative(activation: Activation, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """σ'(x); of ReLU, 0 at and below 0 and 1 above."""
-    match activation:
-        case Activation.RELU:
-            return (x > 0).to(x.dtype)
-        case Activation.IDENTITY:
-            return torch.ones_like(x)
-        case Activation.GELU:
-            density = torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
-            gelu: Tensor = torch.special.ndtr(x) + x * density
-            return gelu
-        case Activation.GELU_TANH:
-            root, cubic = math.sqrt(2 / math.pi), 0.044715
-            t = torch.tanh(root * (x + cubic * x**3))
-            return (1 + t) / 2 + x / 2 * (1 - t * t) * root * (1 + 3 * cubic * x * x)
-        case Activation.SILU:
-            s = torch.sigmoid(x)
-            return s + x * s * (1 - s)
-        case Activation.QUICK_GELU:
-            return derivative(Activation.SILU, 1.702 * x)
+    """σ'(x), within `ROUNDING` machine epsilons; of ReLU, 0 at and below 0 and 1 above."""
+    if activation is Activation.RELU:
+        return (x > 0).to(x.dtype)
+    if activation is Activation.IDENTITY:
+        return torch.ones_like(x)
+    x = x.clamp(-SATURATED, SATURATED)
+    if activation is Activation.GELU:
+        density = torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+        gelu: Tensor = torch.special.ndtr(x) + x * density
+        return gelu
+    # The others are x s(u(x)) with s the logistic function, s' = s(u) s(-u); 1 - s would cancel.
+    if activation is Activation.GELU_TANH:
+        root, cubic = math.sqrt(8 / math.pi), 0.044715
+        u, slope = root * (x + cubic * x**3), root * (1 + 3 * cubic * x * x)
+    else:
+        rate = 1.702 if activation is Activation.QUICK_GELU else 1.0
+        u, slope = rate * x, torch.full_like(x, rate)
+    return torch.sigmoid(u) + x * slope * torch.sigmoid(u) * torch.sigmoid(-u)
+
+
+def slope_range(
+    activation: Activation, low: Float[Tensor, "*shape"], high: Float[Tensor, "*shape"]
+) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+    """inf σ' and sup σ' on [low, high], rounded outward.
+
+    σ' is monotone between its critical points ±x*, so its extremes are at the ends, or L at x*, or
+    1 - L at -x*. For ReLU they are exact (almost everywhere; 0 and 0 on the single point 0).
+    """
+    if activation is Activation.IDENTITY:
+        return torch.ones_like(low), torch.ones_like(low)
+    if activation is Activation.RELU:
+        on = high > 0
+        return (on & (low >= 0)).to(low.dtype), on.to(low.dtype)
+    epsilon = torch.finfo(low.dtype).eps
+    ends = derivative(activation, low), derivative(activation, high)
+    largest = LIPSCHITZ[activation] * (1 + epsilon)  # above L in any dtype
+    least = (1 - LIPSCHITZ[activation]) * (1 + epsilon)
+    top = (torch.maximum(*ends) + ROUNDING * epsilon).clamp_max(largest)
+    bottom = (torch.minimum(*ends) - ROUNDING * epsilon).clamp_min(least)
+    peak = CRITICAL[activation]
+    top = torch.where((low <= peak) & (peak <= high), largest, top)
+    bottom = torch.where((low <= -peak) & (-peak <= high), least, bottom)
+    return bottom, top
+
+
+def lipschitz(
+    activation: Activation, low: Float[Tensor, "*shape"], high: Float[Tensor, "*shape"]
+) -> Float[Tensor, "*shape"]:
+    """L_n = sup |σ'| on [low, high], rounded up; at most the global L (within one rounding)."""
+    bottom, top = slope_range(activation, low, high)
+    return torch.maximum(top, -bottom)
 
 
 def oscillation(
     activation: Activation, low: Float[Tensor, "*shape"], high: Float[Tensor, "*shape"]
 ) -> Float[Tensor, "*shape"]:
-    """ω = sup σ' - inf σ' on [low, high]: zero where the neuron is affine (THEORY T2.2)."""
-    if activation is Activation.IDENTITY:
-        return torch.zeros_like(low)
-    if activation is Activation.RELU:
-        return ((low < 0) & (high > 0)).to(low.dtype)
-    ends = derivative(activation, low), derivative(activation, high)
-    top, bottom = torch.maximum(*ends), torch.minimum(*ends)
-    peak, largest = CRITICAL[activation], LIPSCHITZ[activation]
-    top = torch.where((low <= peak) & (peak <= high), largest, top)
-    bottom = torch.where((low <= -peak) & (-peak <= high), 1 - largest, bottom)
+    """ω = sup σ' - inf σ' on [low, high], rounded up: zero where a ReLU is affine (T2.2)."""
+    bottom, top = slope_range(activation, low, high)
     return top - bottom

@@ -1,0 +1,53 @@
+"""The theory's pages name tests and files that exist, and link to pages that do."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs" / "theory").glob("*.md"))
+
+
+def defined_tests() -> set[str]:
+    names = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        tree = ast.parse(path.read_text())
+        names |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    return names
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, by the rule of the usual Markdown renderers."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_there_are_pages() -> None:
+    assert {"index.md", "what-crossproof-proves.md"} <= {page.name for page in PAGES}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_test_named_in_the_theory_exists(page: Path) -> None:
+    named = set(re.findall(r"`(test_\w+)`", page.read_text()))
+    assert named <= defined_tests(), sorted(named - defined_tests())
+
+
+def test_every_page_of_theorems_names_its_tests() -> None:
+    without = [page.name for page in PAGES if "`test_" not in page.read_text()]
+    assert without == ["what-crossproof-proves.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_and_files_exist(page: Path) -> None:
+    text = page.read_text()
+    for target, anchor in re.findall(r"\]\(([^)#]*\.md)(?:#([^)]*))?\)", text):
+        other = (page.parent / target).resolve()
+        assert other.exists(), target
+        assert not anchor or anchor in anchors(other), (target, anchor)
+    for path in re.findall(r"`((?:tests|proof)/[\w/]+\.py)`", text):
+        base = ROOT / "src" / "crossproof" if path.startswith("proof") else ROOT
+        assert (base / path).exists(), path
