@@ -15,15 +15,18 @@ if TYPE_CHECKING:
     from crossproof.errors import CrossproofError as CrossproofError
     from crossproof.evaluation import EvaluationOptions as EvaluationOptions
     from crossproof.evaluation import evaluate as evaluate
+    from crossproof.interactions import Interactions as Interactions
     from crossproof.interactions import MLPDictionary as MLPDictionary
     from crossproof.interactions import additive_interaction as additive_interaction
     from crossproof.interactions import dominant_share as dominant_share
     from crossproof.interactions import interaction as interaction
+    from crossproof.interactions import measure_interactions as measure_interactions
     from crossproof.interactions import residual as residual
     from crossproof.lm import Hookpoints as Hookpoints
     from crossproof.lm import LanguageModel as LanguageModel
     from crossproof.lm import MLPWeights as MLPWeights
     from crossproof.lm import load_model as load_model
+    from crossproof.measurement import measure as measure
     from crossproof.training.objectives import Objective as Objective
     from crossproof.training.trainer import Optimisation as Optimisation
     from crossproof.training.trainer import Trainer as Trainer
@@ -36,6 +39,7 @@ _WHERE = {
     "EvaluationOptions": "evaluation",
     "Harvest": "activations",
     "Hookpoints": "lm",
+    "Interactions": "interactions",
     "LanguageModel": "lm",
     "MLPDictionary": "interactions",
     "MLPWeights": "lm",
@@ -48,6 +52,8 @@ _WHERE = {
     "evaluate": "evaluation",
     "interaction": "interactions",
     "load_model": "lm",
+    "measure": "measurement",
+    "measure_interactions": "interactions",
     "read_sequences": "activations",
     "residual": "interactions",
     "scored_positions": "activations",

@@ -13,7 +13,8 @@ from crossproof.errors import CrossproofError
 COMMANDS = {
     "demo": "train two crosscoders on the bundled model and report what the penalty buys",
     "train": "train crosscoders on any model and text, with and without interaction penalties",
-    "evaluate": "measure finished crosscoders on held-out text",
+    "evaluate": "reconstruction and fidelity of finished crosscoders on held-out text",
+    "measure": "which latents interact: where, how strongly, on which texts",
 }
 """Each is a module of `crossproof.commands` with `run(arguments, began)`."""
 

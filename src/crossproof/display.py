@@ -67,12 +67,14 @@ def _print_lines(progress: TrainingProgress) -> None:
 
 
 @contextmanager
-def evaluation_display() -> Iterator[Any]:
-    """A reporter for `evaluate_run`: sequences evaluated, a bar a crosscoder."""
+def evaluation_display(
+    doing: str = "evaluating", unit: str = "held-out sequences"
+) -> Iterator[Any]:
+    """A reporter for `evaluate_run` and its like: sequences done, a bar a crosscoder."""
     bar = Progress(
-        TextColumn("evaluating {task.description}"),
+        TextColumn(doing + " {task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} held-out sequences"),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} " + unit),
         TimeRemainingColumn(),
         console=console,
     )

@@ -9,6 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Int
+from torch import Tensor
+
 from crossproof.activations import read_sequences
 from crossproof.activations.corpus import Split
 from crossproof.crosscoder.model import Crosscoder
@@ -33,6 +36,18 @@ class HeldOut:
     split: Split
     sequences: int
     context: int
+    skip: int = 0
+    """Sequences at the beginning of the split that are passed over."""
+
+    def read(self, model: LanguageModel) -> Int[Tensor, "S T"]:
+        """The sequences [S, T]; CrossproofError if none is left."""
+        every = read_sequences(self.text, model, self.context, self.split)
+        if self.skip >= len(every):
+            raise CrossproofError(
+                f"The {self.split} split has {len(every)} sequences and {self.skip} are skipped: "
+                f"skip fewer."
+            )
+        return every[self.skip : self.skip + self.sequences]
 
 
 def run_crosscoders(folder: Path) -> dict[str, tuple[Crosscoder, Provenance]]:
@@ -72,8 +87,7 @@ def evaluate_run(
     progress: SequenceProgress | None = None,
 ) -> dict[str, Any]:
     """Evaluates every crosscoder of a run on the same held-out sequences; the `runs` entry."""
-    sequences = read_sequences(held_out.text, model, held_out.context, held_out.split)
-    sequences = sequences[: held_out.sequences]
+    sequences = held_out.read(model)
     runs: dict[str, Any] = {}
     for name, (crosscoder, provenance) in run_crosscoders(folder).items():
         check_model(model, provenance, folder)

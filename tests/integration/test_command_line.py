@@ -129,6 +129,43 @@ def test_evaluate_gives_the_figures_of_the_run(finished: Path) -> None:
         assert again["runs"][name]["fvu"] == run["fvu"]
 
 
+def test_measure_describes_pairs_and_lands_on_the_report(finished: Path) -> None:
+    arguments = "measure", finished, "--tokens", "3e2", "--context", 32, "--pairs", 3
+    code, stdout, stderr = outcome(crossproof(*arguments))
+    assert code == 0, stderr
+    content = json.loads((finished / "measure" / "measure.json").read_text())
+    assert list(content["runs"]) == ["unpenalised", "penalised"]
+    assert set(content["ratios"]) == {"penalised"}
+    for name, figures in content["runs"].items():
+        assert figures["totals"]["I"]["ci"][0] <= figures["totals"]["I"]["mean"]
+        assert 1 <= len(figures["top_pairs"]) <= 3
+        assert (finished / "measure" / name / "interactions.safetensors").exists()
+        assert f"{name}: strongest pairs" in stdout
+    assert "Latents that interact" in (finished / "report.html").read_text()
+
+
+def test_measure_compares_with_another_run(finished: Path, tmp_path: Path) -> None:
+    other = finished / "penalised" / "crosscoder"
+    arguments = "measure", other, "--against", finished, "--tokens", 200, "--context", 32
+    code, _, stderr = outcome(crossproof(*arguments, "--output", tmp_path / "out"))
+    assert code == 0, stderr
+    content = json.loads((tmp_path / "out" / "measure.json").read_text())
+    whole = f"{finished.name}/penalised"
+    assert list(content["runs"]) == ["crosscoder", f"{finished.name}/unpenalised", whole]
+    assert content["ratios"][whole]["I"]["mean"] == 1
+
+
+def test_sequences_that_were_looked_at_can_be_skipped(finished: Path, tmp_path: Path) -> None:
+    size = "--sequences", 4, "--skip", 6, "--context", 32, "--output", tmp_path
+    code, _, stderr = outcome(crossproof("evaluate", finished, *size))
+    assert code == 0, stderr
+    others = json.loads((tmp_path / "results.json").read_text())
+    assert others["evaluated_on"]["skip"] == 6
+    first = json.loads((finished / "results.json").read_text())
+    assert others["runs"]["penalised"]["sequences"] == 4
+    assert others["runs"]["penalised"]["model_loss"] != first["runs"]["penalised"]["model_loss"]
+
+
 def expect_error(words: str, *arguments: object) -> None:
     code, _, stderr = outcome(crossproof(*arguments))
     assert code == 1, stderr
@@ -151,6 +188,11 @@ def test_bad_input_is_one_sentence_and_exit_code_1(
     expect_error("No run at", "train", "--out", tmp_path / "nothing", "--resume")
     expect_error("No finished crosscoder", "evaluate", tmp_path)
     expect_error("it was trained on", "evaluate", finished, "--model", model_folders["gpt2"])
+    expect_error("skip fewer", "evaluate", finished, "--skip", 100_000, "--context", 32)
+    expect_error("--tokens is 0", "measure", finished, "--tokens", 0)
+    expect_error("it was trained on", "measure", finished, "--model", model_folders["gpt2"])
+    expect_error("No finished crosscoder", "measure", tmp_path)
+    expect_error("No finished crosscoder", "measure", finished, "--against", tmp_path)
     short = tmp_path / "short.txt"
     short.write_text("one two three")
     expect_error("short", *[*base, "--text", short])

@@ -30,6 +30,8 @@ class Evaluate:
     split: Literal["held_out", "validation", "train"] = "held_out"
     sequences: int = 256
     """How many sequences."""
+    skip: int = 0
+    """Sequences at the beginning of the split to pass over, as already looked at."""
     context: int = 256
     """Tokens a sequence."""
     seed: int = 0
@@ -49,7 +51,7 @@ def run(arguments: Sequence[str], began: float) -> None:
     model = load_model(options.model or provenance.model, device=config.device)
     context = min(options.context, model.context)
     text = options.text or config.text
-    held_out = HeldOut(text, options.split, options.sequences, context)
+    held_out = HeldOut(text, options.split, options.sequences, context, options.skip)
     output = options.output or options.run / f"evaluation-{options.split}"
     report = finish(model, config, options.run, output, held_out, began, options.seed)
     print(f"Report: {report}")

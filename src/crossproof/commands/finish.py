@@ -63,5 +63,7 @@ def finish_run(prepared: Run, began: float) -> Path:
     """Evaluates a finished run on its own held-out text; returns the page."""
     config, folder = prepared.config, prepared.folder
     context = min(config.context, prepared.model.context)
-    held_out = HeldOut(config.text, "held_out", config.evaluation_sequences, context)
+    held_out = HeldOut(
+        config.text, "held_out", config.evaluation_sequences, context, config.evaluation_skip
+    )
     return finish(prepared.model, config, folder, folder, held_out, began)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from crossproof.activations.positions import scored_positions
-from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
+from crossproof.evaluation.codes import codes
 from crossproof.lm.model import LanguageModel
 
 INCOMPLETE = "\ufffd"
@@ -45,8 +44,8 @@ class LatentExample:
 
 
 @dataclass(frozen=True, order=True)
-class _Peak:
-    """Sorts strongest first, then in the order of the text."""
+class Peak:
+    """A place in the text; sorts strongest first, then in the order of the text."""
 
     negative: float
     sequence: int
@@ -77,17 +76,19 @@ def top_contexts(
             )
     counts = torch.zeros(len(latents), dtype=torch.int64)
     totals = torch.zeros(len(latents), dtype=torch.float64)
-    best: list[list[tuple[_Peak, Context]]] = [[] for _ in latents]
+    best: list[list[tuple[Peak, Context]]] = [[] for _ in latents]
     scored = 0
-    for start, tokens, code in _codes(model, crosscoder, sequences, batch_sequences):
-        values = _activations_of(code, latents, model, tokens)
-        scored += code.n_tokens
+    for coded in codes(model, crosscoder, sequences, batch_sequences):
+        values = torch.stack([coded.activations_of(latent) for latent in latents])
+        scored += coded.latents.n_tokens
         counts += (values > 0).sum((1, 2)).cpu()
         totals += values.double().sum((1, 2)).cpu()
         for row, found in enumerate(best):
-            for peak in _peaks(values[row], start, contexts):
+            for peak in _peaks(values[row], coded.first, contexts):
                 if len(found) < contexts or peak < found[-1][0]:
-                    context = _context(model, tokens, values[row], peak, start, window)
+                    context = context_of(
+                        model, coded.tokens, values[row], peak, coded.first, window
+                    )
                     found.append((peak, context))
                     found.sort(key=lambda entry: entry[0])
                     del found[contexts:]
@@ -117,8 +118,8 @@ def pick_latents(
     them, where there are no more than `count`.
     """
     fired = torch.zeros(crosscoder.n_latents, dtype=torch.int64)
-    for _, _, code in _codes(model, crosscoder, sequences, batch_sequences):
-        fired += torch.bincount(code.indices, minlength=crosscoder.n_latents).cpu()
+    for coded in codes(model, crosscoder, sequences, batch_sequences):
+        fired += torch.bincount(coded.latents.indices, minlength=crosscoder.n_latents).cpu()
     ranked = torch.argsort(fired, descending=True, stable=True)
     ranked = ranked[fired[ranked] >= max(min_tokens, 1)]
     if len(ranked) <= count:
@@ -126,48 +127,23 @@ def pick_latents(
     return tuple(int(ranked[(2 * part + 1) * len(ranked) // (2 * count)]) for part in range(count))
 
 
-def _codes(
-    model: LanguageModel, crosscoder: Crosscoder, sequences: Int[Tensor, "S T"], batch: int
-) -> Iterator[tuple[int, Int[Tensor, "S T"], SparseLatents]]:
-    """(first sequence, tokens, code of the scored positions) of one batch after another."""
-    for start in range(0, len(sequences), batch):
-        tokens = sequences[start : start + batch].to(model.device)
-        scored = scored_positions(tokens, model.special_ids)
-        with torch.no_grad():
-            x = model.activations(tokens, crosscoder.hookpoints.names)[scored]
-            yield start, tokens, crosscoder.encode(x.float())
-
-
-def _activations_of(
-    code: SparseLatents, latents: Sequence[int], model: LanguageModel, tokens: Int[Tensor, "S T"]
-) -> Float[Tensor, "R S T"]:
-    """Activations of R latents at every position; 0 where it is not scored."""
-    scored = scored_positions(tokens, model.special_ids)
-    values = code.values.new_zeros(len(latents), *tokens.shape)
-    for row, latent in enumerate(latents):
-        mask = code.indices == latent
-        flat = code.values.new_zeros(code.n_tokens)
-        flat[code.token_index[mask]] = code.values[mask]
-        values[row, scored] = flat
-    return values
-
-
-def _peaks(values: Float[Tensor, "S T"], start: int, count: int) -> list[_Peak]:
+def _peaks(values: Float[Tensor, "S T"], start: int, count: int) -> list[Peak]:
     """The strongest active position of each sequence, of the strongest `count` sequences."""
     highest, positions = values.max(dim=1)
     found = zip(highest.tolist(), positions.tolist(), strict=True)
-    peaks = [_Peak(-value, start + s, p) for s, (value, p) in enumerate(found) if value > 0]
+    peaks = [Peak(-value, start + s, p) for s, (value, p) in enumerate(found) if value > 0]
     return sorted(peaks)[:count]
 
 
-def _context(
+def context_of(
     model: LanguageModel,
     tokens: Int[Tensor, "S T"],
     values: Float[Tensor, "S T"],
-    peak: _Peak,
+    peak: Peak,
     start: int,
     window: int,
 ) -> Context:
+    """The text around a peak, with the activations [S, T] given; `start` is the batch's first."""
     row, first = peak.sequence - start, max(peak.position - window, 0)
     piece = slice(first, peak.position + window + 1)
     strings = token_strings(model.tokenizer, tokens[row, piece].tolist())

@@ -1,5 +1,21 @@
 """Interactions between latents, as pure functions of tensors: they measure any dictionary."""
 
+from crossproof.interactions.attention import (
+    AttentionDictionary,
+    ScoreParts,
+    attention_dictionary,
+    ov_constant,
+    ov_contributions,
+    score_parts,
+)
+from crossproof.interactions.attention_pairs import (
+    KeptPairs,
+    PairScores,
+    attention_interactions,
+    keep_pairs,
+    pair_scores,
+)
+from crossproof.interactions.coalitions import neuron_game, output_game
 from crossproof.interactions.contributions import (
     Dominance,
     MLPDictionary,
@@ -7,21 +23,70 @@ from crossproof.interactions.contributions import (
     magnitudes,
     owned_contributions,
 )
+from crossproof.interactions.matrix import Accumulator, Interactions, merge
+from crossproof.interactions.measuring import TokenPairs, measure_interactions, token_pairs
 from crossproof.interactions.penalty import (
     additive_interaction,
     dominant_share,
     interaction,
     residual,
 )
+from crossproof.interactions.ranks import (
+    RankCorrelation,
+    RankCorrelations,
+    rank_correlations,
+)
+from crossproof.interactions.second_differences import (
+    PairSums,
+    second_difference_scores,
+    second_difference_sums,
+)
+from crossproof.interactions.shapley import (
+    Game,
+    ShapleySums,
+    ShapleyTaylor,
+    absolute_sums,
+    shapley_taylor,
+)
 
 __all__ = [
+    "Accumulator",
+    "AttentionDictionary",
     "Dominance",
+    "Game",
+    "Interactions",
+    "KeptPairs",
     "MLPDictionary",
+    "PairScores",
+    "PairSums",
+    "RankCorrelation",
+    "RankCorrelations",
+    "ScoreParts",
+    "ShapleySums",
+    "ShapleyTaylor",
+    "TokenPairs",
+    "absolute_sums",
     "additive_interaction",
+    "attention_dictionary",
+    "attention_interactions",
     "dominant_contributions",
     "dominant_share",
     "interaction",
+    "keep_pairs",
     "magnitudes",
+    "measure_interactions",
+    "merge",
+    "neuron_game",
+    "output_game",
+    "ov_constant",
+    "ov_contributions",
     "owned_contributions",
+    "pair_scores",
+    "rank_correlations",
     "residual",
+    "score_parts",
+    "second_difference_scores",
+    "second_difference_sums",
+    "shapley_taylor",
+    "token_pairs",
 ]

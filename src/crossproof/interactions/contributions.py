@@ -156,3 +156,23 @@ class MLPDictionary:
         """Contributions of all active latents, summed at each neuron: value and gate."""
         gate = None if self.G_gate is None else sparse_product(latents, self.G_gate)
         return sparse_product(latents, self.G), gate
+
+    def hull(self, latents: SparseLatents) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]]:
+        """Least and largest pre-activation that any subset of the active latents gives a neuron.
+
+        Of a gated MLP, on the linear path.
+        """
+        return _hull(latents, self.G, self.baseline)
+
+
+def _hull(
+    latents: SparseLatents, G: Float[Tensor, "H N"], baseline: Float[Tensor, " N"]
+) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]]:
+    up, down = G.clamp_min(0), G.clamp_max(0)
+    high, low = sparse_product(latents, up), sparse_product(latents, down)
+    if (latents.values < 0).any():  # dictionaries of others may have such activations
+        positive = latents.with_values(latents.values.clamp_min(0))
+        negative = latents.with_values(latents.values.clamp_max(0))
+        high = sparse_product(positive, up) + sparse_product(negative, down)
+        low = sparse_product(positive, down) + sparse_product(negative, up)
+    return baseline + low, baseline + high

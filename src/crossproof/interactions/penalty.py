@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from crossproof import kernels
-from crossproof.crosscoder.autograd import sparse_product
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.interactions.contributions import Dominance, MLPDictionary, magnitudes
 from crossproof.proof.constants import LIPSCHITZ, oscillation
@@ -123,13 +122,11 @@ def additive_interaction(
     """J(x) = sum_n ‖o_n‖ ω_n sum_{j != i(n)} |p_nj| of a plain MLP (THEORY T2.2).
 
     ω_n is the oscillation of σ' on the hull of neuron n's pre-activations, so that J, unlike I,
-    is zero for latents that a neuron simply adds up. Activations must not be negative.
+    is zero for latents that a neuron simply adds up.
     """
     mlp = view.mlp.plain("The additive form J")
-    positive = sparse_product(latents, view.G.clamp_min(0))
-    negative = sparse_product(latents, view.G.clamp_max(0))
-    swing = oscillation(mlp.activation, view.baseline + negative, view.baseline + positive)
-    rest = positive - negative - dominance.value.abs()
+    swing = oscillation(mlp.activation, *view.hull(latents))
+    rest = magnitudes(latents, view.G) - dominance.value.abs()
     return (swing * rest) @ view.output_norms
 
 

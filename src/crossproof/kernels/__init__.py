@@ -135,5 +135,31 @@ def dominant_backward(
     return grad_values.sum(0), grad_weights
 
 
+def plain_pairs(
+    offsets: Int[Tensor, " bounds"],
+    starts: Int[Tensor, " bounds"],
+    indices: Int[Tensor, " nnz"],
+    values: Float[Tensor, " nnz"],
+    weights: Float[Tensor, "H N"],
+    owner: Int[Tensor, "B N"],
+    norms: Float[Tensor, " N"],
+    swings: Float[Tensor, "B N"],
+) -> Float[Tensor, "pairs 5"]:
+    """Five sums over neurons, in float64, of every pair h < k of active latents of every token.
+
+    With p the contributions, w the `norms` and s the `swings`: w|p_k| and ws|p_k| over the neurons
+    that h owns, each beside the same with h and k exchanged, and ws·min(|p_h|, |p_k|) over all, in
+    the columns (w h→k, w k→h, ws h→k, ws k→h, min). Token b's pairs stand from `starts[b]` on, in
+    the order (0,1), (0,2), ... (1,2), ... of its entries.
+    """
+    arguments = offsets, starts, indices, values, weights, owner, norms, swings
+    if not uses_numba(weights):
+        return torch_any.plain_pairs(*arguments)
+    out = torch.empty(int(starts[-1]), 5, dtype=torch.float64)
+    _match_threads()
+    numba_cpu.plain_pairs(*_arrays(*arguments, out))
+    return out
+
+
 def _arrays(*tensors: Tensor) -> list[object]:
     return [tensor.detach().contiguous().numpy() for tensor in tensors]

@@ -123,3 +123,45 @@ def dominant_backward(indices, values, weights, owner, grad, grad_values, grad_w
                     h = indices[j]
                     mine[j] += g * weights[h, n]
                     grad_weights[h, n] += g * values[j]
+
+
+@_compiled(REDUCTION_FLAGS)
+def plain_pairs(offsets, starts, indices, values, weights, owner, norms, swings, out):
+    """out[place of (h, k)] = the five sums of a pair; see `crossproof.kernels.plain_pairs`."""
+    width = weights.shape[1]
+    for b in numba.prange(len(offsets) - 1):
+        first = offsets[b]
+        active = offsets[b + 1] - first
+        if active < 2:
+            continue
+        sizes = np.empty((active, width), weights.dtype)
+        charge = np.empty(width, np.float64)
+        charged = np.zeros((active, active))
+        additive = np.zeros((active, active))
+        for n in range(width):
+            charge[n] = norms[n] * swings[b, n]
+        for j in range(active):
+            row = weights[indices[first + j]]
+            size = sizes[j]
+            value = values[first + j]
+            for n in range(width):
+                size[n] = abs(value * row[n])
+            for n in range(width):
+                i = owner[b, n] - first
+                if i >= 0:
+                    charged[i, j] += norms[n] * size[n]
+                    additive[i, j] += charge[n] * size[n]
+        place = starts[b]
+        for h in range(active):
+            for k in range(h + 1, active):
+                left = sizes[h]
+                right = sizes[k]
+                smaller = 0.0
+                for n in range(width):
+                    smaller += charge[n] * (left[n] if left[n] < right[n] else right[n])
+                out[place, 0] = charged[h, k]
+                out[place, 1] = charged[k, h]
+                out[place, 2] = additive[h, k]
+                out[place, 3] = additive[k, h]
+                out[place, 4] = smaller
+                place += 1

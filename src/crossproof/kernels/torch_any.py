@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 CHUNK_ELEMENTS = 1 << 24
@@ -96,3 +96,50 @@ def dominant_backward(
         products = masked * weights.reshape(-1)[flat]
         grad_values.index_add_(0, entry.view(-1), products.reshape(-1))
     return grad_values, grad_weights.view_as(weights)
+
+
+def plain_pairs(
+    offsets: Int[Tensor, " bounds"],
+    starts: Int[Tensor, " bounds"],
+    indices: Int[Tensor, " nnz"],
+    values: Float[Tensor, " nnz"],
+    weights: Float[Tensor, "H N"],
+    owner: Int[Tensor, "B N"],
+    norms: Float[Tensor, " N"],
+    swings: Float[Tensor, "B N"],
+) -> Float[Tensor, "pairs 5"]:
+    """The five sums of every pair of active latents of every token."""
+    out = norms.new_empty(int(starts[-1]), 5, dtype=torch.float64)
+    if len(out) == 0:
+        return out
+    widest = int(offsets.diff().max())
+    step = max(1, CHUNK_ELEMENTS // (widest * max(weights.shape[1], widest)))
+    for low in range(0, len(offsets) - 1, step):
+        high = min(low + step, len(offsets) - 1)
+        present, entry = slots(offsets[low : high + 1], widest)
+        sizes = (values[entry] * present)[..., None] * weights[indices[entry]]
+        sizes = sizes.abs().double()
+        owned = (entry[..., None] == owner[low:high, None]) & present[..., None]
+        charge = norms.double() * swings[low:high].double()
+        charged = (owned * norms.double()) @ sizes.mT
+        additive = (owned * charge[:, None]) @ sizes.mT
+        least = (torch.minimum(row[:, None], sizes) for row in sizes.unbind(1))
+        smaller = [(part @ charge[..., None])[..., 0] for part in least]
+        sums = [charged, charged.mT, additive, additive.mT, torch.stack(smaller, 1)]
+        out[starts[low] : starts[high]] = torch.stack(sums, -1)[upper(present)]
+    return out
+
+
+def slots(
+    offsets: Int[Tensor, " bounds"], widest: int
+) -> tuple[Bool[Tensor, "B K"], Int[Tensor, "B K"]]:
+    """Entries of each token padded to `widest` columns: which exist, and their places."""
+    place = torch.arange(widest, device=offsets.device)
+    present = place < offsets.diff()[:, None]
+    return present, torch.where(present, offsets[:-1, None] + place, 0)
+
+
+def upper(present: Bool[Tensor, "B K"]) -> Bool[Tensor, "B K K"]:
+    """Pairs of columns h < k that both exist."""
+    both = present[:, :, None] & present[:, None]
+    return both.triu(diagonal=1)

@@ -1,6 +1,7 @@
-"""Language models: loading, hookpoints, activations, and views of their MLPs."""
+"""Language models: loading, hookpoints, activations, and views of their MLPs and attentions."""
 
 from crossproof.lm.activation import Activation
+from crossproof.lm.attention import AttentionWeights, Rotary
 from crossproof.lm.hookpoints import (
     BlockHookpoints,
     Hookpoints,
@@ -13,10 +14,12 @@ from crossproof.lm.model import LanguageModel
 
 __all__ = [
     "Activation",
+    "AttentionWeights",
     "BlockHookpoints",
     "Hookpoints",
     "LanguageModel",
     "MLPWeights",
+    "Rotary",
     "load_model",
     "resolve_hookpoints",
     "standard_names",

@@ -15,6 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crossproof.errors import CrossproofError, nearest
 from crossproof.lm.activation import Activation
+from crossproof.lm.attention import AttentionWeights
+from crossproof.lm.attention_reading import check_attention, read_attention
 from crossproof.lm.hookpoints import Hookpoints, resolve_hookpoints
 from crossproof.lm.mlp import MLPWeights
 from crossproof.lm.sites import Site, Visit, attached
@@ -56,6 +58,7 @@ class LanguageModel:
         self._bridge = bridge
         self._sites = sites
         self._mlps: dict[int, MLPWeights] = {}
+        self._attentions: dict[int, AttentionWeights] = {}
 
     @cached_property
     def weights_hash(self) -> str:
@@ -92,6 +95,24 @@ class LanguageModel:
             self._check_mlp(weights, block)
             self._mlps[block] = weights
         return self._mlps[block]
+
+    def attention(self, block: int) -> AttentionWeights:
+        """The block's attention, a view of the model's own weights in the space of attn.hook_in.
+
+        Raises CrossproofError when the block has no attention that this view reproduces: scores
+        bilinear in the input, rotary positions included, and a softmax.
+        """
+        if not 0 <= block < self.n_blocks:
+            raise CrossproofError(
+                f"'{self.name}' has blocks 0 to {self.n_blocks - 1}; there is no block {block}."
+            )
+        if block not in self._attentions:
+            site = self._site(f"blocks.{block}.attn.hook_in")
+            where = f"block {block} of '{self.name}'"
+            weights = read_attention(self._bare, site.module, where)
+            check_attention(self._bare, site, weights, where)
+            self._attentions[block] = weights
+        return self._attentions[block]
 
     def read(self, tokens: Int[Tensor, "S T"], names: Sequence[str], write: Write) -> None:
         """Hand each named hookpoint's value to `write`, and stop after the last one needed.

@@ -35,7 +35,7 @@ def published_colour(place: int) -> str:
 
 def trade_off(runs: Sequence[Run], points: Points) -> go.Figure:
     """Φ with one latent kept against Φ with all, a point a run; published sweeps behind."""
-    figure = _figure(height=440, showlegend=False, hovermode="closest")
+    figure = plain_figure(height=440, showlegend=False, hovermode="closest")
     x_range = _span([float(p["phi_none"]) for p in points], [r.phi("none") for r in runs])
     y_range = _span([float(p["phi_keep"]) for p in points], [r.phi("keep-largest") for r in runs])
     for place, objective in enumerate(objectives_of(points)):
@@ -105,7 +105,7 @@ def fidelity_block(runs: Sequence[Run], block: int) -> go.Figure:
 
 def share_block(runs: Sequence[Run], block: int) -> go.Figure:
     """How the dominant share of neurons is distributed at one block."""
-    figure = _figure(height=174, showlegend=False, hovermode="x unified")
+    figure = plain_figure(height=174, showlegend=False, hovermode="x unified")
     for run in runs:
         histogram = run.data.get("share_histogram")
         if histogram is None or block not in run.blocks:
@@ -131,7 +131,7 @@ def share_block(runs: Sequence[Run], block: int) -> go.Figure:
 def fvu_hookpoints(runs: Sequence[Run]) -> go.Figure:
     """FVU at each hookpoint, in forward order from the top."""
     names = list(dict.fromkeys(name for run in runs for name in run.by_hookpoint("fvu")))
-    figure = _figure(height=70 + 24 * len(names), showlegend=False, hovermode="closest")
+    figure = plain_figure(height=70 + 24 * len(names), showlegend=False, hovermode="closest")
     labels = [short_hookpoint(name) for name in names]
     for name, label in zip(names, labels, strict=True):
         ends = [run.by_hookpoint("fvu")[name] for run in runs if name in run.by_hookpoint("fvu")]
@@ -182,7 +182,8 @@ def _sweep(figure: go.Figure, points: Points, objective: str, place: int) -> Non
     )
 
 
-def _figure(**layout: Any) -> go.Figure:
+def plain_figure(**layout: Any) -> go.Figure:
+    """An empty figure in the page's manner: no zooming, narrow margins."""
     margin = {"l": 8, "r": 16, "t": 12, "b": 44}
     empty = go.layout.Template()
     figure = go.Figure(layout=go.Layout(template=empty, margin=margin, dragmode=False, **layout))
@@ -192,7 +193,9 @@ def _figure(**layout: Any) -> go.Figure:
 
 
 def _bars(height: int) -> go.Figure:
-    figure = _figure(height=height, showlegend=False, barmode="group", bargap=0.28, bargroupgap=0.1)
+    figure = plain_figure(
+        height=height, showlegend=False, barmode="group", bargap=0.28, bargroupgap=0.1
+    )
     order = list(SCHEME_LABELS.values())[::-1]
     figure.update_yaxes(categoryorder="array", categoryarray=order, automargin=True)
     return figure

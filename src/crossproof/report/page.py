@@ -15,6 +15,8 @@ from plotly.offline import get_plotlyjs
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.contexts import LatentExample
 from crossproof.report import figures
+from crossproof.report.matrix_plot import heat_map_of
+from crossproof.report.pairs import measured_runs
 from crossproof.report.passages import passages
 from crossproof.report.reproduce import command, facts
 from crossproof.report.runs import MID_LABELS, SCHEME_LABELS, Run, mids_of, runs_of
@@ -38,16 +40,18 @@ def write_report(
     results: Mapping[str, Any],
     examples: Mapping[str, Sequence[LatentExample]],
     published: Mapping[str, Any] | None = None,
+    measured: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes `folder`/report.html about the content of results.json, and returns its path.
 
     `examples` are latents to show, by run. `published` is a sweep to draw behind the trade-off:
     {"points": [{"objective", "strength", "seed", "phi_keep", "phi_none", "fvu"}, ...], "note"}.
+    `measured` is the content of measure.json about the same runs.
     Raises CrossproofError if `results` has no runs, or the page cannot be written.
     """
     runs = runs_of(results)
     points = list(published["points"]) if published else []
-    drawn = _drawn(runs, points)
+    drawn = _drawn(runs, points) | {"matrices": _matrices(runs, measured)}
     page = _template().render(
         summary=summarise(results, runs),
         model=str(results.get("model", "a language model")),
@@ -62,6 +66,7 @@ def write_report(
         note=str(published.get("note", "")) if published else "",
         details=_details(runs),
         passages={run.name: passages(examples.get(run.name, ())) for run in runs},
+        measured=measured_runs(measured, runs),
         facts=facts(results),
         command=command(results),
         figures=_embedded([entry for entries in drawn.values() for entry in entries]),
@@ -96,6 +101,22 @@ def _drawn(runs: Sequence[Run], points: figures.Points) -> dict[str, list[tuple[
         told = "FVU at each hookpoint; the numbers are in the last table."
         found["fvu"] = [_plot("fvu", "", told, figures.fvu_hookpoints(hookpoints))]
     return found
+
+
+def _matrices(
+    runs: Sequence[Run], measured: Mapping[str, Any] | None
+) -> list[tuple[Plot, go.Figure]]:
+    """The interaction matrix of each measured run's strongest latents."""
+    found = [(run, (measured or {"runs": {}})["runs"].get(run.name)) for run in runs]
+    entries = []
+    for run, content in found:
+        if content is not None and content["matrix"]["latents"]:
+            names = [str(latent) for latent in content["matrix"]["latents"]]
+            colours = f"var({run.colour})", "var(--card)"
+            figure = heat_map_of(names, content["matrix"]["I"], *colours)
+            told = f"Interaction of the {len(names)} latents that interact most, {run.name}."
+            entries.append(_plot(f"matrix-{run.place}", run.name, told, figure))
+    return entries
 
 
 def _plot(name: str, title: str, told: str, figure: go.Figure) -> tuple[Plot, go.Figure]:

@@ -44,11 +44,12 @@ def _passage(example: LatentExample) -> Passage:
         example.latent,
         f"{example.frequency:.2%}",
         number(example.mean_activation),
-        tuple(tuple(_pieces(context, largest)) for context in example.contexts),
+        tuple(tuple(pieces(context, largest)) for context in example.contexts),
     )
 
 
-def _pieces(context: Context, largest: float) -> list[Piece]:
+def pieces(context: Context, largest: float) -> list[Piece]:
+    """The tokens of a context; strengths are relative to `largest`."""
     pieces = []
     for place, (text, activation) in enumerate(
         zip(context.tokens, context.activations, strict=True)

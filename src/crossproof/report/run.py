@@ -7,11 +7,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from crossproof.activations import read_sequences
+from crossproof.crosscoder.store import read_json
 from crossproof.evaluation.contexts import LatentExample, pick_latents, top_contexts
 from crossproof.lm import LanguageModel
 from crossproof.report.page import write_report
-from crossproof.results import run_crosscoders
+from crossproof.results import HeldOut, run_crosscoders
 
 SHOWN_LATENTS = 6
 SHOWN_SEQUENCES = 64
@@ -25,13 +25,27 @@ def report_run(model: LanguageModel, folder: Path, output: Path, results: dict[s
     was measured on the same model.
     """
     place = results["evaluated_on"]
-    sequences = read_sequences(place["text"], model, place["context"], place["split"])
-    sequences = sequences[: min(place["sequences"], SHOWN_SEQUENCES)]
+    sequences = HeldOut(**place).read(model)[:SHOWN_SEQUENCES]
     examples: dict[str, list[LatentExample]] = {}
     for name, (crosscoder, _) in run_crosscoders(folder).items():
         latents = pick_latents(model, crosscoder, sequences, SHOWN_LATENTS)
         examples[name] = top_contexts(model, crosscoder, sequences, latents)
-    return write_report(output, results, examples, published_sweep(model.weights_hash))
+    published = published_sweep(model.weights_hash)
+    return write_report(output, results, examples, published, measured(folder, model.weights_hash))
+
+
+def refresh_report(model: LanguageModel, folder: Path) -> Path:
+    """Writes the report of an evaluated run folder again, with what has been measured since."""
+    return report_run(model, folder, folder, read_json(folder / "results.json"))
+
+
+def measured(folder: Path, weights_hash: str) -> dict[str, Any] | None:
+    """What `crossproof measure` found about the run, if it has been run on these weights."""
+    path = folder / "measure" / "measure.json"
+    if not path.exists():
+        return None
+    content = read_json(path)
+    return content if content.get("model_hash") == weights_hash else None
 
 
 def published_sweep(weights_hash: str) -> dict[str, Any] | None:

@@ -45,6 +45,8 @@ class RunConfig:
     """Steps between lines of metrics.jsonl."""
     evaluation_sequences: int = 64
     """Held-out sequences the finished crosscoders are evaluated on."""
+    evaluation_skip: int = 0
+    """Held-out sequences that are passed over before, as already looked at."""
 
     def objectives(self) -> dict[str, Objective]:
         """The crosscoders to train, by name."""
@@ -59,7 +61,7 @@ class RunConfig:
 
 DEMO = RunConfig(
     crosscoder=CrosscoderConfig(n_latents=1024, k=16),
-    objective=Objective(transition=400.0, all_latents=400.0),
+    objective=Objective(transition=200.0, all_latents=50.0),
     optimisation=Optimisation(penalty_share=0.5),
     steps=850,
     batch_tokens=1024,
@@ -68,9 +70,11 @@ DEMO = RunConfig(
 
 FULL = replace(
     DEMO,
-    crosscoder=CrosscoderConfig(n_latents=2048, k=16),
-    steps=1700,
-    evaluation_sequences=96,
+    crosscoder=CrosscoderConfig(n_latents=4096, k=16),
+    objective=Objective(transition=150.0, all_latents=40.0),
+    steps=1500,
+    evaluation_sequences=192,
+    evaluation_skip=96,  # the demo's, and those that earlier recipes were looked at with
 )
 
 PAPER = replace(FULL, objective=Objective(interaction=1000.0))

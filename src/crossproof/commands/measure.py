@@ -1,0 +1,80 @@
+"""`crossproof measure`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from crossproof.commands.parsing import parse
+from crossproof.display import console, evaluation_display
+from crossproof.display_measure import comparison_table, pairs_table
+from crossproof.errors import CrossproofError
+from crossproof.lm import load_model
+from crossproof.measurement.run import Corpus, measure_runs
+from crossproof.report import refresh_report
+from crossproof.results import run_crosscoders
+from crossproof.training.machine import keep_freed_memory, thread_setting
+from crossproof.training.run import config_from_dict
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Measure which latents of a dictionary interact: where, how strongly, on which texts.
+
+    Sums the interaction of every pair of latents over every token and neuron, exactly:
+
+      crossproof measure runs/demo --tokens 1e6 --split train
+      crossproof measure runs/mine --text my.txt --against runs/other
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A folder written by `crossproof train`, or one that holds crosscoder.safetensors."""
+    against: Path | None = None
+    """Another such folder: its crosscoders are measured on the same text and compared."""
+    model: str | None = None
+    """The language model; by default the one the crosscoder was trained on."""
+    text: str | None = None
+    """Text to measure on; by default the run's own source."""
+    split: Literal["held_out", "validation", "train"] = "held_out"
+    tokens: float = 100_000
+    """How many tokens (1e6 is a million); the whole split if it has fewer."""
+    context: int = 256
+    """Tokens a sequence."""
+    pairs: int = 12
+    """How many of the strongest pairs to describe."""
+    output: Path | None = None
+    """Folder for the sums and measure.json; by default RUN/measure."""
+    threads: int = 0
+    """CPU threads; 0 leaves PyTorch's choice."""
+
+
+def run(arguments: Sequence[str], began: float) -> None:
+    """Measures, prints tables, writes measure.json and renews the run's report."""
+    options: Measure = parse(Measure, "measure", arguments)
+    if not options.tokens >= 1:
+        raise CrossproofError(f"--tokens is {options.tokens:g}: give at least 1.")
+    thread_setting(options.threads)
+    keep_freed_memory()
+    provenance = next(iter(run_crosscoders(options.run).values()))[1]
+    config = config_from_dict(dict(provenance.training))
+    model = load_model(options.model or provenance.model, device=config.device)
+    corpus = Corpus(
+        options.text or config.text,
+        options.split,
+        int(options.tokens),
+        min(options.context, model.context),
+    )
+    folders = [options.run] if options.against is None else [options.run, options.against]
+    output = options.output or options.run / "measure"
+    with evaluation_display("measuring", "sequences") as progress:
+        content = measure_runs(model, folders, output, corpus, options.pairs, progress)
+    for name, figures in content["runs"].items():
+        console.print(pairs_table(name, figures))
+    console.print(comparison_table(content))
+    print(f"Sums and measure.json: {output}")
+    if output == options.run / "measure" and (options.run / "results.json").exists():
+        print(f"Report: {refresh_report(model, options.run)}")

@@ -1,0 +1,81 @@
+"""Chosen pairs of latents, and where both of a pair are active."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from crossproof.crosscoder.latents import SparseLatents
+from crossproof.errors import CrossproofError
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """M unordered pairs of different latents, among H; a pair may be listed more than once.
+
+    Raises CrossproofError for a latent outside 0 to H - 1 and for a latent paired with itself.
+    """
+
+    latents: Int[Tensor, "M 2"]
+    n_latents: int
+
+    def __post_init__(self) -> None:
+        outside = (self.latents < 0) | (self.latents >= self.n_latents)
+        if outside.any():
+            raise CrossproofError(
+                f"Latent {int(self.latents[outside][0])} of the chosen pairs does not exist; this "
+                f"dictionary has latents 0 to {self.n_latents - 1}."
+            )
+        alone = self.latents[:, 0] == self.latents[:, 1]
+        if alone.any():
+            raise CrossproofError(
+                f"Latent {int(self.latents[alone][0, 0])} is paired with itself; a pair needs two "
+                f"different latents."
+            )
+
+    @cached_property
+    def _distinct(self) -> tuple[Int[Tensor, " U"], Int[Tensor, " M"]]:
+        keys, inverse = self._keys(*self.latents.unbind(1)).unique(return_inverse=True)
+        return keys, inverse
+
+    def _keys(self, one: Int[Tensor, " X"], other: Int[Tensor, " X"]) -> Int[Tensor, " X"]:
+        low, high = torch.minimum(one, other), torch.maximum(one, other)
+        return low.to(torch.int64) * self.n_latents + high
+
+    @property
+    def n_distinct(self) -> int:
+        """U, the number of different pairs."""
+        return len(self._distinct[0])
+
+    def find(self, one: Int[Tensor, " X"], other: Int[Tensor, " X"]) -> Int[Tensor, " X"]:
+        """The place of each pair (one, other), in either order, among the U; -1 if not chosen."""
+        known, wanted = self._distinct[0], self._keys(one, other)
+        if len(known) == 0:
+            return torch.full_like(wanted, -1)
+        place = torch.searchsorted(known, wanted).clamp_max(len(known) - 1)
+        return torch.where(known[place] == wanted, place, -1)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Values [U] of the different pairs, as [M] in the order in which pairs were listed."""
+        return values[self._distinct[1]]
+
+
+def coactive_entries(latents: SparseLatents) -> tuple[Int[Tensor, " C"], Int[Tensor, " C"]]:
+    """Every two entries of one token, as positions in `latents.indices`, in the tokens' order."""
+    entries = torch.arange(len(latents.indices), device=latents.indices.device)
+    ends = latents.offsets[1:][latents.token_index]
+    return ragged(entries + 1, ends - entries - 1)
+
+
+def ragged(
+    starts: Int[Tensor, " X"], counts: Int[Tensor, " X"]
+) -> tuple[Int[Tensor, " total"], Int[Tensor, " total"]]:
+    """The numbers starts[x], ..., starts[x] + counts[x] - 1 of every x, behind the x of each."""
+    owner = torch.repeat_interleave(counts)
+    before = counts.cumsum(0) - counts
+    within = torch.arange(len(owner), device=owner.device) - before[owner]
+    return owner, starts[owner] + within

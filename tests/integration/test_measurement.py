@@ -1,0 +1,152 @@
+"""Measuring a whole text on tiny language models: streaming, shards, contexts, bad input."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from models import CONTEXT, D_MODEL, END, random_tokens
+from torch import Tensor
+
+from crossproof.activations import scored_positions
+from crossproof.crosscoder import Crosscoder, CrosscoderConfig
+from crossproof.errors import CrossproofError
+from crossproof.interactions import (
+    Interactions,
+    additive_interaction,
+    dominant_share,
+    interaction,
+    merge,
+)
+from crossproof.lm import LanguageModel
+from crossproof.lm.hookpoints import Hookpoints
+from crossproof.measurement import measure, pair_examples
+from crossproof.measurement.stream import LED
+from crossproof.measurement.summary import owners, ratios, totals
+
+KINDS = ("gpt-neo", "llama")
+
+
+def text(sequences: int = 14) -> Tensor:
+    tokens = random_tokens(sequences, 12, seed=3)
+    tokens[::3, 4] = END
+    return tokens
+
+
+def dictionary(model: LanguageModel, latents: int = 40, k: int = 5) -> Crosscoder:
+    """Float64, so that codes do not depend on how sequences are batched."""
+    hookpoints = model.hookpoints()
+    crosscoder = Crosscoder(CrosscoderConfig(latents, "topk", k), hookpoints, D_MODEL)
+    tokens = random_tokens(20, CONTEXT, seed=9)
+    crosscoder.initialise(model.activations(tokens, hookpoints.names).flatten(0, 1), seed=0)
+    return crosscoder.double()
+
+
+@pytest.fixture
+def model(
+    request: pytest.FixtureRequest, language_models: dict[str, LanguageModel]
+) -> LanguageModel:
+    """The model in float64: then the only differences left are orders of summation."""
+    found = copy.deepcopy(language_models[request.param])
+    found._bare.double()
+    found.dtype = torch.float64
+    found._mlps.clear()
+    return found
+
+
+def assert_equal(left: Interactions, right: Interactions) -> None:
+    assert torch.equal(left.pairs, right.pairs)
+    for name in ("tokens", "n_latents", "blocks", "gated"):
+        assert getattr(left, name) == getattr(right, name)
+    for name in ("coactive", "active", "owned"):
+        assert torch.equal(getattr(left, name), getattr(right, name))
+    for form in left.forms:
+        ours, theirs = (m.matrix(form, normalise="sum") for m in (left, right))
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("model", KINDS, indirect=True)
+def test_one_pass_seven_shards_and_another_batch_size_agree(model: LanguageModel) -> None:
+    crosscoder, sequences = dictionary(model), text()
+    whole = measure(model, crosscoder, sequences, batch_sequences=14)
+    parts = [measure(model, crosscoder, part) for part in torch.tensor_split(sequences, 7)]
+    assert_equal(merge(part.interactions for part in parts), whole.interactions)
+    small = measure(model, crosscoder, sequences, batch_sequences=3)
+    assert_equal(small.interactions, whole.interactions)
+    for name, values in whole.totals.items():
+        np.testing.assert_allclose(small.totals[name], values, rtol=1e-9)
+
+
+@pytest.mark.parametrize("model", KINDS, indirect=True)
+def test_totals_are_those_of_the_formulas(model: LanguageModel) -> None:
+    from crossproof.evaluation.measure import mlp_views
+
+    crosscoder, sequences = dictionary(model), text()
+    found = measure(model, crosscoder, sequences)
+    scored = scored_positions(sequences, model.special_ids)
+    x = model.activations(sequences, crosscoder.hookpoints.names)[scored]
+    latents = crosscoder.encode(x)
+    assert found.interactions.tokens == len(x) == found.totals["tokens"].sum()
+    for place, view in enumerate(mlp_views(model, crosscoder).values()):
+        dominance = view.dominance(latents)
+        whole = float(interaction(view, latents, dominance).sum())
+        ours = found.totals["I"][:, place].sum()
+        if view.mlp.gated:
+            ours += found.totals["AND"][:, place].sum()
+        else:
+            j = float(additive_interaction(view, latents, dominance).sum())
+            assert found.totals["J"][:, place].sum() == pytest.approx(j, rel=1e-9)
+        assert ours == pytest.approx(whole, rel=1e-9)
+        led = (dominant_share(view, latents, dominance) > LED).sum()
+        assert found.totals["led"][:, place].sum() == led
+
+
+@pytest.mark.parametrize("model", ["gpt-neo"], indirect=True)
+def test_summaries_are_per_token_and_paired(model: LanguageModel) -> None:
+    crosscoder, sequences = dictionary(model), text()
+    first = measure(model, crosscoder, sequences)
+    figures = totals(first, resamples=50)
+    i = first.interactions.total("I", normalise="mean")
+    assert figures["I"]["by_block"] == pytest.approx(i.tolist(), rel=1e-9)
+    assert figures["I"]["ci"][0] < figures["I"]["mean"] < figures["I"]["ci"][1]
+    assert 0 <= figures["led"]["mean"] <= 1
+    same = ratios(first, first, resamples=50)
+    assert same["I"]["mean"] == same["I"]["ci"][0] == same["I"]["ci"][1] == 1
+    doubled = replace(first, totals={**first.totals, "I": first.totals["I"] * 2})
+    assert ratios(first, doubled, resamples=50)["I"]["ci"] == pytest.approx([2, 2])
+    top = owners(first.interactions)["0"]
+    owned = first.interactions.owned[0].double()
+    assert top[0]["share"] == pytest.approx(float(owned.max() / owned.sum()))
+
+
+@pytest.mark.parametrize("model", ["gpt-neo"], indirect=True)
+def test_pair_contexts_show_where_the_interaction_is_largest(model: LanguageModel) -> None:
+    crosscoder, sequences = dictionary(model), text()
+    found = measure(model, crosscoder, sequences).interactions
+    row = found.top_pairs(1, normalise="sum")
+    pair = (int(found.pairs[row, 0]), int(found.pairs[row, 1]))
+    example = pair_examples(model, crosscoder, sequences, [pair], contexts=4, window=12)[0]
+    peaks = [context.activations[context.peak] for context in example.contexts]
+    assert peaks == sorted(peaks, reverse=True)
+    assert 0 < len(peaks) <= 4
+    everywhere = pair_examples(model, crosscoder, sequences, [pair], contexts=99, window=12)[0]
+    total = sum(sum(context.activations) for context in everywhere.contexts)
+    assert total == pytest.approx(float(found.pair_sums("I", normalise="sum")[row]), rel=1e-6)
+    per_token = float(found.pair_sums("I", normalise="coactive")[row])
+    assert 0 < example.second_difference < 2.6 * per_token  # ω < 1.3, both directions
+
+
+@pytest.mark.parametrize("model", ["gpt-neo"], indirect=True)
+def test_text_without_tokens_and_dictionaries_without_mlps_are_refused(
+    model: LanguageModel,
+) -> None:
+    crosscoder = dictionary(model)
+    with pytest.raises(CrossproofError, match="no tokens to measure"):
+        measure(model, crosscoder, torch.full((3, 12), END))
+    names = ("blocks.0.hook_resid_pre",)
+    blind = Crosscoder(CrosscoderConfig(8, "topk", 2), Hookpoints.from_names(names, 2), D_MODEL)
+    with pytest.raises(CrossproofError, match="no decoder at an MLP's input"):
+        measure(model, blind.double(), text())
