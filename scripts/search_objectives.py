@@ -24,6 +24,7 @@ from crossproof.crosscoder import Crosscoder
 from crossproof.evaluation import EvaluationOptions, evaluate
 from crossproof.lm import LanguageModel, load_model
 from crossproof.training.config import DEMO, RunConfig
+from crossproof.training.machine import keep_freed_memory
 from crossproof.training.objectives import Objective
 from crossproof.training.trainer import Trainer
 
@@ -52,17 +53,18 @@ class Search:
 GRIDS: dict[str, list[str]] = {
     "objectives": [
         "",
-        *(f"interaction={s}" for s in (10, 30, 100, 300, 1000, 3000)),
-        *(f"transition={s}" for s in (100, 300, 1000)),
-        *(f"transition={s} all_latents={s}" for s in (50, 100, 200, 400, 1000)),
-        *(f"transition={s} all_latents={s} interaction={s / 30:g}" for s in (300, 1000)),
+        *(f"interaction={s}" for s in (10, 100, 300, 1000, 3000, 10000)),
+        *(f"transition={s}" for s in (100, 400)),
+        *(f"transition={s} all_latents={s / 4:g}" for s in (50, 100, 200, 400, 1000)),
+        "transition=400 all_latents=400",
+        *(f"transition=400 all_latents=100 interaction={s}" for s in (10, 100)),
         *(f"certified={s}" for s in (3, 30)),
         *(f"share={s}" for s in (100, 1000)),
     ],
     "baseline": [f"n_latents={h} k={k}" for k in (16, 32) for h in (1024, 2048, 4096)],
     "schedule": [
         f"{terms} {knob}".strip()
-        for terms in ("", "transition=200 all_latents=200")
+        for terms in ("", "transition=200 all_latents=50")
         for knob in ("", "lr=5e-4", "lr=2e-3", "lr=4e-3", "decay=0.7", "penalty_warmup=0.5")
     ],
 }
@@ -136,21 +138,43 @@ def point(name: str, config: RunConfig, seed: int, figures: dict[str, Any]) -> d
     }
 
 
+def family(terms: dict[str, float]) -> str:
+    """The objective without its strength: terms, later ones relative to the first."""
+    if not terms:
+        return "reconstruction only"
+    names = sorted(terms, key=lambda name: name == "interaction")  # others mix it in
+    parts = (f"{name} ×{terms[name] / terms[names[0]]:g}" for name in names[1:])
+    return " + ".join([names[0], *parts])
+
+
+def publish(points: list[dict[str, Any]], path: Path) -> None:
+    """Collects points for the report: {objective, strength, seed, phi_keep, phi_none, fvu, ...}."""
+    kept = []
+    for entry in points:
+        terms = entry["terms"]
+        strength = max(terms.values(), default=0.0)
+        kept.append(entry | {"objective": family(terms), "strength": strength})
+    first = points[0]
+    seeds = len({entry["seed"] for entry in points})
+    note = (
+        f"{first['crosscoder']['n_latents']:,} latents, k = {first['crosscoder']['k']}, "
+        f"{first['steps']} steps of {first['batch_tokens']:,} tokens, {seeds} seeds, "
+        f"validation text."
+    )
+    content = {"model_hash": load_model("bundled").weights_hash, "note": note, "points": kept}
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
 def main(search: Search) -> None:
     """Trains what is missing, evaluates it, appends the points."""
     torch.set_num_threads(search.threads)
+    keep_freed_memory()
     path = search.out / "points.jsonl"
     search.out.mkdir(parents=True, exist_ok=True)
     lines = path.read_text().splitlines() if path.exists() else []
     points = [json.loads(line) for line in lines]
     if search.publish is not None:
-        content = {
-            "model_hash": load_model("bundled").weights_hash,
-            "note": f"{search.steps} steps of {search.batch_tokens} tokens, "
-            f"{search.sequences} validation sequences",
-            "points": points,
-        }
-        search.publish.write_text(json.dumps(content, indent=1) + "\n")
+        publish(points, search.publish)
         return
     model = load_model("bundled")
     validation = read_sequences("bundled", model, model.context, "validation")[: search.sequences]
