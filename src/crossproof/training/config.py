@@ -61,7 +61,7 @@ class RunConfig:
 
 DEMO = RunConfig(
     crosscoder=CrosscoderConfig(n_latents=1024, k=16),
-    objective=Objective(transition=200.0, all_latents=50.0),
+    objective=Objective(transition=200.0, all_latents=50.0, interaction=5.0),
     optimisation=Optimisation(penalty_share=0.5),
     steps=850,
     batch_tokens=1024,
@@ -71,13 +71,12 @@ DEMO = RunConfig(
 FULL = replace(
     DEMO,
     crosscoder=CrosscoderConfig(n_latents=4096, k=16),
-    objective=Objective(transition=150.0, all_latents=40.0),
     steps=1500,
     evaluation_sequences=192,
-    evaluation_skip=96,  # the demo's, and those that earlier recipes were looked at with
+    evaluation_skip=288,  # those before were looked at while recipes were made
 )
 
-PAPER = replace(FULL, objective=Objective(interaction=1000.0))
+PAPER = replace(FULL, objective=Objective(interaction=100.0))
 
 RECIPES: dict[str, RunConfig] = {"demo": DEMO, "full": FULL, "paper": PAPER}
 """demo: a few minutes on two cores; full: the published figures; paper: the paper's penalty."""
