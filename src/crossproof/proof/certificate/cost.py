@@ -1,0 +1,98 @@
+"""What proving, verifying and brute force cost, in the same unit."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from crossproof.proof.certificate.verifier.arithmetic import Arithmetic
+from crossproof.proof.network import Network, PairDomain
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Arithmetic operations (a multiply-add is two), wall time and bytes read."""
+
+    operations: int
+    seconds: float
+    bytes: int
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class BruteForce:
+    """The truth, from running the network on every input."""
+
+    accuracy: float
+    """An input counts as right when the label's logit is above all others."""
+    cross_entropy: float
+    cost: Cost
+
+
+def brute_force(
+    network: Network, inputs: Float[Tensor, "T D"], labels: Int[Tensor, " T"]
+) -> BruteForce:
+    """Runs the network on a list of inputs, counted as everything else is."""
+    began, count = time.perf_counter(), Arithmetic()
+    x, y = inputs.numpy(), labels.numpy()
+    hidden = _plus(count, _times(count, x, network.W_in.numpy()), network.b_in.numpy())
+    hidden = np.maximum(hidden, 0)
+    count.operations += hidden.size
+    logits = _plus(count, _times(count, hidden, network.W_out.numpy()), network.b_out.numpy())
+    logits = _plus(count, _times(count, x, network.skip.numpy()), logits)
+    right, entropy = _score(count, logits, y)
+    size = sum(t.numel() for t in (inputs, *network.tensors().values())) * 8 + labels.numel() * 8
+    cost = Cost(count.operations, time.perf_counter() - began, size)
+    return BruteForce(right / len(y), entropy / len(y), cost)
+
+
+def brute_force_pairs(network: Network, domain: PairDomain) -> BruteForce:
+    """Runs the network on all p² pairs, with both embeddings projected once."""
+    began, count, p = time.perf_counter(), Arithmetic(), domain.p
+    W_in, W_out, skip = (t.numpy() for t in (network.W_in, network.W_out, network.skip))
+    left, right = domain.left.numpy(), domain.right.numpy()
+    first = _plus(count, _times(count, left, W_in), network.b_in.numpy())
+    second = _times(count, right, W_in)
+    direct = [_times(count, side, skip) for side in (left, right)] if skip.any() else None
+    good, entropy = 0, 0.0
+    for a in range(p):
+        hidden = np.maximum(_plus(count, second, first[a]), 0)
+        count.operations += hidden.size
+        logits = _plus(count, _times(count, hidden, W_out), network.b_out.numpy())
+        if direct is not None:
+            logits = _plus(count, _plus(count, logits, direct[0][a]), direct[1])
+        more = _score(count, logits, (a + np.arange(p)) % p)
+        good, entropy = good + more[0], entropy + more[1]
+    tensors = (*network.tensors().values(), *domain.tensors().values())
+    cost = Cost(count.operations, time.perf_counter() - began, 8 * sum(t.numel() for t in tensors))
+    return BruteForce(good / p**2, entropy / p**2, cost)
+
+
+def _times(count: Arithmetic, left: Any, right: Any) -> Any:
+    count.operations += 2 * left.shape[0] * left.shape[1] * right.shape[1]
+    return left @ right
+
+
+def _plus(count: Arithmetic, left: Any, right: Any) -> Any:
+    total = left + right
+    count.operations += total.size
+    return total
+
+
+def _score(count: Arithmetic, logits: Any, labels: Any) -> tuple[int, float]:
+    """How many labels have the largest logit, and the summed cross-entropy."""
+    margins = np.take_along_axis(logits, labels[:, None], axis=1) - logits
+    count.operations += 6 * margins.size  # margins, their minimum, and exp, log and sums
+    np.put_along_axis(margins, labels[:, None], np.inf, axis=1)
+    entropy = np.logaddexp.reduce(np.pad(-margins, ((0, 0), (0, 1))), axis=1)
+    return int((margins.min(axis=1) > 0).sum()), math.fsum(entropy.tolist())

@@ -1,0 +1,205 @@
+"""Final inequalities derived again in ball arithmetic (python-flint), group by group.
+
+Written apart from the float64 verifier, from the theorems: what it shares is the reading of the
+certificate. Products and sums of 128 bits carry their own error, so that "> 0" is a proof.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from crossproof.proof.certificate.format import CertificateError
+from crossproof.proof.certificate.verifier import pairs, points
+from crossproof.proof.certificate.verifier.arithmetic import Array, Indices
+
+try:
+    import flint
+except ImportError:  # asked for by name only
+    flint = None  # type: ignore[assignment]
+
+BITS, SAMPLE = 128, 64
+"""Precision, and how many groups of a large certificate are derived again."""
+Ball = Any
+Balls = list[Any]
+
+
+def ready() -> None:
+    """Sets the precision; CertificateError if python-flint is not installed."""
+    if flint is None:
+        raise CertificateError("Ball arithmetic needs python-flint: `pip install python-flint`.")
+    flint.ctx.prec = BITS
+
+
+def sample(count: int) -> Indices:
+    """All of up to SAMPLE groups; else SAMPLE evenly spaced ones, the first and last included."""
+    return np.unique(np.linspace(0, count - 1, min(count, SAMPLE)).round().astype(np.int64))
+
+
+def ball(number: float | int) -> Ball:
+    """A float64 or a whole number, exactly."""
+    return flint.arb(float(number))
+
+
+def vector(numbers: Array) -> Balls:
+    """float64 numbers, exactly."""
+    return [flint.arb(number) for number in numbers.tolist()]
+
+
+def matrix(numbers: Array) -> Any:
+    """A matrix of float64 numbers, exactly."""
+    return flint.arb_mat(numbers.tolist())
+
+
+def row(of: Any, index: int = 0) -> Balls:
+    """One row of a matrix."""
+    return [of[index, column] for column in range(of.ncols())]
+
+
+def times(left: Balls, right: Any) -> Balls:
+    """Row vector times matrix."""
+    return row(flint.arb_mat([left]) * right)
+
+
+def plus(*vectors: Balls) -> Balls:
+    """Sum of vectors."""
+    return [sum(entries, flint.arb(0)) for entries in zip(*vectors, strict=True)]
+
+
+def relu(of: Ball) -> Ball:
+    """max(of, 0)."""
+    return of.max(flint.arb(0))
+
+
+def total(of: Sequence[Ball]) -> Ball:
+    """Sum of balls."""
+    return sum(of, flint.arb(0))
+
+
+def insist(margins: Balls, label: int, what: str) -> None:
+    """Raises CertificateError unless every margin but the label's is certainly positive."""
+    for other, margin in enumerate(margins):
+        if other != label and not margin > 0:
+            raise CertificateError(
+                f"Ball arithmetic does not confirm {what} against class {other}: the margin's "
+                f"lower bound is {margin.str(6)}."
+            )
+
+
+def check_points(problem: points.Problem, worst: Array) -> int:
+    """Derives the margins of proved points again; how many."""
+    ready()
+    proved = np.flatnonzero(worst > 0)
+    chosen = proved[sample(len(proved))] if len(proved) else proved
+    weights = problem.weights
+    W_in, W_out, skip = matrix(weights.W_in), matrix(weights.W_out), matrix(weights.skip)
+    G = matrix(problem.atoms) * W_in
+    b_in = vector(weights.b_in)
+    base = plus(times(vector(problem.bias), W_in), b_in)
+    rows = [row(W_out, n) for n in range(W_out.nrows())]
+    for point in chosen.tolist():
+        x, label = vector(problem.inputs[point]), int(problem.labels[point])
+        z = plus(times(x, W_in), b_in)
+        straight = plus(times(x, skip), vector(weights.b_out))
+        mine = slice(problem.offsets[point], problem.offsets[point + 1])
+        latents = list(
+            zip(problem.indices[mine].tolist(), vector(problem.values[mine]), strict=True)
+        )
+        models = [
+            [_neuron(base[n], [a * G[h, n] for h, a in latents], z[n])[kind] for n in range(len(z))]
+            for kind in (0, 1)
+        ]
+        bounds = [_functional(straight, model, rows, label) for model in models]
+        margins = [first.max(second) for first, second in zip(*bounds, strict=True)]
+        insist(margins, label, f"point {point}")
+    return len(chosen)
+
+
+def _functional(
+    straight: Balls, model: list[tuple[Ball, Ball]], rows: list[Balls], label: int
+) -> Balls:
+    """Margins of a model of (activation, error) a neuron, less Σ_n |o_ny - o_nc| δ_n."""
+    margins = []
+    for other in range(len(straight)):
+        margin = straight[label] - straight[other]
+        for (activation, error), out in zip(model, rows, strict=True):
+            gap = out[label] - out[other]
+            margin += gap * activation - abs(gap) * error
+        margins.append(margin)
+    return margins
+
+
+def _neuron(base: Ball, p: Balls, z: Ball) -> tuple[tuple[Ball, Ball], tuple[Ball, Ball]]:
+    """(activation, error) of one neuron in the dominant (T1) and the additive model (T2.2)."""
+    everything = base + total(p)
+    residual = abs(z - everything)
+    p = sorted(p, key=lambda part: -abs(float(part.mid())))
+    first = p[0] if p else ball(0)
+    others = total(p[1:])
+    kept = base + first
+    off = z <= 0 and everything <= 0
+    dominant = ball(0) if off and kept <= 0 else residual + abs(others)
+    low = base + total([part.min(ball(0)) for part in p])
+    high = base + total([part.max(ball(0)) for part in p])
+    charge, so_far = ball(0), first
+    for part in p[1:]:
+        charge += abs(so_far).min(abs(part))
+        so_far += part
+    charge = ball(0) if low >= 0 or high <= 0 else charge
+    hidden = relu(base) + total([relu(base + part) - relu(base) for part in p])
+    return (relu(kept), dominant), (hidden, charge + (ball(0) if off else residual))
+
+
+def check_pairs(problem: pairs.Problem, worst: Array) -> int:
+    """Derives the margins of proved pairs again; how many."""
+    ready()
+    proved = np.argwhere(worst > 0)
+    chosen = proved[sample(len(proved))] if len(proved) else proved
+    weights, p = problem.weights, len(problem.left)
+    W_in, W_out, skip = matrix(weights.W_in), matrix(weights.W_out), matrix(weights.skip)
+    blocks = _blocks(problem)
+    rest = W_out - blocks
+    columns = [[rest[n, c] for n in range(rest.nrows())] for c in range(p)]
+    for a, b in chosen.tolist():
+        label, x = (a + b) % p, plus(vector(problem.left[a]), vector(problem.right[b]))
+        active = [relu(z) for z in plus(times(x, W_in), vector(weights.b_in))]
+        where = (a, b, label, (a - b) % p)
+        additive = plus(*(vector(e[i]) for e, i in zip(problem.effects, where, strict=True)))
+        interaction = [h - e for h, e in zip(active, additive, strict=True)]
+        logits = plus(
+            times(x, skip),
+            vector(weights.b_out),
+            times(additive, W_out),
+            times(interaction, blocks),
+        )
+        size = length(interaction)
+        margins = [
+            logits[label] - logits[c] - size * _distance(columns[label], columns[c])
+            for c in range(p)
+        ]
+        insist(margins, label, f"pair ({a}, {b})")
+    return len(chosen)
+
+
+def length(of: Balls) -> Ball:
+    """An upper bound on the Euclidean norm; a ball around 0 has no square root."""
+    return total([entry * entry for entry in of]).upper().sqrt()
+
+
+def _distance(left: Balls, right: Balls) -> Ball:
+    return length([x - y for x, y in zip(left, right, strict=True)])
+
+
+def _blocks(problem: pairs.Problem) -> Any:
+    """The owned output rows on their frequencies, [N, V]; zero for neurons that nothing owns."""
+    rows, p, found = problem.weights.W_out, len(problem.left), []
+    for n, frequency in enumerate(problem.owners.tolist()):
+        if frequency:
+            basis = pairs.waves(p, frequency)
+            fitted = rows[n] @ basis.T / (basis * basis).sum(axis=1)
+            found.append(times(vector(fitted), matrix(basis)))
+        else:
+            found.append([ball(0)] * p)
+    return flint.arb_mat(found)

@@ -1,0 +1,173 @@
+"""A finite list of inputs, with the latents that a dictionary is said to have at each.
+
+Every margin is bounded twice, by the dominant-latent model (THEORY T1) and by the additive model
+(T2.2), in functional margin form; the better bound counts. Latents, atoms and bias may be any
+numbers: the verifier computes what they leave of the input. Reading all inputs costs as much as
+running the network on them: such a certificate attributes errors and compares dictionaries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from crossproof.proof.certificate.format import Certificate, CertificateError
+from crossproof.proof.certificate.verifier import checks
+from crossproof.proof.certificate.verifier.arithmetic import (
+    Arithmetic,
+    Array,
+    Indices,
+    Rounded,
+    log_sum,
+)
+
+LARGEST_ENTRIES = 1_000_000
+"""Numbers in the largest intermediate array; points are taken in chunks that respect it."""
+LARGEST_WORK = 10**13
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Everything of a `points` certificate, checked."""
+
+    weights: checks.Weights
+    inputs: Array
+    labels: Indices
+    atoms: Array
+    bias: Array
+    offsets: Indices
+    indices: Indices
+    values: Array
+
+    @property
+    def widest(self) -> int:
+        """K, the most latents of a point."""
+        return int(np.diff(self.offsets).max(initial=1))
+
+
+def read(certificate: Certificate) -> Problem:
+    """Checks shapes, index ranges and budgets."""
+    sizes: checks.Sizes = {}
+    weights = checks.network(certificate, sizes)
+    shapes = {"inputs": "T D", "labels": "T"}
+    domain = checks.part(certificate, "domain", shapes, sizes, frozenset({"labels"}))
+    dictionary = checks.part(certificate, "dictionary", {"atoms": "H D", "bias": "D"}, sizes)
+    shapes = {"offsets": "B", "indices": "E", "values": "E"}
+    integers = frozenset({"offsets", "indices"})
+    proof = checks.part(certificate, "proof", shapes, sizes, integers)
+    checks.within("domain.labels", domain["labels"], 0, sizes["V"] - 1)
+    checks.within("proof.indices", proof["indices"], 0, sizes["H"] - 1)
+    offsets = proof["offsets"]
+    ends = (sizes["B"] == sizes["T"] + 1, offsets[0] == 0, offsets[-1] == sizes["E"])
+    if not all(ends) or (np.diff(offsets) < 0).any():
+        raise CertificateError("proof.offsets must rise from 0 to the number of latents, T+1 long.")
+    problem = Problem(weights, **domain, **dictionary, **proof)
+    checks.budget("numbers a point", problem.widest * sizes["N"], LARGEST_ENTRIES)
+    work = sizes["T"] * sizes["N"] * (sizes["D"] + 2 * sizes["V"] + 30 * problem.widest)
+    checks.budget("operations", work + sizes["N"] * sizes["V"] ** 2, LARGEST_WORK)
+    return problem
+
+
+def padded(problem: Problem, rows: Indices) -> tuple[Indices, Array]:
+    """Latents of some points [B, K]: index and activation, 0 where there is none."""
+    width = problem.widest
+    start = problem.offsets[rows][:, None] + np.arange(width)
+    there = start < problem.offsets[rows + 1][:, None]
+    start = np.minimum(start, len(problem.values) - 1)
+    index = np.where(there, problem.indices[start], 0)
+    return index, np.where(there, problem.values[start], 0.0)
+
+
+class Engine:
+    """The two bounds, with what all points share."""
+
+    def __init__(self, arithmetic: Arithmetic, problem: Problem) -> None:
+        self.arithmetic = count = arithmetic
+        self.problem, weights = problem, problem.weights
+        self.W_in, self.W_out = count.exact(weights.W_in), count.exact(weights.W_out)
+        self.b_in, self.b_out = count.exact(weights.b_in[None]), count.exact(weights.b_out[None])
+        self.skip = count.exact(weights.skip)
+        self.G = count.product(count.exact(problem.atoms), self.W_in)
+        bias = count.exact(problem.bias[None])
+        self.base = count.add(count.product(bias, self.W_in), self.b_in)[0]
+
+    def margins(self, rows: Indices, label: int) -> Array:
+        """Lower bounds [B, V] on the margins of points with this label; +infinity at it."""
+        count = self.arithmetic
+        x = count.exact(self.problem.inputs[rows])
+        index, value = padded(self.problem, rows)
+        p = count.times(self.G[index], count.exact(value[..., None]))
+        z = count.add(count.product(x, self.W_in), self.b_in[0])
+        linear = count.add(count.product(x, self.skip), self.b_out[0])
+        output = count.subtract(self.W_out.columns(slice(label, label + 1)), self.W_out)
+        charge = count.absolute(output)
+        straight = count.subtract(linear.columns(slice(label, label + 1)), linear)
+        best = None
+        for hidden, error in (self.dominant(p, z), self.additive(p, z)):
+            margin = count.add(straight, count.product(hidden, output))
+            low = count.subtract(margin, count.product(error, charge)).low
+            best = low if best is None else np.maximum(best, low)
+            count.operations += 2 * low.size
+        assert best is not None
+        best[:, label] = np.inf
+        return best
+
+    def dominant(self, p: Rounded, z: Rounded) -> tuple[Rounded, Rounded]:
+        """σ(ẑ^dom) and δ = L_n(e_n + |s_n|) for contributions p [B, K, N] (T1, ladder B2)."""
+        count = self.arithmetic
+        owner = np.abs(p.value).argmax(axis=1)[:, None]
+        largest = Rounded(np.take_along_axis(p.value, owner, axis=1)[:, 0], *p.bounds)
+        others = count.subtract(count.total(p, axis=1), largest)
+        kept = count.add(largest, self.base)
+        reconstructed = count.add(kept, others)
+        residual = count.absolute(count.subtract(z, reconstructed))
+        error = count.add(residual, count.absolute(others))
+        highest = count.maximum(count.maximum(z, reconstructed), kept)
+        return count.relu(kept), _unless(highest.high <= 0, error)
+
+    def additive(self, p: Rounded, z: Rounded) -> tuple[Rounded, Rounded]:
+        """The additive model's activations and δ = ω_n Σ_k min(|S_k-1|, |p_k|) + L_n e_n (T2.2)."""
+        count, base = self.arithmetic, self.base
+        order = np.argsort(-np.abs(p.value), axis=1, kind="stable")
+        p = Rounded(np.take_along_axis(p.value, order, axis=1), *p.bounds)
+        resting = count.relu(base)
+        alone = count.subtract(count.relu(count.add(p, base)), resting)
+        hidden = count.add(count.total(alone, axis=1), resting)
+        down = count.add(count.total(count.below(p), axis=1), base)
+        up = count.add(count.total(count.relu(p), axis=1), base)
+        chain = self._chain(p)
+        affine = (down.low >= 0) | (up.high <= 0)
+        reconstructed = count.add(count.total(p, axis=1), base)
+        residual = count.absolute(count.subtract(z, reconstructed))
+        off = count.maximum(z, reconstructed).high <= 0
+        return hidden, count.add(_unless(affine, chain), _unless(off, residual))
+
+    def _chain(self, p: Rounded) -> Rounded:
+        """Σ_{k>=2} min(|S_{k-1}|, |p_k|), the p in any one order."""
+        count = self.arithmetic
+        so_far, charge = p[:, 0], Rounded(np.zeros_like(p.value[:, 0]), 0 * p.size, 0 * p.error)
+        for k in range(1, p.value.shape[1]):
+            step = count.minimum(count.absolute(so_far), count.absolute(p[:, k]))
+            charge = count.add(charge, step)
+            so_far = count.add(so_far, p[:, k])
+        return charge
+
+
+def _unless(zero: np.ndarray, of: Rounded) -> Rounded:
+    """`of`, but exactly zero where `zero` is true."""
+    return Rounded(np.where(zero, 0.0, of.value), *of.bounds)
+
+
+def evaluate(arithmetic: Arithmetic, problem: Problem) -> Iterator[tuple[Indices, Array, Array]]:
+    """Rows, the worst margin of each (a lower bound) and its CE (an upper bound)."""
+    engine = Engine(arithmetic, problem)
+    entries = problem.widest * problem.weights.W_in.shape[1]
+    chunk = max(LARGEST_ENTRIES // entries, 1)
+    for label in np.unique(problem.labels):
+        mine = np.flatnonzero(problem.labels == label)
+        for start in range(0, len(mine), chunk):
+            rows = mine[start : start + chunk]
+            low = engine.margins(rows, int(label))
+            yield rows, low.min(axis=1), log_sum(arithmetic, low)

@@ -1,0 +1,102 @@
+"""Writing certificate folders: complete or absent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save_file
+
+from crossproof.crosscoder.store import atomic_folder
+from crossproof.proof.certificate.format import (
+    HEADER,
+    SCHEMA,
+    TENSORS,
+    Certificate,
+    tensors_hash,
+)
+
+Tensors = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """A proof that has been found, before anybody has checked it."""
+
+    kind: str
+    network: Tensors
+    domain: Tensors
+    proof: Tensors
+    dictionary: Tensors | None = None
+
+
+def as_certificate(draft: Draft, claim: Mapping[str, float] | None = None) -> Certificate:
+    """The draft as the verifier would read it."""
+    parts = _parts(draft)
+    return Certificate(
+        kind=draft.kind,
+        claim=claim or {},
+        hashes={name: tensors_hash(parts[name]) for name in parts if name != "proof"},
+        tensors={
+            f"{part}.{name}": tensor.astype(_wide(tensor))
+            for part, content in parts.items()
+            for name, tensor in content.items()
+        },
+        task={},
+        cost={},
+        bytes=0,
+        verifier=SCHEMA,
+    )
+
+
+def _parts(draft: Draft) -> dict[str, Tensors]:
+    parts = {"network": draft.network, "domain": draft.domain, "proof": draft.proof}
+    return parts if draft.dictionary is None else parts | {"dictionary": draft.dictionary}
+
+
+def _wide(tensor: npt.NDArray[Any]) -> type:
+    return np.float64 if np.issubdtype(tensor.dtype, np.floating) else np.int64
+
+
+def write_certificate(
+    folder: Path,
+    draft: Draft,
+    claim: Mapping[str, float],
+    task: Mapping[str, Any] | None = None,
+    cost: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes the folder, replacing an earlier one; CrossproofError if the place is not writable."""
+    parts = _parts(draft)
+    header = {
+        "schema": SCHEMA,
+        "kind": draft.kind,
+        "task": dict(task or {}),
+        "claim": dict(claim),
+        "network": tensors_hash(draft.network),
+        "domain": tensors_hash(draft.domain),
+        "dictionary": None if draft.dictionary is None else tensors_hash(draft.dictionary),
+        "verifier": SCHEMA,
+        "cost": dict(cost or {}),
+    }
+    tensors = {
+        f"{part}.{name}": _compact(tensor)
+        for part, content in parts.items()
+        for name, tensor in content.items()
+    }
+    with atomic_folder(folder) as temporary:
+        save_file(tensors, temporary / TENSORS)
+        (temporary / HEADER).write_text(json.dumps(header, indent=2) + "\n")
+
+
+def _compact(tensor: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The smallest type that holds the same numbers: float32 before float64, int8 before int64."""
+    smaller = np.float32 if np.issubdtype(tensor.dtype, np.floating) else np.int8
+    with np.errstate(all="ignore"):
+        short = tensor.astype(smaller)
+    same = np.array_equal(short.astype(tensor.dtype), tensor)
+    return np.ascontiguousarray(short if same else tensor)
