@@ -27,6 +27,7 @@ def rows(title: str, content: dict[str, Any]) -> list[str]:
             f"{every['mean']:.3f} [{every['ci'][0]:.3f}, {every['ci'][1]:.3f}]",
             f"{run['fvu']:.3f}",
             f"{run['dominant_share']:.3f}",
+            f"{run['interaction']:,.0f}",
             f"{run['l0']:.1f}",
             f"{run['dead']:.1%}",
         ]
@@ -38,18 +39,24 @@ def main(paths: list[str]) -> None:
     """Rewrites the README's results section; the first word of a file's name titles its rows."""
     header = [
         "| crosscoder | objective beside reconstruction | Φ keep-largest | worst block | "
-        "Φ all latents | FVU | dominant share | L0 | dead |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "Φ all latents | FVU | dominant share | I | L0 | dead |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     body, notes = [], []
     for path in map(Path, paths):
         content = json.loads(path.read_text())
         body += rows(path.stem, content)
-        notes.append(
+        where = content["evaluated_on"]
+        first = where.get("skip", 0)
+        note = (
             f"{path.stem}: seed {content['seed']}, {content['steps']} steps of "
-            f"{content['batch_tokens']} tokens, {content['evaluated_on']['sequences']} held-out "
-            f"sequences, {content['seconds']:.0f} s on two CPU cores"
+            f"{content['batch_tokens']} tokens, held-out sequences {first} to "
+            f"{first + where['sequences'] - 1}"
         )
+        training = next(iter(content["runs"].values()))["training"]
+        if not training.get("threads"):  # all cores, nothing else running
+            note += f", {content['seconds']:.0f} s on two CPU cores"
+        notes.append(note)
     text = README.read_text()
     before, rest = text.split(START)
     after = rest.split(END)[1]

@@ -50,13 +50,17 @@ def pairs_table(name: str, figures: dict[str, Any]) -> Group:
     for row in figures["top_pairs"]:
         pair = " ".join(map(str, row["latents"]))
         block = max(row["by_block"], key=row["by_block"].get)
-        sums = [f"{row['per_coactive_token'][form]:.1f}" for form in forms]
+        sums = [_short(row["per_coactive_token"][form]) for form in forms]
         whole = f"{row['per_token']:.2f}", f"{row['coactive']:,}"
-        table.add_row(pair, *whole, *sums, f"{row['second_difference']:.1f}", block)
+        table.add_row(pair, *whole, *sums, _short(row["second_difference"]), block)
         lines.append(Text(f"  {pair:10s} ", overflow="fold").append(_excerpt(row["contexts"])))
     meaning = f"{', '.join(forms)} and second difference: mean over tokens with both active."
     where = "Where each interacts most, at the word in bold:"
     return Group(table, Text(meaning, style="dim"), Text(where, style="dim"), *lines)
+
+
+def _short(value: float) -> str:
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
 def _excerpt(contexts: list[dict[str, Any]], before: int = 8, after: int = 3) -> Text:
