@@ -15,6 +15,8 @@ COMMANDS = {
     "train": "train crosscoders on any model and text, with and without interaction penalties",
     "evaluate": "reconstruction and fidelity of finished crosscoders on held-out text",
     "measure": "which latents interact: where, how strongly, on which texts",
+    "cluster": "group latents by interaction, explain the groups, judge them beside controls",
+    "attribute": "which steps, pairs and neurons a proof about the model would fail at",
     "prove": "build a certificate of a small network's performance",
     "verify": "check a certificate, trusting nothing but the arithmetic",
 }

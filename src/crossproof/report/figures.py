@@ -15,8 +15,18 @@ import plotly.graph_objects as go
 
 from crossproof.report.runs import SCHEME_LABELS, Run, Value, mids_of, short_hookpoint
 
-SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star", "pentagon")
-MARKS = ("●", "◆", "■", "▲", "✚", "✖", "★", "⬟")
+SYMBOLS = (
+    "circle",
+    "diamond",
+    "square",
+    "triangle-up",
+    "cross",
+    "x",
+    "star",
+    "pentagon",
+    "hexagon",
+)
+MARKS = ("●", "◆", "■", "▲", "✚", "✖", "★", "⬟", "⬢")
 """The symbols as characters, for the legend."""
 LOWEST_PHI = -1.0
 """Axes of Φ stop here; a bar below it carries its number."""

@@ -15,6 +15,7 @@ from plotly.offline import get_plotlyjs
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.contexts import LatentExample
 from crossproof.report import figures
+from crossproof.report.clusters import cluster_matrices, clustered_runs, size_figure
 from crossproof.report.matrix_plot import heat_map_of
 from crossproof.report.pairs import measured_runs
 from crossproof.report.passages import passages
@@ -41,17 +42,20 @@ def write_report(
     examples: Mapping[str, Sequence[LatentExample]],
     published: Mapping[str, Any] | None = None,
     measured: Mapping[str, Any] | None = None,
+    clusters: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes `folder`/report.html about the content of results.json, and returns its path.
 
     `examples` are latents to show, by run. `published` is a sweep to draw behind the trade-off:
     {"points": [{"objective", "strength", "seed", "phi_keep", "phi_none", "fvu"}, ...], "note"}.
-    `measured` is the content of measure.json about the same runs.
+    `measured` and `clusters` are the contents of measure.json and clusters.json about the same
+    runs.
     Raises CrossproofError if `results` has no runs, or the page cannot be written.
     """
     runs = runs_of(results)
     points = list(published["points"]) if published else []
     drawn = _drawn(runs, points) | {"matrices": _matrices(runs, measured)}
+    drawn |= _clusters(runs, clusters)
     page = _template().render(
         summary=summarise(results, runs),
         model=str(results.get("model", "a language model")),
@@ -67,6 +71,7 @@ def write_report(
         details=_details(runs),
         passages={run.name: passages(examples.get(run.name, ())) for run in runs},
         measured=measured_runs(measured, runs),
+        clustered=clustered_runs(clusters, runs),
         facts=facts(results),
         command=command(results),
         figures=_embedded([entry for entries in drawn.values() for entry in entries]),
@@ -117,6 +122,21 @@ def _matrices(
             told = f"Interaction of the {len(names)} latents that interact most, {run.name}."
             entries.append(_plot(f"matrix-{run.place}", run.name, told, figure))
     return entries
+
+
+def _clusters(
+    runs: Sequence[Run], content: Mapping[str, Any] | None
+) -> dict[str, list[tuple[Plot, go.Figure]]]:
+    """Accuracy against cluster size, and the matrix of each run's first clusters."""
+    sizes = size_figure(content, runs)
+    told = "How often the judge is right, against the size of clusters."
+    return {
+        "cluster_sizes": [] if sizes is None else [_plot("cluster-sizes", "", told, sizes)],
+        "clusters": [
+            _plot(f"clusters-{run.place}", run.name, words, figure)
+            for run, words, figure in cluster_matrices(content, runs)
+        ],
+    }
 
 
 def _plot(name: str, title: str, told: str, figure: go.Figure) -> tuple[Plot, go.Figure]:

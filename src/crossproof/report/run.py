@@ -10,6 +10,7 @@ from typing import Any
 from crossproof.crosscoder.store import read_json
 from crossproof.evaluation.contexts import LatentExample, pick_latents, top_contexts
 from crossproof.lm import LanguageModel
+from crossproof.report.clusters import clustered
 from crossproof.report.page import write_report
 from crossproof.results import HeldOut, run_crosscoders
 
@@ -31,7 +32,8 @@ def report_run(model: LanguageModel, folder: Path, output: Path, results: dict[s
         latents = pick_latents(model, crosscoder, sequences, SHOWN_LATENTS)
         examples[name] = top_contexts(model, crosscoder, sequences, latents)
     published = published_sweep(model.weights_hash)
-    return write_report(output, results, examples, published, measured(folder, model.weights_hash))
+    found = (read(folder, model.weights_hash) for read in (measured, clustered))
+    return write_report(output, results, examples, published, *found)
 
 
 def refresh_report(model: LanguageModel, folder: Path) -> Path:

@@ -1,0 +1,104 @@
+"""Certified accuracy of addition modulo p against how far, and how, the network was trained.
+
+    python scripts/modular_curve.py --p 53 --out docs/data/certified-modular-53.json
+
+At every checkpoint the network is folded as it stands and a `pairs` certificate is searched and
+verified; beside it the impurity of its neurons (share of power outside their frequency).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from torch import Tensor
+
+from crossproof.proof.certificate.provers.pairs import best_draft
+from crossproof.proof.certificate.verifier.verdict import judge
+from crossproof.proof.certificate.writer import as_certificate
+from crossproof.proof.network import Network, PairDomain
+from crossproof.proof.tasks import TASKS, find_frequencies, modular
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Trains one network and certifies it at checkpoints."""
+
+    p: int = 53
+    """53 or 113: the tasks' own recipes."""
+    seed: int = 0
+    checkpoints: tuple[int, ...] = (0, 100, 200, 300, 500, 750, 1000, 1500, 2000, 2500, 3000)
+    purity: float | None = None
+    """Penalty on what a neuron reads outside its frequency; none leaves the recipe's."""
+    output_purity: float | None = None
+    """The same for what it writes."""
+    threads: int = 1
+    out: Path = Path("runs/modular.json")
+
+
+def describe(network: Network, domain: PairDomain) -> dict[str, Any]:
+    """Accuracy, purity and what is certified of one checkpoint."""
+    began = time.perf_counter()
+    verdict = judge(as_certificate(best_draft(network, domain)))
+    found = find_frequencies(network, domain)
+    live = found.weight > 0.01
+    logits, labels = network.logits(domain.inputs()), domain.labels()
+    return {
+        "accuracy": (logits.argmax(1) == labels).double().mean().item(),
+        "ce": torch.nn.functional.cross_entropy(logits, labels).item(),
+        "certified_accuracy": verdict.accuracy,
+        "certified_ce": verdict.cross_entropy,
+        "verifier_operations": verdict.operations,
+        "brute_force_operations": verdict.brute_force,
+        "neurons": int(live.sum()),
+        "frequencies": found.used,
+        "impurity": _quantiles(found.impurity[live]),
+        "output_impurity": _quantiles(found.output_impurity[live]),
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+
+
+def _quantiles(values: Tensor) -> dict[str, float]:
+    return {"median": values.median().item(), "largest": values.max().item()}
+
+
+def main(options: Curve) -> None:
+    """Trains, certifies, writes the file anew after every checkpoint."""
+    torch.set_num_threads(options.threads)
+    recipe = TASKS[f"modular-{options.p}"]
+    assert isinstance(recipe, modular.Recipe)
+    recipe = replace(
+        recipe,
+        steps=max(options.checkpoints),
+        purity=recipe.purity if options.purity is None else options.purity,
+        output_purity=(
+            recipe.output_purity if options.output_purity is None else options.output_purity
+        ),
+    )
+    points: list[dict[str, Any]] = []
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+
+    def watch(step: int, weights: modular.Weights) -> None:
+        if step not in options.checkpoints:
+            return
+        points.append({"step": step} | describe(*weights.fold()))
+        content = {"recipe": asdict(recipe), "seed": options.seed, "points": points}
+        options.out.write_text(json.dumps(content, indent=1) + "\n")
+        last = points[-1]
+        print(
+            f"step {step:5d}  accuracy {last['accuracy']:.4f}  certified "
+            f"{last['certified_accuracy']:.4f}  impurity {last['impurity']['median']:.1e} read, "
+            f"{last['output_impurity']['median']:.1e} written  frequencies {last['frequencies']}",
+            flush=True,
+        )
+
+    modular.train(recipe, options.seed, watch)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Curve))

