@@ -183,6 +183,8 @@ def _sizes(by_similarity: dict[str, Any]) -> list[str]:
 def _figure(entry: dict[str, Any]) -> str:
     if entry["mean"] is None:
         return "–"
+    if entry["ci"] is None:
+        return f"{entry['mean']:.2f}"
     low, high = entry["ci"]
     return f"{entry['mean']:.2f} [{low:.2f}, {high:.2f}]"
 

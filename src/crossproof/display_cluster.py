@@ -85,5 +85,7 @@ def _agreement(summary: dict[str, Any]) -> str:
 def _figure(entry: dict[str, Any]) -> str:
     if entry["mean"] is None:
         return "-"
+    if entry["ci"] is None:
+        return f"{entry['mean']:.2f}"
     mean, low, high = (f"{x:.2f}" for x in (entry["mean"], *entry["ci"]))
     return f"{mean} [{low} {high}]"

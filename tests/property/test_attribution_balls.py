@@ -131,6 +131,16 @@ def test_attentions_spread_by_no_more(
     assert bool((moved.norm(dim=-1) <= bound + 1e-9).all())
 
 
+def test_scores_that_move_as_far_as_they_may_move_by_the_error() -> None:
+    """Queries and keys that are parallel and grow together: (c + ρ)² - c²."""
+    eye, zero = torch.eye(2, dtype=F64)[None], torch.zeros(1, 2, dtype=F64)
+    weights = AttentionWeights(eye, zero, eye, zero, eye, zero, eye, zero[0], scale=0.5)
+    x = torch.tensor([[[3.0, 0.0], [2.0, 0.0]]], dtype=F64)
+    moved = weights.scores(x + torch.tensor([0.7, 0.0], dtype=F64)) - weights.scores(x)
+    bound = AttentionBall(weights)._score_error(0, x, torch.full((1, 2), 0.7, dtype=F64))
+    torch.testing.assert_close(bound, moved[:, 0], rtol=1e-9, atol=0)
+
+
 def test_an_attention_does_not_move_without_a_radius() -> None:
     attention = random_attention(draws(0), False, None)
     x = randn(draws(1), 2, 5, WIDTH)

@@ -107,6 +107,23 @@ def test_the_scale_of_the_norm_is_taken_at_its_worse_end(monkeypatch: pytest.Mon
     assert bool(certified_and_attacked(*narrow_case()).any())
 
 
+def test_a_class_behind_all_rivals_is_looked_at() -> None:
+    """Its direction alone is written to; eight classes stand between it and the prediction."""
+    norm = Norm(torch.ones(3, dtype=F64), torch.zeros(3, dtype=F64), 1e-6, False)
+    rows = torch.zeros(10, 3, dtype=F64)
+    rows[:9, 0] = torch.linspace(1, 0.9, 9, dtype=F64)
+    rows[9] = torch.tensor([0.85, 1, 0], dtype=F64)
+    view = Unembedding(norm, rows, torch.zeros(10, dtype=F64))
+    W_out, zero = torch.tensor([[0.0, 1, 0]], dtype=F64), torch.zeros(3, dtype=F64)
+    mlp = MLPWeights(zero[:, None], zero[:1], W_out, zero, Activation.RELU)
+    block, mid = LastBlock(mlp, view), torch.tensor([[1.0, 0, 0]], dtype=F64)
+    for gap, safe in ((0.14, True), (0.16, False)):
+        box = torch.full((1, 1), gap, dtype=F64)
+        verdict = block.judge(mid, box, simplified(block, zero[:1, None], box))
+        assert bool(verdict.certified[0]) is safe
+        assert bool(verdict.unchanged[0]) is safe
+
+
 def test_gaps_of_half_their_size_are_refuted() -> None:
     """Corners of a box twice as wide as claimed do change certified predictions."""
     block = random_block(3, centred=False)

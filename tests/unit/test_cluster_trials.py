@@ -117,6 +117,15 @@ def test_the_interval_is_over_clusters_and_not_over_seeds() -> None:
     assert width == pytest.approx(2 * 1.96 * (0.25 / 30) ** 0.5, rel=0.15)
 
 
+def test_a_single_cluster_has_no_interval() -> None:
+    trials = [trial(0, 3), trial(0, 3), trial(1, 7), trial(2, 7)]
+    found = accuracy([(trials, [0, 1, 0, 0])])
+    by_size = {row["sizes"]: row["ci"] for row in found["by_size"]}
+    assert by_size == {"3": None, "6–10": [1.0, 1.0]}
+    assert found["ci"] is not None
+    assert accuracy([(trials[:2], [0, 1])])["ci"] is None
+
+
 def test_nothing_asked_gives_no_figure() -> None:
     found = accuracy([([], [])])
     assert (found["mean"], found["ci"], found["trials"]) == (None, None, 0)

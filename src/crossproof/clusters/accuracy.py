@@ -46,14 +46,16 @@ Asked = list[tuple[Trial, int | None]]
 
 
 def _pooled(seeds: Sequence[Asked], resamples: int) -> dict[str, Any]:
-    """Mean, interval and number of trials; no figures where no question was asked."""
+    """Mean, interval and number of trials; no figures where no question was asked, and no interval
+    where no seed has two clusters."""
     found = [_of_seed(asked, resamples) for asked in seeds if asked]
+    ends = [interval for _, interval in found if interval is not None]
     trials = sum(len(asked) for asked in seeds)
     if not found:
         return {"mean": None, "ci": None, "by_seed": [], "trials": 0}
     return {
         "mean": float(np.mean([mean for mean, _ in found])),
-        "ci": [float(np.mean([ends[side] for _, ends in found])) for side in (0, 1)],
+        "ci": [float(np.mean([e[side] for e in ends])) for side in (0, 1)] if ends else None,
         "by_seed": [mean for mean, _ in found],
         "trials": trials,
     }
@@ -64,7 +66,7 @@ def _of_sizes(low: int, high: int, trials: Sequence[Trial], answers: Answers) ->
     return [(trial, answer) for trial, answer in pairs if low <= trial.size <= high]
 
 
-def _of_seed(pairs: Asked, resamples: int) -> tuple[float, tuple[float, float]]:
+def _of_seed(pairs: Asked, resamples: int) -> tuple[float, tuple[float, float] | None]:
     clusters = {c: i for i, c in enumerate(sorted({trial.cluster for trial, _ in pairs}))}
     right, asked = np.zeros(len(clusters)), np.zeros(len(clusters))
     for trial, answer in pairs:
@@ -76,4 +78,4 @@ def _of_seed(pairs: Asked, resamples: int) -> tuple[float, tuple[float, float]]:
         return value[:, None]
 
     found = estimate({"right": right, "asked": asked}, share, resamples)
-    return found.mean, found.ci
+    return found.mean, found.ci if len(clusters) > 1 else None  # of one there is no spread

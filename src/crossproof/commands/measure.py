@@ -40,7 +40,7 @@ class Measure:
     text: str | None = None
     """Text to measure on; by default the run's own source."""
     split: Literal["held_out", "validation", "train"] = "held_out"
-    tokens: float = 100_000
+    tokens: float = 100_000.0
     """How many tokens (1e6 is a million); the whole split if it has fewer."""
     context: int = 256
     """Tokens a sequence."""

@@ -131,8 +131,8 @@ def size_figure(content: Mapping[str, Any] | None, runs: Sequence[Run]) -> go.Fi
                 x=[row["sizes"] for row in rows],
                 y=[row["mean"] for row in rows],
                 error_y={
-                    "array": [row["ci"][1] - row["mean"] for row in rows],
-                    "arrayminus": [row["mean"] - row["ci"][0] for row in rows],
+                    "array": [_ends(row)[1] - row["mean"] for row in rows],
+                    "arrayminus": [row["mean"] - _ends(row)[0] for row in rows],
                     "color": f"var({run.colour})",
                     "thickness": 1.2,
                 },
@@ -148,6 +148,12 @@ def size_figure(content: Mapping[str, Any] | None, runs: Sequence[Run]) -> go.Fi
     figure.update_yaxes(title_text="right one of five", range=[0, 1], automargin=True)
     figure.update_layout(scattermode="group")
     return figure if drawn else None
+
+
+def _ends(row: Mapping[str, Any]) -> tuple[float, float]:
+    """The interval, or the figure twice where there is none."""
+    low, high = row["ci"] or (row["mean"], row["mean"])
+    return low, high
 
 
 def _accuracies(found: Sequence[Mapping[str, Any] | None]) -> list[Row]:
@@ -188,7 +194,7 @@ def _detections(found: Sequence[Mapping[str, Any] | None]) -> list[Row]:
 def _value(entry: Mapping[str, Any] | None) -> Cell:
     if entry is None or entry.get("mean") is None:
         return cell(None)
-    return cell(Value(entry["mean"], *entry["ci"]))
+    return cell(Value(entry["mean"], *(entry["ci"] or ())))
 
 
 def _cluster(row: Mapping[str, Any]) -> ShownCluster:
