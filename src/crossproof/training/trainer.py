@@ -46,6 +46,9 @@ class Optimisation:
     """Fraction of the steps, at the end, over which it falls to zero."""
     penalty_warmup: float = 0.2
     """Fraction of the steps over which penalties rise to their strength."""
+    penalty_delay: float = 0.0
+    """Fraction of the steps before that, without penalties: a warm start from the unpenalised
+    crosscoder."""
     penalty_share: float = 1.0
     """Fraction of each batch's tokens on which terms about MLPs are computed: an unbiased
     estimate at that fraction of their cost."""
@@ -97,7 +100,9 @@ class Trainer:
         self.sites = [Site.build(p, mlp, seed) for p, mlp in wanted.items()]
         self.steps, self.step_index = steps, 0
         self.rate = Schedule(steps, optimisation.warmup, optimisation.decay)
-        self.penalty = Schedule(steps, optimisation.penalty_warmup, 0.0)
+        self.penalty = Schedule(
+            steps, optimisation.penalty_warmup, decay=0.0, delay=optimisation.penalty_delay
+        )
         self.silent_for = torch.zeros(crosscoder.n_latents, dtype=torch.int64)
         self.silent_for = self.silent_for.to(crosscoder.b_enc.device)
         betas = (optimisation.beta1, optimisation.beta2)
@@ -136,7 +141,7 @@ class Trainer:
         terms = {"reconstruction": reconstruction(step)}
         loss = terms["reconstruction"]
         ramp = self.penalty(self.step_index)
-        for name, strength, value in penalties(self.objective, step):
+        for name, strength, value in penalties(self.objective, step) if ramp else ():
             terms[name] = value
             loss = loss + ramp * strength * value
         dead = self._count_silence(encoding.latents)
