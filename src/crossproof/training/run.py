@@ -13,28 +13,28 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
-
-import torch
 
 from crossproof.activations import Harvest, read_sequences
 from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
 from crossproof.crosscoder.store import Provenance, read_json, save_crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel, load_model
-from crossproof.lm.mlp import MLPWeights
 from crossproof.training import distributed
 from crossproof.training.checkpoint import load_checkpoint, save_checkpoint
 from crossproof.training.config import RunConfig
 from crossproof.training.machine import keep_freed_memory, thread_setting
 from crossproof.training.objectives import Objective
+from crossproof.training.together import (
+    INITIAL_BATCHES,
+    first_batches,
+    make_trainer,
+    mlps_by_place,
+)
 from crossproof.training.trainer import Optimisation, StepReport, Trainer
-
-INITIAL_BATCHES = 4
-"""Batches whose tokens estimate scale and mean and seed the latents' directions."""
 
 
 class Interrupted(Exception):  # noqa: N818  (not an error: the run was asked to stop)
@@ -86,19 +86,12 @@ def prepare(config: RunConfig, folder: Path) -> Run:
             "None of the hookpoints is an MLP's input, so there is nothing to penalise: add "
             "'blocks.*.mlp.hook_in' to --hookpoints."
         )
-    sample = torch.cat([harvest.batch(step) for step in range(min(INITIAL_BATCHES, len(harvest)))])
-    mlps: dict[int, MLPWeights] = {}
-    for block in hookpoints.mlp_blocks:
-        place = hookpoints.blocks[block].mlp_in
-        if place is not None and config.penalised:
-            mlps[place] = model.mlp(block)
-    trainers = {}
-    for name, objective in config.objectives().items():
-        crosscoder = Crosscoder(config.crosscoder, hookpoints, model.d_model).to(device)
-        crosscoder.initialise(sample, config.seed)
-        distributed.copy_from_first_(crosscoder.state_dict().values())
-        arguments = objective, config.optimisation, config.steps, config.seed
-        trainers[name] = Trainer(crosscoder, mlps, *arguments)
+    sample = first_batches(harvest, INITIAL_BATCHES)
+    mlps = mlps_by_place(model, hookpoints) if config.penalised else {}
+    trainers = {
+        name: make_trainer(model, hookpoints, mlps, sample, replace(config, objective=objective))
+        for name, objective in config.objectives().items()
+    }
     return Run(config, folder, model, harvest, trainers)
 
 
