@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crossproof.audit.resampling import Array, draws, interval
 from crossproof.errors import CrossproofError
 
-Array = NDArray[np.float64]
-RESAMPLES = 1000
 LEAST = 8
 """Prompts that an interval over prompts needs at least."""
 
@@ -68,7 +67,7 @@ def regress(
     scaled = score / score[marked == 0].mean()
     design = np.stack([np.ones_like(scaled), marked, *map(_standard, controls.values())], 1)
     moments = _moments(np.column_stack([design, scaled]), prompt)
-    weights = _draws(len(moments))
+    weights = draws(len(moments))
     totals = np.tensordot(weights, moments, axes=1)
     before, after = _solved(totals, [0, 1]), _solved(totals, list(range(design.shape[1])))
     return Explained(
@@ -92,14 +91,15 @@ def contrast(
     count = 1 + max((int(prompt.max()) for _, prompt in parts.values() if len(prompt)), default=0)
     if count < LEAST:
         raise _few(count)
-    weights = _draws(count)
-    means = {}
+    weights = draws(count)
+    means: dict[str, Array] = {}
     for name, (values, prompt) in parts.items():
         if len(values) == 0:
             raise CrossproofError(f"There are no tokens of '{name}' to compare.")
         sums = np.bincount(prompt, values, minlength=count)
         sizes = np.bincount(prompt, minlength=count).astype(np.float64)
-        means[name] = (weights @ sums) / np.maximum(weights @ sizes, 1e-12)
+        mean: Array = (weights @ sums) / np.maximum(weights @ sizes, 1e-12)
+        means[name] = mean
     return _figure(statistic(means))
 
 
@@ -157,8 +157,9 @@ def _few(count: int) -> CrossproofError:
 
 
 def _standard(column: Array) -> Array:
-    spread = column.std()
-    return (column - column.mean()) / (spread if spread > 0 else 1.0)
+    spread = float(column.std())
+    scaled: Array = (column - column.mean()) / (spread if spread > 0 else 1.0)
+    return scaled
 
 
 def _moments(table: Array, prompt: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -167,12 +168,6 @@ def _moments(table: Array, prompt: NDArray[np.int64]) -> NDArray[np.float64]:
     out = np.zeros((place.max() + 1, table.shape[1], table.shape[1]))
     np.add.at(out, place, table[:, :, None] * table[:, None, :])
     return out
-
-
-def _draws(count: int, seed: int = 0) -> Array:
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    return np.concatenate([np.ones((1, count)), draws]).astype(np.float64)
 
 
 def _solved(totals: NDArray[np.float64], columns: list[int]) -> Array:
@@ -195,5 +190,4 @@ def _partial(totals: NDArray[np.float64], width: int) -> Array:
 
 
 def _figure(values: Array) -> Figure:
-    low, high = np.quantile(values[1:], [0.025, 0.975])
-    return Figure(float(values[0]), (float(low), float(high)))
+    return Figure(float(values[0]), interval(values))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -115,14 +115,21 @@ class Reading:
 
 
 def read(
-    model: LanguageModel, crosscoder: Crosscoder, tokens: Int[Tensor, "S T"], batch: int = 16
+    model: LanguageModel,
+    crosscoder: Crosscoder,
+    tokens: Int[Tensor, "S T"],
+    batch: int = 16,
+    blocks: Iterable[int] | None = None,
 ) -> Iterator[Reading]:
     """Reads texts (padded rows of tokens), `batch` at a time; keep them in a list to read again.
 
-    Raises CrossproofError if a text has no ordinary token, or the crosscoder has no decoder at any
-    MLP's input.
+    `blocks`: the MLPs whose interactions count; all that the crosscoder reads, if None. Raises
+    CrossproofError if a text has no ordinary token, or the crosscoder has no decoder at any MLP's
+    input.
     """
     views = mlp_views(model, crosscoder)
+    if blocks is not None:
+        views = {block: views[block] for block in blocks if block in views}
     if not views:
         raise CrossproofError(
             "The crosscoder reads no MLP's input, so interactions cannot be measured; train one "

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from crossproof.audit.resampling import RESAMPLES, Array, draws, interval
 from crossproof.errors import CrossproofError
 
-Array = NDArray[np.float64]
 FALSE_POSITIVES = 0.01
 
 
@@ -28,8 +28,12 @@ class Separation:
         return asdict(self)
 
 
+Groups = tuple[Array, Array]
+"""Scores of usual and of anomalous texts."""
+
+
 def separation(
-    usual: Array, anomalous: Array, paired: bool = False, resamples: int = 1000, seed: int = 0
+    usual: Array, anomalous: Array, paired: bool = False, resamples: int = RESAMPLES, seed: int = 0
 ) -> Separation:
     """How far `anomalous` scores lie above `usual` ones.
 
@@ -38,26 +42,37 @@ def separation(
     twins, which are drawn together. Raises CrossproofError for an empty group, or pairs that do
     not match.
     """
+    return mean_separation([(usual, anomalous)], paired, resamples, seed)
+
+
+def mean_separation(
+    groups: Sequence[Groups], paired: bool = False, resamples: int = RESAMPLES, seed: int = 0
+) -> Separation:
+    """The mean over several detectors' scores (such as seeds') of the same texts.
+
+    All are resampled with the same draws of texts. Raises CrossproofError as `separation`.
+    """
+    parts = [_resampled(*group, paired, resamples, seed) for group in groups]
+    aurocs, rates = np.mean(parts, axis=0)
+    return Separation(float(aurocs[0]), interval(aurocs), float(rates[0]), interval(rates))
+
+
+def _resampled(
+    usual: Array, anomalous: Array, paired: bool, resamples: int, seed: int
+) -> tuple[Array, Array]:
+    """AUROC and rate of the texts as they are, and then of every draw."""
     if len(usual) == 0 or len(anomalous) == 0:
         raise CrossproofError("Both groups of scores need at least one text.")
     if paired and len(usual) != len(anomalous):
         raise CrossproofError(
             f"Twins come in pairs, but there are {len(usual)} and {len(anomalous)} scores."
         )
-    rng = np.random.default_rng(seed)
-    draws = _weights(rng, len(usual), resamples)
-    others = draws if paired else _weights(rng, len(anomalous), resamples)
+    weights = draws(len(usual), resamples, seed)
+    others = weights if paired else draws(len(anomalous), resamples, seed, stream=1)
     above = (anomalous[:, None] > usual).astype(np.float64) + 0.5 * (anomalous[:, None] == usual)
-    aurocs = np.einsum("rm,mn,rn->r", others, above, draws, optimize=True)
-    aurocs /= others.sum(1) * draws.sum(1)
-    rates = np.array([_rate(usual, anomalous, w, v) for w, v in zip(draws, others, strict=True)])
-    return Separation(float(aurocs[0]), _interval(aurocs), float(rates[0]), _interval(rates))
-
-
-def _weights(rng: np.random.Generator, count: int, resamples: int) -> Array:
-    """Each text once, and then how often each of `resamples` draws holds it."""
-    draws = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
-    return np.concatenate([np.ones((1, count)), draws]).astype(np.float64)
+    aurocs: Array = ((others @ above) * weights).sum(1) / (others.sum(1) * weights.sum(1))
+    rates = [_rate(usual, anomalous, w, v) for w, v in zip(weights, others, strict=True)]
+    return aurocs, np.array(rates)
 
 
 def _rate(usual: Array, anomalous: Array, weights: Array, others: Array) -> float:
@@ -69,8 +84,3 @@ def _rate(usual: Array, anomalous: Array, weights: Array, others: Array) -> floa
     fair = strictly[first] <= FALSE_POSITIVES * weights.sum()
     threshold = usual[order][fair].min()
     return float(others[anomalous > threshold].sum() / others.sum())
-
-
-def _interval(values: Array) -> tuple[float, float]:
-    low, high = np.quantile(values[1:], [0.025, 0.975])
-    return float(low), float(high)
