@@ -165,7 +165,7 @@ def _standard(column: Array) -> Array:
 def _moments(table: Array, prompt: NDArray[np.int64]) -> NDArray[np.float64]:
     """ΣzzᵀT over the tokens of each prompt, [prompts, k, k]."""
     _, place = np.unique(prompt, return_inverse=True)
-    out = np.zeros((place.max() + 1, table.shape[1], table.shape[1]))
+    out: Array = np.zeros((int(place.max()) + 1, table.shape[1], table.shape[1]))
     np.add.at(out, place, table[:, :, None] * table[:, None, :])
     return out
 
@@ -173,8 +173,8 @@ def _moments(table: Array, prompt: NDArray[np.int64]) -> NDArray[np.float64]:
 def _solved(totals: NDArray[np.float64], columns: list[int]) -> Array:
     """Coefficients [R, columns]; the last column of `totals` is the score."""
     left = totals[:, columns][:, :, columns] + 1e-9 * np.eye(len(columns))
-    found: Array = np.linalg.solve(left, totals[:, columns, -1][..., None])[..., 0]
-    return found
+    found = np.linalg.solve(left, totals[:, columns, -1][..., None])[..., 0]
+    return np.asarray(found, dtype=np.float64)
 
 
 def _partial(totals: NDArray[np.float64], width: int) -> Array:
@@ -183,7 +183,8 @@ def _partial(totals: NDArray[np.float64], width: int) -> Array:
     inside = totals[:, others][:, :, others] + 1e-9 * np.eye(len(others))
     pair = [1, width]
     across = totals[:, others][:, :, pair]
-    left = totals[:, pair][:, :, pair] - across.transpose(0, 2, 1) @ np.linalg.solve(inside, across)
+    left: Array = totals[:, pair][:, :, pair]
+    left = left - across.transpose(0, 2, 1) @ np.linalg.solve(inside, across)
     scale = np.sqrt(np.maximum(left[:, 0, 0] * left[:, 1, 1], 1e-30))
     correlation: Array = left[:, 0, 1] / scale
     return correlation

