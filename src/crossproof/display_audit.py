@@ -29,10 +29,9 @@ def ranked_table(content: dict[str, Any]) -> Table:
     """The most anomalous texts by the chosen detector."""
     name = content["settings"]["detector"]
     table = Table(title=f"Most anomalous by '{name}'")
-    table.add_column("text", justify="right")
-    table.add_column("chance", justify="right")
-    table.add_column("score", justify="right")
-    table.add_column("begins", overflow="ellipsis", no_wrap=True, max_width=90)
+    for heading in ("text", "chance", "score"):
+        table.add_column(heading, justify="right", no_wrap=True, min_width=6)
+    table.add_column("begins", overflow="ellipsis", no_wrap=True, ratio=1)
     for row in content["texts"][:LISTED]:
         excerpt = Text(row["text"].replace("\n", "↵"))
         chance, score = row["chance"][name], row["score"][name]

@@ -202,6 +202,9 @@ def test_words_say_when_a_simpler_detector_does_as_well(
     own = content | {"detectors": found, "settings": content["settings"]}
     own["settings"] = content["settings"] | {"detector": "I pairs mean"}
     assert not any("simpler" in line for line in sentences(own))
-    assert headline(own).startswith("9 of 24 suspect texts stand out: beyond chance")
+    assert headline(own) == "9 of 24 suspect texts stand out by “I pairs mean”: beyond chance"
+    found["error max"]["flagged"] = 20
+    assert headline(own).endswith("beyond chance; 20 by “error max”")
+    found["error max"]["flagged"] = 2
     found["loss mean"]["flagged"] = 9
     assert any("“loss mean”" in line for line in sentences(own))

