@@ -1,6 +1,7 @@
 """Search for the objective, its strength and the crosscoder's size, on the validation split.
 
     python scripts/search_objectives.py --grid objectives --seeds 0 1 --out runs/search
+    python scripts/search_objectives.py --grid knobs --base "n_latents=1024 k=16 lr=2e-3"
 
 All variants of a seed train on the same batches in one pass; each is then evaluated on the
 validation split (never on the held-out one). `OUT/points.jsonl` gets a line a variant and seed;
@@ -33,7 +34,7 @@ class Search:
 
     out: Path = Path("runs/search")
     grid: str = "objectives"
-    """objectives, baseline or schedule."""
+    """objectives, or knobs: rate, schedule, k, width, warm-up and warm start of the penalty."""
     variants: tuple[str, ...] = ()
     """These instead of a grid, each a quoted list of settings: "k=32 transition=400"."""
     seeds: tuple[int, ...] = (0, 1)
@@ -48,6 +49,9 @@ class Search:
     """Write all points found so far to this JSON file, and train nothing."""
 
 
+RECIPE = "transition=200 all_latents=50 interaction=5"
+"""The recipes' objective."""
+
 GRIDS: dict[str, list[str]] = {
     "objectives": [
         "",
@@ -59,11 +63,20 @@ GRIDS: dict[str, list[str]] = {
         *(f"certified={s}" for s in (3, 30)),
         *(f"share={s}" for s in (100, 1000)),
     ],
-    "baseline": [f"n_latents={h} k={k}" for k in (16, 32) for h in (1024, 2048, 4096)],
-    "schedule": [
+    "knobs": [
         f"{terms} {knob}".strip()
-        for terms in ("", "transition=200 all_latents=50")
-        for knob in ("", "lr=5e-4", "lr=2e-3", "lr=4e-3", "decay=0.7", "penalty_warmup=0.5")
+        for terms in ("", RECIPE)
+        for knob in (
+            *("", "lr=1e-3", "lr=4e-3", "decay=0.7"),
+            *("k=8", "k=32", "n_latents=512", "n_latents=2048"),
+        )
+    ]
+    + [
+        f"{RECIPE} {knob}"
+        for knob in (
+            *("penalty_warmup=0.02", "penalty_warmup=0.5"),
+            *("penalty_delay=0.25", "penalty_delay=0.5", "penalty_delay=0.75"),
+        )
     ],
 }
 """A variant is a list of settings beside the defaults: `k=32 transition=400 lr=2e-3`."""

@@ -16,6 +16,7 @@ from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
 from crossproof.errors import CrossproofError
 from crossproof.lm import Hookpoints, LanguageModel
 from crossproof.lm.mlp import MLPWeights
+from crossproof.training import distributed
 from crossproof.training.config import RunConfig
 from crossproof.training.trainer import Trainer
 
@@ -76,8 +77,9 @@ def make_trainer(
     config: RunConfig,
 ) -> Trainer:
     """A trainer for the configuration's objective; its crosscoder starts from `sample`."""
-    crosscoder = Crosscoder(config.crosscoder, hookpoints, model.d_model).to(config.device)
+    crosscoder = Crosscoder(config.crosscoder, hookpoints, model.d_model).to(model.device)
     crosscoder.initialise(sample, config.seed)
+    distributed.copy_from_first_(crosscoder.state_dict().values())
     return Trainer(
         crosscoder, mlps, config.objective, config.optimisation, config.steps, config.seed
     )
