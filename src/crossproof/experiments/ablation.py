@@ -120,8 +120,12 @@ class Study:
 
     @cached_property
     def held_out(self) -> dict[str, Runs]:
-        """Measured on held-out text, for reporting."""
-        return self.lab.measure(self.variants, options=OPTIONS)
+        """Measured on held-out text, for reporting; what figure 1 has too, as it measures it."""
+        curves = (curve for name, curve in self.curves.items() if name != INTERACTION)
+        controls = {name: config for curve in curves for name, config in curve.items()}
+        shared = {name: config for name, config in self.variants.items() if name not in controls}
+        runs = self.lab.measure(shared, options=OPTIONS)
+        return runs | self.lab.measure(controls, options=SHORT)
 
     @cached_property
     def validation(self) -> dict[str, Runs]:
