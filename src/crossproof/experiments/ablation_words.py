@@ -35,6 +35,22 @@ def words(numbers: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def headline(numbers: dict[str, Any]) -> str:
+    """The table for a reader in a hurry: penalties, and controls at the exact error's cost."""
+    exact = numbers["comparisons"]["transition + all_latents/4"]
+    paper = numbers["comparisons"]["interaction"]["reference"]
+    rows = [("no penalty", numbers["none"]), ("exact error", exact["reference"])]
+    rows += [("exact error + interaction/40", numbers["mixed"])]
+    rows += [(f"interaction penalty at its best ({paper['place']})", paper)]
+    rows += [(f"{NAMES[c]}, at the exact error's FVU", e) for c, e in exact["fvu"].items()]
+    cells = []
+    for name, entry in rows:
+        figures = [shown(entry["figures"][figure]) for figure in (KEEP, EVERY, "fvu")]
+        ratios = [shown(entry[key], 2) for key in ("interaction_ratio", "additive_ratio")]
+        cells.append([name, *figures, *ratios])
+    return table(["", "Φ keep-largest", "Φ all latents", "FVU", "I ×", "J ×"], cells)
+
+
 def charts(numbers: dict[str, Any]) -> dict[str, Chart]:
     """Gains at equal magnitude, and every curve in the plane of FVU and Φ."""
     panels = []
@@ -134,7 +150,7 @@ def _matching(numbers: dict[str, Any]) -> str:
     listed = ", ".join(f"{name} {value:.3g}" for name, value in norms.items())
     return (
         f"Magnitudes: gradient norms over the whole decoder of the unpenalised crosscoder, in "
-        f"scaled space, on the first training batch, mean over seeds ({listed}; at strength 1, "
+        f"scaled space, on the first batch of the first seed ({listed}; at strength 1, "
         f"the exact error at its own strength). Places between trained strengths are linear "
         f"interpolations, found on validation text and applied to held-out figures. Smaller k has "
         f"no gradient. The interaction penalty's strength is the one with the best Φ keep-largest "
