@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import fill
 from typing import Any
 
 from crossproof.experiments.figure import Chart, Panel, Series
@@ -187,7 +188,7 @@ def _parts(numbers: dict[str, Any]) -> str:
 
 
 def _gains(title: str, entries: Mapping[str, Entry]) -> Panel:
-    labels = [name.replace(" ", "\n", 1) for name in entries]
+    labels = [fill(name, 11) for name in entries]
     gains = [entry["gain"] for entry in entries.values()]
     low, high = ([gain["ci"][end] for gain in gains] for end in (0, 1))
     series = Series("", labels, [gain["mean"] for gain in gains], low, high, kind="bars")
