@@ -17,7 +17,7 @@ from crossproof.lm import LanguageModel
 from crossproof.training.config import RunConfig
 from crossproof.training.together import OWN_SETTINGS, train_together
 
-TOGETHER = 8
+TOGETHER = 16
 """Crosscoders trained in one pass over the activations: each holds its weights five times."""
 
 ELSEWHERE = (
