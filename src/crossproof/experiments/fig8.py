@@ -32,8 +32,8 @@ def run(settings: Settings) -> Figure:
         "ks": {name: found[key(size)] for name, size in ks.items()},
     }
     charts = {
-        "main": chart(numbers["widths"], width_values, "width H", f"k = {middle.k}"),
-        "k": chart(numbers["ks"], k_values, "k", f"H = {middle.n_latents:,}"),
+        "main": chart(numbers["widths"], "width H", f"k = {middle.k}"),
+        "k": chart(numbers["ks"], "k", f"H = {middle.n_latents:,}"),
     }
     return Figure(numbers, charts, words(numbers))
 
@@ -48,12 +48,10 @@ def key(size: CrosscoderConfig) -> str:
     return f"H = {size.n_latents}, k = {size.k}"
 
 
-def chart(found: dict[str, Any], x: tuple[int, ...], label: str, fixed: str) -> Chart:
+def chart(found: dict[str, Any], label: str, fixed: str) -> Chart:
     """The trade-off along one direction."""
-    return Chart(
-        f"Trade-off against {label}, {fixed}",
-        scaling.panels(found, [float(value) for value in x], label),
-    )
+    title = f"Trade-off against {label}, {fixed}"
+    return Chart(title, scaling.panels(found, list(found), "line"))
 
 
 def words(numbers: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from crossproof.crosscoder.model import CrosscoderConfig
 from crossproof.experiments import scaling, zoo
-from crossproof.experiments.figure import Chart, Figure, Panel
+from crossproof.experiments.figure import Chart, Figure
 from crossproof.experiments.lab import Lab
 from crossproof.experiments.settings import Settings
 from crossproof.experiments.words import table
@@ -69,14 +69,7 @@ def measured(name: str, lab: Lab) -> dict[str, Any]:
 def chart(found: dict[str, Any]) -> Chart:
     """Bars of every model, a panel a figure."""
     names = [name.replace(" ", "\n") for name in found]
-    panels = []
-    for short, (_, label) in scaling.SHOWN.items():
-        series = []
-        for objective in scaling.OBJECTIVES:
-            estimates = [by[objective][short] for by in found.values()]
-            series.append(scaling.series(objective, names, estimates, "bars"))
-        panels.append(Panel("", "", label, series))
-    return Chart("Trade-off by language model", panels, columns=1)
+    return Chart("Trade-off by language model", scaling.panels(found, names, "bars"), columns=1)
 
 
 def words(numbers: dict[str, Any]) -> str:
@@ -94,13 +87,15 @@ def words(numbers: dict[str, Any]) -> str:
         ]
         for name, one in models.items()
     ]
+    bundled = numbers["setup"]["text"] == "bundled"
+    floor = " (the text was sampled from the bundled model: none can do better)" if bundled else ""
     tokens = {one["tokens"] for one in models.values() if "tokens" in one}
     return "\n\n".join(
         [
             f"{scaling.size(numbers['setup'])} The models but the first were trained for this "
             f"figure, each on {' or '.join(f'{n:,}' for n in sorted(tokens))} tokens of the same "
             f"text: they are small because the machine is. In a name: d_model x blocks.",
-            "Held-out loss in nats per token:",
+            f"Held-out loss in nats per token, one seed a model{floor}:",
             table(head, lines),
             f"Φ of the dominant latent alone (no penalty, the paper's penalty, the recipe): "
             f"{scaling.gains(found)}.",

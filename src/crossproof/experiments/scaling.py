@@ -67,20 +67,26 @@ def estimates(runs: Runs) -> dict[str, Any]:
     return figures | {"dead": sum(runs.dead) / len(runs.dead)}
 
 
-def panels(found: Mapping[str, Mapping[str, Any]], x: Sequence[float], label: str) -> list[Panel]:
-    """A panel a figure against `x`, in the order of `found`; a line an objective."""
+def panels(
+    found: Mapping[str, Mapping[str, Any]], names: Sequence[str], kind: Literal["line", "bars"]
+) -> list[Panel]:
+    """A panel a figure: the sizes of `found`, under `names`, and a line or bars an objective."""
     made = []
-    for short, (_, name) in SHOWN.items():
-        lines = [series(o, x, [by[o][short] for by in found.values()]) for o in OBJECTIVES]
-        made.append(Panel("", label, name, lines, x_log=True))
+    for short, (_, label) in SHOWN.items():
+        by_objective = {o: [by[o][short] for by in found.values()] for o in OBJECTIVES}
+        drawn = [series(o, names, estimates, kind) for o, estimates in by_objective.items()]
+        lowest = min(low for one in drawn for low in one.low or (0.0,))
+        # One interval that reaches far below zero would flatten everything else.
+        limits = (max(-1.0, min(0.0, lowest)) - 0.02, 1.02) if short in ("keep", "all") else None
+        made.append(Panel("", "", label, drawn, y_range=limits))
     return made
 
 
 def series(
     name: str,
-    x: Sequence[float | str],
+    x: Sequence[str],
     estimates: Sequence[Mapping[str, Any]],
-    kind: Literal["line", "bars"] = "line",
+    kind: Literal["line", "bars"],
 ) -> Series:
     """Estimates with their intervals."""
     low, high = ([e["ci"][end] for e in estimates] for end in (0, 1))
