@@ -144,7 +144,9 @@ def _outputs(
 def _measure_patches(batch: Batch, tally: Tally) -> None:
     clean = batch.model.logits(batch.tokens).log_softmax(-1)
     losses: dict[str, list[Tensor]] = defaultdict(list)
-    for place, name in enumerate(batch.crosscoder.hookpoints.names):
+    names = batch.crosscoder.hookpoints.names
+    for place in batch.crosscoder.written:
+        name = names[place]
         values = {"patch": batch.x_hat[:, place], "zero": torch.zeros_like(batch.x[:, place])}
         for kind, value in values.items():
             logits = batch.model.logits(batch.tokens, batch.patched(name, value))

@@ -19,7 +19,8 @@ def summarise(
     crosscoder: Crosscoder, blocks: tuple[int, ...], tally: Tally, options: EvaluationOptions
 ) -> dict[str, Any]:
     """The figures of one run, in the schema of docs/results-format.md."""
-    sums, names = tally.joined(), crosscoder.hookpoints.names
+    sums, written = tally.joined(), list(crosscoder.written)
+    names = [crosscoder.hookpoints.names[place] for place in written]
     places = (crosscoder.hookpoints.blocks[b].mlp_in for b in blocks)
     mlp_in = [place for place in places if place is not None]
 
@@ -28,7 +29,7 @@ def summarise(
 
     figures: dict[str, Estimate] = {
         "l0": interval(lambda t: _per_token(t, "active")[:, None]),
-        "fvu": interval(_fvu),
+        "fvu": interval(lambda t: _fvu(t)[:, written]),
     }
     result: dict[str, Any] = {"sequences": len(sums["tokens"]), "tokens": int(sums["tokens"].sum())}
     if blocks:
