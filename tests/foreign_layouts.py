@@ -234,6 +234,25 @@ def crosscoder_normalised(folder: Path, seed: int) -> Forward:
     return forward
 
 
+def batchtopk_sae_normalised(folder: Path, seed: int) -> Forward:
+    """A fork's BatchTopKSAE, which keeps the statistics of its activations."""
+    shapes = {"encoder.weight": (F, D), "encoder.bias": (F,), "decoder.weight": (D, F)}
+    w = Draws(seed, **shapes, b_dec=(D,), activation_mean=(D,), activation_std=(D,))
+    numbers = {"k": torch.tensor(K), "threshold": torch.tensor(0.4)}
+    torch.save(w | numbers | {"activation_global_scale": torch.tensor(0.6)}, folder / "ae.pt")
+    json_to(folder / "config.json", {"dict_class": "BatchTopKSAE"})
+    encoder, decoder = w["encoder.weight"].double(), w["decoder.weight"].double()
+
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        normalised = (x[:, 0] - w.activation_mean) * 0.6
+        pre = (normalised - w.b_dec) @ encoder.T + w["encoder.bias"].double()
+        code = pre.relu() * (pre > 0.4)
+        out = code @ decoder.T + w.b_dec
+        return code, (out / (0.6 + 1e-8) + w.activation_mean)[:, None]
+
+    return forward
+
+
 def crosscode(name: str, older: bool = False) -> Callable[[Path, int], Forward]:
     def save(folder: Path, seed: int) -> Forward:
         w = Draws(seed, W_enc=(1, P, D, F), W_dec=(F, 1, P, D), b_enc=(F,), b_dec=(1, P, D))
@@ -276,6 +295,7 @@ LAYOUTS = {
     "crosscoder, compiled": Layout(crosscoder_compiled, PLACES, PLACES),
     "crosscoder, Hub": Layout(crosscoder_from_the_hub, PLACES, PLACES),
     "crosscoder, normalised": Layout(crosscoder_normalised, PLACES, PLACES),
+    "batchtopk SAE, normalised": Layout(batchtopk_sae_normalised, ONE, ONE),
     "batchtopk crosscoder, CROSSCODER": Layout(batchtopk_crosscoder(1), PLACES, PLACES),
     "batchtopk crosscoder, SAE": Layout(batchtopk_crosscoder(2), PLACES, PLACES),
     "batchtopk crosscoder, MIXED": Layout(batchtopk_crosscoder(3), PLACES, PLACES),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,10 @@ def read(path: Path) -> list[Foreign]:
     kind = trainer.get("dict_class") or config.get("dict_class") or _kind(tensors, weights)
     about = {"architecture": kind, "config": config}
     if tensors.get("encoder.weight", torch.empty(0)).dim() == 3:
-        return [_crosscoder(tensors, weights, config, about)]
-    return [_autoencoder(kind, tensors, weights, trainer, about)]
+        foreign = _crosscoder(tensors, weights, config, about)
+    else:
+        foreign = _autoencoder(kind, tensors, weights, trainer, about)
+    return [_unnormalised(foreign, tensors)]
 
 
 def _kind(tensors: Mapping[str, Tensor], path: Path) -> str:
@@ -149,10 +152,11 @@ def _crosscoder(
 ) -> Foreign:
     names = "encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias"
     W_enc, b_enc, W_dec, b_dec = take(tensors, path, *names)
-    if W_enc.shape[0] != W_dec.shape[0]:
+    layers = config.get("encoder_layers") or list(range(len(W_dec)))
+    if len(W_enc) != len(W_dec) or layers != list(range(len(W_dec))):
         raise CrossproofError(
-            f"{path} reads {W_enc.shape[0]} layers and writes {W_dec.shape[0]}: give one that "
-            f"reads and writes the same."
+            f"{path} reads {len(W_enc)} layers and writes {len(W_dec)}, or reads them in another "
+            f"order: give one that reads what it writes."
         )
     identity = int(tensors.get("code_normalization_id", torch.tensor(1)))
     if identity not in (1, 2, 3, 4):
@@ -167,17 +171,13 @@ def _crosscoder(
         threshold = _set_threshold(tensors, path) / norm
         # 0 / 0: a latent without a decoder is never above its threshold in the library either
         more = {"rule": "jumprelu", "threshold": threshold.nan_to_num(nan=torch.inf)}
-    scale, mean = _normaliser(tensors, b_dec)
-    W_enc = W_enc * scale[:, None, None]
-    b_enc = b_enc - torch.einsum("pdh,pd->h", W_enc, mean)
-    back = scale + 1e-8 if scale.ne(1).any() else scale  # as the library divides
     return Foreign(
         str(path),
         (None,) * len(b_dec),
         W_enc.permute(2, 0, 1),
-        (W_dec / back[:, None, None]).permute(1, 0, 2),
+        W_dec.permute(1, 0, 2),
         b_enc,
-        b_dec / back[:, None] + mean,
+        b_dec,
         about=about,
         **more,
     )
@@ -198,10 +198,19 @@ def _code_norm(name: str, W_dec: Tensor, config: Mapping[str, Any], path: Path) 
     return {"CROSSCODER": crosscoder, "SAE": sae, "NONE": torch.ones_like(sae)}[name]
 
 
-def _normaliser(tensors: Mapping[str, Tensor], b_dec: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale [P] and mean [P, D] of (x - mean) * scale; one and zero where none was used."""
+def _unnormalised(foreign: Foreign, tensors: Mapping[str, Tensor]) -> Foreign:
+    """The dictionary of raw activations, where the saved one is of (x - mean) * scale."""
     names = "activation_mean", "activation_std", "activation_global_scale"
     mean, std, scale = (tensors.get(name) for name in names)
     if mean is None or std is None or scale is None or mean.isnan().any() or std.isnan().any():
-        return torch.ones(len(b_dec)), torch.zeros_like(b_dec)
-    return scale.reshape(-1).expand(len(b_dec)), mean
+        return foreign  # as the library decides it
+    mean = mean.reshape(foreign.b_dec.shape)
+    scale = scale.reshape(-1, 1).expand(len(mean), 1)
+    W_enc, back = foreign.W_enc * scale, scale + 1e-8  # the library's way back
+    return replace(
+        foreign,
+        W_enc=W_enc,
+        b_enc=foreign.b_enc - torch.einsum("hpd,pd->h", W_enc, mean),
+        W_dec=foreign.W_dec / back,
+        b_dec=foreign.b_dec / back + mean,
+    )
