@@ -12,7 +12,6 @@ file that the report draws behind a run's own two points.
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,13 @@ from typing import Any
 import torch
 import tyro
 
-from crossproof.activations import Harvest, read_sequences
-from crossproof.crosscoder import Crosscoder
+from crossproof.activations import read_sequences
 from crossproof.evaluation import EvaluationOptions, evaluate
-from crossproof.lm import LanguageModel, load_model
+from crossproof.lm import load_model
 from crossproof.training.config import DEMO, RunConfig
 from crossproof.training.machine import keep_freed_memory
 from crossproof.training.objectives import Objective
-from crossproof.training.trainer import Trainer
+from crossproof.training.together import train_together
 
 
 @dataclass(frozen=True)
@@ -82,6 +80,11 @@ GRIDS: dict[str, list[str]] = {
     ],
 }
 """A variant is a list of settings beside the defaults: `k=32 transition=400 lr=2e-3`."""
+WANTED = EvaluationOptions(
+    patch_hookpoints=False, schemes=("none", "keep-largest"), mids=("exact_mid",)
+)
+INITIAL_BATCHES = 8
+"""Enough tokens to seed the widest crosscoder at 512 tokens a batch."""
 
 
 def configure(variant: str, base: RunConfig) -> RunConfig:
@@ -101,32 +104,6 @@ def configure(variant: str, base: RunConfig) -> RunConfig:
         else:
             raise ValueError(f"{name} is not a setting of crosscoder, objective or optimisation.")
     return config
-
-
-def train_variants(
-    model: LanguageModel, variants: dict[str, RunConfig], search: Search, seed: int
-) -> dict[str, Crosscoder]:
-    """Trains all variants on the same batches."""
-    hookpoints = model.hookpoints()
-    sequences = read_sequences("bundled", model, model.context, "train")
-    harvest = Harvest(model, sequences, hookpoints, search.batch_tokens, seed=seed)
-    sample = torch.cat([harvest.batch(step) for step in range(8)])
-    blocks = {hookpoints.blocks[b].mlp_in: model.mlp(b) for b in hookpoints.mlp_blocks}
-    mlps = {place: mlp for place, mlp in blocks.items() if place is not None}
-    trainers = {}
-    for name, config in variants.items():
-        crosscoder = Crosscoder(config.crosscoder, hookpoints, model.d_model)
-        crosscoder.initialise(sample, seed)
-        settings = config.objective, config.optimisation, search.steps, seed
-        trainers[name] = Trainer(crosscoder, mlps, *settings)
-    began = time.perf_counter()
-    for step, batch in zip(range(search.steps), harvest.iterate(), strict=False):
-        for trainer in trainers.values():
-            trainer.step(batch)
-        if (step + 1) % 50 == 0:
-            left = (time.perf_counter() - began) / (step + 1) * (search.steps - step - 1)
-            print(f"seed {seed}: step {step + 1}/{search.steps}, {left:.0f} s left", flush=True)
-    return {name: trainer.crosscoder.eval() for name, trainer in trainers.items()}
 
 
 def point(name: str, config: RunConfig, seed: int, figures: dict[str, Any]) -> dict[str, Any]:
@@ -191,6 +168,7 @@ def main(search: Search) -> None:
         return
     model = load_model("bundled")
     validation = read_sequences("bundled", model, model.context, "validation")[: search.sequences]
+    train = read_sequences("bundled", model, model.context, "train")
     base = replace(DEMO, batch_tokens=search.batch_tokens, steps=search.steps)
     for seed in search.seeds:
         size = search.steps, search.batch_tokens
@@ -203,9 +181,10 @@ def main(search: Search) -> None:
         wanted = {name: configure(name, base) for name in names if name not in done}
         if not wanted:
             continue
-        for name, crosscoder in train_variants(model, wanted, search, seed).items():
-            options = EvaluationOptions(patch_hookpoints=False)
-            figures = evaluate(model, crosscoder, validation, options)
+        wanted = {name: replace(config, seed=seed) for name, config in wanted.items()}
+        trained = train_together(model, train, wanted, print, INITIAL_BATCHES)
+        for name, crosscoder in trained.items():
+            figures = evaluate(model, crosscoder, validation, WANTED)
             line = point(name, wanted[name], seed, figures)
             with path.open("a") as handle:
                 handle.write(json.dumps(line) + "\n")
