@@ -167,8 +167,9 @@ def _measure_patches(
 ) -> None:
     clean = batch.model.logits(batch.tokens).log_softmax(-1)
     losses: dict[str, list[Tensor]] = defaultdict(list)
-    for place, name in enumerate(batch.crosscoder.hookpoints.names):
-        values = {"patch": batch.x_hat[:, place]}
+    names = batch.crosscoder.hookpoints.names
+    for place in batch.crosscoder.written:
+        name, values = names[place], {"patch": batch.x_hat[:, place]}
         if zeroed is None:
             values["zero"] = torch.zeros_like(batch.x[:, place])
         for kind, value in values.items():
