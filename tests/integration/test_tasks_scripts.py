@@ -36,8 +36,9 @@ def test_interval_is_students() -> None:
 def test_strengths_are_chosen_on_validation_and_reported_on_test() -> None:
     lines = [line("none", 0.0, seed, validation=0.3, test=0.3) for seed in (0, 1)]
     lines += [line("certified", 0.1, seed, validation=0.6, test=0.5) for seed in (0, 1)]
-    lines += [line("certified", 1.0, seed, validation=0.5, test=0.9) for seed in (0, 1)]
-    rows = compare.summarise(lines)
+    lines += [line("certified", 1.0, 0, validation=0.5, test=0.9)]
+    lines += [line("certified", 1.0, 1, validation=0.9, test=0.9)]  # does not choose
+    rows = compare.summarise(lines, 0)
     assert rows["certified"]["strength"] == 0.1
     assert rows["certified"]["signed"]["accuracy"]["seeds"] == [0.5, 0.5]
     assert rows["certified"]["signed"]["share_of_model"]["mean"] == pytest.approx(0.5 / 0.8)
@@ -67,6 +68,24 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TASKS, "modular-7", recipe)
     few = {"none": [Objective()], "certified": [Objective(certified=0.1)]}
     monkeypatch.setattr(compare, "OBJECTIVES", few)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_comparison_stops_after_so_many_and_only_the_first_seed_tries_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = {"certified": [Objective(certified=s) for s in (0.1, 0.2)]}
+    monkeypatch.setattr(compare, "OBJECTIVES", many)
+    options = compare.Comparison(out=tmp_path, settings=("independent",), seeds=(0, 1), points=40)
+    found = []
+    for _ in range(4):
+        compare.main(replace(options, most=1))
+        lines = [json.loads(t) for t in (tmp_path / "runs.jsonl").read_text().splitlines()]
+        found.append([(x["seed"], x["strength"]) for x in lines if x["objective"] != "true"])
+    chosen = compare.strengths([x for x in lines if x["seed"] == 0])["certified"]
+    assert found[0] == [(0, 0.1)]
+    assert found[1] == [(0, 0.1), (0, 0.2)]
+    assert found[2] == found[3] == [(0, 0.1), (0, 0.2), (1, chosen)]
 
 
 @pytest.mark.usefixtures("tiny")
