@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import certified_continuum
 import compare_objectives_certified as compare
 import modular_curve
 import pytest
@@ -64,6 +65,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     network = replace(plan.network, steps=30, readouts=3)
     small = Plan(network, replace(plan.dictionary, steps=5))
     monkeypatch.setitem(TASKS, "sparse", small)
+    monkeypatch.setitem(TASKS, "continuum", small)
     recipe = modular.Recipe(p=7, steps=20, neurons=8, width=8, rank=8)
     monkeypatch.setitem(TASKS, "modular-7", recipe)
     few = {"none": [Objective()], "certified": [Objective(certified=0.1)]}
@@ -115,10 +117,26 @@ def test_comparison_runs_resumes_and_publishes(
 @pytest.mark.usefixtures("tiny")
 def test_modular_curve_certifies_checkpoints(tmp_path: Path) -> None:
     out = tmp_path / "curve.json"
-    modular_curve.main(modular_curve.Curve(p=7, checkpoints=(0, 20), purity=0.0, out=out))
+    modular_curve.main(modular_curve.Curve(p=7, checkpoints=(0, 20), purities=(0.0, 0.1), out=out))
     content = json.loads(out.read_text())
-    assert content["recipe"]["purity"] == 0
-    assert [point["step"] for point in content["points"]] == [0, 20]
-    for point in content["points"]:
-        assert point["certified_accuracy"] <= point["accuracy"]
-        assert 0 <= point["impurity"]["median"] <= point["impurity"]["largest"] <= 1
+    assert [curve["recipe"]["purity"] for curve in content["curves"]] == [0, 0.1]
+    for curve in content["curves"]:
+        assert [point["step"] for point in curve["points"]] == [0, 20]
+        for point in curve["points"]:
+            assert point["certified_accuracy"] <= point["accuracy"]
+            assert 0 <= point["impurity"]["median"] <= point["impurity"]["largest"] <= 1
+
+
+@pytest.mark.usefixtures("tiny")
+def test_continuum_compares_dictionaries_and_bounds(tmp_path: Path) -> None:
+    out = tmp_path / "continuum.json"
+    options = certified_continuum.Continuum(seeds=(0,), nodes=400, points=500, out=out)
+    certified_continuum.main(options)
+    row = json.loads(out.read_text())["seeds"][0]
+    assert set(row["dictionaries"]) == {"true features", "R + I", "no penalty"}
+    for found in row["dictionaries"].values():
+        for label in certified_continuum.BOUNDS:
+            assert 0 <= found[label]["certified"] <= row["accuracy"] + 0.1  # Monte Carlo's noise
+        # What knows no dictionary does not depend on one.
+        linear = row["dictionaries"]["true features"]["linear"]["certified"]
+        assert found["linear"]["certified"] == linear
