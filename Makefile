@@ -22,11 +22,14 @@ HAVE_TORCH := import sys, torch; \
 	sys.exit(tuple(int(x) for x in torch.__version__.split(".")[:2]) < (2, 6))
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-slow lint bench clean help
+.PHONY: demo reproduce test test-slow lint bench clean help
 
 demo: $(VENV)/.installed  ## Train two crosscoders on the bundled model and compare them (offline)
 	HF_HUB_OFFLINE=1 $(BIN)/crossproof demo --output $(DEMO)
 	@echo "Report: $(CURDIR)/$(DEMO)/report.html"
+
+reproduce: $(VENV)/.installed  ## Every figure at its published size (hours; offline)
+	HF_HUB_OFFLINE=1 $(BIN)/crossproof reproduce all
 
 test: lint  ## Linter, type checker and the quick tests
 	$(BIN)/python -m pytest

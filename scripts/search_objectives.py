@@ -1,6 +1,7 @@
 """Search for the objective, its strength and the crosscoder's size, on the validation split.
 
     python scripts/search_objectives.py --grid objectives --seeds 0 1 --out runs/search
+    python scripts/search_objectives.py --grid knobs --base "n_latents=1024 k=16 lr=2e-3"
 
 All variants of a seed train on the same batches in one pass; each is then evaluated on the
 validation split (never on the held-out one). `OUT/points.jsonl` gets a line a variant and seed;
@@ -11,7 +12,6 @@ file that the report draws behind a run's own two points.
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,13 @@ from typing import Any
 import torch
 import tyro
 
-from crossproof.activations import Harvest, read_sequences
-from crossproof.crosscoder import Crosscoder
+from crossproof.activations import read_sequences
 from crossproof.evaluation import EvaluationOptions, evaluate
-from crossproof.lm import LanguageModel, load_model
+from crossproof.lm import load_model
 from crossproof.training.config import DEMO, RunConfig
 from crossproof.training.machine import keep_freed_memory
 from crossproof.training.objectives import Objective
-from crossproof.training.trainer import Trainer
+from crossproof.training.together import train_together
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Search:
 
     out: Path = Path("runs/search")
     grid: str = "objectives"
-    """objectives, baseline or schedule."""
+    """objectives, or knobs: rate, schedule, k, width, warm-up and warm start of the penalty."""
     variants: tuple[str, ...] = ()
     """These instead of a grid, each a quoted list of settings: "k=32 transition=400"."""
     seeds: tuple[int, ...] = (0, 1)
@@ -50,6 +49,9 @@ class Search:
     """Write all points found so far to this JSON file, and train nothing."""
 
 
+RECIPE = "transition=200 all_latents=50 interaction=5"
+"""The recipes' objective."""
+
 GRIDS: dict[str, list[str]] = {
     "objectives": [
         "",
@@ -61,14 +63,25 @@ GRIDS: dict[str, list[str]] = {
         *(f"certified={s}" for s in (3, 30)),
         *(f"share={s}" for s in (100, 1000)),
     ],
-    "baseline": [f"n_latents={h} k={k}" for k in (16, 32) for h in (1024, 2048, 4096)],
-    "schedule": [
+    "knobs": [
         f"{terms} {knob}".strip()
-        for terms in ("", "transition=200 all_latents=50")
-        for knob in ("", "lr=5e-4", "lr=2e-3", "lr=4e-3", "decay=0.7", "penalty_warmup=0.5")
+        for terms in ("", RECIPE)
+        for knob in (
+            *("", "lr=1e-3", "lr=4e-3", "decay=0.7"),
+            *("k=8", "k=32", "n_latents=512", "n_latents=2048"),
+        )
+    ]
+    + [
+        f"{RECIPE} {knob}"
+        for knob in (
+            *("penalty_warmup=0.02", "penalty_warmup=0.5"),
+            *("penalty_delay=0.25", "penalty_delay=0.5", "penalty_delay=0.75"),
+        )
     ],
 }
 """A variant is a list of settings beside the defaults: `k=32 transition=400 lr=2e-3`."""
+INITIAL_BATCHES = 8
+"""Enough tokens to seed the widest crosscoder at 512 tokens a batch."""
 
 
 def configure(variant: str, base: RunConfig) -> RunConfig:
@@ -88,32 +101,6 @@ def configure(variant: str, base: RunConfig) -> RunConfig:
         else:
             raise ValueError(f"{name} is not a setting of crosscoder, objective or optimisation.")
     return config
-
-
-def train_variants(
-    model: LanguageModel, variants: dict[str, RunConfig], search: Search, seed: int
-) -> dict[str, Crosscoder]:
-    """Trains all variants on the same batches."""
-    hookpoints = model.hookpoints()
-    sequences = read_sequences("bundled", model, model.context, "train")
-    harvest = Harvest(model, sequences, hookpoints, search.batch_tokens, seed=seed)
-    sample = torch.cat([harvest.batch(step) for step in range(8)])
-    blocks = {hookpoints.blocks[b].mlp_in: model.mlp(b) for b in hookpoints.mlp_blocks}
-    mlps = {place: mlp for place, mlp in blocks.items() if place is not None}
-    trainers = {}
-    for name, config in variants.items():
-        crosscoder = Crosscoder(config.crosscoder, hookpoints, model.d_model)
-        crosscoder.initialise(sample, seed)
-        settings = config.objective, config.optimisation, search.steps, seed
-        trainers[name] = Trainer(crosscoder, mlps, *settings)
-    began = time.perf_counter()
-    for step, batch in zip(range(search.steps), harvest.iterate(), strict=False):
-        for trainer in trainers.values():
-            trainer.step(batch)
-        if (step + 1) % 50 == 0:
-            left = (time.perf_counter() - began) / (step + 1) * (search.steps - step - 1)
-            print(f"seed {seed}: step {step + 1}/{search.steps}, {left:.0f} s left", flush=True)
-    return {name: trainer.crosscoder.eval() for name, trainer in trainers.items()}
 
 
 def point(name: str, config: RunConfig, seed: int, figures: dict[str, Any]) -> dict[str, Any]:
@@ -178,6 +165,7 @@ def main(search: Search) -> None:
         return
     model = load_model("bundled")
     validation = read_sequences("bundled", model, model.context, "validation")[: search.sequences]
+    train = read_sequences("bundled", model, model.context, "train")
     base = replace(DEMO, batch_tokens=search.batch_tokens, steps=search.steps)
     for seed in search.seeds:
         size = search.steps, search.batch_tokens
@@ -190,7 +178,9 @@ def main(search: Search) -> None:
         wanted = {name: configure(name, base) for name in names if name not in done}
         if not wanted:
             continue
-        for name, crosscoder in train_variants(model, wanted, search, seed).items():
+        wanted = {name: replace(config, seed=seed) for name, config in wanted.items()}
+        trained = train_together(model, train, wanted, print, INITIAL_BATCHES)
+        for name, crosscoder in trained.items():
             options = EvaluationOptions(patch_hookpoints=False)
             figures = evaluate(model, crosscoder, validation, options)
             line = point(name, wanted[name], seed, figures)

@@ -40,9 +40,9 @@ def row(group: list[Point], base: dict[tuple[Any, ...], float]) -> str:
 
 
 def key(point: Point) -> tuple[Any, ...]:
-    """What a baseline must share with a penalised point: seed, size, sparsity, rate, length."""
-    size, rate = point["crosscoder"], point["optimisation"]["lr"]
-    return point["seed"], size["n_latents"], size["k"], rate, point["steps"], point["batch_tokens"]
+    """What a baseline must share with a penalised point: seed, size, rate, schedule, length."""
+    size, rate = point["crosscoder"], [point["optimisation"][name] for name in ("lr", "decay")]
+    return point["seed"], size["n_latents"], size["k"], *rate, point["steps"], point["batch_tokens"]
 
 
 def main(paths: list[str]) -> None:

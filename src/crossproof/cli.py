@@ -17,6 +17,7 @@ COMMANDS = {
     "measure": "which latents interact: where, how strongly, on which texts",
     "cluster": "group latents by interaction, explain the groups, judge them beside controls",
     "attribute": "which steps, pairs and neurons a proof about the model would fail at",
+    "reproduce": "the paper's figures and their controls: numbers, pictures, words",
     "prove": "build a certificate of a small network's performance",
     "verify": "check a certificate, trusting nothing but the arithmetic",
 }

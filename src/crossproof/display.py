@@ -55,13 +55,12 @@ def _terms(progress: TrainingProgress) -> Table:
 
 
 def _print_lines(progress: TrainingProgress) -> None:
-    left = (progress.steps - progress.step) / max(progress.step, 1)
     for name, step in progress.reports.items():
         terms = "  ".join(f"{term} {value.item():.4g}" for term, value in step.terms.items())
         print(
             f"step {progress.step}/{progress.steps}  {name}: loss {step.loss.item():.4f}  {terms}  "
             f"L0 {step.l0:.1f}  dead {int(step.dead)}  {progress.tokens_per_second:,.0f} tokens/s  "
-            f"{left:.1f}x the time so far left",
+            f"{progress.seconds_left:.0f} s left",
             flush=True,
         )
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from texts import write_corpus
 
 SMALL = [
     *("--batch-tokens", "64", "--buffer-batches", "2", "--context", "32", "--n-latents", "24"),
@@ -22,12 +23,7 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Enough text for a few hundred sequences of the tiny models' tokenizer."""
-    path = tmp_path_factory.mktemp("text") / "corpus.txt"
-    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
-    lines = [" ".join(words[(i * j) % 10] for j in range(1, 30)) for i in range(1, 400)]
-    path.write_text("\n<|endoftext|>\n".join(lines))
-    return path
+    return write_corpus(tmp_path_factory.mktemp("text") / "corpus.txt")
 
 
 def crossproof(*arguments: object, start: bool = False) -> subprocess.Popen[str]:

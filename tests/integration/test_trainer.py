@@ -115,6 +115,18 @@ def test_penalties_rise_over_their_warm_up() -> None:
     torch.testing.assert_close(ramp.detach(), expected, rtol=1e-3, atol=0)
 
 
+def test_delayed_penalties_start_from_the_unpenalised_crosscoder() -> None:
+    delayed = make(EVERYTHING, steps=40, penalty_delay=0.5, penalty_warmup=0.0)
+    plain = make(steps=40)
+    for trainer in (delayed, plain):
+        run(trainer, 20)
+    before = {k: v.clone() for k, v in delayed.state().items()}
+    assert all(torch.equal(value, before[name]) for name, value in plain.state().items())
+    for trainer in (delayed, plain):
+        run(trainer, 1)
+    assert not torch.equal(delayed.crosscoder.W_dec, plain.crosscoder.W_dec)
+
+
 def plant_dead_latents(trainer: Trainer) -> Tensor:
     """Once the threshold is known, half of the latents get encoders too faint to reach it."""
     run(trainer, 20)
@@ -248,3 +260,5 @@ def test_the_schedule_rises_holds_and_falls() -> None:
     assert factors[99] == pytest.approx(0.05)
     assert factors[100:] == [0.0, 0.0]
     assert [Schedule(10, 0.0, 0.0)(i) for i in (0, 9)] == [1.0, 1.0]
+    late = Schedule(steps=10, warmup=0.2, decay=0.0, delay=0.5)
+    assert [late(i) for i in (0, 4, 5, 6, 9)] == [0.0, 0.0, 0.5, 1.0, 1.0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from crossproof.display import console, evaluation_display, results_table, training_display
@@ -12,6 +13,7 @@ from crossproof.evaluation import EvaluationOptions
 from crossproof.lm import LanguageModel
 from crossproof.report import report_run
 from crossproof.results import HeldOut, evaluate_run, results, write_json
+from crossproof.training import distributed
 from crossproof.training.config import RunConfig
 from crossproof.training.run import Interrupted, Run
 from crossproof.training.run import train as run_training
@@ -20,15 +22,17 @@ from crossproof.training.run import train as run_training
 def train_to_the_end(prepared: Run) -> None:
     """Trains with a live display; exits with 130 after Ctrl-C, the checkpoint saved."""
     config, done = prepared.config, next(iter(prepared.trainers.values())).step_index
+    first = distributed.rank() == 0
     try:
-        with training_display(config.steps, done) as report:
+        with training_display(config.steps, done) if first else nullcontext() as report:
             run_training(prepared, report)
     except Interrupted as stopped:
-        print(
-            f"crossproof: stopped after step {stopped.step}; go on with "
-            f"`crossproof train --resume --out {prepared.folder}`.",
-            file=sys.stderr,
-        )
+        if first:
+            print(
+                f"crossproof: stopped after step {stopped.step}; go on with "
+                f"`crossproof train --resume --out {prepared.folder}`.",
+                file=sys.stderr,
+            )
         sys.exit(130)
 
 

@@ -13,6 +13,7 @@ import tyro
 from crossproof.commands.finish import finish_run, train_to_the_end
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError
+from crossproof.training import distributed
 from crossproof.training.config import RECIPES, RunConfig
 from crossproof.training.run import resume, start
 
@@ -27,7 +28,8 @@ class Train:
       crossproof train --out runs/mine --model ./my-gpt2 --text my.txt --transition 300
 
     Ctrl-C saves a checkpoint; `crossproof train --resume --out runs/full` goes on from it, to the
-    same bytes as an uninterrupted run.
+    same bytes as an uninterrupted run. Several processes share the work of every step under
+    `torchrun --nproc-per-node 2 -m crossproof train ...` (--threads is each process's own).
     """
 
     out: Path
@@ -49,8 +51,11 @@ def run(arguments: Sequence[str], began: float) -> None:
         raise CrossproofError(f"There is no recipe '{recipe.recipe}'; choose {known}.")
     default = Train(tyro.MISSING, config=RECIPES[recipe.recipe])
     options: Train = parse(Train, "train", arguments, default)
-    prepared = resume(options.out) if options.resume else start(options.config, options.out)
-    train_to_the_end(prepared)
+    with distributed.process_group():
+        prepared = resume(options.out) if options.resume else start(options.config, options.out)
+        train_to_the_end(prepared)
+        if distributed.rank() > 0:
+            return
     if options.evaluate:
         report = finish_run(prepared, began)
         print(f"Report: {report}")

@@ -8,11 +8,13 @@ inference code, so no figure depends on how sequences are batched.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from crossproof.crosscoder.model import Crosscoder
@@ -43,6 +45,23 @@ def evaluate(
     `sequences` are tokens [S, T], held out from training. `progress` is called with sequences
     done and their number. Raises CrossproofError if there are fewer than two sequences.
     """
+    tally = tally_sequences(model, crosscoder, sequences, options, progress)
+    return summarise(crosscoder, crosscoder.hookpoints.mlp_blocks, tally, options)
+
+
+def tally_sequences(
+    model: LanguageModel,
+    crosscoder: Crosscoder,
+    sequences: Int[Tensor, "S T"],
+    options: EvaluationOptions = EvaluationOptions(),  # noqa: B008  (frozen)
+    progress: Callable[[int, int], None] | None = None,
+    zeroed: Mapping[str, NDArray[np.float64]] | None = None,
+) -> Tally:
+    """The per-sequence sums behind `evaluate`, which see.
+
+    `zeroed`: the sums `ce-zero` and `kl-zero` of the same model, hookpoints and sequences, if they
+    are known already; they do not depend on the crosscoder.
+    """
     if len(sequences) < 2:
         raise CrossproofError("Evaluation needs at least 2 sequences: give a longer text.")
     tally = Tally()
@@ -53,12 +72,12 @@ def evaluate(
             batch = Batch.build(model, crosscoder, tokens, start)
             _measure_reconstruction(batch, tally)
             _measure_interactions(batch, views, tally)
-            _measure_fidelity(batch, views, options.seed, tally)
+            _measure_fidelity(batch, views, options, tally)
             if options.patch_hookpoints:
-                _measure_patches(batch, tally)
+                _measure_patches(batch, zeroed, tally)
         if progress is not None:
             progress(min(start + options.batch_sequences, len(sequences)), len(sequences))
-    return summarise(crosscoder, tuple(views), tally, options)
+    return tally
 
 
 def mlp_views(model: LanguageModel, crosscoder: Crosscoder) -> dict[int, MLPDictionary]:
@@ -108,18 +127,19 @@ def _measure_interactions(batch: Batch, views: dict[int, MLPDictionary], tally: 
 
 
 def _measure_fidelity(
-    batch: Batch, views: dict[int, MLPDictionary], seed: int, tally: Tally
+    batch: Batch, views: dict[int, MLPDictionary], options: EvaluationOptions, tally: Tally
 ) -> None:
     tally.add("loss", batch.losses())
     tally.add("predicted", batch.scored[:, :-1].double().sum(1))
     losses: dict[str, list[Tensor]] = defaultdict(list)
-    for block, view in views.items():
+    for block, view in views.items() if options.schemes else ():
         mid = batch.crosscoder.hookpoints.blocks[block].resid_mid
-        draw = batch.uniform(view.mlp.n_neurons, (seed, block))
-        for scheme, output in _outputs(view, batch, draw).items():
-            patch = batch.patched(mlp_out(block), output)
-            losses[f"exact_mid/{scheme}"].append(batch.losses(patch))
-            if mid is not None:
+        draw = batch.uniform(view.mlp.n_neurons, (options.seed, block))
+        for scheme, output in _outputs(view, batch, draw, options.schemes).items():
+            if "exact_mid" in options.mids:
+                patch = batch.patched(mlp_out(block), output)
+                losses[f"exact_mid/{scheme}"].append(batch.losses(patch))
+            if mid is not None and "reconstructed_mid" in options.mids:
                 patch = batch.patched(resid_post(block), batch.x_hat[:, mid] + output)
                 losses[f"reconstructed_mid/{scheme}"].append(batch.losses(patch))
     for name, values in losses.items():
@@ -128,12 +148,13 @@ def _measure_fidelity(
 
 
 def _outputs(
-    view: MLPDictionary, batch: Batch, draw: Float[Tensor, "B N"]
+    view: MLPDictionary, batch: Batch, draw: Float[Tensor, "B N"], schemes: Sequence[str]
 ) -> dict[str, Float[Tensor, "B D"]]:
-    """The MLP's output under every scheme and under the two zero references."""
+    """The MLP's output under the schemes and under the two zero references."""
     outputs = {
         ablation.scheme: view.output(ablation.value, ablation.gate)
         for ablation in ablations(view, batch.latents, draw)
+        if ablation.scheme in schemes
     }
     nothing = view.G.new_zeros(len(batch.x), view.mlp.n_neurons)
     outputs["features-removed"] = view.output(nothing, nothing)
@@ -141,11 +162,15 @@ def _outputs(
     return outputs
 
 
-def _measure_patches(batch: Batch, tally: Tally) -> None:
+def _measure_patches(
+    batch: Batch, zeroed: Mapping[str, NDArray[np.float64]] | None, tally: Tally
+) -> None:
     clean = batch.model.logits(batch.tokens).log_softmax(-1)
     losses: dict[str, list[Tensor]] = defaultdict(list)
     for place, name in enumerate(batch.crosscoder.hookpoints.names):
-        values = {"patch": batch.x_hat[:, place], "zero": torch.zeros_like(batch.x[:, place])}
+        values = {"patch": batch.x_hat[:, place]}
+        if zeroed is None:
+            values["zero"] = torch.zeros_like(batch.x[:, place])
         for kind, value in values.items():
             logits = batch.model.logits(batch.tokens, batch.patched(name, value))
             other = logits.log_softmax(-1)
@@ -156,3 +181,7 @@ def _measure_patches(batch: Batch, tally: Tally) -> None:
             losses[f"kl-{kind}"].append((kl * batch.scored[:, :-1]).double().sum(1))
     for name, parts in losses.items():
         tally.add(name, torch.stack(parts, 1))
+    if zeroed is not None:
+        rows = slice(batch.first, batch.first + len(batch.tokens))
+        for name in ("ce-zero", "kl-zero"):
+            tally.add(name, torch.from_numpy(zeroed[name][rows]))

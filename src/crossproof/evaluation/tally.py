@@ -10,6 +10,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crossproof.evaluation.schemes import SCHEMES
+
 SHARE_BINS = 20
 MIDS = ("exact_mid", "reconstructed_mid")
 
@@ -26,6 +28,10 @@ class EvaluationOptions:
     """Of the bootstrap and of drop-random."""
     patch_hookpoints: bool = True
     """Measure CE and KL recovered with each hookpoint patched (two forward passes each)."""
+    schemes: tuple[str, ...] = SCHEMES
+    """Ablation schemes whose Φ is measured (a forward pass a scheme, block and mid); none: no Φ."""
+    mids: tuple[str, ...] = MIDS
+    """Which resid_mid the MLP's output is added to."""
 
 
 @dataclass

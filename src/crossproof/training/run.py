@@ -13,27 +13,28 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
-
-import torch
 
 from crossproof.activations import Harvest, read_sequences
 from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
 from crossproof.crosscoder.store import Provenance, read_json, save_crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel, load_model
-from crossproof.lm.mlp import MLPWeights
+from crossproof.training import distributed
 from crossproof.training.checkpoint import load_checkpoint, save_checkpoint
 from crossproof.training.config import RunConfig
 from crossproof.training.machine import keep_freed_memory, thread_setting
 from crossproof.training.objectives import Objective
+from crossproof.training.together import (
+    INITIAL_BATCHES,
+    first_batches,
+    make_trainer,
+    mlps_by_place,
+)
 from crossproof.training.trainer import Optimisation, StepReport, Trainer
-
-INITIAL_BATCHES = 4
-"""Batches whose tokens estimate scale and mean and seed the latents' directions."""
 
 
 class Interrupted(Exception):  # noqa: N818  (not an error: the run was asked to stop)
@@ -52,6 +53,7 @@ class Progress:
     steps: int
     reports: dict[str, StepReport]
     tokens_per_second: float
+    seconds_left: float
 
 
 Report = Callable[[Progress], None]
@@ -71,30 +73,25 @@ class Run:
 def prepare(config: RunConfig, folder: Path) -> Run:
     """Loads model and text, builds and initialises the crosscoders (all from the same seed)."""
     thread_setting(config.threads)
-    model = load_model(config.model, device=config.device)
+    device = distributed.local_device(config.device)
+    model = load_model(config.model, device=device)
     hookpoints = model.hookpoints(list(config.hookpoints) or None)
     context = min(config.context, model.context)
     sequences = read_sequences(config.text, model, context, "train")
-    harvest = Harvest(
-        model, sequences, hookpoints, config.batch_tokens, config.buffer_batches, config.seed
-    )
+    share = sequences[distributed.rank() :: distributed.world()]
+    batch_tokens = distributed.share_of(config.batch_tokens)
+    harvest = Harvest(model, share, hookpoints, batch_tokens, config.buffer_batches, config.seed)
     if config.penalised and not hookpoints.mlp_blocks:
         raise CrossproofError(
             "None of the hookpoints is an MLP's input, so there is nothing to penalise: add "
             "'blocks.*.mlp.hook_in' to --hookpoints."
         )
-    sample = torch.cat([harvest.batch(step) for step in range(min(INITIAL_BATCHES, len(harvest)))])
-    mlps: dict[int, MLPWeights] = {}
-    for block in hookpoints.mlp_blocks:
-        place = hookpoints.blocks[block].mlp_in
-        if place is not None and config.penalised:
-            mlps[place] = model.mlp(block)
-    trainers = {}
-    for name, objective in config.objectives().items():
-        crosscoder = Crosscoder(config.crosscoder, hookpoints, model.d_model).to(config.device)
-        crosscoder.initialise(sample, config.seed)
-        arguments = objective, config.optimisation, config.steps, config.seed
-        trainers[name] = Trainer(crosscoder, mlps, *arguments)
+    sample = first_batches(harvest, INITIAL_BATCHES)
+    mlps = mlps_by_place(model, hookpoints) if config.penalised else {}
+    trainers = {
+        name: make_trainer(model, hookpoints, mlps, sample, replace(config, objective=objective))
+        for name, objective in config.objectives().items()
+    }
     return Run(config, folder, model, harvest, trainers)
 
 
@@ -105,6 +102,9 @@ def start(config: RunConfig, folder: Path) -> Run:
             f"{folder} already holds a run: go on with --resume, or give another --out."
         )
     run = prepare(config, folder)
+    distributed.wait_for_all()  # every process has seen that the folder is free
+    if distributed.rank() > 0:
+        return run
     try:
         for name in run.trainers:
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,8 @@ def resume(folder: Path) -> Run:
         raise CrossproofError(f"No run at {folder}: give the folder that `crossproof train` wrote.")
     run = prepare(config_from_dict(read_json(folder / "config.json")), folder)
     step = load_checkpoint(folder, run.trainers)
-    for name in run.trainers:
+    distributed.wait_for_all()
+    for name in run.trainers if distributed.rank() == 0 else ():
         path = folder / name / "metrics.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
@@ -161,14 +162,19 @@ def train(run: Run, report: Report | None = None) -> dict[str, Crosscoder]:
             reports = {name: trainer.step(batch) for name, trainer in trainers.items()}
             done = step + 1
             if done % config.log_every == 0 or done == config.steps:
-                speed = (done - first) * config.batch_tokens / (time.perf_counter() - began)
-                _log(run, Progress(done, config.steps, reports, speed), report)
-            stop = stop_requested()
+                spent = (time.perf_counter() - began) / (done - first)
+                left = spent * (config.steps - done)
+                _log(
+                    run,
+                    Progress(done, config.steps, reports, config.batch_tokens / spent, left),
+                    report,
+                )
+            stop = distributed.any_process(stop_requested(), batch.device)
             if stop or done % config.checkpoint_every == 0:
-                save_checkpoint(run.folder, trainers, done)
+                _save(run, done)
             if stop and done < config.steps:
                 raise Interrupted(done)
-    for name, trainer in trainers.items():
+    for name, trainer in trainers.items() if distributed.rank() == 0 else ():
         save_crosscoder(
             trainer.crosscoder, run.folder / name / "crosscoder", provenance(run, trainer.objective)
         )
@@ -181,7 +187,15 @@ def provenance(run: Run, objective: Objective) -> Provenance:
     return Provenance(run.config.model, run.model.weights_hash, run.config.seed, training)
 
 
+def _save(run: Run, step: int) -> None:
+    if distributed.rank() == 0:
+        save_checkpoint(run.folder, run.trainers, step)
+    distributed.wait_for_all()
+
+
 def _log(run: Run, progress: Progress, report: Report | None) -> None:
+    if distributed.rank() > 0:
+        return
     for name, step in progress.reports.items():
         line = {
             "step": progress.step,

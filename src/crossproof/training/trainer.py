@@ -13,6 +13,7 @@ from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.model import Crosscoder, Encoding
 from crossproof.errors import CrossproofError
 from crossproof.lm.mlp import MLPWeights
+from crossproof.training import distributed
 from crossproof.training.objectives import (
     BLOCK_TERMS,
     Objective,
@@ -46,6 +47,9 @@ class Optimisation:
     """Fraction of the steps, at the end, over which it falls to zero."""
     penalty_warmup: float = 0.2
     """Fraction of the steps over which penalties rise to their strength."""
+    penalty_delay: float = 0.0
+    """Fraction of the steps before that, without penalties: a warm start from the unpenalised
+    crosscoder."""
     penalty_share: float = 1.0
     """Fraction of each batch's tokens on which terms about MLPs are computed: an unbiased
     estimate at that fraction of their cost."""
@@ -81,6 +85,10 @@ class Trainer:
 
     `mlps` maps each hookpoint index that is an MLP's input to the weights of that MLP; it may be
     empty when the objective has no term about MLPs. Nothing here knows of language models.
+
+    Where several processes train together (`training.distributed`), each trainer gets its own
+    share of every batch and all take the same step: from the mean of their gradients. BatchTopK
+    chooses within each share, and terms over a variance take that of the share.
     """
 
     def __init__(
@@ -97,7 +105,9 @@ class Trainer:
         self.sites = [Site.build(p, mlp, seed) for p, mlp in wanted.items()]
         self.steps, self.step_index = steps, 0
         self.rate = Schedule(steps, optimisation.warmup, optimisation.decay)
-        self.penalty = Schedule(steps, optimisation.penalty_warmup, 0.0)
+        self.penalty = Schedule(
+            steps, optimisation.penalty_warmup, decay=0.0, delay=optimisation.penalty_delay
+        )
         self.silent_for = torch.zeros(crosscoder.n_latents, dtype=torch.int64)
         self.silent_for = self.silent_for.to(crosscoder.b_enc.device)
         betas = (optimisation.beta1, optimisation.beta2)
@@ -115,6 +125,8 @@ class Trainer:
         report = self._loss(batch.to(self.crosscoder.b_enc.device))
         self.adam.zero_grad(set_to_none=True)
         report.loss.backward()
+        distributed.average_(self._gradients())
+        distributed.average_(self.crosscoder.buffers())  # BatchTopK's threshold
         norm = self._clip()
         if not torch.isfinite(report.loss + norm):
             for counter, value in zip(counters, before, strict=True):
@@ -136,7 +148,7 @@ class Trainer:
         terms = {"reconstruction": reconstruction(step)}
         loss = terms["reconstruction"]
         ramp = self.penalty(self.step_index)
-        for name, strength, value in penalties(self.objective, step):
+        for name, strength, value in penalties(self.objective, step) if ramp else ():
             terms[name] = value
             loss = loss + ramp * strength * value
         dead = self._count_silence(encoding.latents)
@@ -146,6 +158,7 @@ class Trainer:
         detached = {name: value.detach() for name, value in terms.items()}
         latents = encoding.latents
         mean_activation = latents.values.detach().sum() / max(len(latents.values), 1)
+        distributed.average_([mean_activation])
         loss = loss / x[0].numel()
         return StepReport(detached, loss, latents.l0(), dead.sum(), mean_activation)
 
@@ -153,7 +166,8 @@ class Trainer:
     def _count_silence(self, latents: SparseLatents) -> Tensor:
         fired = torch.zeros_like(self.silent_for)
         fired.index_add_(0, latents.indices, (latents.values > 0).to(torch.int64))
-        self.silent_for.add_(latents.n_tokens).mul_(fired == 0)
+        distributed.sum_(fired)
+        self.silent_for.add_(latents.n_tokens * distributed.world()).mul_(fired == 0)
         return self.silent_for > self.optimisation.dead_after
 
     def _revival(
@@ -186,9 +200,12 @@ class Trainer:
         dead = self.silent_for > self.optimisation.dead_after
         self.crosscoder.b_enc.add_(dead * (self.optimisation.revive_lift * report.mean_activation))
 
+    def _gradients(self) -> list[Tensor]:
+        return [p.grad for p in self.crosscoder.parameters() if p.grad is not None]
+
     def _clip(self) -> Tensor:
         """Shortens the gradient to `clip`; returns its norm before."""
-        gradients = [p.grad for p in self.crosscoder.parameters() if p.grad is not None]
+        gradients = self._gradients()
         norm: Tensor = torch.nn.utils.get_total_norm(gradients)
         if norm > self.optimisation.clip:  # rare: do not rewrite all gradients every step
             torch._foreach_mul_(gradients, self.optimisation.clip / norm)

@@ -1,0 +1,75 @@
+"""Figures as functions of totals: sums over sequences in, one number a part out.
+
+Totals carry a leading axis of resamples: [R, ...] in, [R, parts] out. Parts are hookpoints for
+FVU and recovery, blocks for what is measured at MLPs; a figure is the mean over its parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossproof.evaluation.bootstrap import Sums
+
+Array = NDArray[np.float64]
+Statistic = Callable[[Sums], Array]
+
+PER_TOKEN = {
+    "dominant_share": "share",
+    "interaction": "interaction",
+    "residual": "residual",
+    "additive_interaction": "additive",
+}
+"""Figures that are means over tokens at each block, and the sums behind them."""
+
+
+def available(sums: Sums, mlp_in: Sequence[int]) -> dict[str, Statistic]:
+    """The figures beside Φ that `sums` allow, by their names in results.json.
+
+    `mlp_in`: which hookpoints are inputs of MLPs.
+    """
+    places = list(mlp_in)
+    found: dict[str, Statistic] = {"l0": lambda t: per_token(t, "active")[:, None], "fvu": fvu}
+    if places:
+        found["fvu_mlp_in"] = lambda t: fvu(t)[:, places]
+    for name, behind in PER_TOKEN.items():
+        if behind in sums:
+            found[name] = lambda t, behind=behind: per_token(t, behind)  # type: ignore[misc]
+    if "ce-patch" in sums:
+        found["ce_recovered"] = lambda t: recovered(t, "ce")
+        found["kl_recovered"] = lambda t: recovered(t, "kl")
+    return found
+
+
+def per_token(totals: Sums, name: str) -> Array:
+    """A sum over scored tokens, a token."""
+    count = totals["tokens"]
+    values = totals[name]
+    return values / (count if values.ndim == 1 else count[:, None])
+
+
+def fvu(totals: Sums) -> Array:
+    """Fraction of variance unexplained at each hookpoint."""
+    mean_square = (totals["total"] ** 2).sum(-1) / totals["tokens"][:, None]
+    unexplained: Array = totals["error"] / (totals["square"] - mean_square)
+    return unexplained
+
+
+def recovered(totals: Sums, kind: str) -> Array:
+    """1 - (patched - clean) / (zero - clean) at each hookpoint; the clean KL is zero."""
+    clean = totals["loss"][:, None] if kind == "ce" else 0.0
+    share: Array = 1 - (totals[f"{kind}-patch"] - clean) / (totals[f"{kind}-zero"] - clean)
+    return share
+
+
+def phi(mid: str, scheme: str, zero: str = "features-removed") -> Statistic:
+    """Φ of a scheme at each block; `zero`: features-removed or mlp-removed."""
+
+    def statistic(totals: Sums) -> Array:
+        clean = totals["loss"][:, None]
+        patched, removed = totals[f"phi/{mid}/{scheme}"], totals[f"phi/{mid}/{zero}"]
+        return 1 - (patched - clean) / (removed - clean)
+
+    return statistic
