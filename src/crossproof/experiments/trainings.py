@@ -41,6 +41,10 @@ class Trainings:
         values = asdict(config)
         for name in ELSEWHERE:
             del values[name]
+        if (
+            config.crosscoder.groups == 1
+        ):  # a later setting: what was trained before it still counts
+            del values["crosscoder"]["groups"]
         return {
             "model": self.model.weights_hash,
             "text": self._text_hash(config),
