@@ -41,9 +41,8 @@ class Trainings:
         values = asdict(config)
         for name in ELSEWHERE:
             del values[name]
-        if (
-            config.crosscoder.groups == 1
-        ):  # a later setting: what was trained before it still counts
+        # A later setting: what was trained before there were groups still counts.
+        if config.crosscoder.groups == 1:
             del values["crosscoder"]["groups"]
         return {
             "model": self.model.weights_hash,
