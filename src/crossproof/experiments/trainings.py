@@ -41,6 +41,9 @@ class Trainings:
         values = asdict(config)
         for name in ELSEWHERE:
             del values[name]
+        # A later setting: what was trained before there were groups still counts.
+        if config.crosscoder.groups == 1:
+            del values["crosscoder"]["groups"]
         return {
             "model": self.model.weights_hash,
             "text": self._text_hash(config),
