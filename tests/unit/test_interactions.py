@@ -145,9 +145,8 @@ def test_totals_are_the_interaction_of_the_theorem(gated: bool) -> None:
     if gated:
         total = total + found.total("AND", normalise="mean")
     torch.testing.assert_close(total, whole.mean()[None], rtol=1e-10, atol=0)
-    by_token = token_pairs(case.latents, {2: case.view}).token_totals("I")[:, 0]
-    if gated:
-        by_token = by_token + token_pairs(case.latents, {2: case.view}).token_totals("AND")[:, 0]
+    totals = token_pairs(case.latents, {2: case.view}).token_totals()
+    by_token = totals["I"][:, 0] + (totals["AND"][:, 0] if gated else 0)
     torch.testing.assert_close(by_token, whole, rtol=1e-10, atol=1e-12)
 
 

