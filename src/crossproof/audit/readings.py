@@ -18,7 +18,7 @@ from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.measure import mlp_views
 from crossproof.interactions.contributions import MLPDictionary
-from crossproof.interactions.measuring import token_pairs
+from crossproof.interactions.measuring import COLUMNS, token_pairs
 from crossproof.lm import LanguageModel
 
 How = Literal["max", "mean"]
@@ -82,17 +82,11 @@ class Reading:
     def interactions(self) -> PairWeights:
         """I(h,k) + I(k,h) of every pair at every token (gated MLPs: I and AND)."""
         found = token_pairs(self.latents, self.views)
-        parts = [
-            side[form]
-            for sums in found.blocks.values()
-            for side in (sums.forward, sums.backward)
-            for form in ("I", "AND")
-            if form in side
-        ]
-        active = found.latents
-        h, k = active.indices[found.first], active.indices[found.second]
-        key = h * active.n_latents + k
-        return PairWeights(active.token_index[found.first], key, torch.stack(parts).sum(0).float())
+        columns = [c for form in found.forms if form in ("I", "AND") for c in COLUMNS[form]]
+        weight = found.sums[..., columns].sum((1, 2)).float()
+        active, (first, second) = found.latents, found.entries
+        key = active.indices[first] * active.n_latents + active.indices[second]
+        return PairWeights(active.token_index[first], key, weight)
 
     @cached_property
     def shapley(self) -> PairWeights:

