@@ -48,7 +48,7 @@ from crossproof.clusters.texts import Material, Side, Texts, needed, questions
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError, nearest
 from crossproof.lm.model import LanguageModel
-from crossproof.measurement.run import named_crosscoders
+from crossproof.measurement.run import measurable, named_crosscoders
 from crossproof.results import write_json
 
 SCHEMA = 1
@@ -133,7 +133,7 @@ def cluster_run(
     tell = progress or (lambda _doing, _done, _total: None)
     works = [
         _find(model, folder, name, crosscoder, names, corpus, settings, helpers, tell)
-        for name, crosscoder in named_crosscoders(model, [folder]).items()
+        for name, crosscoder in measurable(named_crosscoders(model, [folder])).items()
     ]
     if helpers.llm is not None:
         for line in costs(works, settings, helpers.llm):

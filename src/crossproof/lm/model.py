@@ -69,6 +69,11 @@ class LanguageModel:
             digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()[:16]
 
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers the model's weights are; tied ones count once."""
+        return sum(parameter.numel() for parameter in self._bare.parameters())
+
     def available_hookpoints(self) -> tuple[str, ...]:
         """Every hookpoint of width d_model that can be read and replaced, in forward order."""
         return tuple(self._sites)
@@ -176,6 +181,12 @@ class LanguageModel:
             output = self._bare(input_ids=self._checked(tokens), use_cache=False)
         logits: Tensor = output.logits
         return logits
+
+    def log_probabilities(
+        self, tokens: Int[Tensor, "S T"], replace: Mapping[str, Tensor] | None = None
+    ) -> Float[Tensor, "M S T V"]:
+        """Log-probabilities of the next token, one model's (M = 1); `replace` as in `logits`."""
+        return self.logits(tokens, replace).float().log_softmax(-1)[None]
 
     def token_losses(
         self, tokens: Int[Tensor, "S T"], replace: Mapping[str, Tensor] | None = None

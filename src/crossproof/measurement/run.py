@@ -51,9 +51,10 @@ def measure_runs(
     """Measures every crosscoder of `folders`; writes sums and measure.json into `output`.
 
     Returns the content of measure.json. With several crosscoders, each is compared with the first
-    (`ratios`). With `attention`, what attention scores are made of is measured too; a crosscoder
-    or model for which that is not possible has the reason instead. Raises CrossproofError if a
-    crosscoder explains another model, or reads no MLP's input.
+    (`ratios`) if it decodes at the same MLPs' inputs; those that decode at none are passed over
+    if another does. With `attention`, what attention scores are made of is measured too; a
+    crosscoder or model for which that is not possible has the reason instead. Raises
+    CrossproofError if a crosscoder explains another model, or if none writes an MLP's input.
     """
     sequences = read_sequences(corpus.text, model, corpus.context, corpus.split)
     sequences = sequences[: max(1, -(-corpus.tokens // corpus.context))]
@@ -66,7 +67,7 @@ def measure_runs(
         "ratios": {},
     }
     first: Measurement | None = None
-    for name, crosscoder in named_crosscoders(model, folders).items():
+    for name, crosscoder in measurable(named_crosscoders(model, folders)).items():
 
         def tell(done: int, total: int, name: str = name) -> None:
             if progress is not None:
@@ -77,11 +78,17 @@ def measure_runs(
         content["runs"][name] = _figures(model, crosscoder, measured, sequences, pairs)
         if attention:
             content["runs"][name]["attention"] = _attention(model, crosscoder, sequences)
-        if first is not None:
+        if first is not None and first.interactions.blocks == measured.interactions.blocks:
             content["ratios"][name] = ratios(first, measured)
         first = measured if first is None else first
     write_json(output / "measure.json", content)
     return content
+
+
+def measurable(crosscoders: dict[str, Crosscoder]) -> dict[str, Crosscoder]:
+    """Those with a decoder at an MLP's input; if none has, all, so that measuring says so."""
+    some = {name: c for name, c in crosscoders.items() if c.hookpoints.mlp_blocks}
+    return some or crosscoders
 
 
 def named_crosscoders(model: LanguageModel, folders: list[Path]) -> dict[str, Crosscoder]:
