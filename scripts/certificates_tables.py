@@ -30,8 +30,10 @@ def read(name: str) -> Any:
 
 
 def figure(of: dict[str, Any], digits: int = 3) -> str:
-    """Mean and interval."""
-    low, high = of["ci"] or (of["mean"], of["mean"])
+    """Mean, and its interval where there is one."""
+    if of["ci"] is None:
+        return f"{of['mean']:.{digits}f}"
+    low, high = of["ci"]
     return f"{of['mean']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
@@ -133,28 +135,8 @@ def last_block() -> str:
     return rows(head, body)
 
 
-def chains() -> str:
-    """The bound on the cross-entropy by crosscoder and chain."""
-    body = []
-    for name, run in read("attribution")["runs"].items():
-        for chain, found in run["chains"].items():
-            body.append(
-                [
-                    name,
-                    chain,
-                    f"{run['loss']['true']['mean']:.3f}",
-                    f"{run['loss']['claimed']['mean']:.3f}",
-                    figure(found["loss_bound"], 2),
-                    "yes" if found["vacuous"] else "no",
-                    found["mean_first_vacuous"] or "",
-                ]
-            )
-    head = ["crosscoder", "chain", "loss", "claimed", "bound", "vacuous", "first vacuous at"]
-    return rows(head, body)
-
-
 TABLES: dict[str, Callable[[], str]] = {
-    table.__name__: table for table in (objectives, modular, continuum, last_block, chains)
+    table.__name__: table for table in (objectives, modular, continuum, last_block)
 }
 
 
