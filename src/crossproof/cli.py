@@ -19,6 +19,7 @@ COMMANDS = {
     "cluster": "group latents by interaction, explain the groups, judge them beside controls",
     "attribute": "which steps, pairs and neurons a proof about the model would fail at",
     "reproduce": "the paper's figures and their controls: numbers, pictures, words",
+    "audit": "rank suspect texts by how unusual the model's insides are on them",
     "prove": "build a certificate of a small network's performance",
     "verify": "check a certificate, trusting nothing but the arithmetic",
 }

@@ -57,7 +57,7 @@ def write_report(
     drawn = _drawn(runs, points) | {"matrices": _matrices(runs, measured)}
     heads = attention.examples(measured, runs)
     drawn |= _clusters(runs, clusters) | _attention(heads)
-    page = _template().render(
+    page = page_template("report.html.jinja").render(
         summary=summarise(results, runs),
         model=str(results.get("model", "a language model")),
         runs=runs,
@@ -79,7 +79,7 @@ def write_report(
         figures=_embedded([entry for entries in drawn.values() for entry in entries]),
         plotly=get_plotlyjs(),
     )
-    return _write(folder / "report.html", page)
+    return write_page(folder / "report.html", page)
 
 
 def _drawn(runs: Sequence[Run], points: figures.Points) -> dict[str, list[tuple[Plot, go.Figure]]]:
@@ -194,15 +194,17 @@ def _embedded(entries: Sequence[tuple[Plot, go.Figure]]) -> str:
     return text.replace("<", "\\u003c")
 
 
-def _template() -> Template:
+def page_template(name: str) -> Template:
+    """A template of this package; what it is given is escaped."""
     loader = PackageLoader("crossproof.report")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    return environment.get_template("report.html.jinja")
+    return environment.get_template(name)
 
 
-def _write(path: Path, page: str) -> Path:
+def write_page(path: Path, page: str) -> Path:
+    """Writes the page under a temporary name and renames it; CrossproofError if it cannot."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
