@@ -111,6 +111,9 @@ def results_table(runs: dict[str, Any]) -> Table:
         cells = [_cell(run, key, style) for run in runs.values()]
         table.add_row(label, *cells)
     table.add_row("Dead latents", *(f"{run['dead']:.1%}" for run in runs.values()))
+    for owner in next(iter(runs.values())).get("diffing", {"counts": {}})["counts"]:
+        counts = [str(run["diffing"]["counts"][owner]) for run in runs.values()]
+        table.add_row(f"Latents, {owner}", *counts)
     return table
 
 

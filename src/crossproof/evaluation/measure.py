@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crossproof.crosscoder.diffing import diffing_figures, is_joint
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.batch import Batch, mlp_out, resid_post
@@ -46,7 +47,10 @@ def evaluate(
     done and their number. Raises CrossproofError if there are fewer than two sequences.
     """
     tally = tally_sequences(model, crosscoder, sequences, options, progress)
-    return summarise(crosscoder, crosscoder.hookpoints.mlp_blocks, tally, options)
+    figures = summarise(crosscoder, crosscoder.hookpoints.mlp_blocks, tally, options)
+    if is_joint(crosscoder.hookpoints):
+        figures["diffing"] = diffing_figures(crosscoder)
+    return figures
 
 
 def tally_sequences(
@@ -165,18 +169,18 @@ def _outputs(
 def _measure_patches(
     batch: Batch, zeroed: Mapping[str, NDArray[np.float64]] | None, tally: Tally
 ) -> None:
-    clean = batch.model.logits(batch.tokens).log_softmax(-1)
+    clean = batch.model.log_probabilities(batch.tokens)
+    targets = batch.tokens[:, 1:, None].long().expand(len(clean), -1, -1, -1)
     losses: dict[str, list[Tensor]] = defaultdict(list)
-    for place, name in enumerate(batch.crosscoder.hookpoints.names):
-        values = {"patch": batch.x_hat[:, place]}
+    names = batch.crosscoder.hookpoints.names
+    for place in batch.crosscoder.written:
+        name, values = names[place], {"patch": batch.x_hat[:, place]}
         if zeroed is None:
             values["zero"] = torch.zeros_like(batch.x[:, place])
         for kind, value in values.items():
-            logits = batch.model.logits(batch.tokens, batch.patched(name, value))
-            other = logits.log_softmax(-1)
-            targets = batch.tokens[:, 1:, None].long()
-            ce = -other[:, :-1].gather(2, targets)[..., 0]
-            kl = (clean.exp() * (clean - other)).sum(-1)[:, :-1]
+            other = batch.model.log_probabilities(batch.tokens, batch.patched(name, value))
+            ce = -other[:, :, :-1].gather(3, targets)[..., 0].mean(0)
+            kl = (clean.exp() * (clean - other)).sum(-1)[:, :, :-1].mean(0)
             losses[f"ce-{kind}"].append((ce * batch.scored[:, :-1]).double().sum(1))
             losses[f"kl-{kind}"].append((kl * batch.scored[:, :-1]).double().sum(1))
     for name, parts in losses.items():

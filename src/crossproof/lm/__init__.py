@@ -11,6 +11,7 @@ from crossproof.lm.hookpoints import (
 from crossproof.lm.loading import load_model
 from crossproof.lm.mlp import MLPWeights
 from crossproof.lm.model import LanguageModel
+from crossproof.lm.pair import ModelPair
 
 __all__ = [
     "Activation",
@@ -19,6 +20,7 @@ __all__ = [
     "Hookpoints",
     "LanguageModel",
     "MLPWeights",
+    "ModelPair",
     "Rotary",
     "load_model",
     "resolve_hookpoints",

