@@ -78,6 +78,7 @@ def test_figures_of_clusters_and_explanations(options: list[str], tmp_path: Path
         assert len(found["similarities"]) == 2  # a training seed each
     words = (tmp_path / "out" / "fig3.md").read_text()
     assert any(f"is {w} " in words for w in ("ahead of", "behind", "not told apart from"))
+    assert "paired differences" in words
     for found in numbers(tmp_path, "fig11")["variants"].values():
         for own in found.values():
             c = own["confusion"]

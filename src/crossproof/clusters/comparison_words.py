@@ -39,18 +39,20 @@ def chosen(figures: Figures) -> str:
 
 
 def verdict(figures: Figures) -> str:
-    """Whether the chosen interaction is ahead of the chosen baseline; only the paired interval
-    says so."""
-    by, picked = figures["chosen_by"], figures["chosen"]
+    """Which baselines the chosen interaction is ahead of; only the paired interval says so.
+
+    All of them are named: the one that was chosen may be the weakest on the reported half.
+    """
+    by, best = figures["chosen_by"], figures["chosen"]["interaction"]
     level = figures["report"][by["material"]][by["judge"]]
-    found = gap(figures, picked["interaction"], picked["baseline"])
-    low, high = found["ci"]
-    which = "ahead of" if low > 0 else "behind" if high < 0 else "not told apart from"
-    return (
-        f"{picked['interaction']} {figure(level[picked['interaction']]['clusters'])} is {which} "
-        f"{picked['baseline']} {figure(level[picked['baseline']]['clusters'])}, paired difference "
-        f"{signed(found)}."
-    )
+    told: dict[str, list[str]] = {"ahead of": [], "not told apart from": [], "behind": []}
+    for name in (n for n, kind in figures["families"].items() if kind == "baseline"):
+        found = gap(figures, best, name)
+        low, high = found["ci"]
+        which = "ahead of" if low > 0 else "behind" if high < 0 else "not told apart from"
+        told[which].append(f"{name} ({signed(found)})")
+    parts = [f"{which} {', '.join(names)}" for which, names in told.items() if names]
+    return f"{best} {figure(level[best]['clusters'])} is {'; '.join(parts)} (paired differences)."
 
 
 def gap(figures: Figures, one: str, other: str, material: str = "") -> Mapping[str, Any]:
