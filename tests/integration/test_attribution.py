@@ -248,7 +248,7 @@ def test_batches_do_not_matter(
     for name, values in one.tokens.items():
         torch.testing.assert_close(values, all_at_once.tokens[name], rtol=1e-6, atol=1e-9)
     for name, values in one.last.items():  # what is left after first order is a small difference
-        torch.testing.assert_close(values, all_at_once.last[name], rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(values, all_at_once.last[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["gpt-neo", "llama"])
