@@ -44,9 +44,9 @@ ENGINE = "verified"
 """By whose certified accuracy strengths are chosen."""
 OBJECTIVES: dict[str, list[Objective]] = {
     "none": [Objective()],
-    "l1": [Objective(l1=s) for s in (0.1, 0.3)],
-    "interaction": [Objective(interaction=s) for s in (1.0, 3.0)],
-    "certified": [Objective(certified=s) for s in (0.1, 0.3)],
+    "l1": [Objective(l1=s) for s in (0.03, 0.1, 0.3)],
+    "interaction": [Objective(interaction=s) for s in (0.3, 1.0, 3.0)],
+    "certified": [Objective(certified=s) for s in (0.03, 0.1, 0.3)],
 }
 
 

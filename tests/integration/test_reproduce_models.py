@@ -115,7 +115,7 @@ def test_figure_10_has_a_network_a_seed(
             assert 0 < own["read_top"] <= 1
             assert own["keys_owned"] <= 11
     assert set(numbers["figures"]["recipe"]) == set(fig10.FIGURES)
-    assert numbers["pairs"] == 23**2 - round(23**2 / 2)
+    assert numbers["pairs"] == 23**2 - round(small.train_share * 23**2)
     assert "modulo 23" in content["words"]
 
 

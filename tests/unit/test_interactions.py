@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -277,6 +278,14 @@ def test_bad_input_is_refused_in_one_sentence() -> None:
     atoms[0, 0] = torch.inf
     with pytest.raises(CrossproofError, match="NaN or infinity: check its decoder"):
         measure_interactions(case.latents, {0: MLPDictionary.build(case.mlp, atoms, case.bias)})
+    bias = torch.full_like(case.bias, torch.nan)
+    with pytest.raises(CrossproofError, match="NaN or infinity: check its decoder"):
+        measure_interactions(case.latents, {0: MLPDictionary.build(case.mlp, case.atoms, bias)})
+    mlp = replace(case.mlp, W_out=case.mlp.W_out * torch.nan)
+    with pytest.raises(CrossproofError, match="output weights at block 0 hold NaN"):
+        measure_interactions(case.latents, {0: MLPDictionary.build(mlp, case.atoms, case.bias)})
+    with pytest.raises(CrossproofError, match="needs a plain MLP, and this one is gated"):
+        additive_interaction(gated.view, gated.latents, gated.view.dominance(gated.latents))
     found = measure_interactions(case.latents, {0: case.view})
     with pytest.raises(CrossproofError, match="no form AND of a plain MLP"):
         found.total("AND", normalise="sum")

@@ -74,6 +74,8 @@ def top_contexts(
                 f"There is no latent {latent}: this crosscoder has latents 0 to "
                 f"{crosscoder.n_latents - 1}."
             )
+    if not latents:  # a crosscoder may have no latent that is worth showing
+        return []
     counts = torch.zeros(len(latents), dtype=torch.int64)
     totals = torch.zeros(len(latents), dtype=torch.float64)
     best: list[list[tuple[Peak, Context]]] = [[] for _ in latents]

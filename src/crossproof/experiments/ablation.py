@@ -46,6 +46,7 @@ CHEAP = EvaluationOptions(patch_hookpoints=False, schemes=())
 def run(settings: Settings) -> Figure:
     """Gains at equal magnitude, with paired intervals, and a verdict computed from them."""
     study = Study(Lab.open(settings))
+    study.lab.crosscoders(study.variants)  # all at once: they share their batches
     numbers = study.numbers()
     return Figure(numbers, charts(numbers), words(numbers))
 

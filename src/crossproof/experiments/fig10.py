@@ -24,7 +24,7 @@ from crossproof.training.config import RunConfig
 TITLE = "Figure 10: a network that adds modulo 113"
 QUICK_NETWORK = network.Recipe(p=23, d_model=32, neurons=64, steps=300, batch=256)
 OBJECTIVES = scaling.OBJECTIVES | {"ten times the paper's": {"interaction": 1000.0}}
-STEPS = 500
+STEPS = 250
 PAIRS = 2048
 """Held-out pairs that crosscoders are measured on."""
 OPTIONS = EvaluationOptions(

@@ -39,12 +39,12 @@ class Recipe:
     """The network and its training."""
 
     p: int = 113
-    train_share: float = 0.5
+    train_share: float = 0.7
     """Of the pairs; the rest is held out."""
     d_model: int = 64
     heads: int = 4
     neurons: int = 256
-    steps: int = 600
+    steps: int = 500
     batch: int = 2048
     """Pairs a step, drawn without replacement."""
     lr: float = 1e-3

@@ -155,9 +155,14 @@ def _check(latents: SparseLatents, views: Mapping[int, MLPDictionary]) -> None:
                 f"The code has {latents.n_latents} latents, but the dictionary at block {block} "
                 f"has {len(view.G)}: they belong to different dictionaries."
             )
-        if not torch.isfinite(view.G).all():
+        decoder = (view.G, view.baseline, view.G_gate, view.baseline_gate)
+        if not all(part.isfinite().all() for part in decoder if part is not None):
             raise CrossproofError(
                 f"The dictionary at block {block} holds NaN or infinity: check its decoder."
+            )
+        if not view.output_norms.isfinite().all():
+            raise CrossproofError(
+                f"The MLP's output weights at block {block} hold NaN or infinity: check the model."
             )
     if not torch.isfinite(latents.values).all():
         raise CrossproofError("Latents' activations hold NaN or infinity: check the encoder.")

@@ -13,6 +13,7 @@ from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.contexts import top_contexts
 from crossproof.lm import LanguageModel
+from crossproof.measurement.attention import attention_figures
 from crossproof.measurement.contexts import pair_examples
 from crossproof.measurement.stream import Measurement, measure
 from crossproof.measurement.summary import owners, pair_rows, ratios, square, totals
@@ -45,13 +46,15 @@ def measure_runs(
     corpus: Corpus,
     pairs: int = 12,
     progress: Progress | None = None,
+    attention: bool = True,
 ) -> dict[str, Any]:
     """Measures every crosscoder of `folders`; writes sums and measure.json into `output`.
 
     Returns the content of measure.json. With several crosscoders, each is compared with the first
     (`ratios`) if it decodes at the same MLPs' inputs; those that decode at none are passed over
-    if another does. Raises CrossproofError if a crosscoder explains another model, or if none
-    writes an MLP's input.
+    if another does. With `attention`, what attention scores are made of is measured too; a
+    crosscoder or model for which that is not possible has the reason instead. Raises
+    CrossproofError if a crosscoder explains another model, or if none writes an MLP's input.
     """
     sequences = read_sequences(corpus.text, model, corpus.context, corpus.split)
     sequences = sequences[: max(1, -(-corpus.tokens // corpus.context))]
@@ -73,6 +76,8 @@ def measure_runs(
         measured = measure(model, crosscoder, sequences, progress=tell)
         measured.interactions.save(output / name.replace("/", "-"))
         content["runs"][name] = _figures(model, crosscoder, measured, sequences, pairs)
+        if attention:
+            content["runs"][name]["attention"] = _attention(model, crosscoder, sequences)
         if first is not None and first.interactions.blocks == measured.interactions.blocks:
             content["ratios"][name] = ratios(first, measured)
         first = measured if first is None else first
@@ -99,6 +104,13 @@ def named_crosscoders(model: LanguageModel, folders: list[Path]) -> dict[str, Cr
                 )
             found[full] = crosscoder
     return found
+
+
+def _attention(model: LanguageModel, crosscoder: Crosscoder, sequences: Any) -> dict[str, Any]:
+    try:
+        return attention_figures(model, crosscoder, sequences)
+    except CrossproofError as error:
+        return {"missing": str(error)}
 
 
 def _figures(

@@ -83,7 +83,8 @@ def _by_sequence(
         (dominant_share(views[block], found.latents, who) > LED).double().sum(1)
         for block, who in zip(found.blocks, found.dominance, strict=True)
     ]
-    per_token = {**found.token_totals(), "led": torch.stack(led, 1), "tokens": tokens}
+    per_token: dict[str, Tensor] = {"led": torch.stack(led, 1), "tokens": tokens}
+    per_token.update(found.token_totals().items())
     return {name: _summed(values, sequence, count) for name, values in per_token.items()}
 
 
