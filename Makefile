@@ -22,7 +22,7 @@ HAVE_TORCH := import sys, torch; \
 	sys.exit(tuple(int(x) for x in torch.__version__.split(".")[:2]) < (2, 6))
 
 .DEFAULT_GOAL := help
-.PHONY: demo reproduce test test-slow lint bench clean help
+.PHONY: demo reproduce certificates test test-slow lint bench clean help
 
 demo: $(VENV)/.installed  ## Train two crosscoders on the bundled model and compare them (offline)
 	HF_HUB_OFFLINE=1 $(BIN)/crossproof demo --output $(DEMO)
@@ -45,6 +45,9 @@ lint: $(VENV)/.installed-dev  ## ruff and mypy
 bench: $(VENV)/.installed-dev  ## Every benchmark, one after another
 	@set -e; for bench in $(filter-out benchmarks/_%,$(sort $(wildcard benchmarks/*.py))); do \
 		echo "$$bench"; $(BIN)/python "$$bench"; done
+
+certificates: $(VENV)/.installed  ## Verify every example certificate
+	$(BIN)/crossproof verify $(dir $(wildcard examples/certificates/*/certificate.json))
 
 clean:  ## Remove .venv, caches and builds (runs/ stays)
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

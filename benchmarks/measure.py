@@ -49,14 +49,21 @@ def dense_block(latents: SparseLatents, view: MLPDictionary) -> torch.Tensor:
     return out.index_add_(0, owner.flatten(), rest.flatten(0, 1))
 
 
-def fastest(rounds: int, work: Callable[[], object]) -> float:
-    """Seconds of the fastest of `rounds` after one for warming up."""
-    times = []
-    for _ in range(rounds + 1):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return min(times[1:])
+def fastest(rounds: int, works: dict[str, Callable[[], object]]) -> dict[str, tuple[float, float]]:
+    """Wall and processor seconds of the fastest of `rounds` of each, interleaved, after one more.
+
+    Processor seconds are those of all threads; other programs on the machine lengthen the wall's.
+    """
+    found: dict[str, tuple[float, float]] = {}
+    for turn in range(rounds + 1):
+        for name, work in works.items():
+            wall, processor = time.perf_counter(), time.process_time()
+            work()
+            spent = time.perf_counter() - wall, time.process_time() - processor
+            if turn:
+                before = found.get(name, spent)
+                found[name] = min(before[0], spent[0]), min(before[1], spent[1])
+    return found
 
 
 def main(settings: Settings) -> None:
@@ -81,25 +88,28 @@ def main(settings: Settings) -> None:
 
         latents = encode()
         few = latents.rows(0, settings.dense_tokens)
-        count = latents.n_tokens
-        seconds = {
-            "forward pass": fastest(settings.rounds, lambda: model.logits(tokens)) / count,
-            "harvest and encode": fastest(settings.rounds, encode) / count,
-            "pair sums, all forms": fastest(
-                settings.rounds, lambda: measure_interactions(latents, views)
-            )
-            / count,
-        }
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        dense = fastest(1, lambda: [dense_block(few, view) for view in views.values()])
-        seconds["dense, I alone"] = dense / few.n_tokens
-    base = seconds["harvest and encode"]
-    for name, value in seconds.items():
-        print(
-            f"{name:22s} {value * 1e6:9.1f} us a token   {value / base:8.2f} x harvest and encode"
+        times = fastest(
+            settings.rounds,
+            {
+                "forward pass": lambda: model.logits(tokens),
+                "harvest and encode": encode,
+                "pair sums, all forms": lambda: measure_interactions(latents, views),
+            },
         )
-    ratio = seconds["dense, I alone"] / seconds["pair sums, all forms"]
-    print(f"dense over pair sums: {ratio:.0f} x")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        dense = "dense, I alone"
+        times |= fastest(1, {dense: lambda: [dense_block(few, view) for view in views.values()]})
+    counts = dict.fromkeys(times, latents.n_tokens) | {dense: few.n_tokens}
+    wall, processor = (
+        {name: seconds[side] / counts[name] * 1e6 for name, seconds in times.items()}
+        for side in (0, 1)
+    )
+    base, sums = "harvest and encode", "pair sums, all forms"
+    print(f"{'us a token':22s} {'wall':>9s} {'processor':>9s}   x harvest and encode")
+    for name in times:
+        ratios = f"{wall[name] / wall[base]:8.2f} {processor[name] / processor[base]:8.2f}"
+        print(f"{name:22s} {wall[name]:9.1f} {processor[name]:9.1f}   {ratios}")
+    print(f"dense over pair sums: {processor[dense] / processor[sums]:.0f} x (processor)")
     print(f"peak memory before the dense evaluation: {peak / 2**20:.2f} GiB")
 
 

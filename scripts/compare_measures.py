@@ -47,7 +47,8 @@ class Settings:
     pairs: int = 400
     """Drawn at random from the others."""
     budget: int = 1024
-    """Coalitions of a Shapley-Taylor estimate (exact up to 12 players)."""
+    """Coalitions of a Shapley-Taylor estimate (exact up to 12 players); of m players, at least
+    2(m² + m + 2): twice what an estimate needs."""
     seed: int = 0
     threads: int = 2
 
@@ -74,7 +75,7 @@ def measures(
     indices = [
         absolute_sums(
             (
-                shapley_taylor(game, settings.budget, settings.seed)
+                shapley_taylor(game, _budget(len(game.players), settings.budget), settings.seed)
                 for game in block
                 if len(game.players) > 1
             ),
@@ -85,6 +86,10 @@ def measures(
     ]
     sums["Shapley-Taylor"] = torch.stack([index.total for index in indices]).sum(0)
     return sums, found.coactive[rows]
+
+
+def _budget(players: int, budget: int) -> int:
+    return max(budget, 2 * (players**2 + players + 2))
 
 
 def correlations(named: dict[str, Tensor], seed: int) -> dict[str, Any]:

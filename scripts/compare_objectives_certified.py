@@ -4,8 +4,8 @@
 
 For every setting and seed: builds the task's domain and network, trains a dictionary for every
 objective and strength, and bounds accuracy and cross-entropy point by point. An objective's
-strength is the one with the best mean certified accuracy on the validation sample; the figures
-are those of another sample, and those called `verified` are the certificate verifier's.
+strength is the one with the best certified accuracy on the first seed's validation sample; the
+figures are those of another sample, and those called `verified` are the certificate verifier's.
 `OUT/runs.jsonl` gets a line a dictionary, and what is there already is not trained again;
 `--publish` writes the summary with intervals over seeds.
 """
@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 import tyro
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from crossproof.crosscoder import SparseLatents
@@ -39,11 +40,11 @@ T_QUANTILE = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.
 ENGINES = ("signed", "additive", "dominant", "verified")
 """verified: a `points` certificate, whose verifier takes the better of T1 and T2.2 margin by margin
 and accounts for rounding; the others: `tasks.margins`."""
-ENGINE = "signed"
+ENGINE = "verified"
 """By whose certified accuracy strengths are chosen."""
 OBJECTIVES: dict[str, list[Objective]] = {
     "none": [Objective()],
-    "l1": [Objective(l1=s) for s in (0.01, 0.03, 0.1)],
+    "l1": [Objective(l1=s) for s in (0.03, 0.1, 0.3)],
     "interaction": [Objective(interaction=s) for s in (0.3, 1.0, 3.0)],
     "certified": [Objective(certified=s) for s in (0.03, 0.1, 0.3)],
 }
@@ -56,6 +57,9 @@ class Comparison:
     out: Path = Path("runs/certified")
     settings: tuple[str, ...] = ("coactive", "independent", "overprovisioned")
     seeds: tuple[int, ...] = (0, 1, 2)
+    """The first one's validation sample chooses the strengths; the others only run those."""
+    most: int = 0
+    """Stop after so many dictionaries, to be called again; 0 trains all."""
     points: int = 4000
     """Of the validation sample and of the test sample."""
     steps: int = 0
@@ -118,18 +122,26 @@ def variants(recipe: Recipe) -> Iterator[tuple[str, float, Recipe]]:
             yield name, objective.strengths().get(name, 0.0), replace(recipe, objective=objective)
 
 
-def run(setting: str, seed: int, options: Comparison, done: set[tuple[Any, ...]]) -> None:
-    """Trains what is missing of a setting and seed, and appends its lines."""
+def run(setting: str, seed: int, options: Comparison, most: int) -> int:
+    """Trains up to `most` dictionaries that a setting and seed lack; how many there were."""
     task, k = SETTINGS[setting]
     plan = TASKS[task]
     assert isinstance(plan, Plan)
     steps = options.steps or plan.dictionary.steps
     recipe = replace(plan.dictionary, steps=steps, k=k)
-    wanted = [v for v in variants(recipe) if (setting, seed, steps, v[0], v[1]) not in done]
+    lines = [row for row in read(options) if (row["setting"], row["steps"]) == (setting, steps)]
+    done = {(row["seed"], row["objective"], row["strength"]) for row in lines}
+    chosen = strengths([row for row in lines if row["seed"] == options.seeds[0]])
+    wanted = [
+        (name, strength, changed)
+        for name, strength, changed in variants(recipe)
+        if (seed, name, strength) not in done
+        and (seed == options.seeds[0] or strength == chosen[name])
+    ][:most]
     if not wanted:
-        return
+        return 0
     domain = sparse.make_domain(plan.network, seed)
-    network = sparse.train(plan.network, domain, seed)
+    network = trained(plan, domain, task, seed, options.out)
     samples = {
         "validation": Sample.draw(domain, options.points, held_out_seed(seed) + 1),
         "test": Sample.draw(domain, options.points, held_out_seed(seed) + 2),
@@ -149,7 +161,7 @@ def run(setting: str, seed: int, options: Comparison, done: set[tuple[Any, ...]]
             flush=True,
         )
 
-    if (setting, seed, steps, "true", 0.0) not in done:
+    if (seed, "true", 0.0) not in done:
         true = Dictionary(domain.atoms, domain.bias, lambda x: x)  # its activations are known
         given = {
             name: figures(network, true, sample.activations, sample)
@@ -164,6 +176,31 @@ def run(setting: str, seed: int, options: Comparison, done: set[tuple[Any, ...]]
             for part, sample in samples.items()
         }
         note(name, strength, given, began)
+    return len(wanted)
+
+
+def trained(plan: Plan, domain: SparseDomain, task: str, seed: int, out: Path) -> Network:
+    """The task's network, kept beside the figures."""
+    path = out / f"{task}-{seed}.safetensors"
+    if not path.exists():
+        save_file(sparse.train(plan.network, domain, seed).tensors(), path)
+    return Network(**load_file(path))
+
+
+def read(options: Comparison) -> list[dict[str, Any]]:
+    """Everything that has been run."""
+    path = options.out / "runs.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def strengths(lines: list[dict[str, Any]]) -> dict[str, float]:
+    """Of each objective, the strength with the highest certified accuracy on validation."""
+    found: dict[str, float] = {}
+    for name in {line["objective"] for line in lines}:
+        own = [line for line in lines if line["objective"] == name]
+        best = max(own, key=lambda line: float(line["validation"][ENGINE]["accuracy"]))
+        found[name] = best["strength"]
+    return found
 
 
 def interval(values: list[float]) -> dict[str, Any]:
@@ -176,19 +213,16 @@ def interval(values: list[float]) -> dict[str, Any]:
     return {"mean": mean, "ci": [mean - half, mean + half], "seeds": values}
 
 
-def summarise(lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """Each objective at its chosen strength: intervals of every figure on the test sample."""
+def summarise(lines: list[dict[str, Any]], first: int) -> dict[str, Any]:
+    """Each objective at the strength that seed `first` chose: intervals on the test sample."""
     rows: dict[str, Any] = {}
+    chosen = strengths([line for line in lines if line["seed"] == first])
     for name in ("none", "l1", "interaction", "certified", "true"):
-        own = [line for line in lines if line["objective"] == name]
-        by_strength: dict[float, list[dict[str, Any]]] = {line["strength"]: [] for line in own}
-        for line in sorted(own, key=lambda line: line["seed"]):
-            by_strength[line["strength"]].append(line)
-        if not own:
+        if name not in chosen:
             continue
-        chosen = max(by_strength, key=lambda s: _validation(by_strength[s]))
-        tests = [line["test"] for line in by_strength[chosen]]
-        row: dict[str, Any] = {"strength": chosen}
+        own = [x for x in lines if (x["objective"], x["strength"]) == (name, chosen[name])]
+        tests = [line["test"] for line in sorted(own, key=lambda line: int(line["seed"]))]
+        row: dict[str, Any] = {"strength": chosen[name]}
         for engine in ENGINES:
             row[engine] = {
                 part: interval([test[engine][part] for test in tests])
@@ -200,11 +234,6 @@ def summarise(lines: list[dict[str, Any]]) -> dict[str, Any]:
             row[part] = interval([test[part] for test in tests])
         rows[name] = row
     return rows
-
-
-def _validation(lines: list[dict[str, Any]]) -> float:
-    accuracies: list[float] = [line["validation"][ENGINE]["accuracy"] for line in lines]
-    return sum(accuracies) / len(accuracies)
 
 
 def lead(rows: dict[str, Any]) -> dict[str, Any]:
@@ -237,26 +266,25 @@ def main(options: Comparison) -> None:
     """Trains what is missing, or publishes."""
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "runs.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     if options.publish is not None:
         content: dict[str, Any] = {"points": options.points, "settings": {}}
         for setting in options.settings:
-            chosen = [line for line in lines if line["setting"] == setting]
-            rows = summarise([line for line in chosen if line["seed"] in options.seeds])
+            lines = [x for x in read(options) if x["setting"] == setting]
+            rows = summarise([x for x in lines if x["seed"] in options.seeds], options.seeds[0])
             content["settings"][setting] = {
-                **{key: chosen[0][key] for key in ("latents", "k", "steps")},
+                **{key: lines[0][key] for key in ("latents", "k", "steps")},
                 "objectives": rows,
                 "lead_of_certified": lead(rows),
             }
             print(f"\n{setting}\n\n" + "\n".join(table(rows)))
         options.publish.write_text(json.dumps(content, indent=1) + "\n")
         return
-    keys = ("setting", "seed", "steps", "objective", "strength")
-    done = {tuple(line[key] for key in keys) for line in lines}
+    left = options.most or 10**6
     for setting in options.settings:
         for seed in options.seeds:
-            run(setting, seed, options, done)
+            left -= run(setting, seed, options, left)
+            if left <= 0:
+                return
 
 
 if __name__ == "__main__":

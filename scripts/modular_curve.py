@@ -1,15 +1,18 @@
 """Certified accuracy of addition modulo p against how far, and how, the network was trained.
 
-    python scripts/modular_curve.py --p 53 --out docs/data/certified-modular-53.json
+    python scripts/modular_curve.py --p 53 --purities 0 0.01 0.1 --out runs/modular-53.json
 
-At every checkpoint the network is folded as it stands and a `pairs` certificate is searched and
-verified; beside it the impurity of its neurons (share of power outside their frequency).
+One network for each strength of the purity penalty (what neurons read and write outside their
+frequency; 0 is weight decay alone). At every checkpoint the network is folded as it stands and a
+`pairs` certificate is searched and verified; beside it the impurity of its neurons (share of power
+outside their frequency).
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,16 +30,14 @@ from crossproof.proof.tasks import TASKS, find_frequencies, modular
 
 @dataclass(frozen=True)
 class Curve:
-    """Trains one network and certifies it at checkpoints."""
+    """Trains networks and certifies them at checkpoints."""
 
     p: int = 53
     """53 or 113: the tasks' own recipes."""
     seed: int = 0
-    checkpoints: tuple[int, ...] = (0, 100, 200, 300, 500, 750, 1000, 1500, 2000, 2500, 3000)
-    purity: float | None = None
-    """Penalty on what a neuron reads outside its frequency; none leaves the recipe's."""
-    output_purity: float | None = None
-    """The same for what it writes."""
+    checkpoints: tuple[int, ...] = (0, 50, 100, 150, 200, 300, 500, 750, 1000)
+    purities: tuple[float, ...] = (0.1,)
+    """Strengths of the penalty on what a neuron reads and writes outside its frequency."""
     threads: int = 1
     out: Path = Path("runs/modular.json")
 
@@ -67,37 +68,42 @@ def _quantiles(values: Tensor) -> dict[str, float]:
     return {"median": values.median().item(), "largest": values.max().item()}
 
 
-def main(options: Curve) -> None:
-    """Trains, certifies, writes the file anew after every checkpoint."""
-    torch.set_num_threads(options.threads)
+def train(options: Curve, purity: float, curve: dict[str, Any], save: Callable[[], None]) -> None:
+    """One network; `curve` gains a point and is saved at every checkpoint."""
     recipe = TASKS[f"modular-{options.p}"]
     assert isinstance(recipe, modular.Recipe)
-    recipe = replace(
-        recipe,
-        steps=max(options.checkpoints),
-        purity=recipe.purity if options.purity is None else options.purity,
-        output_purity=(
-            recipe.output_purity if options.output_purity is None else options.output_purity
-        ),
-    )
-    points: list[dict[str, Any]] = []
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    recipe = replace(recipe, steps=max(options.checkpoints), purity=purity, output_purity=purity)
+    curve |= {"recipe": asdict(recipe), "points": []}
 
     def watch(step: int, weights: modular.Weights) -> None:
         if step not in options.checkpoints:
             return
-        points.append({"step": step} | describe(*weights.fold()))
-        content = {"recipe": asdict(recipe), "seed": options.seed, "points": points}
-        options.out.write_text(json.dumps(content, indent=1) + "\n")
-        last = points[-1]
+        last = {"step": step} | describe(*weights.fold())
+        curve["points"].append(last)
+        save()
         print(
-            f"step {step:5d}  accuracy {last['accuracy']:.4f}  certified "
+            f"purity {purity:<5g} step {step:5d}  accuracy {last['accuracy']:.4f}  certified "
             f"{last['certified_accuracy']:.4f}  impurity {last['impurity']['median']:.1e} read, "
             f"{last['output_impurity']['median']:.1e} written  frequencies {last['frequencies']}",
             flush=True,
         )
 
     modular.train(recipe, options.seed, watch)
+
+
+def main(options: Curve) -> None:
+    """Trains, certifies, writes the file anew after every checkpoint."""
+    torch.set_num_threads(options.threads)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    curves: list[dict[str, Any]] = []
+
+    def save() -> None:
+        content = {"p": options.p, "seed": options.seed, "curves": curves}
+        options.out.write_text(json.dumps(content, indent=1) + "\n")
+
+    for purity in options.purities:
+        curves.append({})
+        train(options, purity, curves[-1], save)
 
 
 if __name__ == "__main__":

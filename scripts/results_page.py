@@ -16,8 +16,10 @@ from typing import Any
 
 import tyro
 
+from crossproof.experiments.ablation_words import headline
 from crossproof.experiments.publish import section
 from crossproof.experiments.registry import NAMES
+from crossproof.experiments.words import size
 
 HEAD = """# Results
 
@@ -53,7 +55,17 @@ def page(contents: list[dict[str, Any]]) -> str:
     ordered = sorted(contents, key=lambda content: NAMES.index(content["figure"]))
     links = [f"* [{c['title']}](#{anchor(c['title'])})" for c in ordered]
     sections = [section(c, "figures/", "data/results/", level=2) for c in ordered]
-    return "\n\n".join([HEAD, "\n".join(links), *sections]) + "\n"
+    return "\n\n".join([HEAD, "\n".join(links), *_headline(ordered), *sections]) + "\n"
+
+
+def _headline(contents: list[dict[str, Any]]) -> list[str]:
+    """The headline and its controls, if the ablation has been run."""
+    for content in contents:
+        if content["figure"] == "ablation":
+            numbers = content["numbers"]
+            source = f"From [ablation.json](data/results/ablation.json), `{content['command']}`."
+            return ["## Headline", size(numbers["setup"]), headline(numbers), source]
+    return []
 
 
 def anchor(title: str) -> str:

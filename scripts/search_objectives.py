@@ -80,6 +80,9 @@ GRIDS: dict[str, list[str]] = {
     ],
 }
 """A variant is a list of settings beside the defaults: `k=32 transition=400 lr=2e-3`."""
+WANTED = EvaluationOptions(
+    patch_hookpoints=False, schemes=("none", "keep-largest"), mids=("exact_mid",)
+)
 INITIAL_BATCHES = 8
 """Enough tokens to seed the widest crosscoder at 512 tokens a batch."""
 
@@ -181,8 +184,7 @@ def main(search: Search) -> None:
         wanted = {name: replace(config, seed=seed) for name, config in wanted.items()}
         trained = train_together(model, train, wanted, print, INITIAL_BATCHES)
         for name, crosscoder in trained.items():
-            options = EvaluationOptions(patch_hookpoints=False)
-            figures = evaluate(model, crosscoder, validation, options)
+            figures = evaluate(model, crosscoder, validation, WANTED)
             line = point(name, wanted[name], seed, figures)
             with path.open("a") as handle:
                 handle.write(json.dumps(line) + "\n")

@@ -7,6 +7,7 @@ run on a changed copy of them, and fails with AssertionError.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 
@@ -120,6 +121,27 @@ def bending(activation: Activation) -> Callable[[SimpleNamespace], None]:
         check(error, bounds.sharp, 1e-14)
 
     return run
+
+
+def centring(m: SimpleNamespace) -> None:
+    """T1c where a ReLU crosses its kink at one end, both ways, and where only rounding is left."""
+    relu = Activation.RELU
+    for beta, p in [(-1e-3, 1.0), (1.0, -1.0 - 1e-3), (-1.0, 2.0)]:
+        view, latents = one_neuron(relu, beta, [0.0])
+        path = m.paths.linear_path(view, latents, torch.tensor([[p]], dtype=F64))
+        found = m.centred.centred_gap(relu, path)
+        check((relu(path.true) - relu(path.kept) - found.step).abs(), found.gap)
+    # No half is left on one side of the kink, but z may be off by the slack, times the slope.
+    view, latents = one_neuron(relu, 1.0, [1.0])
+    path = replace(m.paths.linear_path(view, latents), slack=torch.full((1, 1), 0.1, dtype=F64))
+    found = m.centred.centred_gap(relu, path)
+    missed = relu(path.true + 0.1) - relu(path.kept) - found.step
+    check(missed.abs(), found.gap)
+    # The half counts the slack too: z is 0.1 further over the kink than it seems.
+    path = replace(m.paths.linear_path(*one_neuron(relu, 0.05, [0.0])), slack=path.slack)
+    found = m.centred.centred_gap(relu, path)
+    for moved in (-0.1, 0.1):
+        check((relu(path.true + moved) - relu(path.kept) - found.step).abs(), found.gap)
 
 
 def lowest(m: SimpleNamespace) -> None:

@@ -10,13 +10,15 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import GPTNeoForCausalLM
 
+from crossproof.lm.pretraining import held_out_loss
+
 from .decoder import Decoder
 from .evaluate import Loss, held_out_texts
 from .export import load_export, load_trained
 from .files import replace_file
 from .sample import SampleConfig, fingerprint, sample_rows, uniform_draws
 from .text import HELD_OUT_STORIES, read_stories
-from .train import Config, held_out_loss
+from .train import Config
 
 SAMPLE_SEED = 0
 TEMPERATURE = 0.7

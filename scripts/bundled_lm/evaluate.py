@@ -11,8 +11,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import GPTNeoForCausalLM
 
+from crossproof.lm.pretraining import held_out_loss
+
 from . import text
-from .train import held_out_loss
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
+
+from crossproof.lm.pretraining import (
+    check_lean_logits,
+    held_out_loss,
+    next_token_loss,
+    optimisers,
+    schedule,
+    update,
+)
 
 from . import text
 from .files import replace_file
@@ -77,68 +83,6 @@ def build(config: Config) -> GPTNeoForCausalLM:
     )
 
 
-def lean_logits(model: GPTNeoForCausalLM, tokens: Tensor) -> Tensor:
-    """The model's logits [B, S, V] by fused attention: 2.7 times the library's speed on CPUs.
-
-    Hugging Face's GPT-Neo attends in eager mode only; this is the same function of the same
-    weights (GPT-Neo does not scale its scores), checked by the script before training.
-    """
-    trunk: Any = model.transformer
-    hidden = trunk.wte(tokens) + trunk.wpe.weight[: tokens.shape[1]]
-    batch, length, width = hidden.shape
-    heads = model.config.num_heads
-    for block in trunk.h:
-        attention = block.attn.attention
-        normed = block.ln_1(hidden)
-        q, k, v = (
-            proj(normed).view(batch, length, heads, -1).transpose(1, 2)
-            for proj in (attention.q_proj, attention.k_proj, attention.v_proj)
-        )
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
-        hidden = hidden + attention.out_proj(mixed.transpose(1, 2).reshape(batch, length, width))
-        inner = F.gelu(block.mlp.c_fc(block.ln_2(hidden)), approximate="tanh")
-        hidden = hidden + block.mlp.c_proj(inner)
-    return F.linear(trunk.ln_f(hidden), trunk.wte.weight)
-
-
-def next_token_loss(model: GPTNeoForCausalLM, tokens: Tensor) -> Tensor:
-    """Mean cross-entropy of the next token, in nats."""
-    logits = lean_logits(model, tokens)[:, :-1]
-    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), tokens[:, 1:].reshape(-1))
-
-
-def optimisers(model: GPTNeoForCausalLM, config: Config) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices, AdamW for everything else."""
-    named = list(model.named_parameters())
-    matrices = [p for n, p in named if ".h." in n and p.ndim == 2]
-    others = [p for n, p in named if not (".h." in n and p.ndim == 2)]
-    return [
-        torch.optim.Muon(matrices, lr=config.muon_lr, weight_decay=0.02, momentum=0.95),
-        torch.optim.AdamW(others, lr=config.adam_lr, weight_decay=0.0, fused=True),
-    ]
-
-
-def schedule(step: int, steps: int) -> float:
-    """Factor of the learning rate: 100 steps of warm-up, then a cosine to 2%."""
-    warm = min(1.0, (step + 1) / 100)
-    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-
-
-@torch.no_grad()
-def check_lean_logits(model: GPTNeoForCausalLM, tokens: Tensor) -> None:
-    """Raises RuntimeError if `lean_logits` is not the library's forward pass."""
-    error = (lean_logits(model, tokens) - model(input_ids=tokens).logits).abs().max().item()
-    if error > 1e-4:
-        raise RuntimeError(f"The lean forward pass is off by {error:.1e}: another transformers?")
-
-
-@torch.no_grad()
-def held_out_loss(model: GPTNeoForCausalLM, windows: Tensor) -> float:
-    """Mean next-token loss over [n, context] windows, in nats per token."""
-    losses = [next_token_loss(model, chunk).item() * len(chunk) for chunk in windows.split(32)]
-    return sum(losses) / len(windows)
-
-
 def save_checkpoint(
     folder: Path, model: GPTNeoForCausalLM, opts: list[torch.optim.Optimizer], step: int
 ) -> None:
@@ -190,9 +134,8 @@ def train(config: Config, corpus: str, folder: Path) -> GPTNeoForCausalLM:
 
     model = build(config)
     check_lean_logits(model, windows[:2])
-    opts = optimisers(model, config)
+    opts = optimisers(model, config.muon_lr, config.adam_lr)
     start = load_checkpoint(folder, model, opts)
-    base = [[g["lr"] for g in opt.param_groups] for opt in optimisers(model, config)]
     step_loss = torch.compile(next_token_loss) if config.compile else next_token_loss
     batches = itertools.islice(
         text.epochs(tokenizer, stories, config.batch, config.context, config.seed),
@@ -201,15 +144,8 @@ def train(config: Config, corpus: str, folder: Path) -> GPTNeoForCausalLM:
     )
     began, log = time.time(), (folder / "log.txt").open("a")
     for step, batch in enumerate(batches, start):
-        for opt, lrs in zip(opts, base, strict=True):
-            for group, lr in zip(opt.param_groups, lrs, strict=True):
-                group["lr"] = lr * schedule(step, config.steps)
         loss = step_loss(model, torch.from_numpy(batch))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for opt in opts:
-            opt.step()
-            opt.zero_grad()
+        update(model, opts, loss, schedule(step, config.steps))
         last = step + 1 == config.steps
         saving = last or (step + 1) % config.checkpoint_every == 0
         if saving or (step + 1) % 50 == 0:

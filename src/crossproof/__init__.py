@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from crossproof.crosscoder import Crosscoder as Crosscoder
     from crossproof.crosscoder import CrosscoderConfig as CrosscoderConfig
     from crossproof.crosscoder import SparseLatents as SparseLatents
+    from crossproof.crosscoder.formats import import_dictionaries as import_dictionaries
+    from crossproof.crosscoder.formats import import_dictionary as import_dictionary
     from crossproof.errors import CrossproofError as CrossproofError
     from crossproof.evaluation import EvaluationOptions as EvaluationOptions
     from crossproof.evaluation import evaluate as evaluate
@@ -50,6 +52,8 @@ _WHERE = {
     "additive_interaction": "interactions",
     "dominant_share": "interactions",
     "evaluate": "evaluation",
+    "import_dictionaries": "crosscoder.formats",
+    "import_dictionary": "crosscoder.formats",
     "interaction": "interactions",
     "load_model": "lm",
     "measure": "measurement",

@@ -13,15 +13,20 @@ from crossproof.errors import CrossproofError
 COMMANDS = {
     "demo": "train two crosscoders on the bundled model and report what the penalty buys",
     "train": "train crosscoders on any model and text, with and without interaction penalties",
+    "import": "turn a dictionary that another library saved into a run folder",
     "evaluate": "reconstruction and fidelity of finished crosscoders on held-out text",
     "measure": "which latents interact: where, how strongly, on which texts",
     "cluster": "group latents by interaction, explain the groups, judge them beside controls",
     "attribute": "which steps, pairs and neurons a proof about the model would fail at",
     "reproduce": "the paper's figures and their controls: numbers, pictures, words",
+    "audit": "rank suspect texts by how unusual the model's insides are on them",
     "prove": "build a certificate of a small network's performance",
     "verify": "check a certificate, trusting nothing but the arithmetic",
 }
 """Each is a module of `crossproof.commands` with `run(arguments, began)`."""
+
+MODULES = {"import": "importing"}
+"""Of commands whose names no module can have."""
 
 USAGE = "\n".join(
     [
@@ -49,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Imported late: `--help` and typing errors should not wait for torch and transformers.
         if given[0] not in COMMANDS:
             raise CrossproofError(f"There is no command '{given[0]}'.\n\n{USAGE}")
-        command = importlib.import_module(f"crossproof.commands.{given[0]}")
+        module = MODULES.get(given[0], given[0])
+        command = importlib.import_module(f"crossproof.commands.{module}")
         command.run(given[1:], began)
     except CrossproofError as error:
         sys.exit(f"crossproof: {error}")

@@ -94,7 +94,7 @@ def _last_table(runs: dict[str, Any]) -> Table:
                 figures = run["last_block"][reference][variant]
                 cells += [
                     _figure(figures["certified"], "{:.1%}"),
-                    f"{_mean(figures['ceiling']):.1%}",
+                    f"{_mean(figures['ceiling']):.1%}" if figures["ceiling"] else "",
                     f"{_mean(figures['unchanged']):.1%}",
                     f"{figures['median_bound']:.2f}",
                     f"{figures['terms']:,.0f}",

@@ -59,6 +59,30 @@ def pairs_table(name: str, figures: dict[str, Any]) -> Group:
     return Group(table, Text(meaning, style="dim"), Text(where, style="dim"), *lines)
 
 
+PARTS = {
+    "total": "score",
+    "query": "query latents",
+    "key": "key latents",
+    "query_key": "query × key latents",
+    "residual": "residual",
+}
+
+
+def attention_table(name: str, figures: dict[str, Any]) -> Table | Text:
+    """How much each part of the scores differs among the keys of a query, by block."""
+    if "missing" in figures:
+        return Text(f"{name}, attention not measured: {figures['missing']}", style="yellow")
+    table = Table(title=f"{name}: attention scores by part, root mean square over keys", box=SIMPLE)
+    table.add_column("block")
+    for label in PARTS.values():
+        table.add_column(label, justify="right")
+    for place, block in enumerate(figures["blocks"]):
+        squares = {part: [v * v for v in figures["rms"][part][place]] for part in PARTS}
+        sizes = [(sum(heads) / len(heads)) ** 0.5 for heads in squares.values()]
+        table.add_row(str(block), *(f"{size:.2f}" for size in sizes))
+    return table
+
+
 def _short(value: float) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:.0f}"
 

@@ -79,6 +79,14 @@ def check_model(model: LanguageModel, provenance: Provenance, where: Path) -> No
         )
 
 
+def objective_label(provenance: Provenance) -> str:
+    """What a crosscoder was trained for, or which libraries' dictionaries it was imported from."""
+    origins = provenance.training.get("imported", [])
+    if origins:
+        return "imported: " + ", ".join(sorted({str(origin["format"]) for origin in origins}))
+    return Objective(**provenance.training.get("objective", {})).describe()
+
+
 def evaluate_run(
     model: LanguageModel,
     folder: Path,
@@ -97,8 +105,7 @@ def evaluate_run(
                 progress(name, done, total)
 
         figures = evaluate(model, crosscoder, sequences, options, tell)
-        objective = Objective(**provenance.training.get("objective", {}))
-        label = {"objective": objective.describe()}
+        label = {"objective": objective_label(provenance)}
         runs[name] = label | figures | {"training": dict(provenance.training)}
     return runs
 
@@ -106,15 +113,18 @@ def evaluate_run(
 def results(
     model: LanguageModel, config: RunConfig, held_out: HeldOut, runs: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
-    """The whole of results.json."""
-    return {
-        "schema": SCHEMA,
-        "model": model.name,
-        "model_hash": model.weights_hash,
+    """The whole of results.json; of imported crosscoders nothing is said about training."""
+    training = {
         "seed": config.seed,
         "steps": config.steps,
         "batch_tokens": config.batch_tokens,
         "tokens": config.steps * config.batch_tokens,
+    }
+    return {
+        "schema": SCHEMA,
+        "model": model.name,
+        "model_hash": model.weights_hash,
+        **(training if config.steps else {}),
         "seconds": round(seconds, 1),
         "evaluated_on": asdict(held_out),
         "runs": runs,

@@ -67,10 +67,10 @@ def assert_sound(found: Attribution) -> None:
     for name in found.last:
         if name.endswith("/certified"):
             stem = name.removesuffix("/certified")
-            assert not bool((found.last[name] & ~found.last[f"{stem}/ceiling"]).any())
-            assert not bool(
-                (found.last[f"{stem}/ceiling"] & ~found.last[f"{stem}/unchanged"]).any()
-            )
+            if not stem.endswith(", centred"):  # which may well pass the ceiling
+                ceiling = found.last[f"{stem}/ceiling"]
+                assert not bool((found.last[name] & ~ceiling).any())
+                assert not bool((ceiling & ~found.last[f"{stem}/unchanged"]).any())
             assert not bool((found.last[name] & ~found.last[f"{stem}/unchanged"]).any())
             truth = found.last[f"{stem}/error"]
             assert bool((found.last[f"{stem}/bound"] >= truth - ROUNDING).all())
@@ -116,7 +116,7 @@ def test_a_perfect_dictionary_proves_the_models_own_loss(
         # Layers that stay in float32 leave a ball of their rounding, which attention widens.
         slack = 2e-2 if "bounded" in name else 1e-4
         torch.testing.assert_close(final, found.tokens["true_loss"], rtol=slack, atol=slack)
-    for variant in ("keep 1", "keep all", "additive"):
+    for variant in ("keep 1", "keep all", "additive", "keep 1, centred"):
         assert bool(found.last[f"model/{variant}/certified"].all())
         assert float(found.last[f"model/{variant}/bound"].max()) < 1e-6
 
@@ -247,8 +247,8 @@ def test_batches_do_not_matter(
     all_at_once = attribute(model, parts["gpt-neo"], crosscoder, text(), batch_sequences=4)
     for name, values in one.tokens.items():
         torch.testing.assert_close(values, all_at_once.tokens[name], rtol=1e-6, atol=1e-9)
-    for name, values in one.last.items():
-        torch.testing.assert_close(values, all_at_once.last[name], rtol=1e-6, atol=1e-9)
+    for name, values in one.last.items():  # what is left after first order is a small difference
+        torch.testing.assert_close(values, all_at_once.last[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["gpt-neo", "llama"])
@@ -340,6 +340,9 @@ def test_the_command_writes_figures_and_tables(run_folder: Path) -> None:
     for run in content["runs"].values():
         assert len(run["costs"]["pairs"]) == 3
         assert run["loss"]["true"]["ci"][0] <= run["loss"]["true"]["mean"]
-        certified = run["last_block"]["model"]["keep 1"]
-        assert certified["certified"]["mean"] <= certified["unchanged"]["mean"]
+        for variant in ("keep 1", "keep 1, centred"):
+            figures = run["last_block"]["model"][variant]
+            assert figures["certified"]["mean"] <= figures["unchanged"]["mean"]
+            assert figures["violations"] == 0
+        assert run["last_block"]["model"]["keep 1, centred"]["ceiling"] is None
     assert (run_folder / "attribution" / "penalised.safetensors").exists()

@@ -94,6 +94,26 @@ def test_a_false_claim_leaves_with_an_exit_code(
     assert "NOT verified" in capsys.readouterr().err
 
 
+def test_several_certificates_are_verified_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [tmp_path / name for name in ("one", "two")]
+    for seed, folder in enumerate(folders):
+        prove.run(["sparse", "--points", "50", "--seed", str(seed), "--out", str(folder)], 0.0)
+    verify.run([str(folder) for folder in folders], 0.0)
+    assert "All claims are verified." in capsys.readouterr().out
+    header = json.loads((folders[1] / "certificate.json").read_text())
+    header["claim"]["accuracy"] = 1.0
+    (folders[1] / "certificate.json").write_text(json.dumps(header))
+    with pytest.raises(SystemExit):
+        verify.run([str(folder) for folder in folders], 0.0)
+    captured = capsys.readouterr()
+    assert "two is NOT verified" in captured.err
+    assert captured.out.count("NOT verified") == 1
+    with pytest.raises(CrossproofError, match="Nothing to verify"):
+        verify.run([], 0.0)
+
+
 def test_what_is_no_certificate_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(CrossproofError, match=r"certificate.json is missing: give the folder"):
         verify.run([str(tmp_path)], 0.0)

@@ -186,6 +186,8 @@ def test_bad_input_is_one_sentence_and_exit_code_1(
     expect_error("it was trained on", "evaluate", finished, "--model", model_folders["gpt2"])
     expect_error("skip fewer", "evaluate", finished, "--skip", 100_000, "--context", 32)
     expect_error("--tokens is 0", "measure", finished, "--tokens", 0)
+    expect_error("--tokens is inf", "measure", finished, "--tokens", "inf")
+    expect_error("--pairs is -1", "measure", finished, "--pairs", -1)
     expect_error("it was trained on", "measure", finished, "--model", model_folders["gpt2"])
     expect_error("No finished crosscoder", "measure", tmp_path)
     expect_error("No finished crosscoder", "measure", finished, "--against", tmp_path)

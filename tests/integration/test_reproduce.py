@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -160,3 +161,37 @@ def test_a_folder_that_cannot_be_written_is_named(
     own = settings(out=tmp_path / "file")
     with pytest.raises(SystemExit, match="choose a writable --out"):
         cli.main(["reproduce", "fig2", *arguments(own)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("figure", ["fig1", "fig7", "anti-gaming", "ablation"])
+def test_a_figure_runs_on_any_model_and_says_what_it_found(
+    settings: Callable[..., Settings], figure: str
+) -> None:
+    own = settings()
+    cli.main(["reproduce", figure, *arguments(own)])
+    content = json.loads((own.out / f"{figure}.json").read_text())
+    assert content["numbers"]["setup"]["model"] == own.model
+    assert "--model" in content["command"]
+    words = (own.out / f"{figure}.md").read_text()
+    assert "| --- |" in words
+    assert " nan" not in words
+    for chart in content["charts"]:
+        assert (own.out / f"{chart}.png").stat().st_size > 5000
+    if figure == "ablation":
+        check_ablation(content["numbers"])
+
+
+def check_ablation(numbers: dict[str, Any]) -> None:
+    """Gains add up, the reference is not behind itself, and parts are parts of the gain."""
+    for comparison in numbers["comparisons"].values():
+        reference = comparison["reference"]
+        assert reference["behind_reference"]["mean"] == 0
+        for entries in (comparison["gradient"], comparison["fvu"]):
+            for entry in entries.values():
+                total = entry["gain"]["mean"] + entry["behind_reference"]["mean"]
+                assert total == pytest.approx(reference["gain"]["mean"])
+    for parts in numbers["parts"].values():
+        for symbol in ("I", "J"):
+            total = parts[symbol]["with_fewer"]["mean"] + parts[symbol]["without"]["mean"]
+            assert total == pytest.approx(parts["gain"]["mean"])

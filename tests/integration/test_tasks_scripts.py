@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import certified_continuum
 import compare_objectives_certified as compare
 import modular_curve
 import pytest
@@ -36,8 +37,9 @@ def test_interval_is_students() -> None:
 def test_strengths_are_chosen_on_validation_and_reported_on_test() -> None:
     lines = [line("none", 0.0, seed, validation=0.3, test=0.3) for seed in (0, 1)]
     lines += [line("certified", 0.1, seed, validation=0.6, test=0.5) for seed in (0, 1)]
-    lines += [line("certified", 1.0, seed, validation=0.5, test=0.9) for seed in (0, 1)]
-    rows = compare.summarise(lines)
+    lines += [line("certified", 1.0, 0, validation=0.5, test=0.9)]
+    lines += [line("certified", 1.0, 1, validation=0.9, test=0.9)]  # does not choose
+    rows = compare.summarise(lines, 0)
     assert rows["certified"]["strength"] == 0.1
     assert rows["certified"]["signed"]["accuracy"]["seeds"] == [0.5, 0.5]
     assert rows["certified"]["signed"]["share_of_model"]["mean"] == pytest.approx(0.5 / 0.8)
@@ -63,10 +65,29 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     network = replace(plan.network, steps=30, readouts=3)
     small = Plan(network, replace(plan.dictionary, steps=5))
     monkeypatch.setitem(TASKS, "sparse", small)
+    monkeypatch.setitem(TASKS, "continuum", small)
     recipe = modular.Recipe(p=7, steps=20, neurons=8, width=8, rank=8)
     monkeypatch.setitem(TASKS, "modular-7", recipe)
     few = {"none": [Objective()], "certified": [Objective(certified=0.1)]}
     monkeypatch.setattr(compare, "OBJECTIVES", few)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_comparison_stops_after_so_many_and_only_the_first_seed_tries_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = {"certified": [Objective(certified=s) for s in (0.1, 0.2)]}
+    monkeypatch.setattr(compare, "OBJECTIVES", many)
+    options = compare.Comparison(out=tmp_path, settings=("independent",), seeds=(0, 1), points=40)
+    found = []
+    for _ in range(4):
+        compare.main(replace(options, most=1))
+        lines = [json.loads(t) for t in (tmp_path / "runs.jsonl").read_text().splitlines()]
+        found.append([(x["seed"], x["strength"]) for x in lines if x["objective"] != "true"])
+    chosen = compare.strengths([x for x in lines if x["seed"] == 0])["certified"]
+    assert found[0] == [(0, 0.1)]
+    assert found[1] == [(0, 0.1), (0, 0.2)]
+    assert found[2] == found[3] == [(0, 0.1), (0, 0.2), (1, chosen)]
 
 
 @pytest.mark.usefixtures("tiny")
@@ -96,10 +117,26 @@ def test_comparison_runs_resumes_and_publishes(
 @pytest.mark.usefixtures("tiny")
 def test_modular_curve_certifies_checkpoints(tmp_path: Path) -> None:
     out = tmp_path / "curve.json"
-    modular_curve.main(modular_curve.Curve(p=7, checkpoints=(0, 20), purity=0.0, out=out))
+    modular_curve.main(modular_curve.Curve(p=7, checkpoints=(0, 20), purities=(0.0, 0.1), out=out))
     content = json.loads(out.read_text())
-    assert content["recipe"]["purity"] == 0
-    assert [point["step"] for point in content["points"]] == [0, 20]
-    for point in content["points"]:
-        assert point["certified_accuracy"] <= point["accuracy"]
-        assert 0 <= point["impurity"]["median"] <= point["impurity"]["largest"] <= 1
+    assert [curve["recipe"]["purity"] for curve in content["curves"]] == [0, 0.1]
+    for curve in content["curves"]:
+        assert [point["step"] for point in curve["points"]] == [0, 20]
+        for point in curve["points"]:
+            assert point["certified_accuracy"] <= point["accuracy"]
+            assert 0 <= point["impurity"]["median"] <= point["impurity"]["largest"] <= 1
+
+
+@pytest.mark.usefixtures("tiny")
+def test_continuum_compares_dictionaries_and_bounds(tmp_path: Path) -> None:
+    out = tmp_path / "continuum.json"
+    options = certified_continuum.Continuum(seeds=(0,), nodes=400, points=500, out=out)
+    certified_continuum.main(options)
+    row = json.loads(out.read_text())["seeds"][0]
+    assert set(row["dictionaries"]) == {"true features", "R + I", "no penalty"}
+    for found in row["dictionaries"].values():
+        for label in certified_continuum.BOUNDS:
+            assert 0 <= found[label]["certified"] <= row["accuracy"] + 0.1  # Monte Carlo's noise
+        # What knows no dictionary does not depend on one.
+        linear = row["dictionaries"]["true features"]["linear"]["certified"]
+        assert found["linear"]["certified"] == linear

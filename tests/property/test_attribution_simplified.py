@@ -68,6 +68,9 @@ def test_outputs_and_gaps(
             output = expected @ case.mlp.W_out + case.mlp.b_out
             torch.testing.assert_close(simple.output, output, rtol=1e-9, atol=1e-9)
             assert bool((simple.gap >= (true - simple.neurons).abs()).all())
+        centred = neurons.keep_centred(m)
+        assert bool((centred.gap >= (true - centred.neurons).abs()).all())
+        assert centred.terms.tolist() == kept.terms.tolist()
         residual = neurons.residual()
         among = case.mlp.neurons(case.x_hat)
         assert bool((residual >= (true - among).abs() - 1e-9).all())

@@ -21,6 +21,7 @@ from bound_checks import (
     bending,
     boxed,
     cancelling,
+    centring,
     certified,
     crossing,
     falling,
@@ -44,7 +45,7 @@ from crossproof.lm import Activation
 PACKAGE = "crossproof.proof"
 MODULES = (
     *("constants", "slack", "paths", "blocks", "functionals", "ladder", "additive", "gated"),
-    *("attention", "norms", "margins", "induction"),
+    *("attention", "norms", "margins", "induction", "centred"),
 )
 
 
@@ -649,6 +650,22 @@ MUTANTS: dict[str, Mutant] = {
         "magnitude = 0 * magnitude",
         rounded,
     ),
+    "centred half from above alone": (
+        "centred",
+        "torch.maximum(top - slope, slope - bottom)",
+        "0.98 * (top - slope)",
+        centring,
+    ),
+    "centred gap without its half": ("centred", "half * moved.abs()", "0 * moved.abs()", centring),
+    "centred gap signed": ("centred", "half * moved.abs()", "half * moved", centring),
+    "centred step of the wrong sign": ("centred", "slope * moved,", "-slope * moved,", centring),
+    "centred without the slope's slack": (
+        "centred",
+        "(half + slope.abs()) * path.slack",
+        "half * path.slack",
+        centring,
+    ),
+    "centred without slack": ("centred", "(half + slope.abs()) * path.slack", "0", centring),
     "slack forgets L": ("slack", "LIPSCHITZ[activation] * error", "error", rounded),
 }
 

@@ -17,6 +17,7 @@ from crossproof.errors import CrossproofError
 from crossproof.lm import Activation, MLPWeights
 from crossproof.proof import (
     additive_gap,
+    centred_gap,
     contributions,
     cross_entropy_bound,
     dominant_gap,
@@ -182,9 +183,13 @@ def test_rigorous_gaps_bound_the_real_arithmetic_error(
     dominant = dominant_gap(activation, path)
     p = contributions(case.latents, case.view.G)
     additive = [additive_gap(activation, path, p), additive_gap(activation, path)]
+    centred = centred_gap(activation, path)
     for token in (0, 1, 5):
         true = exact_neurons(case.mlp, case.x[token])
         kept, added = kept_and_added(case, token)
+        limits, steps = balls(centred.gap[token]), balls(centred.step[token])
+        around = [k + step for k, step in zip(kept, steps, strict=True)]
+        assert all(abs(t - o) <= d for t, o, d in zip(true, around, limits, strict=True))
         for bound, other in [(dominant, kept), (additive[0], added), (additive[1], added)]:
             limits = balls(bound[token])
             assert all(abs(t - o) <= d for t, o, d in zip(true, other, limits, strict=True))

@@ -155,7 +155,9 @@ def _boxes_sound(
 CHECKS = {"points": points_are_sound, "pairs": pairs_are_sound, "boxes": boxes_are_sound}
 
 MUTANTS = [
-    ("points", "points", "count.subtract(margin, count.product(error, charge))", "margin"),
+    ("points", "points", "count.subtract(margin, count.product(less, helping))", "margin"),
+    ("points", "points", "count.add(margin, count.product(more, hurting)).low", "margin.low"),
+    ("points", "points", "p.value[:, k] > 0", "p.value[:, k] < 0"),
     ("points", "points", "count.add(residual, count.absolute(others))", "residual"),
     ("points", "points", "count.add(residual, count.absolute(others))", "count.absolute(others)"),
     ("points", "points", "_unless(highest.high <= 0, error)", "_unless(highest.high <= 1, error)"),
@@ -163,9 +165,10 @@ MUTANTS = [
     ("points", "points", "count.maximum(z, reconstructed).high <= 0", "reconstructed.high <= 0"),
     ("points", "points", "(down.low >= 0) | (up.high <= 0)", "(down.low >= -1) | (up.high <= 0)"),
     ("points", "points", "(down.low >= 0) | (up.high <= 0)", "(down.low >= 0) | (up.high <= 1)"),
-    ("points", "points", "charge = count.add(charge, step)", "charge = step"),
+    ("points", "points", "count.add(less, _unless(same, step))", "_unless(same, step)"),
+    ("points", "points", "count.add(more, _unless(~same, step))", "_unless(~same, step)"),
     ("points", "points", "range(1, p.value.shape[1])", "range(2, p.value.shape[1])"),
-    ("points", "points", "_unless(off, residual))", "_unless(off | True, residual))"),
+    ("points", "points", "_unless(off, residual)", "_unless(off | True, residual)"),
     ("points", "points", "np.maximum(best, low)", "best + np.abs(low)"),
     ("pairs", "pairs", "return arithmetic.subtract(gap, charge)", "return gap"),
     ("pairs", "pairs", "label, difference = (a + b) % p", "label, difference = (a + b + 1) % p"),

@@ -50,9 +50,14 @@ def dense_margins(draft: Draft, row: int) -> np.ndarray:
         hidden = max(base[n], 0) + sum(max(base[n] + q, 0) - max(base[n], 0) for q in p)
         low = base[n] + sum(min(q, 0) for q in p)
         high = base[n] + sum(max(q, 0) for q in p)
-        chain = sum(min(abs(sum(p[:k])), abs(p[k])) for k in range(1, len(p)))
-        charge = chain * float(low < 0 < high) + e * float(max(z[n], whole) > 0)
-        bounds["additive"] += gap * hidden - abs(gap) * charge
+        terms = [
+            np.sign(sum(p[:k]) * p[k]) * min(abs(sum(p[:k])), abs(p[k]))
+            for k in range(1, len(p))
+            if low < 0 < high
+        ]
+        less = sum(-min(term, 0) for term in terms) + e * float(max(z[n], whole) > 0)
+        more = sum(max(term, 0) for term in terms) + e * float(max(z[n], whole) > 0)
+        bounds["additive"] += gap * hidden - np.maximum(gap, 0) * less - np.maximum(-gap, 0) * more
     best = np.maximum(*bounds.values())
     best[y] = np.inf
     return best

@@ -202,7 +202,7 @@ def test_other_models_prompts_and_addresses_have_other_files(ask: Callable[..., 
 def test_the_key_is_nowhere_on_disk_or_in_logs(
     ask: Callable[..., LLM], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.INFO), stub(always("A")) as server:
+    with caplog.at_level(logging.DEBUG), stub(always("A")) as server:
         llm = ask(server.url)
         llm.ask([PROMPT], read_choice)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -123,7 +123,7 @@ def test_the_choice_of_latents_is_a_choice_of_rows_and_columns() -> None:
     own, everything = evidence(), torch.arange(LATENTS)
     for name in ("I", "J", "second-differences", "phi", "decoder-cosine"):
         whole = similarity(name, own, everything)
-        assert torch.equal(similarity(name, own, CHOSEN), whole[CHOSEN][:, CHOSEN])
+        torch.testing.assert_close(similarity(name, own, CHOSEN), whole[CHOSEN][:, CHOSEN])
 
 
 def test_second_differences_are_below_the_pair_form() -> None:

@@ -190,6 +190,15 @@ def test_a_latent_active_everywhere_has_nothing_that_stands_out(gpt_neo: Languag
     assert explainer.explain(1).text == "no word stands out"
 
 
+def test_a_latent_of_first_tokens_has_nothing_before_it(gpt_neo: LanguageModel) -> None:
+    tokens = random_tokens(40, 30, seed=2)
+    tokens[:, 0] = 7
+    explainer = DataExplainer(
+        made_up({1: [(row, 0) for row in range(40)]}, tokens), gpt_neo.tokenizer
+    )
+    assert explainer.explain(1).text == "on “w7”"
+
+
 def test_counts_are_weighted_by_activation(gpt_neo: LanguageModel) -> None:
     tokens = random_tokens(40, 30, seed=2)
     values = torch.zeros(40, 30, 4)

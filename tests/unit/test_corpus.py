@@ -105,6 +105,11 @@ def test_a_missing_corpus_is_named(gpt_neo: LanguageModel, tmp_path: Path, name:
         read_sequences(str(tmp_path / name), gpt_neo, 8)
 
 
+def test_no_text_at_all_asks_for_one(gpt_neo: LanguageModel) -> None:
+    with pytest.raises(CrossproofError, match="No text was given: add --text"):
+        read_sequences("", gpt_neo, 8)
+
+
 def test_a_file_of_unknown_kind_is_refused(gpt_neo: LanguageModel, tmp_path: Path) -> None:
     path = tmp_path / "corpus.csv"
     path.write_text("w1")

@@ -89,3 +89,11 @@ def test_the_stream_between_blocks_serves_both_under_either_name() -> None:
     assert as_post.blocks == as_pre.blocks == expected
     both = Hookpoints.from_names(["blocks.0.hook_resid_post", "blocks.1.hook_resid_pre"], 2)
     assert both.blocks == (BlockHookpoints(resid_post=0), BlockHookpoints(resid_pre=1))
+
+
+def test_parts_only_where_a_decoder_is() -> None:
+    names = "blocks.0.hook_resid_post", "blocks.0.mlp.hook_in", "blocks.1.mlp.hook_in"
+    points = Hookpoints.from_names(names, 2).playing_parts_at({0, 2})
+    assert points.names == names
+    assert points.blocks == (BlockHookpoints(resid_post=0), BlockHookpoints(resid_pre=0, mlp_in=2))
+    assert points.mlp_blocks == (1,)

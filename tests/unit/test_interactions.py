@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,9 +146,8 @@ def test_totals_are_the_interaction_of_the_theorem(gated: bool) -> None:
     if gated:
         total = total + found.total("AND", normalise="mean")
     torch.testing.assert_close(total, whole.mean()[None], rtol=1e-10, atol=0)
-    by_token = token_pairs(case.latents, {2: case.view}).token_totals("I")[:, 0]
-    if gated:
-        by_token = by_token + token_pairs(case.latents, {2: case.view}).token_totals("AND")[:, 0]
+    totals = token_pairs(case.latents, {2: case.view}).token_totals()
+    by_token = totals["I"][:, 0] + (totals["AND"][:, 0] if gated else 0)
     torch.testing.assert_close(by_token, whole, rtol=1e-10, atol=1e-12)
 
 
@@ -278,6 +278,14 @@ def test_bad_input_is_refused_in_one_sentence() -> None:
     atoms[0, 0] = torch.inf
     with pytest.raises(CrossproofError, match="NaN or infinity: check its decoder"):
         measure_interactions(case.latents, {0: MLPDictionary.build(case.mlp, atoms, case.bias)})
+    bias = torch.full_like(case.bias, torch.nan)
+    with pytest.raises(CrossproofError, match="NaN or infinity: check its decoder"):
+        measure_interactions(case.latents, {0: MLPDictionary.build(case.mlp, case.atoms, bias)})
+    mlp = replace(case.mlp, W_out=case.mlp.W_out * torch.nan)
+    with pytest.raises(CrossproofError, match="output weights at block 0 hold NaN"):
+        measure_interactions(case.latents, {0: MLPDictionary.build(mlp, case.atoms, case.bias)})
+    with pytest.raises(CrossproofError, match="needs a plain MLP, and this one is gated"):
+        additive_interaction(gated.view, gated.latents, gated.view.dominance(gated.latents))
     found = measure_interactions(case.latents, {0: case.view})
     with pytest.raises(CrossproofError, match="no form AND of a plain MLP"):
         found.total("AND", normalise="sum")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -201,3 +202,71 @@ def test_the_kernels_keep_to_pytorchs_threads(threads: str) -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment
     )
     assert done.stdout.split() == [threads, threads]
+
+
+def pair_inputs(latents: SparseLatents, width: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Arguments of `plain_pairs` behind the code's offsets, and the sums' place."""
+    counts = latents.offsets.diff()
+    starts = torch.nn.functional.pad((counts * (counts - 1) // 2).cumsum(0), (1, 0))
+    weights = normal(latents.n_latents, width, dtype=dtype)
+    weights[:, 0] = 0  # a neuron nobody owns
+    norms, swings = normal(width, seed=4, dtype=dtype).abs(), normal(7, width, dtype=dtype).abs()
+    entries = latents.offsets, latents.indices, latents.values
+    owner = kernels.dominant(*entries, weights)[1]
+    sums = torch.full((int(starts[-1]), 5), torch.nan, dtype=torch.float64)
+    return starts, latents.indices, latents.values, weights, owner, norms, swings, sums
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_plain_pairs_are_sums_over_neurons(
+    path: str, width: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    latents = code(dtype=dtype)
+    arguments = pair_inputs(latents, width, dtype)
+    kernels.plain_pairs(latents.offsets, *arguments)
+    _, indices, values, weights, owner, norms, swings, sums = arguments
+    sizes = (values[:, None].double() * weights[indices].double()).abs()
+    w, s = norms.double(), swings.double()
+    row = 0
+    for b in range(latents.n_tokens):
+        for h, k in itertools.combinations(entries_of(latents, b), 2):
+            of_h, of_k = owner[b] == h, owner[b] == k
+            expected = [
+                (w * sizes[k])[of_h].sum(),
+                (w * sizes[h])[of_k].sum(),
+                (w * s[b] * sizes[k])[of_h].sum(),
+                (w * s[b] * sizes[h])[of_k].sum(),
+                (w * s[b] * torch.minimum(sizes[h], sizes[k])).sum(),
+            ]
+            torch.testing.assert_close(sums[row], torch.stack(expected), rtol=tolerance, atol=1e-13)
+            row += 1
+    assert row == len(sums)
+
+
+def test_pair_tables_add_up_the_tokens_of_each_pair(path: str) -> None:
+    latents = code(tokens=70, latents=75)  # more latents than parts of the loop
+    counts = latents.offsets.diff()
+    starts = torch.nn.functional.pad((counts * (counts - 1) // 2).cumsum(0), (1, 0))
+    sums = normal(int(starts[-1]), 3, seed=5)
+    found = kernels.pair_table(latents.offsets, starts, latents.indices, sums, 75)
+    expected: dict[tuple[int, int], list[Tensor]] = {}
+    rows = iter(sums)
+    for b in range(latents.n_tokens):
+        for pair in itertools.combinations(entries_of(latents, b), 2):
+            h, k = (int(latents.indices[j]) for j in pair)
+            expected.setdefault((h, k), []).append(next(rows))
+    pairs, together, table = found
+    assert [tuple(pair) for pair in pairs.tolist()] == sorted(expected)
+    assert together.tolist() == [len(expected[pair]) for pair in sorted(expected)]
+    for row, pair in zip(table, sorted(expected), strict=True):
+        torch.testing.assert_close(row, torch.stack(expected[pair]).sum(0))
+
+
+def test_tables_of_no_pairs_are_empty(path: str) -> None:
+    latents = SparseLatents.from_dense(torch.eye(3, dtype=torch.float64))
+    starts, sums = torch.zeros(4, dtype=torch.int64), torch.zeros(0, 20, dtype=torch.float64)
+    pairs, together, table = kernels.pair_table(latents.offsets, starts, latents.indices, sums, 3)
+    assert pairs.shape == (0, 2)
+    assert together.shape == (0,)
+    assert table.shape == (0, 20)

@@ -119,3 +119,19 @@ def test_jumprelu_keeps_what_needs_a_gradient_and_counts_what_is_active() -> Non
 def test_an_unknown_rule_is_named() -> None:
     with pytest.raises(CrossproofError, match=r"'gated'.*topk, batch_topk, relu, jumprelu"):
         make_sparsity.__wrapped__("gated", 4, 8)
+
+
+@given(seed=st.integers(0, 2**31), groups=st.sampled_from([1, 2, 4, 8]), k=st.integers(1, 5))
+def test_groups_of_topk_are_topk_of_each_group(seed: int, groups: int, k: int) -> None:
+    pre = pre_activations(seed, tokens=4)
+    rule = make_sparsity("topk", k, 40, groups)
+    found = rule.activate(rule.select(pre)).dense()
+    alone = make_sparsity("topk", k, 40 // groups)
+    parts = [alone.activate(alone.select(part)).dense() for part in pre.chunk(groups, dim=1)]
+    assert torch.equal(found, torch.cat(parts, 1))
+
+
+@pytest.mark.parametrize(("groups", "k"), [(3, 1), (0, 1), (8, 6), (-1, 1)])
+def test_groups_must_divide_the_latents_and_hold_k(groups: int, k: int) -> None:
+    with pytest.raises(CrossproofError, match=f"40 latents do not divide into {groups} groups"):
+        make_sparsity("topk", k, 40, groups)

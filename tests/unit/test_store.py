@@ -67,7 +67,12 @@ def test_the_folder_holds_two_files_and_nothing_else(saved: Path) -> None:
     assert [p.name for p in saved.parent.iterdir()] == [saved.name]
     config = json.loads((saved / CONFIG).read_text())
     assert config["schema"] == 1
-    assert config["crosscoder"] == {"n_latents": 12, "sparsity": "batch_topk", "k": 3}
+    assert config["crosscoder"] == {
+        "n_latents": 12,
+        "sparsity": "batch_topk",
+        "k": 3,
+        "groups": 1,
+    }
 
 
 def test_saving_again_replaces(saved: Path) -> None:

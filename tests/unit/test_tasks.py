@@ -163,7 +163,7 @@ def test_a_dictionary_outlives_the_crosscoder_it_was_read_from() -> None:
     x = domain.inputs(domain.sample(50, torch.Generator().manual_seed(6))[0])
     learned = dictionaries.learn(network, domain, recipe, 0)
     assert torch.equal(learned.encode(x), learned.encode(x))
-    assert torch.equal(learned.encode(x)[:7], learned.encode(x[:7]))
+    assert torch.allclose(learned.encode(x)[:7], learned.encode(x[:7]), rtol=1e-12)
 
 
 def test_what_the_penalties_see_is_the_network_up_to_a_common_shift(

@@ -42,6 +42,11 @@ def read_sequences(
             f"A context of {context} tokens does not suit '{model.name}'; choose 2 to "
             f"{model.context}."
         )
+    if not source:
+        raise CrossproofError(
+            f"No text was given: add --text, one of '{BUNDLED}', a file ({', '.join(_SUFFIXES)}) "
+            f"or '{DATASETS_PREFIX}NAME'."
+        )
     if source == BUNDLED:
         with as_file(files("crossproof.lm") / BUNDLED / "corpus.safetensors") as path:
             rows = _from_safetensors(_existing(path, BUNDLED), context, split)

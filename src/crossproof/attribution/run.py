@@ -15,8 +15,13 @@ from crossproof.attribution.stream import Attribution, Parts, attribute
 from crossproof.attribution.summary import summarise
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
-from crossproof.results import HeldOut, check_model, run_crosscoders, write_json
-from crossproof.training.objectives import Objective
+from crossproof.results import (
+    HeldOut,
+    check_model,
+    objective_label,
+    run_crosscoders,
+    write_json,
+)
 
 SCHEMA = 1
 
@@ -59,8 +64,8 @@ def attribute_runs(
                 progress(name, done, total)
 
         result = attribute(model, parts, crosscoder, sequences, which, top=top, progress=tell)
-        objective = Objective(**provenance.training.get("objective", {}))
-        content["runs"][name] = {"objective": objective.describe()} | summarise(result)
+        label = {"objective": objective_label(provenance)}
+        content["runs"][name] = label | summarise(result)
         _save(result, output / f"{name}.safetensors")
     write_json(output / "attribution.json", content)
     return content

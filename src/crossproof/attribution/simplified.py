@@ -1,8 +1,9 @@
 """Simplified MLPs and what each neuron may be off by: the abstract models of the proof.
 
 `keep(m)` lets the m largest contributions reach every neuron (m = 1: the dominant latent alone,
-T1 and T3); `additive` lets every latent move every neuron from its baseline as if it were alone
-(T2.2). Bounds are per neuron, to be weighted by what the neuron writes.
+T1 and T3), `keep_centred(m)` adds the first-order part of the rest (T1c); `additive` lets every
+latent move every neuron from its baseline as if it were alone (T2.2). Bounds are per neuron, to be
+weighted by what the neuron writes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from crossproof.crosscoder.latents import SparseLatents
 from crossproof.interactions.contributions import Dominance, MLPDictionary
 from crossproof.proof.additive import additive_gap, steps
 from crossproof.proof.blocks import contributions
+from crossproof.proof.centred import centred_gap
 from crossproof.proof.gated import gated_additive_bound, gated_gap, gated_residual
 from crossproof.proof.ladder import dominant_gap, residual_gap
 from crossproof.proof.paths import Path, gate_path, linear_path
@@ -43,7 +45,7 @@ class Simplified:
     gap: Float[Tensor, "B N"]
     """Bounds how far each neuron is from that of the MLP it stands for."""
     terms: Int[Tensor, " B"]
-    """(Neuron, latent) pairs that it reads."""
+    """(Neuron, latent) pairs that pass through σ (a centred one reads the others linearly)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,15 +122,35 @@ class Neurons:
 
     def keep(self, m: int | None) -> Simplified:
         """The m largest contributions at every neuron; all of them for None."""
-        if m is None or m >= self.p.shape[1]:
-            value, gate = self.view.sums(self.latents)
-            terms = (self.strength > 0).sum((1, 2))
-        else:
-            chosen = self.strength.topk(m, dim=1).indices
-            value = self.p.gather(1, chosen).sum(1)
-            gate = None if self.p_gate is None else self.p_gate.gather(1, chosen).sum(1)
-            terms = (self.strength.gather(1, chosen) > 0).sum((1, 2))
+        value, gate, terms = self._kept(m)
         return self._finished(self.view.neurons(value, gate), self._kept_gap(value, gate), terms)
+
+    def keep_centred(self, m: int | None) -> Simplified:
+        """`keep` and the first-order part of what it misses (T1c): a centre with a smaller gap.
+
+        In a gated MLP the linear path is taken whole and the gate is centred:
+        |σ(γ) υ - (σ(γ') + s (γ - γ')) υ| is at most T1c's gap times |υ|.
+        """
+        value, gate, terms = self._kept(m)
+        activation, linear = self.view.mlp.activation, replace(self.linear, dominant=value)
+        path = linear if self.gate is None or gate is None else replace(self.gate, dominant=gate)
+        found = centred_gap(activation, path)
+        neurons, gap = activation(path.kept) + found.step, found.gap
+        lost = 64 * torch.finfo(neurons.dtype).eps * (path.true - path.kept).abs()
+        if path is not linear:
+            blur = 0 if linear.slack is None else linear.slack
+            gap = gap * (linear.true.abs() + blur) + neurons.abs() * blur
+            neurons, lost = neurons * linear.true, lost * linear.true.abs()
+        return self._finished(neurons, upward(gap + lost) if self.rigorous else gap, terms)
+
+    def _kept(self, m: int | None) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Sums of the m largest contributions on both paths, and how many there are."""
+        if m is None or m >= self.p.shape[1]:
+            return *self.view.sums(self.latents), (self.strength > 0).sum((1, 2))
+        chosen = self.strength.topk(m, dim=1).indices
+        gate = None if self.p_gate is None else self.p_gate.gather(1, chosen).sum(1)
+        terms = (self.strength.gather(1, chosen) > 0).sum((1, 2))
+        return self.p.gather(1, chosen).sum(1), gate, terms
 
     def additive(self) -> Simplified:
         """Every latent as if it were alone at every neuron."""

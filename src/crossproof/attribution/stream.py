@@ -15,6 +15,7 @@ from crossproof.activations.positions import scored_positions
 from crossproof.attribution.chain import Attention, Chain, Stage, run_chain
 from crossproof.attribution.costs import Costs
 from crossproof.attribution.harvest import Batch, batches, block_inputs
+from crossproof.attribution.last_block import Verdict
 from crossproof.attribution.places import ModelParts, block_view, chain_hookpoints, last_view
 from crossproof.attribution.simplified import ENGINES, Neurons, Simplified, chunks
 from crossproof.attribution.steps import BlockInputs, MLPParts, mlp_parts, restarted
@@ -31,6 +32,8 @@ KEPT: tuple[int | None, ...] = (1, 2, 3, 4, 8, None)
 MEASURED: tuple[Attention, ...] = ("measured",)
 REFERENCES = ("model", "all latents")
 """What a simplified last MLP is compared with: MLP(x), or MLP(x̂), which leaves out the residual."""
+CENTRED = ", centred"
+"""Ends the name of a variant whose certificate uses T1c."""
 VERDICT = ("unchanged", "certified", "error", "bound", "excess", "terms")
 
 
@@ -179,22 +182,41 @@ def last_block(parts: ModelParts, batch: Batch, view: MLPDictionary) -> dict[str
             "all latents": (among, view.neurons(*view.sums(code))),
         }
         for reference, (neurons, values) in given.items():
-            for variant, simple in _variants(neurons, reference):
+            for variant, simple, centre in _variants(neurons, reference):
                 verdict = judge.judge(mid[part], values, simple)
                 true_gaps = (values - simple.neurons).abs() + neurons.rounding
                 ceiling = judge.judge(mid[part], values, replace(simple, gap=true_gaps))
-                found = {field: getattr(verdict, field) for field in VERDICT}
-                found["ceiling"] = ceiling.certified
+                found = _fields(verdict) | {"ceiling": ceiling.certified}
                 _extend(rows, {f"{reference}/{variant}/{k}": v for k, v in found.items()})
+                if centre is None:
+                    continue
+                found = _fields(_around(verdict, judge.judge(mid[part], values, centre)))
+                name = variant + CENTRED
+                _extend(rows, {f"{reference}/{name}/{k}": v for k, v in found.items()})
     every = {name: torch.cat(values) for name, values in rows.items()}
     return every | batch.positions(torch.ones_like(batch.labelled))
 
 
-def _variants(neurons: Neurons, reference: str) -> Iterator[tuple[str, Simplified]]:
+def _variants(
+    neurons: Neurons, reference: str
+) -> Iterator[tuple[str, Simplified, Simplified | None]]:
+    """Name, simplified MLP, and the centre around which T1c bounds the model's neurons."""
     for m in KEPT:
         if m is not None or reference == "model":  # against all latents it is the same MLP
-            yield f"keep {m or 'all'}", neurons.keep(m)
-    yield "additive", neurons.additive()
+            yield f"keep {m or 'all'}", neurons.keep(m), neurons.keep_centred(m)
+    yield "additive", neurons.additive(), None
+
+
+def _fields(verdict: Verdict) -> dict[str, Tensor]:
+    return {field: getattr(verdict, field) for field in VERDICT}
+
+
+def _around(simple: Verdict, centre: Verdict) -> Verdict:
+    """The simplified MLP's verdict as the centre proves it: both must predict the same."""
+    certified = centre.certified & (centre.prediction == simple.prediction)
+    return replace(
+        centre, prediction=simple.prediction, unchanged=simple.unchanged, certified=certified
+    )
 
 
 def _extend(rows: dict[str, list[Tensor]], found: dict[str, Tensor]) -> None:

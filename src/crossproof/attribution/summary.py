@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crossproof.attribution.chain import Stage
-from crossproof.attribution.stream import KEPT, REFERENCES, Attribution
+from crossproof.attribution.stream import CENTRED, KEPT, REFERENCES, Attribution
 from crossproof.evaluation.bootstrap import Sums, estimate
 
 TOLERANCE = 1e-3
@@ -108,7 +108,8 @@ def _limit(found: Attribution) -> float:
 
 def _last_block(found: Attribution, resamples: int, seed: int) -> dict[str, Any]:
     rows = found.last
-    variants = [*(f"keep {m or 'all'}" for m in KEPT), "additive"]
+    kept = [f"keep {m or 'all'}" for m in KEPT]
+    variants = [*kept, "additive", *(name + CENTRED for name in kept)]
     return {
         reference: {
             variant: _verdict(rows, f"{reference}/{variant}", resamples, seed)
@@ -123,9 +124,10 @@ def _verdict(rows: dict[str, Tensor], name: str, resamples: int, seed: int) -> d
     sequence, certified = rows["sequence"], rows[f"{name}/certified"]
     unchanged = rows[f"{name}/unchanged"]
     bound, error = rows[f"{name}/bound"], rows[f"{name}/error"]
+    ceiling = rows.get(f"{name}/ceiling")  # none for what is centred: it may well be above one
     return {
         "certified": _mean(sequence, certified.double(), resamples, seed),
-        "ceiling": _mean(sequence, rows[f"{name}/ceiling"].double(), resamples, seed),
+        "ceiling": None if ceiling is None else _mean(sequence, ceiling.double(), resamples, seed),
         "unchanged": _mean(sequence, unchanged.double(), resamples, seed),
         "terms": float(rows[f"{name}/terms"].double().mean()),
         "median_bound": float(bound.median()),

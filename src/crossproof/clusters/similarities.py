@@ -7,13 +7,14 @@ with random clusters in exactly the same way.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from crossproof.clusters.magnitudes import beyond, from_magnitudes
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError, nearest
 from crossproof.interactions.matrix import Form, Interactions
@@ -53,11 +54,13 @@ class Evidence:
     differences: PairValues | None = None
     """Second differences sum_n ‖o_n‖ |δ²_n| of pairs, summed over tokens and blocks. Needed by the
     similarities of `NEED_DIFFERENCES` only."""
+    block: int | None = None
+    """The one whose interactions count; None for all."""
 
     def interaction(self, form: Form, block: int | None = None) -> PairValues:
-        """The form summed over tokens and both directions; one block, or all."""
-        found = self.interactions
-        return PairValues(found.pairs, found.pair_sums(form, normalise="sum", block=block))
+        """The form summed over tokens and both directions; of one block, or as `self.block`."""
+        found, own = self.interactions, self.block if block is None else block
+        return PairValues(found.pairs, found.pair_sums(form, normalise="sum", block=own))
 
 
 def similarity(name: str, evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
@@ -67,18 +70,39 @@ def similarity(name: str, evidence: Evidence, latents: Int[Tensor, " R"]) -> Squ
     - second-differences: the true non-additivity that Q bounds
     - coactivation: tokens at which both are active; phi: the correlation of the two events
     - NAME-normalised: S_ij / √(r_i r_j), r the row sums, so that loud latents do not dominate
+    - FORM-given-coactivation: the form per token at which both are active
+    - FORM-from-magnitudes, FORM-beyond-magnitudes: what one loudness a latent predicts, normalised,
+      and the logarithm of how much more there is (`magnitudes`)
+    - FORM-phi: √(FORM-normalised · phi), 0 where phi is negative
     - decoder-cosine: of decoder vectors at all hookpoints; decoder-cosine-mlp-in: at MLP inputs
+    - NAME@B: of interactions in block B alone
 
-    Raises CrossproofError for an unknown name, a form that this kind of MLP does not have, and
-    second differences that were not measured.
+    Raises CrossproofError for an unknown name, a form that this kind of MLP does not have, a block
+    that was not measured, and second differences that were not measured.
     """
-    if name not in SIMILARITIES:
-        raise CrossproofError(
-            f"There is no similarity '{name}'.{nearest(name, SIMILARITIES)} All of them: "
-            f"{', '.join(SIMILARITIES)}."
-        )
-    values = SIMILARITIES[name](evidence, latents).to(torch.float64)
+    base, block = known(name)
+    if block is not None:
+        evidence = replace(evidence, block=block)
+    values = SIMILARITIES[base](evidence, latents).to(torch.float64)
     return values.fill_diagonal_(0)
+
+
+def known(name: str) -> tuple[str, int | None]:
+    """The similarity's name and its block.
+
+    Raises CrossproofError, with the nearest name, for one that is no similarity.
+    """
+    base, at, block = name.partition("@")
+    if base not in SIMILARITIES or (at and not block.isdecimal()):
+        raise CrossproofError(
+            f"There is no similarity '{name}'.{nearest(base, SIMILARITIES)} All of them: "
+            f"{', '.join(SIMILARITIES)}; NAME@2 for block 2 alone."
+        )
+    if at and base.split("-")[0] not in FORMS:
+        raise CrossproofError(
+            f"The similarity '{base}' has no blocks: name one made of {', '.join(FORMS)}."
+        )
+    return base, int(block) if at else None
 
 
 def normalised(values: Square) -> Square:
@@ -91,6 +115,25 @@ def normalised(values: Square) -> Square:
 
 def _form(form: Form, evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
     return evidence.interaction(form).among(latents, evidence.interactions.n_latents)
+
+
+def _given(form: Form, evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
+    both = _coactivation(evidence, latents)
+    return torch.where(both > 0, _form(form, evidence, latents) / both, 0)
+
+
+def _predicted(form: Form, evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
+    both = _coactivation(evidence, latents)
+    return normalised(from_magnitudes(_form(form, evidence, latents), both))
+
+
+def _beyond(form: Form, evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
+    return beyond(_form(form, evidence, latents), _coactivation(evidence, latents))
+
+
+def _with_phi(form: Form, evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
+    together = _phi(evidence, latents).clamp_min(0)
+    return (normalised(_form(form, evidence, latents)) * together).sqrt()
 
 
 def _differences(evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
@@ -137,11 +180,19 @@ def _both(name: str, measure: Measure) -> dict[str, Measure]:
     return {name: measure, f"{name}-normalised": lambda e, latents: normalised(measure(e, latents))}
 
 
+def _of(form: Form) -> dict[str, Measure]:
+    return {
+        **_both(form, partial(_form, form)),
+        f"{form}-given-coactivation": partial(_given, form),
+        f"{form}-from-magnitudes": partial(_predicted, form),
+        f"{form}-beyond-magnitudes": partial(_beyond, form),
+        f"{form}-phi": partial(_with_phi, form),
+    }
+
+
+FORMS: tuple[Form, ...] = ("I", "J", "Q", "AND")
 SIMILARITIES: dict[str, Measure] = {
-    **_both("I", partial(_form, "I")),
-    **_both("J", partial(_form, "J")),
-    **_both("Q", partial(_form, "Q")),
-    **_both("AND", partial(_form, "AND")),
+    **{name: measure for form in FORMS for name, measure in _of(form).items()},
     **_both("second-differences", _differences),
     **_both("coactivation", _coactivation),
     "phi": _phi,

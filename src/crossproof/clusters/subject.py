@@ -84,6 +84,12 @@ class Subject:
         shares: Floats = (found.active[self.latents].double() / found.tokens).numpy()
         return shares
 
+    def spread(self, count: int) -> list[int]:
+        """At most so many of the chosen latents, spread evenly over their frequencies."""
+        ranked = torch.argsort(torch.from_numpy(self.frequencies), descending=True, stable=True)
+        step = max(1, -(-len(ranked) // max(count, 1)))
+        return sorted(self.latents[ranked[::step]].tolist())
+
 
 def measured_corpus(folder: Path, model: LanguageModel) -> dict[str, Any]:
     """What `crossproof measure` says of the text it measured.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import tyro
 
 from crossproof.commands.parsing import parse
 from crossproof.display import console, evaluation_display
-from crossproof.display_measure import comparison_table, pairs_table
+from crossproof.display_measure import attention_table, comparison_table, pairs_table
 from crossproof.errors import CrossproofError
 from crossproof.lm import load_model
 from crossproof.measurement.run import Corpus, measure_runs
@@ -46,6 +47,8 @@ class Measure:
     """Tokens a sequence."""
     pairs: int = 12
     """How many of the strongest pairs to describe."""
+    attention: bool = True
+    """Measure what attention scores are made of, too."""
     output: Path | None = None
     """Folder for the sums and measure.json; by default RUN/measure."""
     threads: int = 0
@@ -55,8 +58,10 @@ class Measure:
 def run(arguments: Sequence[str], began: float) -> None:
     """Measures, prints tables, writes measure.json and renews the run's report."""
     options: Measure = parse(Measure, "measure", arguments)
-    if not options.tokens >= 1:
-        raise CrossproofError(f"--tokens is {options.tokens:g}: give at least 1.")
+    if not 1 <= options.tokens < math.inf:
+        raise CrossproofError(f"--tokens is {options.tokens:g}: give a number from 1 up.")
+    if options.pairs < 0:
+        raise CrossproofError(f"--pairs is {options.pairs}: give 0 or more.")
     thread_setting(options.threads)
     keep_freed_memory()
     provenance = next(iter(run_crosscoders(options.run).values()))[1]
@@ -71,10 +76,15 @@ def run(arguments: Sequence[str], began: float) -> None:
     folders = [options.run] if options.against is None else [options.run, options.against]
     output = options.output or options.run / "measure"
     with evaluation_display("measuring", "sequences") as progress:
-        content = measure_runs(model, folders, output, corpus, options.pairs, progress)
+        content = measure_runs(
+            model, folders, output, corpus, options.pairs, progress, options.attention
+        )
     for name, figures in content["runs"].items():
         console.print(pairs_table(name, figures))
     console.print(comparison_table(content))
+    for name, figures in content["runs"].items():
+        if "attention" in figures:
+            console.print(attention_table(name, figures["attention"]))
     print(f"Sums and measure.json: {output}")
     if output == options.run / "measure" and (options.run / "results.json").exists():
         print(f"Report: {refresh_report(model, options.run)}")

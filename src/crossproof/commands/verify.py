@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,34 +14,62 @@ from rich.console import Console
 from rich.table import Table
 
 from crossproof.commands.parsing import parse
+from crossproof.errors import CrossproofError
 from crossproof.proof.certificate.verifier import Verdict, verify
 
 
 @dataclass(frozen=True)
 class Verify:
-    """Check a certificate: recompute what it proves, trusting nothing in it."""
+    """Check certificates: recompute what they prove, trusting nothing in them."""
 
-    folder: Annotated[Path, tyro.conf.Positional]
-    """A folder written by `crossproof prove`: certificate.json and tensors.safetensors."""
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders written by `crossproof prove`: certificate.json and tensors.safetensors."""
     network: str | None = None
-    """SHA-256 of the network that the certificate must be about."""
+    """SHA-256 of the network that the certificates must be about."""
     domain: str | None = None
-    """SHA-256 of the domain that it must be about."""
+    """SHA-256 of the domain that they must be about."""
     arb: bool = False
     """Derive the final inequalities again in ball arithmetic (needs python-flint)."""
 
 
 def run(arguments: Sequence[str], began: float) -> None:
-    """Prints the verdict; exits with 1 if the claim is not verified."""
+    """Prints the verdicts; exits with 1 if a claim is not verified."""
     options: Verify = parse(Verify, "verify", arguments)
-    verdict = verify(
-        options.folder, network=options.network, domain=options.domain, arb=options.arb
-    )
-    Console().print(verdict_table(verdict))
-    if not verdict.holds:
-        print(f"crossproof: the claim of {options.folder} is NOT verified.", file=sys.stderr)
+    if not options.folders:
+        raise CrossproofError("Nothing to verify: give the folder of a certificate.")
+    verdicts = {
+        folder: verify(folder, network=options.network, domain=options.domain, arb=options.arb)
+        for folder in options.folders
+    }
+    first = next(iter(verdicts.values()))
+    Console().print(verdict_table(first) if len(verdicts) == 1 else summary_table(verdicts))
+    false = [str(folder) for folder, verdict in verdicts.items() if not verdict.holds]
+    if false:
+        print(f"crossproof: the claim of {', '.join(false)} is NOT verified.", file=sys.stderr)
         sys.exit(1)
-    print("The claim is verified.")
+    print("The claim is verified." if len(verdicts) == 1 else "All claims are verified.")
+
+
+def summary_table(verdicts: Mapping[Path, Verdict]) -> Table:
+    """A line a certificate."""
+    table = Table(title="Certificates")
+    table.add_column("")
+    for heading in ("kind", "accuracy", "cross-entropy", "operations", "brute force", "seconds"):
+        table.add_column(heading, justify="right")
+    table.add_column("claim")
+    for folder, verdict in verdicts.items():
+        brute = verdict.brute_force
+        table.add_row(
+            folder.name,
+            verdict.kind,
+            f"{verdict.accuracy:.4f}",
+            _number(verdict.cross_entropy),
+            f"{verdict.operations:,}",
+            "-" if brute is None else f"{brute / verdict.operations:.2f}x",
+            f"{verdict.seconds:.2f}",
+            "verified" if verdict.holds else "NOT verified",
+        )
+    return table
 
 
 def verdict_table(verdict: Verdict) -> Table:

@@ -26,6 +26,8 @@ class CrosscoderConfig:
     """Which latents are active: batch_topk, topk, relu (with an l1 objective) or jumprelu."""
     k: int = 16
     """Active latents a token (topk) or on average (batch_topk)."""
+    groups: int = 1
+    """Of topk: so many groups of latents, equally large, each with its own k."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,18 @@ class Crosscoder(nn.Module):
         self.b_enc = nn.Parameter(torch.zeros(config.n_latents))
         self.b_dec = nn.Parameter(torch.zeros(shape[1:]))
         self.register_buffer("scale", torch.ones(len(hookpoints)))
-        self.sparsity = make_sparsity(config.sparsity, config.k, config.n_latents)
+        self.sparsity = make_sparsity(config.sparsity, config.k, config.n_latents, config.groups)
 
     @property
     def n_latents(self) -> int:
         """H."""
         return self.config.n_latents
+
+    @property
+    def written(self) -> tuple[int, ...]:
+        """The hookpoints with a decoder: all but those that a transcoder only reads."""
+        used = self.W_dec.any(dim=2).any(dim=0) | self.b_dec.any(dim=1)
+        return tuple(used.nonzero()[:, 0].tolist())
 
     @torch.no_grad()
     def initialise(self, sample: Float[Tensor, "M P D"], seed: int) -> None:

@@ -22,15 +22,22 @@ SparsityName = Literal["topk", "batch_topk", "relu", "jumprelu"]
 
 
 class TopK(nn.Module):
-    """The k largest positive pre-activations of each token."""
+    """The k largest positive pre-activations of each token, in each of equally large groups.
 
-    def __init__(self, k: int) -> None:
+    One group is the usual rule; several are dictionaries joined into one, each with its own k, or
+    (k = 1) the largest of each group.
+    """
+
+    def __init__(self, k: int, groups: int = 1) -> None:
         super().__init__()
-        self.k = k
+        self.k, self.groups = k, groups
 
     def select(self, pre: Float[Tensor, "B H"], training: bool = False) -> SparseLatents:
-        values, indices = pre.topk(self.k, dim=1, sorted=False)
-        return SparseLatents.from_rows(indices, values, pre.shape[1])
+        grouped = pre.unflatten(1, (self.groups, -1))
+        values, indices = grouped.topk(self.k, dim=2, sorted=False)
+        starts = torch.arange(self.groups, device=pre.device) * grouped.shape[2]
+        indices = (indices + starts[:, None]).flatten(1)
+        return SparseLatents.from_rows(indices, values.flatten(1), pre.shape[1])
 
     def activate(self, entries: SparseLatents) -> SparseLatents:
         return entries.with_values(entries.values.relu())
@@ -159,10 +166,11 @@ class _Step(torch.autograd.Function):
 Sparsity = TopK | BatchTopK | ReLU | JumpReLU
 
 
-def make_sparsity(name: SparsityName, k: int, n_latents: int) -> Sparsity:
-    """The rule called `name`.
+def make_sparsity(name: SparsityName, k: int, n_latents: int, groups: int = 1) -> Sparsity:
+    """The rule called `name`; `groups` are topk's.
 
-    Raises CrossproofError if there is none, or if k does not lie in [1, n_latents].
+    Raises CrossproofError if there is none, if k does not lie in [1, n_latents], or if the latents
+    do not divide into groups of at least k.
     """
     if name not in get_args(SparsityName):
         known = ", ".join(get_args(SparsityName))
@@ -172,9 +180,14 @@ def make_sparsity(name: SparsityName, k: int, n_latents: int) -> Sparsity:
             f"k = {k} active latents a token need 1 <= k <= {n_latents} latents: "
             f"lower k or widen the crosscoder."
         )
+    if name == "topk" and (groups < 1 or n_latents % groups or k > n_latents // groups):
+        raise CrossproofError(
+            f"{n_latents} latents do not divide into {groups} groups of at least k = {k}: choose a "
+            f"number of groups that divides them."
+        )
     match name:
         case "topk":
-            return TopK(k)
+            return TopK(k, groups)
         case "batch_topk":
             return BatchTopK(k)
         case "relu":

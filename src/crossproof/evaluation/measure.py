@@ -172,8 +172,9 @@ def _measure_patches(
     clean = batch.model.log_probabilities(batch.tokens)
     targets = batch.tokens[:, 1:, None].long().expand(len(clean), -1, -1, -1)
     losses: dict[str, list[Tensor]] = defaultdict(list)
-    for place, name in enumerate(batch.crosscoder.hookpoints.names):
-        values = {"patch": batch.x_hat[:, place]}
+    names = batch.crosscoder.hookpoints.names
+    for place in batch.crosscoder.written:
+        name, values = names[place], {"patch": batch.x_hat[:, place]}
         if zeroed is None:
             values["zero"] = torch.zeros_like(batch.x[:, place])
         for kind, value in values.items():

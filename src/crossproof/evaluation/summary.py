@@ -9,7 +9,7 @@ import numpy as np
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.evaluation.bootstrap import Estimate, estimate
 from crossproof.evaluation.schemes import SCHEMES
-from crossproof.evaluation.statistics import Statistic, available, phi
+from crossproof.evaluation.statistics import Statistic, available, fvu, phi
 from crossproof.evaluation.tally import MIDS, SHARE_BINS, EvaluationOptions, Tally
 
 
@@ -17,14 +17,17 @@ def summarise(
     crosscoder: Crosscoder, blocks: tuple[int, ...], tally: Tally, options: EvaluationOptions
 ) -> dict[str, Any]:
     """The figures of one run, in the schema of docs/results-format.md."""
-    sums, names = tally.joined(), crosscoder.hookpoints.names
+    sums, written = tally.joined(), list(crosscoder.written)
+    names = [crosscoder.hookpoints.names[place] for place in written]
     places = (crosscoder.hookpoints.blocks[b].mlp_in for b in blocks)
     mlp_in = [place for place in places if place is not None]
 
     def interval(statistic: Statistic) -> Estimate:
         return estimate(sums, statistic, options.resamples, options.seed)
 
-    figures = {name: interval(s) for name, s in available(sums, mlp_in).items()}
+    # FVU means nothing where a transcoder only reads.
+    statistics = available(sums, mlp_in) | {"fvu": lambda t: fvu(t)[:, written]}
+    figures = {name: interval(statistic) for name, statistic in statistics.items()}
     result: dict[str, Any] = {"sequences": len(sums["tokens"]), "tokens": int(sums["tokens"].sum())}
     for name, figure in figures.items():
         result[name] = figure.mean

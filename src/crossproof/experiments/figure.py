@@ -66,7 +66,7 @@ class Chart:
     title: str
     panels: Sequence[Panel]
     columns: int = 2
-    panel_height: float = 2.6
+    panel_height: Number = 2.6
     """Inches of a panel in the PNG, which is 8 inches wide."""
 
 

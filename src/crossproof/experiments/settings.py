@@ -49,5 +49,5 @@ class Size:
     """Held-out sequences of the bundled text passed over, as recipes were judged on them."""
 
 
-PUBLISHED = Size(512, 16, 250, 1024, 256, 24, 480)
+PUBLISHED = Size(512, 16, 200, 1024, 256, 16, 480)
 QUICK = Size(128, 8, 12, 256, 64, 4, 480)

@@ -17,7 +17,7 @@ from crossproof.lm import LanguageModel
 from crossproof.training.config import RunConfig
 from crossproof.training.together import OWN_SETTINGS, train_together
 
-TOGETHER = 8
+TOGETHER = 16
 """Crosscoders trained in one pass over the activations: each holds its weights five times."""
 
 ELSEWHERE = (
@@ -41,6 +41,9 @@ class Trainings:
         values = asdict(config)
         for name in ELSEWHERE:
             del values[name]
+        # A later setting: what was trained before there were groups still counts.
+        if config.crosscoder.groups == 1:
+            del values["crosscoder"]["groups"]
         return {
             "model": self.model.weights_hash,
             "text": self._text_hash(config),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -14,74 +15,76 @@ from crossproof.crosscoder.latents import SparseLatents
 from crossproof.errors import CrossproofError
 from crossproof.interactions.contributions import Dominance, MLPDictionary
 from crossproof.interactions.gated_pairs import gated_pairs
-from crossproof.interactions.matrix import Interactions, unpack
-from crossproof.interactions.pairs import coactive_entries
+from crossproof.interactions.matrix import GATED, PLAIN, Form, Interactions
+from crossproof.kernels.torch_any import entry_pairs
 from crossproof.proof.constants import oscillation
 
-
-@dataclass(frozen=True, eq=False)
-class BlockSums:
-    """One block's sums over neurons for every pair of active latents of every token."""
-
-    dominance: Dominance
-    forward: dict[str, Float[Tensor, " entries"]]
-    backward: dict[str, Float[Tensor, " entries"]]
-    own: Float[Tensor, " nnz"]
-    """AND of each active latent with itself (gated MLPs; else zero)."""
+COLUMNS: dict[Form, tuple[int, ...]] = {"I": (0, 1), "J": (2, 3), "AND": (2, 3), "Q": (4,)}
+"""Where a pair's sums stand: h to k, and k to h if the form is directed."""
 
 
 @dataclass(frozen=True, eq=False)
 class TokenPairs:
     """Every pair of latents active at the same token, with its sums in each measured block.
 
-    Token b's pairs stand at `starts[b]:starts[b+1]`; `first` and `second` are entries of the
-    latents.
+    Token b's pairs stand at `starts[b]:starts[b+1]`, in the order (0,1), (0,2), ... (1,2), ... of
+    its entries in `latents`.
     """
 
     latents: SparseLatents
     starts: Int[Tensor, " bounds"]
-    first: Int[Tensor, " entries"]
-    second: Int[Tensor, " entries"]
-    blocks: dict[int, BlockSums]
+    blocks: tuple[int, ...]
     gated: bool
+    sums: Float[Tensor, "pairs L 5"]
+    """Sums over neurons in float64; `COLUMNS` says which column is which form's."""
+    own: Float[Tensor, "L nnz"]
+    """AND of each active latent with itself (gated MLPs; else zero)."""
+    dominance: tuple[Dominance, ...]
+    """Who owns which neuron, by block."""
 
-    def token_totals(self, form: str) -> Float[Tensor, "B L"]:
-        """The form summed over pairs of each token, at each block; I and AND sum to I(x)."""
-        tokens = self.latents.n_tokens
-        columns = []
-        for sums in self.blocks.values():
-            both = sums.forward[form]
-            if form in sums.backward:
-                both = both + sums.backward[form]
-            total = _by(self.latents.token_index[self.first], both, tokens)
-            if form == "AND":
-                total = total + _by(self.latents.token_index, sums.own, tokens)
-            columns.append(total)
-        return torch.stack(columns, 1)
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """The forms that are measured on this kind of MLP."""
+        return GATED if self.gated else PLAIN
+
+    @cached_property
+    def entries(self) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
+        """The two entries of each pair, as places in `latents`."""
+        return entry_pairs(self.latents.offsets)
+
+    def token_totals(self) -> dict[Form, Float[Tensor, "B L"]]:
+        """Each form summed over pairs of each token, at each block; I and AND sum to I(x)."""
+        counts = self.starts.diff()
+        if len(self.sums) == 0:  # `segment_reduce` refuses nothing at all
+            whole = self.sums.new_zeros(len(counts), 5 * len(self.blocks))
+        else:
+            whole = torch.segment_reduce(self.sums.flatten(1), "sum", lengths=counts, axis=0)
+        by_column = whole.unflatten(1, self.sums.shape[1:])
+        totals = {form: by_column[..., COLUMNS[form]].sum(2) for form in self.forms}
+        if self.gated:
+            own = self.own.new_zeros(self.latents.n_tokens, len(self.blocks))
+            totals["AND"] += own.index_add_(0, self.latents.token_index, self.own.T)
+        return totals
 
     def collected(self) -> Interactions:
         """The sums over all tokens, pair by pair."""
         latents, wide = self.latents, self.latents.n_latents
-        h, k = latents.indices[self.first], latents.indices[self.second]
-        keys, place = torch.unique(h * wide + k, return_inverse=True)
-        blocks = list(self.blocks.values())
-
-        def gather(name: str, form: str) -> Tensor:
-            parts = [_by(place, getattr(sums, name)[form], len(keys)) for sums in blocks]
-            return torch.stack(parts)
-
+        code = latents.offsets, self.starts, latents.indices
+        pairs, together, table = kernels.pair_table(*code, self.sums.flatten(1), wide)
+        columns = table.unflatten(1, self.sums.shape[1:]).permute(2, 1, 0).contiguous()
+        own = self.own.new_zeros(len(self.blocks), wide)
         return Interactions(
             n_latents=wide,
-            blocks=tuple(self.blocks),
+            blocks=self.blocks,
             gated=self.gated,
             tokens=latents.n_tokens,
-            pairs=unpack(keys, wide),
-            coactive=torch.bincount(place, minlength=len(keys)),
+            pairs=pairs,
+            coactive=together,
             active=torch.bincount(latents.indices, minlength=wide),
-            owned=torch.stack([_owned(latents, sums.dominance.owner) for sums in blocks]),
-            forward={form: gather("forward", form) for form in blocks[0].forward},
-            backward={form: gather("backward", form) for form in blocks[0].backward},
-            own=torch.stack([_by(latents.indices, sums.own, wide) for sums in blocks]),
+            owned=torch.stack([_owned(latents, who.owner) for who in self.dominance]),
+            forward={form: columns[COLUMNS[form][0]] for form in self.forms},
+            backward={f: columns[COLUMNS[f][1]] for f in self.forms if len(COLUMNS[f]) > 1},
+            own=own.index_add_(1, latents.indices, self.own),
         )
 
 
@@ -103,48 +106,39 @@ def token_pairs(latents: SparseLatents, views: Mapping[int, MLPDictionary]) -> T
     counts = nonzero.offsets.diff()
     starts = torch.nn.functional.pad((counts * (counts - 1) // 2).cumsum(0), (1, 0))
     gated = next(iter(views.values())).mlp.gated
-    measure = gated_sums if gated else plain_sums
+    device = nonzero.values.device
+    sums = torch.empty(int(starts[-1]), len(views), 5, dtype=torch.float64, device=device)
+    own = torch.zeros(len(views), len(nonzero.indices), dtype=torch.float64, device=device)
+    dominance = []
     with torch.no_grad():
-        blocks = {block: measure(nonzero, starts, view) for block, view in views.items()}
-    return TokenPairs(nonzero, starts, *coactive_entries(nonzero), blocks, gated)
+        for place, view in enumerate(views.values()):
+            who = view.dominance(nonzero)
+            if gated:
+                sums[:, place], own[place] = gated_pairs(nonzero, starts, view, who)
+            else:
+                plain_sums(nonzero, starts, view, who, sums[:, place])
+            dominance.append(who)
+    return TokenPairs(nonzero, starts, tuple(views), gated, sums, own, tuple(dominance))
 
 
 def plain_sums(
-    latents: SparseLatents, starts: Int[Tensor, " bounds"], view: MLPDictionary
-) -> BlockSums:
-    """I, J and Q of a plain MLP's block."""
+    latents: SparseLatents,
+    starts: Int[Tensor, " bounds"],
+    view: MLPDictionary,
+    dominance: Dominance,
+    out: Float[Tensor, "pairs 5"],
+) -> None:
+    """Writes the sums of a plain MLP's block into `out`: I, J and Q."""
     mlp = view.mlp.plain("The plain form of the interaction")
-    dominance = view.dominance(latents)
     swings = oscillation(mlp.activation, *view.hull(latents))
     code = latents.offsets, starts, latents.indices, latents.values
-    sums = kernels.plain_pairs(*code, view.G, dominance.owner, view.output_norms, swings)
-    i_forward, i_backward, j_forward, j_backward, q = sums.unbind(1)
-    none = torch.zeros(len(latents.indices), dtype=torch.float64, device=sums.device)
-    forward = {"I": i_forward, "J": j_forward, "Q": q}
-    return BlockSums(dominance, forward, {"I": i_backward, "J": j_backward}, none)
-
-
-def gated_sums(
-    latents: SparseLatents, starts: Int[Tensor, " bounds"], view: MLPDictionary
-) -> BlockSums:
-    """I, AND and Q of a gated MLP's block."""
-    dominance = view.dominance(latents)
-    sums, own = gated_pairs(latents, starts, view, dominance)
-    i_forward, i_backward, and_forward, and_backward, q = sums.unbind(1)
-    forward = {"I": i_forward, "AND": and_forward, "Q": q}
-    return BlockSums(dominance, forward, {"I": i_backward, "AND": and_backward}, own)
+    kernels.plain_pairs(*code, view.G, dominance.owner, view.output_norms, swings, out)
 
 
 def _owned(latents: SparseLatents, owner: Int[Tensor, "B N"]) -> Int[Tensor, " H"]:
-    held = latents.indices[owner[owner >= 0].to(torch.int64)]
-    return torch.bincount(held, minlength=latents.n_latents)
-
-
-def _by(
-    place: Int[Tensor, " entries"], values: Float[Tensor, " entries"], size: int
-) -> Float[Tensor, " size"]:
-    out = torch.zeros(size, dtype=torch.float64, device=values.device)
-    return out.index_add_(0, place, values)
+    by_entry = torch.bincount(owner.flatten() + 1, minlength=len(latents.indices) + 1)[1:]
+    out = torch.zeros(latents.n_latents, dtype=torch.int64, device=owner.device)
+    return out.index_add_(0, latents.indices, by_entry)
 
 
 def _check(latents: SparseLatents, views: Mapping[int, MLPDictionary]) -> None:
@@ -161,9 +155,14 @@ def _check(latents: SparseLatents, views: Mapping[int, MLPDictionary]) -> None:
                 f"The code has {latents.n_latents} latents, but the dictionary at block {block} "
                 f"has {len(view.G)}: they belong to different dictionaries."
             )
-        if not torch.isfinite(view.G).all():
+        decoder = (view.G, view.baseline, view.G_gate, view.baseline_gate)
+        if not all(part.isfinite().all() for part in decoder if part is not None):
             raise CrossproofError(
                 f"The dictionary at block {block} holds NaN or infinity: check its decoder."
+            )
+        if not view.output_norms.isfinite().all():
+            raise CrossproofError(
+                f"The MLP's output weights at block {block} hold NaN or infinity: check the model."
             )
     if not torch.isfinite(latents.values).all():
         raise CrossproofError("Latents' activations hold NaN or infinity: check the encoder.")

@@ -1,4 +1,4 @@
-"""Chosen pairs of latents, and where both of a pair are active."""
+"""Chosen pairs of latents."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from crossproof.crosscoder.latents import SparseLatents
 from crossproof.errors import CrossproofError
 
 
@@ -62,20 +61,3 @@ class Pairs:
     def spread(self, values: Tensor) -> Tensor:
         """Values [U] of the different pairs, as [M] in the order in which pairs were listed."""
         return values[self._distinct[1]]
-
-
-def coactive_entries(latents: SparseLatents) -> tuple[Int[Tensor, " C"], Int[Tensor, " C"]]:
-    """Every two entries of one token, as positions in `latents.indices`, in the tokens' order."""
-    entries = torch.arange(len(latents.indices), device=latents.indices.device)
-    ends = latents.offsets[1:][latents.token_index]
-    return ragged(entries + 1, ends - entries - 1)
-
-
-def ragged(
-    starts: Int[Tensor, " X"], counts: Int[Tensor, " X"]
-) -> tuple[Int[Tensor, " total"], Int[Tensor, " total"]]:
-    """The numbers starts[x], ..., starts[x] + counts[x] - 1 of every x, behind the x of each."""
-    owner = torch.repeat_interleave(counts)
-    before = counts.cumsum(0) - counts
-    within = torch.arange(len(owner), device=owner.device) - before[owner]
-    return owner, starts[owner] + within

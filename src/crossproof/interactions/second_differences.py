@@ -20,7 +20,8 @@ from crossproof.crosscoder.latents import SparseLatents
 from crossproof.errors import CrossproofError
 from crossproof.interactions.contributions import MLPDictionary
 from crossproof.interactions.exact import active_latents, entry_contributions, in_float64
-from crossproof.interactions.pairs import Pairs, coactive_entries, ragged
+from crossproof.interactions.pairs import Pairs
+from crossproof.kernels.torch_any import entry_pairs, ragged
 
 Context = Literal["alone", "others"]
 """What else the neuron sees. alone: r is the baseline β, no other latent is active. others: r is
@@ -68,7 +69,7 @@ def second_difference_sums(
     sums = norms.new_zeros(2, chosen.n_distinct)
     counts = torch.zeros(chosen.n_distinct, dtype=torch.int64, device=norms.device)
     for _, rows in _blocks(active_latents(view, latents)):
-        first, second = coactive_entries(rows)
+        first, second = entry_pairs(rows.offsets)
         place = chosen.find(rows.indices[first], rows.indices[second])
         first, second, place = (entries[place >= 0] for entries in (first, second, place))
         counts += torch.bincount(place, minlength=len(counts))
@@ -92,7 +93,7 @@ def second_difference_scores(
     norms = exact.output_norms
     scores = norms.new_zeros(latents.n_tokens)
     for start, rows in _blocks(active_latents(view, latents)):
-        first, second = coactive_entries(rows)
+        first, second = entry_pairs(rows.offsets)
         token = start + rows.token_index[first]
         for part, delta in _deltas(exact, rows, first, second, context):
             if form == "neurons":

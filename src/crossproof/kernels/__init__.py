@@ -17,6 +17,7 @@ import os
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from crossproof.kernels import torch_any
 from crossproof.kernels.torch_any import weighted_rows as weighted_rows
@@ -61,7 +62,7 @@ def entries_above(
     counts = torch.empty(len(pre), dtype=torch.int64)
     _match_threads()
     numba_cpu.count_above(*_arrays(pre, thresholds, counts))
-    offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    offsets = pad(counts.cumsum(0), (1, 0))
     indices = torch.empty(int(offsets[-1]), dtype=torch.int64)
     values = pre.new_empty(len(indices))
     numba_cpu.fill_above(*_arrays(pre, thresholds, offsets, indices, values))
@@ -144,21 +145,50 @@ def plain_pairs(
     owner: Int[Tensor, "B N"],
     norms: Float[Tensor, " N"],
     swings: Float[Tensor, "B N"],
-) -> Float[Tensor, "pairs 5"]:
-    """Five sums over neurons, in float64, of every pair h < k of active latents of every token.
+    out: Float[Tensor, "pairs 5"],
+) -> None:
+    """Writes five sums over neurons of every pair h < k of active latents of every token.
 
     With p the contributions, w the `norms` and s the `swings`: w|p_k| and ws|p_k| over the neurons
     that h owns, each beside the same with h and k exchanged, and ws·min(|p_h|, |p_k|) over all, in
-    the columns (w h→k, w k→h, ws h→k, ws k→h, min). Token b's pairs stand from `starts[b]` on, in
-    the order (0,1), (0,2), ... (1,2), ... of its entries.
+    the columns (w h→k, w k→h, ws h→k, ws k→h, min) of `out` (float64). Token b's pairs stand from
+    `starts[b]` on, in the order (0,1), (0,2), ... (1,2), ... of its entries.
     """
     arguments = offsets, starts, indices, values, weights, owner, norms, swings
     if not uses_numba(weights):
-        return torch_any.plain_pairs(*arguments)
-    out = torch.empty(int(starts[-1]), 5, dtype=torch.float64)
+        return torch_any.plain_pairs(*arguments, out)
     _match_threads()
-    numba_cpu.plain_pairs(*_arrays(*arguments, out))
-    return out
+    numba_cpu.plain_pairs(*_arrays(*arguments), out.numpy())
+    return None
+
+
+def pair_table(
+    offsets: Int[Tensor, " bounds"],
+    starts: Int[Tensor, " bounds"],
+    indices: Int[Tensor, " nnz"],
+    sums: Float[Tensor, "pairs C"],
+    n_latents: int,
+) -> tuple[Int[Tensor, "M 2"], Int[Tensor, " M"], Float[Tensor, "M C"]]:
+    """Adds up tokens' pairs that are pairs of the same latents.
+
+    Rows of `sums` stand as in `plain_pairs`; a token's `indices` ascend. Returns the pairs (h, k),
+    h < k, in ascending order, the number of tokens of each, and the summed rows.
+    """
+    if not uses_numba(sums):
+        return torch_any.pair_table(offsets, indices, sums, n_latents)
+    order = torch.argsort(indices, stable=True)
+    tokens = torch.repeat_interleave(offsets.diff())[order]
+    by_latent = pad(torch.bincount(indices, minlength=n_latents).cumsum(0), (1, 0))
+    counts = torch.zeros(n_latents, dtype=torch.int64)
+    _match_threads()
+    numba_cpu.count_partners(*_arrays(offsets, indices, by_latent, tokens, order, counts))
+    firsts = pad(counts.cumsum(0), (1, 0))
+    partners = torch.empty(int(firsts[-1]), dtype=torch.int64)
+    together = torch.zeros(len(partners), dtype=torch.int64)
+    table = sums.new_zeros(len(partners), sums.shape[1])
+    code = offsets, starts, indices, by_latent, tokens, order
+    numba_cpu.add_pairs(*_arrays(*code, sums, firsts, partners, together, table))
+    return torch.stack([torch.repeat_interleave(counts), partners], 1), together, table
 
 
 def _arrays(*tensors: Tensor) -> list[object]:

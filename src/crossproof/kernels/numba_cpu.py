@@ -16,6 +16,9 @@ FLAGS = {"parallel": True, "cache": True, "nogil": True, "fastmath": {"contract"
 REDUCTION_FLAGS = {**FLAGS, "fastmath": {"contract", "nsz", "reassoc"}}
 
 TILE = 512  # neurons a thread holds in its first-level cache while it walks a token's latents
+PAIR_TILE = 256  # the same where it holds the contributions of all of a token's latents
+PAD = 16  # keeps their rows off the same cache sets
+PARTS = 64  # ranges of latents that threads share out among them
 
 
 def _compiled(flags):
@@ -127,41 +130,120 @@ def dominant_backward(indices, values, weights, owner, grad, grad_values, grad_w
 
 @_compiled(REDUCTION_FLAGS)
 def plain_pairs(offsets, starts, indices, values, weights, owner, norms, swings, out):
-    """out[place of (h, k)] = the five sums of a pair; see `crossproof.kernels.plain_pairs`."""
+    """out[place of (h, k)] = the five sums of a pair; see `crossproof.kernels.plain_pairs`.
+
+    Contributions of a tile of neurons stay in the first-level cache. What is charged to an owner
+    walks neurons and, inside, latents: successive additions go to different places and do not wait
+    for each other. The smaller of two contributions is summed in the weights' own precision within
+    a tile only.
+    """
     width = weights.shape[1]
+    stride = min(PAIR_TILE, width) + PAD
+    zero = weights.dtype.type(0)
     for b in numba.prange(len(offsets) - 1):
         first = offsets[b]
         active = offsets[b + 1] - first
         if active < 2:
             continue
-        sizes = np.empty((active, width), weights.dtype)
-        charge = np.empty(width, np.float64)
-        charged = np.zeros((active, active))
-        additive = np.zeros((active, active))
+        sizes = np.empty(active * stride, weights.dtype)
+        charge = np.empty(width, weights.dtype)
+        charged = np.zeros(2 * active * active)  # for owner and latent: w|p|, then ws|p|
+        smaller = np.zeros(active * active)
         for n in range(width):
             charge[n] = norms[n] * swings[b, n]
-        for j in range(active):
-            row = weights[indices[first + j]]
-            size = sizes[j]
-            value = values[first + j]
-            for n in range(width):
-                size[n] = abs(value * row[n])
-            for n in range(width):
-                i = owner[b, n] - first
-                if i >= 0:
-                    charged[i, j] += norms[n] * size[n]
-                    additive[i, j] += charge[n] * size[n]
+        for low in range(0, width, PAIR_TILE):
+            count = min(PAIR_TILE, width - low)
+            for j in range(active):
+                row = weights[indices[first + j], low : low + count]
+                size = sizes[j * stride : j * stride + count]
+                value = values[first + j]
+                for n in range(count):
+                    size[n] = abs(value * row[n])
+            for n in range(count):
+                i = owner[b, low + n] - first
+                if i < 0:
+                    continue
+                plain = np.float64(norms[low + n])
+                swung = np.float64(charge[low + n])
+                place = np.uint64(2 * i * active)  # unsigned: no wrapping around to check
+                at = np.uint64(n)
+                for _ in range(active):
+                    size_of = np.float64(sizes[at])
+                    charged[place] += plain * size_of
+                    charged[place + np.uint64(1)] += swung * size_of
+                    place += np.uint64(2)
+                    at += np.uint64(stride)
+            scale = charge[low : low + count]
+            for j in range(active):
+                size = sizes[j * stride : j * stride + count]
+                for n in range(count):
+                    size[n] *= scale[n]
+            for h in range(active):
+                for k in range(h + 1, active):
+                    left, right = np.uint64(h * stride), np.uint64(k * stride)
+                    total = zero
+                    for n in range(np.uint64(count)):
+                        one, other = sizes[left + n], sizes[right + n]
+                        total += one if one < other else other
+                    smaller[h * active + k] += total
         place = starts[b]
         for h in range(active):
             for k in range(h + 1, active):
-                left = sizes[h]
-                right = sizes[k]
-                smaller = 0.0
-                for n in range(width):
-                    smaller += charge[n] * (left[n] if left[n] < right[n] else right[n])
-                out[place, 0] = charged[h, k]
-                out[place, 1] = charged[k, h]
-                out[place, 2] = additive[h, k]
-                out[place, 3] = additive[k, h]
-                out[place, 4] = smaller
+                forward, backward = 2 * (h * active + k), 2 * (k * active + h)
+                out[place, 0] = charged[forward]
+                out[place, 1] = charged[backward]
+                out[place, 2] = charged[forward + 1]
+                out[place, 3] = charged[backward + 1]
+                out[place, 4] = smaller[h * active + k]
                 place += 1
+
+
+@_compiled(FLAGS)
+def count_partners(offsets, indices, by_latent, tokens, order, counts):
+    """counts[h] = how many latents k > h are ever active together with h."""
+    latents = len(counts)
+    parts = min(PARTS, latents)
+    for part in numba.prange(parts):
+        seen = np.full(latents, -1, np.int64)
+        for h in range(latents * part // parts, latents * (part + 1) // parts):
+            for at in range(by_latent[h], by_latent[h + 1]):
+                for entry in range(order[at] + 1, offsets[tokens[at] + 1]):
+                    k = indices[entry]
+                    counts[h] += seen[k] != h
+                    seen[k] = h
+
+
+@_compiled(FLAGS)
+def add_pairs(
+    offsets, starts, indices, by_latent, tokens, order, sums, firsts, partners, together, table
+):
+    """Adds up the pairs of all tokens; see `crossproof.kernels.pair_table`.
+
+    Partners of h stand from firsts[h] on, in ascending order. Tokens are added in their order.
+    """
+    latents, columns = len(firsts) - 1, sums.shape[1]
+    parts = min(PARTS, latents)
+    for part in numba.prange(parts):
+        slot = np.full(latents, -1, np.int64)
+        for h in range(latents * part // parts, latents * (part + 1) // parts):
+            start, found = firsts[h], firsts[h]
+            for at in range(by_latent[h], by_latent[h + 1]):
+                for entry in range(order[at] + 1, offsets[tokens[at] + 1]):
+                    k = indices[entry]
+                    if slot[k] < start:
+                        slot[k] = start
+                        partners[found] = k
+                        found += 1
+            partners[start:found].sort()
+            for place in range(start, found):
+                slot[partners[place]] = place
+            for at in range(by_latent[h], by_latent[h + 1]):
+                b = tokens[at]
+                inside, active = order[at] - offsets[b], offsets[b + 1] - offsets[b]
+                row = starts[b] + inside * (2 * active - inside - 1) // 2
+                for entry in range(order[at] + 1, offsets[b + 1]):
+                    place = slot[indices[entry]]
+                    together[place] += 1
+                    for c in range(columns):
+                        table[place, c] += sums[row, c]
+                    row += 1

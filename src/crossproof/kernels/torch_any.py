@@ -107,11 +107,11 @@ def plain_pairs(
     owner: Int[Tensor, "B N"],
     norms: Float[Tensor, " N"],
     swings: Float[Tensor, "B N"],
-) -> Float[Tensor, "pairs 5"]:
-    """The five sums of every pair of active latents of every token."""
-    out = norms.new_empty(int(starts[-1]), 5, dtype=torch.float64)
+    out: Float[Tensor, "pairs 5"],
+) -> None:
+    """Writes the five sums of every pair of active latents of every token into `out`."""
     if len(out) == 0:
-        return out
+        return
     widest = int(offsets.diff().max())
     step = max(1, CHUNK_ELEMENTS // (widest * max(weights.shape[1], widest)))
     for low in range(0, len(offsets) - 1, step):
@@ -127,7 +127,41 @@ def plain_pairs(
         smaller = [(part @ charge[..., None])[..., 0] for part in least]
         sums = [charged, charged.mT, additive, additive.mT, torch.stack(smaller, 1)]
         out[starts[low] : starts[high]] = torch.stack(sums, -1)[upper(present)]
-    return out
+
+
+def pair_table(
+    offsets: Int[Tensor, " bounds"],
+    indices: Int[Tensor, " nnz"],
+    sums: Float[Tensor, "pairs C"],
+    n_latents: int,
+) -> tuple[Int[Tensor, "M 2"], Int[Tensor, " M"], Float[Tensor, "M C"]]:
+    """The pairs of all tokens by their latents: sorted pairs, how often they occur, their sums."""
+    first, second = entry_pairs(offsets)
+    keys, place = torch.unique(indices[first] * n_latents + indices[second], return_inverse=True)
+    table = sums.new_zeros(len(keys), sums.shape[1])
+    for column, total in zip(sums.unbind(1), table.unbind(1), strict=True):
+        total.index_add_(0, place, column)
+    pairs = torch.stack([keys // n_latents, keys % n_latents], 1)
+    return pairs, torch.bincount(place, minlength=len(keys)), table
+
+
+def entry_pairs(
+    offsets: Int[Tensor, " bounds"],
+) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
+    """Every two entries of one token, token after token: (0,1), (0,2), ... (1,2), ..."""
+    entries = torch.arange(int(offsets[-1]), device=offsets.device)
+    ends = torch.repeat_interleave(offsets[1:], offsets.diff())
+    return ragged(entries + 1, ends - entries - 1)
+
+
+def ragged(
+    starts: Int[Tensor, " X"], counts: Int[Tensor, " X"]
+) -> tuple[Int[Tensor, " total"], Int[Tensor, " total"]]:
+    """The numbers starts[x], ..., starts[x] + counts[x] - 1 of every x, behind the x of each."""
+    owner = torch.repeat_interleave(counts)
+    before = counts.cumsum(0) - counts
+    within = torch.arange(len(owner), device=owner.device) - before[owner]
+    return owner, starts[owner] + within
 
 
 def slots(

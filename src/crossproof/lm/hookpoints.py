@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 
 from crossproof.errors import CrossproofError, nearest
@@ -46,6 +46,21 @@ class Hookpoints:
                 f"{nearest(name, self.names)}"
             )
         return self.names.index(name)
+
+    def playing_parts_at(self, places: Collection[int]) -> Hookpoints:
+        """The same names, with parts only at `places`: a transcoder has no decoder where it reads.
+
+        Whatever looks for a block's mlp_in among the parts then finds those with a decoder alone.
+        """
+
+        def kept(place: int | None) -> int | None:
+            return place if place in places else None
+
+        blocks = tuple(
+            BlockHookpoints(**{part: kept(place) for part, place in vars(block).items()})
+            for block in self.blocks
+        )
+        return replace(self, blocks=blocks)
 
     def __len__(self) -> int:
         return len(self.names)

@@ -69,6 +69,11 @@ class LanguageModel:
             digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()[:16]
 
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers the model's weights are; tied ones count once."""
+        return sum(parameter.numel() for parameter in self._bare.parameters())
+
     def available_hookpoints(self) -> tuple[str, ...]:
         """Every hookpoint of width d_model that can be read and replaced, in forward order."""
         return tuple(self._sites)

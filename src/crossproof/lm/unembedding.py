@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -52,6 +53,16 @@ def mlp_norm(model: LanguageModel, block: int) -> Norm:
 def attention_norm(model: LanguageModel, block: int) -> Norm:
     """The norm from a block's resid_pre to its attn.hook_in; raises CrossproofError likewise."""
     return _block_norm(model, block, "hook_resid_pre", "ln1", "attn.hook_in")
+
+
+def input_norm(model: LanguageModel, block: int, component: Literal["attn", "mlp"]) -> Norm:
+    """The norm whose output a block's attention or MLP reads, wherever its input comes from.
+
+    Unlike `mlp_norm` it says nothing about the residual stream, so blocks that run attention and
+    MLP at once have one. Raises CrossproofError where there is none.
+    """
+    kind = {"attn": "ln1", "mlp": "ln2"}[component]
+    return _block_norm(model, block, f"{kind}.hook_in", kind, f"{component}.hook_in")
 
 
 def unembedding(model: LanguageModel) -> Unembedding:

@@ -14,7 +14,7 @@ from crossproof.evaluation.codes import Coded, codes
 from crossproof.evaluation.contexts import Context, Peak, context_of
 from crossproof.evaluation.measure import mlp_views
 from crossproof.interactions.contributions import MLPDictionary
-from crossproof.interactions.measuring import TokenPairs, token_pairs
+from crossproof.interactions.measuring import COLUMNS, TokenPairs, token_pairs
 from crossproof.interactions.second_differences import PairSums, second_difference_sums
 from crossproof.lm.model import LanguageModel
 
@@ -83,12 +83,11 @@ def _differences(
 
 def _at_tokens(found: TokenPairs, coded: Coded, h: int, k: int) -> Float[Tensor, "S T"]:
     """I(h,k) + I(k,h) of one pair at every position, all blocks together."""
-    latents = found.latents
-    mask = (latents.indices[found.first] == h) & (latents.indices[found.second] == k)
+    latents, (first, second) = found.latents, found.entries
+    mask = (latents.indices[first] == h) & (latents.indices[second] == k)
     flat = torch.zeros(latents.n_tokens, dtype=torch.float64, device=mask.device)
-    for sums in found.blocks.values():
-        both = sums.forward["I"][mask] + sums.backward["I"][mask]
-        flat.index_add_(0, latents.token_index[found.first[mask]], both)
+    both = found.sums[mask][..., COLUMNS["I"]].sum((1, 2))
+    flat.index_add_(0, latents.token_index[first[mask]], both)
     values = flat.new_zeros(coded.tokens.shape)
     values[coded.scored] = flat
     return values

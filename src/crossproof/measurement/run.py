@@ -13,6 +13,7 @@ from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.contexts import top_contexts
 from crossproof.lm import LanguageModel
+from crossproof.measurement.attention import attention_figures
 from crossproof.measurement.contexts import pair_examples
 from crossproof.measurement.stream import Measurement, measure
 from crossproof.measurement.summary import owners, pair_rows, ratios, square, totals
@@ -45,12 +46,15 @@ def measure_runs(
     corpus: Corpus,
     pairs: int = 12,
     progress: Progress | None = None,
+    attention: bool = True,
 ) -> dict[str, Any]:
     """Measures every crosscoder of `folders`; writes sums and measure.json into `output`.
 
     Returns the content of measure.json. With several crosscoders, each is compared with the first
-    (`ratios`). Raises CrossproofError if a crosscoder explains another model, or reads no MLP's
-    input.
+    (`ratios`) if it decodes at the same MLPs' inputs; those that decode at none are passed over
+    if another does. With `attention`, what attention scores are made of is measured too; a
+    crosscoder or model for which that is not possible has the reason instead. Raises
+    CrossproofError if a crosscoder explains another model, or if none writes an MLP's input.
     """
     sequences = read_sequences(corpus.text, model, corpus.context, corpus.split)
     sequences = sequences[: max(1, -(-corpus.tokens // corpus.context))]
@@ -63,7 +67,7 @@ def measure_runs(
         "ratios": {},
     }
     first: Measurement | None = None
-    for name, crosscoder in named_crosscoders(model, folders).items():
+    for name, crosscoder in measurable(named_crosscoders(model, folders)).items():
 
         def tell(done: int, total: int, name: str = name) -> None:
             if progress is not None:
@@ -72,11 +76,19 @@ def measure_runs(
         measured = measure(model, crosscoder, sequences, progress=tell)
         measured.interactions.save(output / name.replace("/", "-"))
         content["runs"][name] = _figures(model, crosscoder, measured, sequences, pairs)
-        if first is not None:
+        if attention:
+            content["runs"][name]["attention"] = _attention(model, crosscoder, sequences)
+        if first is not None and first.interactions.blocks == measured.interactions.blocks:
             content["ratios"][name] = ratios(first, measured)
         first = measured if first is None else first
     write_json(output / "measure.json", content)
     return content
+
+
+def measurable(crosscoders: dict[str, Crosscoder]) -> dict[str, Crosscoder]:
+    """Those with a decoder at an MLP's input; if none has, all, so that measuring says so."""
+    some = {name: c for name, c in crosscoders.items() if c.hookpoints.mlp_blocks}
+    return some or crosscoders
 
 
 def named_crosscoders(model: LanguageModel, folders: list[Path]) -> dict[str, Crosscoder]:
@@ -92,6 +104,13 @@ def named_crosscoders(model: LanguageModel, folders: list[Path]) -> dict[str, Cr
                 )
             found[full] = crosscoder
     return found
+
+
+def _attention(model: LanguageModel, crosscoder: Crosscoder, sequences: Any) -> dict[str, Any]:
+    try:
+        return attention_figures(model, crosscoder, sequences)
+    except CrossproofError as error:
+        return {"missing": str(error)}
 
 
 def _figures(

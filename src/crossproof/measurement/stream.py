@@ -79,14 +79,12 @@ def _by_sequence(
 ) -> dict[str, NDArray[np.float64]]:
     sequence, count = coded.sequence, len(coded.tokens)
     tokens = torch.ones(len(sequence), dtype=torch.float64, device=sequence.device)
-    per_token: dict[str, Tensor] = {
-        form: found.token_totals(form) for form in next(iter(found.blocks.values())).forward
-    }
     led = [
-        (dominant_share(views[block], found.latents, sums.dominance) > LED).double().sum(1)
-        for block, sums in found.blocks.items()
+        (dominant_share(views[block], found.latents, who) > LED).double().sum(1)
+        for block, who in zip(found.blocks, found.dominance, strict=True)
     ]
-    per_token |= {"led": torch.stack(led, 1), "tokens": tokens}
+    per_token: dict[str, Tensor] = {"led": torch.stack(led, 1), "tokens": tokens}
+    per_token.update(found.token_totals().items())
     return {name: _summed(values, sequence, count) for name, values in per_token.items()}
 
 

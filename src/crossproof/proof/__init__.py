@@ -28,6 +28,7 @@ from crossproof.proof.attention import (
     weight_interval,
 )
 from crossproof.proof.blocks import Blocks, as_blocks, contributions
+from crossproof.proof.centred import Centred, centred_gap, centred_slope
 from crossproof.proof.functionals import (
     functional_bound,
     gram_bound,
@@ -68,6 +69,7 @@ __all__ = [
     "AdditiveBounds",
     "Baselines",
     "Blocks",
+    "Centred",
     "GatedTerms",
     "Ladder",
     "Norm",
@@ -80,6 +82,8 @@ __all__ = [
     "bilinear_scores",
     "block_lipschitz",
     "block_step",
+    "centred_gap",
+    "centred_slope",
     "certified_correct",
     "certified_margins",
     "certified_margins_through_norm",

@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.contexts import LatentExample
-from crossproof.report import figures
+from crossproof.report import attention, figures
 from crossproof.report.clusters import cluster_matrices, clustered_runs, size_figure
 from crossproof.report.matrix_plot import heat_map_of
 from crossproof.report.pairs import measured_runs
@@ -55,8 +55,9 @@ def write_report(
     runs = runs_of(results)
     points = list(published["points"]) if published else []
     drawn = _drawn(runs, points) | {"matrices": _matrices(runs, measured)}
-    drawn |= _clusters(runs, clusters)
-    page = _template().render(
+    heads = attention.examples(measured, runs)
+    drawn |= _clusters(runs, clusters) | _attention(heads)
+    page = page_template("report.html.jinja").render(
         summary=summarise(results, runs),
         model=str(results.get("model", "a language model")),
         runs=runs,
@@ -71,13 +72,14 @@ def write_report(
         details=_details(runs),
         passages={run.name: passages(examples.get(run.name, ())) for run in runs},
         measured=measured_runs(measured, runs),
+        heads={name: attention.caption(example) for name, example in heads.items()},
         clustered=clustered_runs(clusters, runs),
         facts=facts(results),
         command=command(results),
         figures=_embedded([entry for entries in drawn.values() for entry in entries]),
         plotly=get_plotlyjs(),
     )
-    return _write(folder / "report.html", page)
+    return write_page(folder / "report.html", page)
 
 
 def _drawn(runs: Sequence[Run], points: figures.Points) -> dict[str, list[tuple[Plot, go.Figure]]]:
@@ -122,6 +124,19 @@ def _matrices(
             told = f"Interaction of the {len(names)} latents that interact most, {run.name}."
             entries.append(_plot(f"matrix-{run.place}", run.name, told, figure))
     return entries
+
+
+def _attention(heads: Mapping[str, Any]) -> dict[str, list[tuple[Plot, go.Figure]]]:
+    """Each run's example of a head: parts of its scores, and the latents of a query and a key."""
+    found: dict[str, list[tuple[Plot, go.Figure]]] = {}
+    for at, (name, example) in enumerate(heads.items()):
+        found[f"pattern-{name}"] = [
+            _plot(f"pattern-{at}-{place}", title, f"{told} Run {name}.", figure)
+            for place, (title, told, figure) in enumerate(attention.pattern_panels(example))
+        ]
+        title, told, figure = attention.pair_panel(example)
+        found[f"latents-{name}"] = [_plot(f"head-{at}", title, f"{told} Run {name}.", figure)]
+    return found
 
 
 def _clusters(
@@ -179,15 +194,17 @@ def _embedded(entries: Sequence[tuple[Plot, go.Figure]]) -> str:
     return text.replace("<", "\\u003c")
 
 
-def _template() -> Template:
+def page_template(name: str) -> Template:
+    """A template of this package; what it is given is escaped."""
     loader = PackageLoader("crossproof.report")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    return environment.get_template("report.html.jinja")
+    return environment.get_template(name)
 
 
-def _write(path: Path, page: str) -> Path:
+def write_page(path: Path, page: str) -> Path:
+    """Writes the page under a temporary name and renames it; CrossproofError if it cannot."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -57,6 +57,7 @@ def held_out(place: Any) -> str:
 def _config(results: Mapping[str, Any]) -> RunConfig | None:
     """The configuration of the penalised run, which its comparison was trained with."""
     recorded = [run["training"] for run in results.get("runs", {}).values() if "training" in run]
+    recorded = [training for training in recorded if "imported" not in training]
     configs = []
     for training in recorded:
         try:

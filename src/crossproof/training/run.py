@@ -132,7 +132,12 @@ def resume(folder: Path) -> Run:
 
 
 def config_from_dict(values: dict[str, Any]) -> RunConfig:
-    """The RunConfig that `asdict` turned into `values`; CrossproofError if it is not one."""
+    """The RunConfig that `asdict` turned into `values`; CrossproofError if it is not one.
+
+    Of an imported crosscoder, which was not trained here, only the text is known.
+    """
+    if "imported" in values:
+        return RunConfig(text=str(values.get("text", "")), steps=0, batch_tokens=0)
     kinds = {"crosscoder": CrosscoderConfig, "objective": Objective, "optimisation": Optimisation}
     try:
         made = dict(values)

@@ -36,7 +36,7 @@ class Plan:
 TASKS: dict[str, Plan | modular.Recipe] = {
     "sparse": Plan(
         sparse.Recipe(),
-        dictionaries.Recipe(latents=24, k=2, objective=Objective(certified=0.1)),
+        dictionaries.Recipe(latents=48, k=2, objective=Objective(certified=0.1)),
     ),
     "coactive": Plan(
         sparse.Recipe(active="partners", width=24, weight_decay=1.0),
@@ -44,14 +44,15 @@ TASKS: dict[str, Plan | modular.Recipe] = {
     ),
     "continuum": Plan(
         sparse.Recipe(weight_decay=0.5),
-        dictionaries.Recipe(latents=24, k=2, objective=Objective(certified=0.1)),
+        dictionaries.Recipe(latents=48, k=2, objective=Objective(certified=0.1)),
     ),
-    "modular-53": modular.Recipe(p=53, steps=3000),
-    "modular-113": modular.Recipe(p=113, steps=3000),
+    "modular-53": modular.Recipe(p=53, steps=1000),
+    "modular-113": modular.Recipe(p=113, steps=1000),
 }
 """sparse: any two of 24 features in 20 dimensions; coactive: two couples of features that are
 only ever active together; continuum: like sparse, for certificates over all activations at once;
-modular-p: addition modulo p."""
+modular-p: addition modulo p. Dictionaries have more latents than there are features: with as many,
+some features stay without one, whatever the objective."""
 
 QUICK_STEPS = 600
 """Steps of networks and dictionaries in quick mode: seconds, and a lower accuracy."""

@@ -1,11 +1,11 @@
 """Addition modulo p in one hidden ReLU layer, trained until every neuron is one frequency.
 
 All p² pairs are trained on at once: what matters here is not generalisation but what the weights
-look like. AdamW with weight decay alone finds a few frequencies and stops short of purity: a ReLU
-network reads and writes a little of their harmonics because that pays. `Recipe.purity` therefore
-charges each neuron for the interaction between frequencies, in the form of the paper's penalty
+look like. AdamW with weight decay alone finds a few frequencies and stops a little short of purity:
+a ReLU network reads and writes some of their harmonics because that pays. `Recipe.purity` can
+charge each neuron for the interaction between frequencies, in the form of the paper's penalty
 with frequencies for features: Σ_f ‖amplitude at f‖ - max_f ‖amplitude at f‖. It is part of
-training; no weight is edited afterwards.
+training; no weight is edited afterwards. Certificates do not need it.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Recipe:
     decay: float = 0.3
     """Fraction of the steps, at the end, over which it falls to zero."""
     weight_decay: float = 1.0
-    purity: float = 0.1
+    purity: float = 0.0
     """Strength of the penalty on what each neuron reads outside its frequency."""
-    output_purity: float = 0.1
+    output_purity: float = 0.0
     """The same for what it writes."""
     purity_warmup: float = 0.3
     """Fraction of the steps over which both rise."""

@@ -118,21 +118,24 @@ def check_points(problem: points.Problem, worst: Array) -> int:
 
 
 def _functional(
-    straight: Balls, model: list[tuple[Ball, Ball]], rows: list[Balls], label: int
+    straight: Balls, model: list[tuple[Ball, Ball, Ball]], rows: list[Balls], label: int
 ) -> Balls:
-    """Margins of a model of (activation, error) a neuron, less Σ_n |o_ny - o_nc| δ_n."""
+    """Margins of a model of (activation, room below, room above) a neuron, at their worst."""
     margins = []
     for other in range(len(straight)):
         margin = straight[label] - straight[other]
-        for (activation, error), out in zip(model, rows, strict=True):
+        for (activation, less, more), out in zip(model, rows, strict=True):
             gap = out[label] - out[other]
-            margin += gap * activation - abs(gap) * error
+            margin += gap * activation - relu(gap) * less - relu(-gap) * more
         margins.append(margin)
     return margins
 
 
-def _neuron(base: Ball, p: Balls, z: Ball) -> tuple[tuple[Ball, Ball], tuple[Ball, Ball]]:
-    """(activation, error) of one neuron in the dominant (T1) and the additive model (T2.2)."""
+Room = tuple[Ball, Ball, Ball]
+
+
+def _neuron(base: Ball, p: Balls, z: Ball) -> tuple[Room, Room]:
+    """Activation and room of one neuron in the dominant (T1) and the additive model (T2.2)."""
     everything = base + total(p)
     residual = abs(z - everything)
     p = sorted(p, key=lambda part: -abs(float(part.mid())))
@@ -143,13 +146,15 @@ def _neuron(base: Ball, p: Balls, z: Ball) -> tuple[tuple[Ball, Ball], tuple[Bal
     dominant = ball(0) if off and kept <= 0 else residual + abs(others)
     low = base + total([part.min(ball(0)) for part in p])
     high = base + total([part.max(ball(0)) for part in p])
-    charge, so_far = ball(0), first
-    for part in p[1:]:
-        charge += abs(so_far).min(abs(part))
+    less, more, so_far = ball(0), ball(0), first
+    for part in p[1:] if not (low >= 0 or high <= 0) else []:
+        charge = abs(so_far).min(abs(part))
+        less += ball(0) if so_far * part >= 0 else charge
+        more += ball(0) if so_far * part <= 0 else charge
         so_far += part
-    charge = ball(0) if low >= 0 or high <= 0 else charge
+    rest = ball(0) if off else residual
     hidden = relu(base) + total([relu(base + part) - relu(base) for part in p])
-    return (relu(kept), dominant), (hidden, charge + (ball(0) if off else residual))
+    return (relu(kept), dominant, dominant), (hidden, less + rest, more + rest)
 
 
 def check_pairs(problem: pairs.Problem, worst: Array) -> int:

@@ -1,9 +1,10 @@
 """A finite list of inputs, with the latents that a dictionary is said to have at each.
 
 Every margin is bounded twice, by the dominant-latent model (THEORY T1) and by the additive model
-(T2.2), in functional margin form; the better bound counts. Latents, atoms and bias may be any
-numbers: the verifier computes what they leave of the input. Reading all inputs costs as much as
-running the network on them: such a certificate attributes errors and compares dictionaries.
+(T2.2 with the signs of a convex σ), in functional margin form; the better bound counts. Latents,
+atoms and bias may be any numbers: the verifier computes what they leave of the input. Reading all
+inputs costs as much as running the network on them: such a certificate attributes errors and
+compares dictionaries.
 """
 
 from __future__ import annotations
@@ -102,20 +103,24 @@ class Engine:
         z = count.add(count.product(x, self.W_in), self.b_in[0])
         linear = count.add(count.product(x, self.skip), self.b_out[0])
         output = count.subtract(self.W_out.columns(slice(label, label + 1)), self.W_out)
-        charge = count.absolute(output)
+        helping, hurting = count.relu(output), count.below(output)
         straight = count.subtract(linear.columns(slice(label, label + 1)), linear)
         best = None
-        for hidden, error in (self.dominant(p, z), self.additive(p, z)):
+        for hidden, less, more in (self.dominant(p, z), self.additive(p, z)):
             margin = count.add(straight, count.product(hidden, output))
-            low = count.subtract(margin, count.product(error, charge)).low
+            margin = count.subtract(margin, count.product(less, helping))
+            low = count.add(margin, count.product(more, hurting)).low
             best = low if best is None else np.maximum(best, low)
             count.operations += 2 * low.size
         assert best is not None
         best[:, label] = np.inf
         return best
 
-    def dominant(self, p: Rounded, z: Rounded) -> tuple[Rounded, Rounded]:
-        """σ(ẑ^dom) and δ = L_n(e_n + |s_n|) for contributions p [B, K, N] (T1, ladder B2)."""
+    def dominant(self, p: Rounded, z: Rounded) -> tuple[Rounded, Rounded, Rounded]:
+        """σ(ẑ^dom) and δ = L_n(e_n + |s_n|) for contributions p [B, K, N] (T1, ladder B2).
+
+        Like `additive`: a model's activations, and how far below and above the true ones are.
+        """
         count = self.arithmetic
         owner = np.abs(p.value).argmax(axis=1)[:, None]
         largest = Rounded(np.take_along_axis(p.value, owner, axis=1)[:, 0], *p.bounds)
@@ -125,10 +130,11 @@ class Engine:
         residual = count.absolute(count.subtract(z, reconstructed))
         error = count.add(residual, count.absolute(others))
         highest = count.maximum(count.maximum(z, reconstructed), kept)
-        return count.relu(kept), _unless(highest.high <= 0, error)
+        error = _unless(highest.high <= 0, error)
+        return count.relu(kept), error, error
 
-    def additive(self, p: Rounded, z: Rounded) -> tuple[Rounded, Rounded]:
-        """The additive model's activations and δ = ω_n Σ_k min(|S_k-1|, |p_k|) + L_n e_n (T2.2)."""
+    def additive(self, p: Rounded, z: Rounded) -> tuple[Rounded, Rounded, Rounded]:
+        """The additive model, δ = ω_n Σ_k min(|S_k-1|, |p_k|) + L_n e_n split by sign (T2.2)."""
         count, base = self.arithmetic, self.base
         order = np.argsort(-np.abs(p.value), axis=1, kind="stable")
         p = Rounded(np.take_along_axis(p.value, order, axis=1), *p.bounds)
@@ -137,22 +143,29 @@ class Engine:
         hidden = count.add(count.total(alone, axis=1), resting)
         down = count.add(count.total(count.below(p), axis=1), base)
         up = count.add(count.total(count.relu(p), axis=1), base)
-        chain = self._chain(p)
+        less, more = self._chain(p)
         affine = (down.low >= 0) | (up.high <= 0)
         reconstructed = count.add(count.total(p, axis=1), base)
         residual = count.absolute(count.subtract(z, reconstructed))
         off = count.maximum(z, reconstructed).high <= 0
-        return hidden, count.add(_unless(affine, chain), _unless(off, residual))
+        residual = _unless(off, residual)
+        less, more = _unless(affine, less), _unless(affine, more)
+        return hidden, count.add(less, residual), count.add(more, residual)
 
-    def _chain(self, p: Rounded) -> Rounded:
-        """Σ_{k>=2} min(|S_{k-1}|, |p_k|), the p in any one order."""
-        count = self.arithmetic
-        so_far, charge = p[:, 0], Rounded(np.zeros_like(p.value[:, 0]), 0 * p.size, 0 * p.error)
+    def _chain(self, p: Rounded) -> tuple[Rounded, Rounded]:
+        """Σ_{k>=2} min(|S_{k-1}|, |p_k|), the p in any one order: terms below and above zero.
+
+        A second difference of a convex σ has the sign of S_{k-1} p_k. Where rounding may have
+        turned that sign the term is no larger than its error, which both sums carry.
+        """
+        count, so_far = self.arithmetic, p[:, 0]
+        less = more = Rounded(np.zeros_like(p.value[:, 0]), 0 * p.size, 0 * p.error)
         for k in range(1, p.value.shape[1]):
             step = count.minimum(count.absolute(so_far), count.absolute(p[:, k]))
-            charge = count.add(charge, step)
+            same = so_far.value * p.value[:, k] > 0
+            less, more = count.add(less, _unless(same, step)), count.add(more, _unless(~same, step))
             so_far = count.add(so_far, p[:, k])
-        return charge
+        return less, more
 
 
 def _unless(zero: np.ndarray, of: Rounded) -> Rounded:

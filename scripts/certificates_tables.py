@@ -1,0 +1,160 @@
+"""Writes the tables of docs/certificates.md and docs/attribution.md from docs/data.
+
+    python scripts/certificates_tables.py
+
+Each table stands between `<!-- table: NAME -->` and `<!-- end of table -->`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+DOCS = Path("docs")
+DATA = DOCS / "data"
+
+
+def rows(head: Sequence[str], body: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(cells) + " |" for cells in body)])
+
+
+def read(name: str) -> Any:
+    """A file of docs/data."""
+    return json.loads((DATA / f"{name}.json").read_text())
+
+
+def figure(of: dict[str, Any], digits: int = 3) -> str:
+    """Mean, and its interval where there is one."""
+    if of["ci"] is None:
+        return f"{of['mean']:.{digits}f}"
+    low, high = of["ci"]
+    return f"{of['mean']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def objectives() -> str:
+    """Certified accuracy by setting and training objective."""
+    body = []
+    for setting, found in read("certified-objectives")["settings"].items():
+        for name, row in found["objectives"].items():
+            lead = found["lead_of_certified"].get(name)
+            body.append(
+                [
+                    f"{setting} (H {found['latents']}, k {found['k']}, {found['steps']} steps)",
+                    name + (f" {row['strength']:g}" if row["strength"] else ""),
+                    figure(row["verified"]["accuracy"]),
+                    f"{row['verified']['share_of_model']['mean']:.3f}",
+                    f"{row['verified']['ce']['mean']:.3f}",
+                    f"{row['additive']['accuracy']['mean']:.3f}",
+                    f"{row['dominant']['accuracy']['mean']:.3f}",
+                    f"{row['fvu']['mean']:.4f}",
+                    f"{row['l0']['mean']:.2f}",
+                    "" if lead is None else figure(lead),
+                ]
+            )
+    head = ["setting", "objective", "verified accuracy", "share of the model's", "verified CE"]
+    head += ["T2.2 unsigned", "T1 alone", "FVU", "L0", "lead of R + I"]
+    return rows(head, body)
+
+
+def modular() -> str:
+    """Certified accuracy by how, and how far, the network was trained."""
+    body = []
+    for p in (53, 113):
+        for curve in read(f"certified-modular-{p}")["curves"]:
+            for point in curve["points"]:
+                saving = point["brute_force_operations"] / point["verifier_operations"]
+                body.append(
+                    [
+                        str(p),
+                        f"{curve['recipe']['purity']:g}",
+                        f"{point['step']:,}",
+                        f"{point['impurity']['median']:.1e}",
+                        f"{point['output_impurity']['median']:.1e}",
+                        str(len(point["frequencies"])),
+                        f"{point['accuracy']:.4f}",
+                        f"{point['certified_accuracy']:.4f}",
+                        f"{point['ce']:.3f}",
+                        f"{point['certified_ce']:.3f}",
+                        f"{saving:.2f}x",
+                    ]
+                )
+    head = ["p", "purity", "step", "impurity read", "written", "frequencies", "accuracy"]
+    head += ["certified", "CE", "certified CE", "fewer operations"]
+    return rows(head, body)
+
+
+def continuum() -> str:
+    """Share of the Monte-Carlo accuracy certified, by dictionary and bounds; means over seeds."""
+    content = read("certified-continuum")
+    seeds, body = content["seeds"], []
+    labels = ["all", "interval, additive", "additive", "interval", "linear"]
+    for name in seeds[0]["dictionaries"]:
+        found = [seed["dictionaries"][name] for seed in seeds]
+        whole = [entry["all"] for entry in found]
+        cells = [f"{statistics.mean(entry[x]['share'] for entry in found):.3f}" for x in labels]
+        masses = [statistics.mean(w["by_bound"]["additive"] for w in whole)]
+        cells += [f"{statistics.mean(w['certified'] for w in whole):.3f}", f"{masses[0]:.3f}"]
+        cells += [f"{statistics.mean(w['operations'] for w in whole) / 1e6:.1f}M"]
+        cells += [f"{statistics.mean(w['boxes'] for w in whole):,.0f}"]
+        fvu = statistics.mean(entry["fvu"] for entry in found)
+        body.append([name, f"{fvu:.4f}", *cells])
+    head = ["dictionary", "FVU", *(f"share: {label}" for label in labels), "certified (all)"]
+    head += ["mass by additive", "verifier's operations", "boxes"]
+    return rows(head, body)
+
+
+def last_block() -> str:
+    """Certified-unchanged shares of the last block of the bundled model."""
+    runs = read("attribution")["runs"]
+    body = []
+    for reference, variants in next(iter(runs.values()))["last_block"].items():
+        for variant in variants:
+            cells = [f"{variant}, against {reference}"]
+            for run in runs.values():
+                found = run["last_block"][reference][variant]
+                certified = found["certified"]
+                low, high = certified["ci"]
+                ceiling = found["ceiling"]
+                cells += [
+                    f"{certified['mean']:.1%} [{low:.1%}, {high:.1%}]",
+                    "" if ceiling is None else f"{ceiling['mean']:.1%}",
+                    f"{found['unchanged']['mean']:.1%}",
+                    f"{found['median_bound']:.1f} / {found['median_error']:.1f}",
+                    f"{found['terms']:,.0f}",
+                ]
+            body.append(cells)
+    head = ["last MLP becomes"]
+    for name in runs:
+        head += [f"{name}: certified", "ceiling", "true", "bound / error", "terms"]
+    return rows(head, body)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    table.__name__: table for table in (objectives, modular, continuum, last_block)
+}
+
+
+def fill(text: str) -> str:
+    """The page with every marked table written anew."""
+
+    def write(match: re.Match[str]) -> str:
+        return f"{match[1]}\n\n{TABLES[match[2]]()}\n\n{match[3]}"
+
+    pattern = r"(<!-- table: (\w+) -->).*?(<!-- end of table -->)"
+    return re.sub(pattern, write, text, flags=re.DOTALL)
+
+
+def main() -> None:
+    """Fills both pages."""
+    for page in (DOCS / "certificates.md", DOCS / "attribution.md"):
+        page.write_text(fill(page.read_text()))
+
+
+if __name__ == "__main__":
+    main()

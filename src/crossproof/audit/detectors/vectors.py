@@ -1,0 +1,105 @@
+"""Baselines that know nothing of MLPs: activations and latents under a Gaussian of trusted text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from sklearn.covariance import LedoitWolf
+from sklearn.decomposition import PCA
+from torch import Tensor
+
+from crossproof.audit.readings import How, Reading
+
+_NUMBERS = 2**26
+"""Numbers of trusted activations that are kept while a covariance is fitted: 256 MiB."""
+
+
+@dataclass
+class Mahalanobis:
+    """Distance of a token's activations from those of trusted tokens, at each hookpoint.
+
+    Squared distances under a covariance shrunk as Ledoit and Wolf do, averaged over hookpoints.
+    """
+
+    how: How = "max"
+
+    def fit(self, trusted: Sequence[Reading]) -> Mahalanobis:
+        per_token = trusted[0].x[0].numel()
+        x = torch.cat([reading.x for reading in trusted])[: max(1000, _NUMBERS // per_token)]
+        self.means_, self.precisions_ = [], []
+        for place in range(x.shape[1]):
+            fitted = LedoitWolf().fit(x[:, place].double().numpy())
+            self.means_.append(torch.from_numpy(fitted.location_))
+            self.precisions_.append(torch.from_numpy(fitted.precision_))
+        return self
+
+    def score(self, reading: Reading) -> Float[Tensor, " S"]:
+        total = torch.zeros(len(reading.ids), dtype=torch.float64)
+        for place, (mean, precision) in enumerate(zip(self.means_, self.precisions_, strict=True)):
+            centred = reading.x[:, place].double() - mean
+            total += ((centred @ precision) * centred).sum(1)
+        return reading.by_text(total / len(self.means_), self.how)
+
+
+@dataclass
+class LatentSurprise:
+    """Latents rarely active in trusted text, weighed by what they write to the hookpoints.
+
+    A token's score is Σ a_h ‖d_h‖ log((M + 1) / (c + 1)) over its latents, c being at how many of M
+    trusted tokens the latent was active, and ‖d_h‖ its decoder's norm at the MLPs' inputs, as the
+    virtual weights show it.
+    """
+
+    how: How = "max"
+
+    def fit(self, trusted: Sequence[Reading]) -> LatentSurprise:
+        wide = trusted[0].latents.n_latents
+        counts = torch.zeros(wide, dtype=torch.int64)
+        for reading in trusted:
+            counts += torch.bincount(reading.latents.indices, minlength=wide)
+        tokens = sum(len(reading.ids) for reading in trusted)
+        sizes = sum(view.G.double().norm(dim=1) for view in trusted[0].views.values())
+        self.weights_ = sizes * torch.log((tokens + 1) / (counts.double() + 1))
+        return self
+
+    def score(self, reading: Reading) -> Float[Tensor, " S"]:
+        code = reading.latents
+        total = torch.zeros(code.n_tokens, dtype=torch.float64)
+        total.index_add_(0, code.token_index, code.values.double() * self.weights_[code.indices])
+        return reading.by_text(total, self.how)
+
+
+@dataclass
+class LatentGaussian:
+    """A text's mean latent activations under a Gaussian (probabilistic PCA) of trusted texts."""
+
+    components: int = 16
+
+    def fit(self, trusted: Sequence[Reading]) -> LatentGaussian:
+        vectors = torch.cat([_mean_codes(reading) for reading in trusted])
+        self.gaussian_ = fit_gaussian(vectors, self.components)
+        return self
+
+    def score(self, reading: Reading) -> Float[Tensor, " S"]:
+        return -torch.from_numpy(self.gaussian_.score_samples(_mean_codes(reading).numpy()))
+
+
+def fit_gaussian(vectors: Float[Tensor, "S width"], components: int) -> PCA:
+    """Probabilistic PCA with at most so many components.
+
+    Columns keep their relative sizes: scaled to the spread each has on a few hundred trusted texts,
+    those that are nearly always zero would drown the others.
+    """
+    count = max(1, min(components, len(vectors) - 1, vectors.shape[1] - 1))
+    return PCA(n_components=count, random_state=0).fit(vectors.numpy())
+
+
+def _mean_codes(reading: Reading) -> Float[Tensor, "S H"]:
+    code, wide = reading.latents, reading.latents.n_latents
+    flat = torch.zeros(len(reading.tokens) * wide, dtype=torch.float64)
+    flat.index_add_(0, reading.text[code.token_index] * wide + code.indices, code.values.double())
+    tokens = torch.bincount(reading.text, minlength=len(reading.tokens))
+    return flat.view(-1, wide) / tokens[:, None]

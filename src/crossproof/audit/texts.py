@@ -1,0 +1,109 @@
+"""Texts as rows of tokens: one document a row, so that a score belongs to a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from crossproof.activations import read_sequences
+from crossproof.activations.corpus import BUNDLED, Split
+from crossproof.activations.documents import DATASETS_PREFIX, read_documents
+from crossproof.errors import CrossproofError
+from crossproof.lm import LanguageModel
+
+_DOCUMENTS = (".txt", ".jsonl")
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """Texts [S, T], each behind the model's BOS (or else EOS) and padded on the right.
+
+    Padding is a special token: it is never scored, and a causal model never looks at it.
+    """
+
+    tokens: Int[Tensor, "S T"]
+    cut: int
+    """Texts that were longer than the context and lost their ends."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def encode_texts(texts: Sequence[str], model: LanguageModel, context: int | None = None) -> Texts:
+    """Texts as rows of at most `context` tokens (the model's own context if None).
+
+    Raises CrossproofError if there are no texts, one is empty, the model has no tokenizer, or no
+    special token to pad with.
+    """
+    if not texts:
+        raise CrossproofError("There are no texts; give at least one.")
+    if model.tokenizer is None:
+        raise CrossproofError(
+            f"'{model.name}' has no tokenizer; put its tokenizer files into the model's folder."
+        )
+    if not model.special_ids:
+        raise CrossproofError(
+            f"'{model.name}' has no BOS, EOS or padding token to pad texts with; add one to its "
+            f"tokenizer."
+        )
+    rows = model.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    empty = next((place for place, row in enumerate(rows) if not row), None)
+    if empty is not None:
+        raise CrossproofError(f"Text {empty + 1} is empty; leave it out.")
+    limit = min(context or model.context, model.context)
+    start = _start(model)
+    whole = [[*start, *row] for row in rows]
+    width = min(limit, max(map(len, whole)))
+    tokens = torch.full((len(whole), width), min(model.special_ids), dtype=torch.int64)
+    for place, row in enumerate(whole):
+        kept = row[:width]
+        tokens[place, : len(kept)] = torch.tensor(kept)
+    return Texts(tokens, sum(len(row) > limit for row in whole))
+
+
+def read_texts(
+    source: str, model: LanguageModel, context: int | None = None, split: Split = "held_out"
+) -> Texts:
+    """The documents of a .txt or .jsonl file or of hf:NAME, a row each; or the rows of a split of
+    packed tokens ("bundled", .safetensors, .npy), which have no documents.
+
+    Raises CrossproofError as `encode_texts` and `read_sequences` do, naming the source.
+    """
+    if not source.endswith(_DOCUMENTS) and not source.startswith(DATASETS_PREFIX):
+        rows = read_sequences(source, model, context or model.context, split)
+        return Texts(rows, 0)
+    if not source.startswith(DATASETS_PREFIX) and not Path(source).is_file():
+        raise CrossproofError(
+            f"There is no text '{source}'; give '{BUNDLED}', a file ({', '.join(_DOCUMENTS)}) or "
+            f"'{DATASETS_PREFIX}NAME'."
+        )
+    documents = list(read_documents(source))
+    if not documents:
+        raise CrossproofError(f"'{source}' holds no text; give one with at least one document.")
+    return encode_texts(documents, model, context)
+
+
+def inserted(clean: Int[Tensor, " T"], other: Int[Tensor, " U"]) -> slice:
+    """The positions of `other` that its twin `clean` lacks: all between their common beginning and
+    their common end.
+
+    Raises CrossproofError if nothing was inserted.
+    """
+    short = min(len(clean), len(other))
+    same = (clean[:short] == other[:short]).long().cumprod(0).sum()
+    left = int(same)
+    back = (clean.flip(0)[: short - left] == other.flip(0)[: short - left]).long().cumprod(0).sum()
+    found = slice(left, len(other) - int(back))
+    if found.start >= found.stop:
+        raise CrossproofError("The two texts do not differ by an insertion; give matched twins.")
+    return found
+
+
+def _start(model: LanguageModel) -> list[int]:
+    ids = (getattr(model.tokenizer, name, None) for name in ("bos_token_id", "eos_token_id"))
+    return [next(i for i in known)] if (known := [i for i in ids if i is not None]) else []

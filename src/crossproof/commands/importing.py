@@ -1,0 +1,87 @@
+"""`crossproof import`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from crossproof.commands.parsing import parse
+from crossproof.crosscoder.formats import FormatName, import_dictionaries, import_dictionary
+from crossproof.crosscoder.model import Crosscoder
+from crossproof.crosscoder.store import Provenance, save_crosscoder
+from crossproof.errors import CrossproofError
+from crossproof.lm import LanguageModel, load_model
+
+
+@dataclass(frozen=True)
+class Import:
+    """Turn dictionaries that another library saved into a run folder of crossproof.
+
+    SAELens, sparsify, dictionary_learning, crosscode, Gemma Scope and circuit-tracer; SAEs,
+    transcoders and crosscoders; several at once become a crosscoder each, or one with --join:
+
+      crossproof import my-sae --model gpt2 --text my.txt --out runs/mine
+      crossproof import ae.pt --model my-model --hookpoint blocks.3.mlp.hook_in --out runs/mine
+      crossproof measure runs/mine
+    """
+
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders or files of dictionaries, or a folder that holds several."""
+    model: str
+    """The language model they were trained on: `bundled`, a local Hugging Face folder, a Hub id."""
+    out: Path
+    """The run folder to write."""
+    hookpoint: tuple[str, ...] = ()
+    """Where each dictionary reads and writes, if its files do not say: an SAE has one, a transcoder
+    an input and an output, a crosscoder all in order. * stands for the dictionary's layer."""
+    format: FormatName | None = None
+    """By default told from the files."""
+    join: bool = False
+    """Make one crosscoder of several dictionaries, the union of their latents: `attribute` and a
+    reconstructed resid_mid need it, `measure` takes longer."""
+    name: str = ""
+    """The crosscoder's name in the run folder; by default `imported`. Of several that are not
+    joined each is called after its own folder."""
+    text: str = ""
+    """Text that later commands use unless they are given another; see `crossproof train --help`."""
+
+
+def run(arguments: Sequence[str], began: float) -> None:
+    """Imports, writes RUN/NAME/crosscoder, and says what is there."""
+    options: Import = parse(Import, "import", arguments)
+    if not options.paths:
+        raise CrossproofError("Name at least one folder or file of a dictionary to import.")
+    if Path(options.name).name != options.name:
+        raise CrossproofError(f"--name is {options.name!r}: give a plain name, without folders.")
+    made = _imported(options, load_model(options.model))
+    text = options.text or ("bundled" if options.model == "bundled" else "")
+    for name, (crosscoder, provenance) in made.items():
+        training = {**provenance.training, "text": text}
+        folder = options.out / name / "crosscoder"
+        save_crosscoder(crosscoder, folder, replace(provenance, training=training))
+        for origin in training["imported"]:
+            print(
+                f"{origin['format']} {origin['architecture']}, {origin['latents']} latents: "
+                f"{origin['path']} -> {', '.join(origin['hookpoints'])}"
+            )
+    if not any(crosscoder.hookpoints.mlp_blocks for crosscoder, _ in made.values()):
+        print("Nothing here writes an MLP's input: `evaluate` works, `measure` has no object.")
+    print(f"Crosscoders: {', '.join(str(options.out / name / 'crosscoder') for name in made)}")
+
+
+def _imported(options: Import, model: LanguageModel) -> dict[str, tuple[Crosscoder, Provenance]]:
+    given = list(options.paths), model, options.hookpoint or None, options.format
+    if options.join:
+        return {options.name or "imported": import_dictionary(*given)}
+    made = import_dictionaries(*given)
+    if len(made) == 1:
+        return {options.name or "imported": next(iter(made.values()))}
+    if options.name:
+        raise CrossproofError(
+            f"--name names one crosscoder, and these are {len(made)}: leave it out, or --join them."
+        )
+    return made

@@ -1,0 +1,51 @@
+"""The certificates that ship with the repository: small, quick to verify, and true."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from crossproof.proof.certificate.verifier import Verdict, verify
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "certificates"
+FOLDERS = sorted(path.parent for path in EXAMPLES.glob("*/certificate.json"))
+
+
+@pytest.fixture(scope="module")
+def verdicts() -> dict[str, Verdict]:
+    began = time.process_time()
+    found = {folder.name: verify(folder) for folder in FOLDERS}
+    assert time.process_time() - began < 60
+    return found
+
+
+def test_every_example_is_verified_and_says_something(verdicts: dict[str, Verdict]) -> None:
+    assert set(verdicts) == {"coactive", "continuum", "modular-113", "modular-53", "sparse"}
+    for name, verdict in verdicts.items():
+        assert verdict.holds, name
+        assert not verdict.accuracy_vacuous, name
+
+
+def test_modular_examples_are_compact_and_the_sparse_ones_keep_most(
+    verdicts: dict[str, Verdict],
+) -> None:
+    for name in ("modular-53", "modular-113"):
+        verdict = verdicts[name]
+        assert verdict.accuracy >= 0.9
+        assert verdict.brute_force is not None
+        assert verdict.brute_force >= 3 * verdict.operations
+    assert verdicts["continuum"].accuracy > 0.85
+    assert verdicts["coactive"].accuracy > 0.75
+
+
+def test_examples_are_small_and_name_their_commands() -> None:
+    files = [path for folder in FOLDERS for path in folder.iterdir()]
+    assert sum(path.stat().st_size for path in files) < 2 * 2**20
+    readme = (EXAMPLES / "README.md").read_text()
+    for folder in FOLDERS:
+        task = json.loads((folder / "certificate.json").read_text())["task"]
+        assert f"crossproof prove {task['name']}" in readme
+        assert f"examples/certificates/{folder.name}\n" in readme

@@ -1,0 +1,179 @@
+"""`crossproof import` and the commands that follow it, on tiny models and in process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from crossproof.cli import main
+from crossproof.crosscoder import load_crosscoder
+from crossproof.lm import LanguageModel
+
+D, WIDTH = 16, 20
+
+
+def save_saelens(
+    folder: Path, hook: str, seed: int, out: str | None = None, kind: str = "jumprelu"
+) -> None:
+    """An SAE (or transcoder) in SAELens's layout, with random weights that fire often enough."""
+    generator = torch.Generator().manual_seed(seed)
+    folder.mkdir(parents=True)
+    tensors = {
+        "W_enc": torch.randn(D, WIDTH, generator=generator),
+        "W_dec": 0.2 * torch.randn(WIDTH, D, generator=generator),
+        "b_enc": torch.randn(WIDTH, generator=generator),
+        "b_dec": torch.randn(D, generator=generator),
+        "threshold": torch.rand(WIDTH, generator=generator),
+    }
+    save_file(tensors, folder / "sae_weights.safetensors")
+    metadata = {"model_name": "tiny", "hook_name": hook, "hook_name_out": out}
+    config = {"architecture": kind, "d_in": D, "d_sae": WIDTH, "metadata": metadata}
+    config |= {"apply_b_dec_to_input": False, "normalize_activations": "none"}
+    (folder / "cfg.json").write_text(json.dumps(config))
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    generator = torch.Generator().manual_seed(0)
+    words = torch.randint(1, 63, (60, 40), generator=generator).tolist()
+    path.write_text("\n\n".join(" ".join(f"w{i}" for i in row) for row in words))
+    return path
+
+
+@pytest.fixture(scope="module")
+def chain(
+    tmp_path_factory: pytest.TempPathFactory, model_folders: dict[str, Path], text: Path
+) -> Path:
+    """A run made of one SAE at every place that the chain of bounds needs."""
+    root = tmp_path_factory.mktemp("chain")
+    roles = ("hook_resid_pre", "hook_resid_mid", "ln2.hook_normalized")
+    hooks = [f"blocks.{i}.{role}" for i in range(2) for role in roles]
+    for seed, hook in enumerate([*hooks, "blocks.1.hook_resid_post"]):
+        save_saelens(root / "saes" / hook, hook, seed)
+    options = ["--model", str(model_folders["gpt-neo"]), "--text", str(text)]
+    main(["import", str(root / "saes"), *options, "--join", "--out", str(root / "run")])
+    return root / "run"
+
+
+def test_one_sae_a_hookpoint_becomes_one_crosscoder(chain: Path) -> None:
+    crosscoder, provenance = load_crosscoder(chain / "imported" / "crosscoder")
+    assert crosscoder.n_latents == 7 * WIDTH
+    assert crosscoder.hookpoints.mlp_blocks == (0, 1)
+    assert crosscoder.hookpoints.names[2] == "blocks.0.mlp.hook_in"
+    origins = provenance.training["imported"]
+    assert origins[0]["hookpoints"] == ["blocks.0.hook_resid_mid"]
+    assert {origin["format"] for origin in origins} == {"saelens"}
+    assert origins[0]["config"]["metadata"]["model_name"] == "tiny"
+
+
+def test_every_command_accepts_the_run(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["--context", "16"]
+    main(["evaluate", str(chain), "--sequences", "2", *common])
+    results = json.loads((chain / "evaluation-held_out" / "results.json").read_text())
+    run = results["runs"]["imported"]
+    assert run["objective"] == "imported: saelens"
+    assert "steps" not in results
+    assert len(run["by_hookpoint"]["fvu"]) == 7
+    assert "crossproof train" not in (chain / "evaluation-held_out" / "report.html").read_text()
+
+    main(["measure", str(chain), "--tokens", "300", "--split", "train", *common])
+    measured = json.loads((chain / "measure" / "measure.json").read_text())["runs"]["imported"]
+    assert measured["blocks"] == [0, 1]
+    assert measured["totals"]["I"]["mean"] > 0
+
+    main(["attribute", str(chain), "--sequences", "2", *common])
+    attributed = json.loads((chain / "attribution" / "attribution.json").read_text())
+    assert attributed["runs"]["imported"]["objective"] == "imported: saelens"
+
+    options = ["--judge", "overlap", "--tokens", "300", "--seeds", "1", "--min-tokens", "2"]
+    main(["cluster", str(chain), *options, "--max-frequency", "1.0"])
+    assert (chain / "clusters" / "clusters.json").exists()
+    assert "imported" in capsys.readouterr().out
+
+
+def test_several_dictionaries_are_a_crosscoder_each(
+    tmp_path: Path,
+    model_folders: dict[str, Path],
+    text: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hooks = [f"blocks.{i}.ln2.hook_normalized" for i in range(2)]
+    for seed, hook in enumerate([*hooks, "blocks.1.hook_resid_post"]):
+        save_saelens(tmp_path / "saes" / f"layer_{seed}" / "width_20", hook, seed)
+    model, run = ["--model", str(model_folders["gpt-neo"])], tmp_path / "run"
+    main(["import", str(tmp_path / "saes"), *model, "--text", str(text), "--out", str(run)])
+    names = [f"layer_{i}-width_20" for i in range(3)]
+    assert sorted(path.name for path in run.iterdir()) == names
+    common = [str(run), "--context", "16"]
+    main(["evaluate", *common, "--sequences", "2"])
+    results = json.loads((run / "evaluation-held_out" / "results.json").read_text())
+    assert list(results["runs"]) == names
+    main(["measure", *common, "--tokens", "300", "--split", "train"])
+    measured = json.loads((run / "measure" / "measure.json").read_text())
+    # The SAE of the stream writes no MLP's input; different blocks are not compared.
+    assert [figures["blocks"] for figures in measured["runs"].values()] == [[0], [1]]
+    assert measured["ratios"] == {}
+    one = run / names[1] / "crosscoder"
+    options = ["--sequences", "2", "--context", "16", "--parts", "last-block"]
+    main(["attribute", str(one), *options])
+    with pytest.raises(SystemExit, match=r"these are 3: leave it out, or --join"):
+        main(["import", str(tmp_path / "saes"), *model, "--name", "a", "--out", str(run)])
+
+
+def test_a_transcoder_is_evaluated_where_it_writes_and_not_measured(
+    tmp_path: Path,
+    model_folders: dict[str, Path],
+    text: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    save_saelens(
+        tmp_path / "t", "blocks.1.ln2.hook_normalized", 0, "blocks.1.hook_mlp_out", "transcoder"
+    )
+    run, model = tmp_path / "run", str(model_folders["llama"])
+    main(["import", str(tmp_path / "t"), "--model", model, "--out", str(run)])
+    assert "Nothing here writes an MLP's input" in capsys.readouterr().out
+    options = [str(run), "--context", "16", "--text", str(text)]
+    main(["evaluate", *options, "--sequences", "4"])
+    results = json.loads((run / "evaluation-held_out" / "results.json").read_text())
+    figures = results["runs"]["imported"]
+    assert list(figures["by_hookpoint"]["fvu"]) == ["blocks.1.mlp.hook_out"]
+    assert list(figures["by_hookpoint"]["ce_recovered"]) == ["blocks.1.mlp.hook_out"]
+    with pytest.raises(SystemExit, match="MLP"):
+        main(["measure", *options, "--tokens", "100"])
+
+
+def test_later_commands_ask_for_a_text_if_import_got_none(
+    tmp_path: Path, model_folders: dict[str, Path]
+) -> None:
+    save_saelens(tmp_path / "s", "blocks.1.hook_resid_pre", 0)
+    model, run = str(model_folders["gpt2"]), str(tmp_path / "run")
+    main(["import", str(tmp_path / "s"), "--model", model, "--out", run])
+    with pytest.raises(SystemExit, match=r"No text was given: add --text"):
+        main(["evaluate", run, "--context", "16"])
+
+
+def test_bad_input_is_one_sentence(tmp_path: Path, model_folders: dict[str, Path]) -> None:
+    model = str(model_folders["gpt2"])
+    for arguments, message in [
+        ([str(tmp_path / "nowhere")], "There is no file or folder"),
+        ([str(tmp_path)], "holds no dictionary that crossproof recognises"),
+        ([], "Name at least one folder or file"),
+        ([str(tmp_path), "--name", "a/b"], "plain name"),
+    ]:
+        with pytest.raises(SystemExit, match=message):
+            main(["import", *arguments, "--model", model, "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_model_must_be_the_one_given_at_import(
+    chain: Path, language_models: dict[str, LanguageModel], model_folders: dict[str, Path]
+) -> None:
+    _, provenance = load_crosscoder(chain / "imported" / "crosscoder")
+    assert provenance.weights_hash == language_models["gpt-neo"].weights_hash
+    with pytest.raises(SystemExit, match="load the model it was trained on"):
+        main(["measure", str(chain), "--model", str(model_folders["gpt2"]), "--context", "16"])

@@ -1,0 +1,344 @@
+"""What cannot be imported is one clear sentence that names the thing."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from foreign_layouts import D, F, batchtopk_crosscoder, cross_draws, crosscode
+from golden_formats import FIXTURES, GOLDEN
+from safetensors.torch import load_file, save_file
+
+import crossproof
+from crossproof.crosscoder.formats.importing import find_dictionaries
+from crossproof.errors import CrossproofError
+from crossproof.lm import LanguageModel
+
+Damage = Callable[[Path], Any]
+SAELENS_WEIGHTS = "sae_weights.safetensors"
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    return tmp_path / "dictionary"
+
+
+def copied(name: str, work: Path) -> Path:
+    """A copy of a fixture's dictionary: the folder or file that is read."""
+    shutil.copytree(FIXTURES / name / "dictionary", work)
+    return find_dictionaries(work)[0][1]
+
+
+def refused(model: LanguageModel, path: Path, message: str, *hookpoints: str) -> None:
+    with pytest.raises(CrossproofError, match=message) as caught:
+        crossproof.import_dictionary(path, model, hookpoints or None)
+    text = str(caught.value)
+    assert str(path.name) in text
+    assert text.endswith(".")
+    assert "\n" not in text
+
+
+def changed(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def retensored(file: Path, **changes: Any) -> None:
+    """Adds tensors, or takes those that are None away."""
+    tensors = load_file(file) | changes
+    save_file({name: t for name, t in tensors.items() if t is not None}, file)
+
+
+def truncated(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+
+
+def data_files(folder: Path) -> list[Path]:
+    suffixes = (".safetensors", ".pt", ".npz")
+    return [path for path in sorted(folder.rglob("*")) if path.suffix in suffixes]
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_truncated_file_is_named(
+    language_models: dict[str, LanguageModel], work: Path, name: str
+) -> None:
+    copied(name, work)
+    damaged = data_files(work)[-1]
+    truncated(damaged)
+    golden = GOLDEN[name]
+    with pytest.raises(CrossproofError, match="damaged") as caught:
+        crossproof.import_dictionary(work, language_models[golden.model], golden.given)
+    assert str(damaged) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in GOLDEN if not name.startswith(("gemma", "circuit"))]
+)
+def test_missing_weights_are_named(
+    language_models: dict[str, LanguageModel], work: Path, name: str
+) -> None:
+    copied(name, work)
+    missing = data_files(work)[-1]
+    missing.unlink()
+    with pytest.raises(CrossproofError, match="is missing: the folder is not complete") as caught:
+        crossproof.import_dictionary(work, language_models[GOLDEN[name].model])
+    assert str(missing) in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def bundled() -> LanguageModel:
+    return crossproof.load_model("bundled")
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_model_of_another_width_is_refused(bundled: LanguageModel, work: Path, name: str) -> None:
+    copied(name, work)
+    with pytest.raises(CrossproofError, match="vectors of width 16, 'bundled' has width 128"):
+        crossproof.import_dictionary(work, bundled, GOLDEN[name].given)
+
+
+SAELENS: dict[str, tuple[Damage, str]] = {
+    "architecture": (lambda f: changed(f / "cfg.json", architecture="temporal"), "'temporal'"),
+    "layer norm": (
+        lambda f: changed(f / "cfg.json", normalize_activations="layer_norm"),
+        "normalises activations by 'layer_norm'",
+    ),
+    "unknown scale": (
+        lambda f: changed(f / "cfg.json", normalize_activations="expected_average_only_in"),
+        "do not say by how much",
+    ),
+    "one head": (
+        lambda f: changed(
+            f / "cfg.json", metadata={"hook_name": "blocks.0.attn.hook_q", "hook_head_index": 1}
+        ),
+        "one attention head",
+    ),
+    "hook z": (
+        lambda f: changed(f / "cfg.json", metadata={"hook_name": "blocks.0.attn.hook_z"}),
+        "hook_z.*inside attention",
+    ),
+    "no hook": (lambda f: changed(f / "cfg.json", metadata={"a": 1}), "give its 1 hookpoint"),
+    "activation": (
+        lambda f: changed(f / "cfg.json", activation_fn_str="tanh-relu"),
+        "'tanh-relu'",
+    ),
+    "finetuned": (lambda f: changed(f / "cfg.json", finetuning_scaling_factor=True), "finetuning"),
+    "no k": (lambda f: changed(f / "cfg.json", architecture="topk"), "no whole number k"),
+    "large k": (lambda f: changed(f / "cfg.json", architecture="topk", k=99), "k = 99"),
+    "lacking tensor": (
+        lambda f: retensored(f / SAELENS_WEIGHTS, b_enc=None),
+        r"lacks b_enc \(it holds W_dec, W_enc, b_dec\)",
+    ),
+    "other shapes": (
+        lambda f: retensored(f / SAELENS_WEIGHTS, b_enc=torch.zeros(3)),
+        "do not fit each other: ",
+    ),
+    "NaN": (
+        lambda f: retensored(f / SAELENS_WEIGHTS, b_enc=torch.full((24,), torch.nan)),
+        "b_enc in .* holds NaN",
+    ),
+    "skip": (
+        lambda f: retensored(f / SAELENS_WEIGHTS, W_skip=torch.ones(D, D)),
+        "linear skip connection",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SAELENS)
+def test_saelens(gpt_neo: LanguageModel, work: Path, case: str) -> None:
+    damage, message = SAELENS[case]
+    damage(copied("saelens-standard", work))
+    refused(gpt_neo, work, message)
+
+
+def test_a_skip_of_zeros_changes_nothing(gpt_neo: LanguageModel, work: Path) -> None:
+    folder = copied("saelens-transcoder", work)
+    before, _ = crossproof.import_dictionary(work, gpt_neo)
+    retensored(folder / SAELENS_WEIGHTS, W_skip=torch.zeros(D, D))
+    changed(folder / "cfg.json", architecture="skip_transcoder")
+    after, _ = crossproof.import_dictionary(work, gpt_neo)
+    assert all(map(torch.equal, before.state_dict().values(), after.state_dict().values()))
+
+
+def test_a_transcoder_between_widths(gpt_neo: LanguageModel, work: Path) -> None:
+    folder = copied("saelens-transcoder", work)
+    wide = {"W_dec": torch.ones(24, 5), "b_dec": torch.ones(5)}
+    retensored(folder / SAELENS_WEIGHTS, **wide)
+    refused(gpt_neo, work, "reads vectors of width 16 and writes vectors of width 5")
+
+
+SPARSIFY: dict[str, tuple[Damage, str]] = {
+    "signed": (lambda f: changed(f / "cfg.json", signed=True), "signed latents"),
+    "activation": (lambda f: changed(f / "cfg.json", activation="spline"), "'spline'"),
+    "skip": (
+        lambda f: retensored(f / "sae.safetensors", W_skip=torch.ones(D, D)),
+        "linear skip connection",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SPARSIFY)
+def test_sparsify(language_models: dict[str, LanguageModel], work: Path, case: str) -> None:
+    damage, message = SPARSIFY[case]
+    damage(copied("sparsify-sae", work))
+    refused(language_models["llama"], work, message)
+
+
+def test_sparsify_folders_that_name_no_module(
+    language_models: dict[str, LanguageModel], work: Path
+) -> None:
+    folder = copied("sparsify-sae", work)
+    folder.rename(work / "best")
+    refused(language_models["llama"], work / "best", "give its 1 hookpoint")
+    hooks = "blocks.0.hook_resid_post", "blocks.1.hook_resid_post"
+    refused(language_models["llama"], work / "best", "needs 1 hookpoint, but 2", *hooks)
+
+
+def never_set(folder: Path) -> None:
+    state = torch.load(folder / "ae.pt", weights_only=True)
+    torch.save(state | {"threshold": torch.tensor(-1.0)}, folder / "ae.pt")
+
+
+LEARNING: dict[str, tuple[Damage, str]] = {
+    "class": (
+        lambda f: changed(f / "config.json", trainer={"dict_class": "IdentityDict"}),
+        "'IdentityDict'",
+    ),
+    "which topk": (lambda f: (f / "config.json").unlink(), "cannot be told from its tensors"),
+    "threshold": (never_set, "was never set"),
+    "place": (
+        lambda f: changed(f / "config.json", trainer={"dict_class": "BatchTopKSAE", "layer": 1}),
+        "does not say where in the model",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LEARNING)
+def test_dictionary_learning(gpt_neo: LanguageModel, work: Path, case: str) -> None:
+    damage, message = LEARNING[case]
+    damage(copied("dictionary_learning-BatchTopKSAE", work))
+    refused(gpt_neo, work, message)
+
+
+class Payload:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, ("raise SystemExit('a pickle ran code')",)
+
+
+def test_no_pickle_is_trusted(gpt_neo: LanguageModel, tmp_path: Path) -> None:
+    for name, content in [("ae.pt", {"bias": Payload()}), ("model.pt", Payload())]:
+        path = tmp_path / name
+        path.write_bytes(pickle.dumps(content, protocol=2))
+        refused(gpt_neo, path, "would have to run code", "blocks.0.hook_resid_pre")
+    torch.save({"encoder.weight": "a word"}, tmp_path / "ae.pt")
+    refused(gpt_neo, tmp_path / "ae.pt", "not a state_dict of tensors")
+
+
+def test_crosscoders_of_dictionary_learning(gpt_neo: LanguageModel, work: Path) -> None:
+    work.mkdir()
+    decoupled = {"code_normalization_id": torch.tensor(5)}
+    torch.save(cross_draws(0) | decoupled, work / "ae.pt")
+    refused(gpt_neo, work, "has DECOUPLED codes", "a", "b", "c")
+    fewer = cross_draws(0)
+    fewer["encoder.weight"] = fewer["encoder.weight"][:2]
+    torch.save(fewer, work / "ae.pt")
+    refused(gpt_neo, work, "reads 2 layers and writes 3")
+    torch.save(cross_draws(0), work / "ae.pt")
+    (work / "config.json").write_text('{"encoder_layers": [0, 2, 1]}')
+    refused(gpt_neo, work, "reads them in another order")
+    (work / "config.json").unlink()
+    refused(gpt_neo, work, "give its 3 hookpoints, in order")
+    same = "blocks.0.hook_mlp_out", "blocks.0.mlp.hook_out", "blocks.1.mlp.hook_out"
+    refused(gpt_neo, work, "has the hookpoint blocks.0.mlp.hook_out twice", *same)
+    batchtopk_crosscoder(3)(work, 0)
+    changed(work / "config.json", code_normalization_alpha_cc=None)
+    refused(gpt_neo, work, "mixes two code normalisations", *("abc"))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("BatchTopkActivation", {}, "BatchTopkActivation, which keeps the largest"),
+        ("ReLUActivation", {"is_folded": torch.tensor(False)}, "scaled activations"),
+        ("ReLUActivation", {"_W_dec_LXoDo": torch.ones(F, 2, 3, D)}, "of 2 models"),
+        ("ReLUActivation", {"_W_enc_XiDiL": torch.ones(D, F)}, "2 dimensions, not 4"),
+        ("ReLUActivation", {"W_skip_XdXd": torch.ones(1, 3, D, 1, 3, D)}, "linear skip"),
+    ],
+)
+def test_crosscode(
+    gpt_neo: LanguageModel, work: Path, name: str, change: dict[str, Any], message: str
+) -> None:
+    work.mkdir()
+    crosscode(name)(work, 0)
+    state = torch.load(work / "model.pt", weights_only=True)
+    torch.save(state | change, work / "model.pt")
+    refused(gpt_neo, work, message, *("abc"))
+
+
+CIRCUIT: dict[str, tuple[str, Damage, str]] = {
+    "topk": (
+        "plt",
+        lambda f: (f / "config.yaml").write_text("model_kind: transcoder_set\nactivation: topk"),
+        "'topk', which keeps pre-activations even where they are negative",
+    ),
+    "skip": (
+        "plt",
+        lambda f: retensored(f / "layer_1.safetensors", W_skip=torch.ones(D, D)),
+        "linear skip connection",
+    ),
+    "negative threshold": (
+        "plt",
+        lambda f: retensored(
+            f / "layer_1.safetensors", **{"activation_function.threshold": -torch.ones(24)}
+        ),
+        "negative thresholds",
+    ),
+    "not downloaded": (
+        "plt",
+        lambda f: [(f / f"layer_{i}.safetensors").unlink() for i in range(2)],
+        r"holds no layer_0\.safetensors: download",
+    ),
+    "lacking layer": (
+        "clt",
+        lambda f: (f / "W_enc_1.safetensors").unlink(),
+        r"W_dec_0 .* has shape \[24, 2, 16\], not \[24, 1, 16\]",
+    ),
+    "lacking decoder": ("clt", lambda f: (f / "W_dec_1.safetensors").unlink(), "is missing"),
+    "broken yaml": ("clt", lambda f: (f / "config.yaml").write_text("a: [1"), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", CIRCUIT)
+def test_circuit_tracer(gpt_neo: LanguageModel, work: Path, case: str) -> None:
+    kind, damage, message = CIRCUIT[case]
+    damage(copied(f"circuit_tracer-{kind}", work))
+    refused(gpt_neo, work, message)
+
+
+def test_gemma_scope(gpt_neo: LanguageModel, tmp_path: Path) -> None:
+    work = tmp_path / "elsewhere"
+    copied("gemma_scope-transcoder", work)
+    params = (work / "layer_1" / "params.npz").rename(work / "params.npz")
+    refused(gpt_neo, work, r"give its hookpoint \(an SAE\), or its input and output")
+    refused(gpt_neo, work, "does not say its layer", "blocks.*.hook_resid_post")
+    refused(gpt_neo, work, "but 3 are given", "a", "b", "c")
+    params.write_bytes(pickle.dumps({"W_enc": Payload()}))
+    refused(gpt_neo, params, "damaged or not an npz file", "blocks.0.hook_resid_post")
+
+
+def test_the_format_may_be_given(gpt_neo: LanguageModel, work: Path) -> None:
+    copied("saelens-standard", work)
+    found, _ = crossproof.import_dictionary(work, gpt_neo, format="saelens")
+    assert found.n_latents == 24
+    with pytest.raises(CrossproofError, match=r"recognises \(sparsify\)"):
+        crossproof.import_dictionary(work, gpt_neo, format="sparsify")
+    with pytest.raises(CrossproofError, match="There is no format 'other'"):
+        find_dictionaries(work, "other")
+    with pytest.raises(CrossproofError, match="No dictionaries were given"):
+        crossproof.import_dictionary([], gpt_neo)
