@@ -23,8 +23,9 @@ from crossproof.experiments.words import size
 
 HEAD = """# Results
 
-Every figure of the paper on the bundled model, with the controls it lacked, as `crossproof \
-reproduce` made them. This page is written by `scripts/results_page.py` from \
+Figures of the paper on the bundled model, with the controls it lacked, as `crossproof \
+reproduce` made them; a figure that is not listed has not been made at its published size yet. \
+A section says how many seeds it has. This page is written by `scripts/results_page.py` from \
 [data/results](data/results): words and tables are computed from the numbers there. \
 `make reproduce` makes all of them again; equal seeds and thread counts give equal numbers on the \
 same machine. All figures are of held-out text unless a table says otherwise."""
