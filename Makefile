@@ -21,6 +21,9 @@ TORCH ?= torch==2.13.0
 HAVE_TORCH := import sys, torch; \
 	sys.exit(tuple(int(x) for x in torch.__version__.split(".")[:2]) < (2, 6))
 
+# Test processes side by side must not also share each other's cores.
+TEST_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
+
 .DEFAULT_GOAL := help
 .PHONY: demo reproduce certificates test test-slow lint bench clean help
 
@@ -31,11 +34,11 @@ demo: $(VENV)/.installed  ## Train two crosscoders on the bundled model and comp
 reproduce: $(VENV)/.installed  ## Every figure at its published size (hours; offline)
 	HF_HUB_OFFLINE=1 $(BIN)/crossproof reproduce all
 
-test: lint  ## Linter, type checker and the quick tests
-	$(BIN)/python -m pytest
+test: lint  ## Linter, type checker and the quick tests (two processes of one thread each)
+	$(TEST_THREADS) $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(VENV)/.installed-dev  ## The tests marked slow
-	$(BIN)/python -m pytest -m slow
+	$(TEST_THREADS) $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN)/ruff check .
