@@ -143,7 +143,7 @@ def test_splitting_a_neuron_keeps_the_sum_and_changes_the_mean(
     torch.testing.assert_close(split.mlp(case.x), mlp(case.x))
     assert_same(split, case)
     mean, split_mean = measure(case) / mlp.n_neurons, measure(split) / split.mlp.n_neurons
-    assert (split_mean[2:] < mean[2:])[mean[2:] > 0].all()
+    assert (split_mean[2:] < mean[2:])[mean[2:] > 1e-9].all()  # less is rounding
 
 
 # What does not enter, and what the zeros are.

@@ -96,7 +96,8 @@ REFUSED: dict[str, tuple[Callable[[], PreTrainedModel], str]] = {
     ),
     "gpt-j": (  # coordinates turn in other pairs
         lambda: GPTJForCausalLM(GPTJConfig(rotary_dim=4, **GPT2_SHAPE)),
-        "not of the usual bilinear form",
+        # depending on how the installed transformers holds its angles
+        "(not of the usual bilinear form|rotary positions without fixed frequencies)",
     ),
     "bloom": (  # a bias on the scores
         lambda: BloomForCausalLM(BloomConfig(hidden_size=D_MODEL, n_layer=1, n_head=2, **IDS)),
