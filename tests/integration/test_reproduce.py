@@ -70,8 +70,9 @@ def test_the_same_seeds_give_the_same_bytes(
         written.append((own.out / "fig2.json").read_bytes())
     assert written[0] == written[1]
     third = settings(out=tmp_path / "three", cache=tmp_path / "two-cache", seeds=(0,))
-    cli.main(["reproduce", "fig2", *arguments(third)])
+    cli.main(["reproduce", "fig2", "fig7", *arguments(third)])
     assert "crosscoders: step" not in capsys.readouterr().out
+    assert (third.out / "fig7.json").exists()
     numbers = json.loads((third.out / "fig2.json").read_text())["numbers"]
     assert numbers["setup"]["seeds"] == [0]
     low, high = numbers["phi"]["λ = 0"]["keep-largest"]["exact_mid"]["ci"]
@@ -140,18 +141,20 @@ def test_crosscoders_on_different_batches_are_not_trained_together(
 
 
 @pytest.mark.parametrize(
-    ("figure", "more", "message"),
+    ("figures", "more", "message"),
     [
-        ("fig77", [], "There is no figure 'fig77'"),
-        ("fig2", ["--seeds", "1", "1"], "none twice"),
-        ("fig2", ["--model", "no/such/folder"], "no/such/folder"),
+        (["fig77"], [], "There is no figure 'fig77'"),
+        (["fig2", "fig77"], [], "There is no figure 'fig77'"),
+        ([], [], "Name a figure, or all: fig1"),
+        (["fig2"], ["--seeds", "1", "1"], "none twice"),
+        (["fig2"], ["--model", "no/such/folder"], "no/such/folder"),
     ],
 )
 def test_bad_input_is_one_sentence(
-    settings: Callable[..., Settings], figure: str, more: list[str], message: str
+    settings: Callable[..., Settings], figures: list[str], more: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit, match=message):
-        cli.main(["reproduce", figure, *arguments(settings()), *more])
+        cli.main(["reproduce", *figures, *arguments(settings()), *more])
 
 
 def test_a_folder_that_cannot_be_written_is_named(

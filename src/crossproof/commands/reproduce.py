@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from crossproof.commands.parsing import parse
+from crossproof.errors import CrossproofError
 from crossproof.experiments.publish import reproduce
 from crossproof.experiments.registry import available, experiment
 from crossproof.experiments.settings import Settings
@@ -22,12 +23,12 @@ ALL = "all"
 class Reproduce:
     """Compute the paper's figures and their controls: numbers, pictures and words of each.
 
-    FIGURE is fig1 to fig13 (as numbered in the paper), ablation, anti-gaming, or all. Finished
+    Each FIGURE is fig1 to fig13 (as numbered in the paper), ablation, anti-gaming, or all. Finished
     trainings are kept in the cache, so a second figure, or a second try, costs what is new in it.
     """
 
-    figure: Annotated[str, tyro.conf.Positional]
-    """Which figure, or all."""
+    figures: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Which figures, or all."""
     model: str = Settings.model
     """`bundled`, a local Hugging Face folder, or a Hub id."""
     text: str = Settings.text
@@ -47,7 +48,9 @@ class Reproduce:
 def run(arguments: Sequence[str], began: float) -> None:
     """Computes and writes the figures; `began` is when the process started."""
     options: Reproduce = parse(Reproduce, "reproduce", arguments)
-    names = available() if options.figure == ALL else [options.figure]
+    if not options.figures:
+        raise CrossproofError(f"Name a figure, or {ALL}: {', '.join(available())}.")
+    names = available() if ALL in options.figures else options.figures
     for name in names:
         experiment(name)  # an unknown name fails before anything is trained
     settings = Settings(
