@@ -2,14 +2,15 @@
 
     python scripts/modular_curve.py --p 53 --purities 0 0.01 0.1 --out runs/modular-53.json
 
-One network for each strength of the purity penalty (what neurons read and write outside their
-frequency; 0 is weight decay alone). At every checkpoint the network is folded as it stands and a
-`pairs` certificate is searched and verified; beside it the impurity of its neurons (share of power
-outside their frequency).
+One network for each seed and strength of the purity penalty (what neurons read and write outside
+their frequency; 0 is weight decay alone). At every checkpoint the network is folded as it stands
+and a `pairs` certificate is searched and verified; beside it the impurity of its neurons (share of
+power outside their frequency).
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -34,7 +35,7 @@ class Curve:
 
     p: int = 53
     """53 or 113: the tasks' own recipes."""
-    seed: int = 0
+    seeds: tuple[int, ...] = (0, 1, 2)
     checkpoints: tuple[int, ...] = (0, 50, 100, 150, 200, 300, 500, 750, 1000)
     purities: tuple[float, ...] = (0.1,)
     """Strengths of the penalty on what a neuron reads and writes outside its frequency."""
@@ -68,12 +69,14 @@ def _quantiles(values: Tensor) -> dict[str, float]:
     return {"median": values.median().item(), "largest": values.max().item()}
 
 
-def train(options: Curve, purity: float, curve: dict[str, Any], save: Callable[[], None]) -> None:
+def train(
+    options: Curve, seed: int, purity: float, curve: dict[str, Any], save: Callable[[], None]
+) -> None:
     """One network; `curve` gains a point and is saved at every checkpoint."""
     recipe = TASKS[f"modular-{options.p}"]
     assert isinstance(recipe, modular.Recipe)
     recipe = replace(recipe, steps=max(options.checkpoints), purity=purity, output_purity=purity)
-    curve |= {"recipe": asdict(recipe), "points": []}
+    curve |= {"seed": seed, "recipe": asdict(recipe), "points": []}
 
     def watch(step: int, weights: modular.Weights) -> None:
         if step not in options.checkpoints:
@@ -81,14 +84,15 @@ def train(options: Curve, purity: float, curve: dict[str, Any], save: Callable[[
         last = {"step": step} | describe(*weights.fold())
         curve["points"].append(last)
         save()
+        impurity = last["impurity"]["median"], last["output_impurity"]["median"]
         print(
-            f"purity {purity:<5g} step {step:5d}  accuracy {last['accuracy']:.4f}  certified "
-            f"{last['certified_accuracy']:.4f}  impurity {last['impurity']['median']:.1e} read, "
-            f"{last['output_impurity']['median']:.1e} written  frequencies {last['frequencies']}",
+            f"seed {seed} purity {purity:<5g} step {step:5d}  accuracy {last['accuracy']:.4f}  "
+            f"certified {last['certified_accuracy']:.4f}  impurity {impurity[0]:.1e} read, "
+            f"{impurity[1]:.1e} written  {len(last['frequencies'])} frequencies",
             flush=True,
         )
 
-    modular.train(recipe, options.seed, watch)
+    modular.train(recipe, seed, watch)
 
 
 def main(options: Curve) -> None:
@@ -98,12 +102,12 @@ def main(options: Curve) -> None:
     curves: list[dict[str, Any]] = []
 
     def save() -> None:
-        content = {"p": options.p, "seed": options.seed, "curves": curves}
+        content = {"p": options.p, "curves": curves}
         options.out.write_text(json.dumps(content, indent=1) + "\n")
 
-    for purity in options.purities:
+    for seed, purity in itertools.product(options.seeds, options.purities):
         curves.append({})
-        train(options, purity, curves[-1], save)
+        train(options, seed, purity, curves[-1], save)
 
 
 if __name__ == "__main__":

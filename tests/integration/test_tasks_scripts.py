@@ -39,11 +39,13 @@ def test_strengths_are_chosen_on_validation_and_reported_on_test() -> None:
     lines += [line("certified", 0.1, seed, validation=0.6, test=0.5) for seed in (0, 1)]
     lines += [line("certified", 1.0, 0, validation=0.5, test=0.9)]
     lines += [line("certified", 1.0, 1, validation=0.9, test=0.9)]  # does not choose
-    rows = compare.summarise(lines, 0)
+    lines += [line("certified", 0.1, 2, validation=0.6, test=0.4)]
+    lines += [line("none", 0.0, 2, validation=0.3, test=0.3)]
+    rows = compare.summarise(lines, compare.Comparison(choosing_seed=0, seeds=(1, 2)))
     assert rows["certified"]["strength"] == 0.1
-    assert rows["certified"]["signed"]["accuracy"]["seeds"] == [0.5, 0.5]
-    assert rows["certified"]["signed"]["share_of_model"]["mean"] == pytest.approx(0.5 / 0.8)
-    assert compare.lead(rows)["none"]["mean"] == pytest.approx(0.2)
+    assert rows["certified"]["signed"]["accuracy"]["seeds"] == [0.5, 0.4]  # not of the chooser
+    assert rows["certified"]["signed"]["share_of_model"]["mean"] == pytest.approx(0.45 / 0.8)
+    assert compare.lead(rows)["none"]["mean"] == pytest.approx(0.15)
     assert "certified | 0.1" in compare.table(rows)[-1]
 
 
@@ -73,12 +75,12 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("tiny")
-def test_comparison_stops_after_so_many_and_only_the_first_seed_tries_all(
+def test_comparison_stops_after_so_many_and_only_the_choosing_seed_tries_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     many = {"certified": [Objective(certified=s) for s in (0.1, 0.2)]}
     monkeypatch.setattr(compare, "OBJECTIVES", many)
-    options = compare.Comparison(out=tmp_path, settings=("independent",), seeds=(0, 1), points=40)
+    options = compare.Comparison(out=tmp_path, settings=("independent",), seeds=(1,), points=40)
     found = []
     for _ in range(4):
         compare.main(replace(options, most=1))
@@ -94,11 +96,12 @@ def test_comparison_stops_after_so_many_and_only_the_first_seed_tries_all(
 def test_comparison_runs_resumes_and_publishes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = compare.Comparison(out=tmp_path, settings=("independent",), seeds=(0,), points=40)
+    options = compare.Comparison(out=tmp_path, settings=("independent",), seeds=(1,), points=40)
     compare.main(options)
     runs = tmp_path / "runs.jsonl"
     lines = [json.loads(text) for text in runs.read_text().splitlines()]
-    assert [found["objective"] for found in lines] == ["true", "none", "certified"]
+    assert [found["objective"] for found in lines] == 2 * ["true", "none", "certified"]
+    assert [found["seed"] for found in lines] == [0, 0, 0, 1, 1, 1]
     for found in lines:
         test = found["test"]
         assert test["verified"]["accuracy"] <= test["model"]
@@ -117,9 +120,13 @@ def test_comparison_runs_resumes_and_publishes(
 @pytest.mark.usefixtures("tiny")
 def test_modular_curve_certifies_checkpoints(tmp_path: Path) -> None:
     out = tmp_path / "curve.json"
-    modular_curve.main(modular_curve.Curve(p=7, checkpoints=(0, 20), purities=(0.0, 0.1), out=out))
+    purities = (0.0, 0.1)
+    modular_curve.main(
+        modular_curve.Curve(p=7, seeds=(0, 3), checkpoints=(0, 20), purities=purities, out=out)
+    )
     content = json.loads(out.read_text())
-    assert [curve["recipe"]["purity"] for curve in content["curves"]] == [0, 0.1]
+    made = [(curve["seed"], curve["recipe"]["purity"]) for curve in content["curves"]]
+    assert made == [(0, 0), (0, 0.1), (3, 0), (3, 0.1)]
     for curve in content["curves"]:
         assert [point["step"] for point in curve["points"]] == [0, 20]
         for point in curve["points"]:
