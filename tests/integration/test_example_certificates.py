@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -49,3 +51,17 @@ def test_examples_are_small_and_name_their_commands() -> None:
         task = json.loads((folder / "certificate.json").read_text())["task"]
         assert f"crossproof prove {task['name']}" in readme
         assert f"examples/certificates/{folder.name}\n" in readme
+
+
+def test_the_verifier_runs_without_torch_and_without_the_prover() -> None:
+    code = (
+        "import sys\n"
+        "from crossproof.proof.certificate.verifier import verify\n"
+        f"assert verify({str(EXAMPLES / 'modular-53')!r}).holds\n"
+        "heavy = {'torch', 'transformers', 'transformer_lens', 'sklearn', 'scipy', 'jaxtyping'}\n"
+        "own = [name for name in sys.modules if name.startswith('crossproof.proof.')]\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "assert all(n.startswith('crossproof.proof.certificate') for n in own), own\n"
+        "assert not [n for n in own if 'provers' in n or 'writer' in n], own\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

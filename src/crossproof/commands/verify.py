@@ -53,10 +53,9 @@ def run(arguments: Sequence[str], began: float) -> None:
 def summary_table(verdicts: Mapping[Path, Verdict]) -> Table:
     """A line a certificate."""
     table = Table(title="Certificates")
-    table.add_column("")
-    for heading in ("kind", "accuracy", "cross-entropy", "operations", "brute force", "seconds"):
+    table.add_column("", no_wrap=True)
+    for heading in ("kind", "accuracy ≥", "CE ≤", "ops", "brute force", "claim"):
         table.add_column(heading, justify="right")
-    table.add_column("claim")
     for folder, verdict in verdicts.items():
         brute = verdict.brute_force
         table.add_row(
@@ -64,9 +63,8 @@ def summary_table(verdicts: Mapping[Path, Verdict]) -> Table:
             verdict.kind,
             f"{verdict.accuracy:.4f}",
             _number(verdict.cross_entropy),
-            f"{verdict.operations:,}",
+            f"{verdict.operations / 1e6:.1f}M",
             "-" if brute is None else f"{brute / verdict.operations:.2f}x",
-            f"{verdict.seconds:.2f}",
             "verified" if verdict.holds else "NOT verified",
         )
     return table

@@ -1,28 +1,6 @@
 """Language models: loading, hookpoints, activations, and views of their MLPs and attentions."""
 
-from crossproof.lm.activation import Activation
-from crossproof.lm.attention import AttentionWeights, Rotary
-from crossproof.lm.hookpoints import (
-    BlockHookpoints,
-    Hookpoints,
-    resolve_hookpoints,
-    standard_names,
-)
-from crossproof.lm.loading import load_model
-from crossproof.lm.mlp import MLPWeights
-from crossproof.lm.model import LanguageModel
-from crossproof.lm.pair import ModelPair
+import lazy_loader
 
-__all__ = [
-    "Activation",
-    "AttentionWeights",
-    "BlockHookpoints",
-    "Hookpoints",
-    "LanguageModel",
-    "MLPWeights",
-    "ModelPair",
-    "Rotary",
-    "load_model",
-    "resolve_hookpoints",
-    "standard_names",
-]
+# Names are imported when they are first used: a crosscoder needs hookpoints, not transformers.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -57,7 +57,7 @@ class Verdict:
 
 
 def verify(
-    folder: Path, *, network: str | None = None, domain: str | None = None, arb: bool = False
+    folder: str | Path, *, network: str | None = None, domain: str | None = None, arb: bool = False
 ) -> Verdict:
     """Verifies the certificate in `folder`.
 
@@ -69,7 +69,7 @@ def verify(
     arithmetic contradicts the verdict.
     """
     began = time.perf_counter()
-    certificate = read_certificate(folder)
+    certificate = read_certificate(Path(folder))
     for name, expected in (("network", network), ("domain", domain)):
         if expected is not None and certificate.hashes[name] != expected:
             raise CertificateError(

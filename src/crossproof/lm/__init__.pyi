@@ -1,0 +1,11 @@
+from .activation import Activation as Activation
+from .attention import AttentionWeights as AttentionWeights
+from .attention import Rotary as Rotary
+from .hookpoints import BlockHookpoints as BlockHookpoints
+from .hookpoints import Hookpoints as Hookpoints
+from .hookpoints import resolve_hookpoints as resolve_hookpoints
+from .hookpoints import standard_names as standard_names
+from .loading import load_model as load_model
+from .mlp import MLPWeights as MLPWeights
+from .model import LanguageModel as LanguageModel
+from .pair import ModelPair as ModelPair
