@@ -27,6 +27,7 @@ from crossproof.crosscoder.store import Provenance, save_crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
 from crossproof.measurement.run import Corpus, measure_runs
+from crossproof.measurement.stream import measure
 from crossproof.report.clusters import cluster_matrices, clustered, clustered_runs, size_figure
 from crossproof.report.runs import runs_of
 from crossproof.training.config import RECIPES
@@ -117,6 +118,21 @@ def test_the_same_seed_gives_the_same_file(
     assert again == content
     other = cluster_run(gpt_neo, run_folder, replace(SETTINGS, seed=7))
     assert other["runs"]["penalised"]["accuracy"] != content["runs"]["penalised"]["accuracy"]
+
+
+def test_halves_are_measured_again_up_to_a_limit(
+    gpt_neo: LanguageModel, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def watched(model: Any, crosscoder: Any, sequences: Any, **options: Any) -> Any:
+        measured.append(sequences.shape)
+        return measure(model, crosscoder, sequences, **options)
+
+    monkeypatch.setattr("crossproof.clusters.subject.measure", watched)
+    monkeypatch.setattr("crossproof.clusters.subject.HALF_TOKENS", 3 * CONTEXT + 1)
+    cluster_run(gpt_neo, run_folder, replace(SETTINGS, seeds=1, against=(), scored=2))
+    assert measured == 4 * [(3, CONTEXT)]  # two crosscoders, two halves
 
 
 @pytest.mark.parametrize("algorithm", ["agglomerative", "spectral"])

@@ -33,6 +33,8 @@ FEWEST = 10
 """Latents below which there is nothing to cluster."""
 LEAST_SEQUENCES = 2
 """In which a latent must be active, in each part of the text."""
+HALF_TOKENS = 100_000
+"""Of each half of the measured text, at most, that are measured again for stability."""
 DIFFERENCE_SEQUENCES = 8
 """Of each half of the measured text, for second differences, which are slow."""
 
@@ -156,8 +158,8 @@ def prepare(
 ) -> Subject:
     """Reads both texts and chooses latents.
 
-    `measured` are the sequences behind `found`, of which halves are measured again for stability;
-    `judged` are others. Raises CrossproofError if fewer than `FEWEST` latents qualify, or the
+    `measured` are the sequences behind `found`; of either half of them, up to `HALF_TOKENS` are
+    measured again for stability. `judged` are others. Raises CrossproofError if fewer than `FEWEST` latents qualify, or the
     measurement is of another dictionary.
     """
     if found.n_latents != crosscoder.n_latents:
@@ -177,8 +179,9 @@ def prepare(
             parts.append(_differences(views, code, pairs, _step(tell, f"second differences {i}")))
     halves = []
     if stability:
+        longest = max(1, HALF_TOKENS // measured.shape[1])
         for i, side in enumerate(sides):
-            half = measure(model, crosscoder, side, progress=_step(tell, f"half {i + 1}"))
+            half = measure(model, crosscoder, side[:longest], progress=_step(tell, f"half {i + 1}"))
             own = parts[i] if parts else None
             halves.append(Evidence(half.interactions, crosscoder, own))
     whole = _sum(parts) if parts else None
