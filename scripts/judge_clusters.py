@@ -99,7 +99,7 @@ def main(arguments: Arguments) -> None:
         best = found["chosen"]["interaction"]
         content["runs"][name] = found | {"examples": examples(halves.report, best)}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(content, indent=1) + "\n")
+    arguments.out.write_text(json.dumps(content) + "\n")  # megabytes with indentation
     page = "\n\n".join(
         f"**{name}**\n\n{tables(figures)}" for name, figures in content["runs"].items()
     )

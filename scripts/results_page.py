@@ -3,7 +3,8 @@
     python scripts/results_page.py --take results  # copy finished figures into docs, then write
     python scripts/results_page.py                 # write from what docs hold already
 
-Every section ends with the JSON file its claims come from and the command that makes it again.
+Every section ends with the JSON file its claims come from and the command that makes it again. The
+last section is of `scripts/judge_clusters.py`, whose numbers are in docs/data/clusters.json.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from typing import Any
 
 import tyro
 
+from crossproof.clusters.comparison_words import accuracies, chosen, figure, listed
+from crossproof.clusters.examples import RULE
 from crossproof.experiments.ablation_words import headline
 from crossproof.experiments.publish import section
 from crossproof.experiments.registry import NAMES
-from crossproof.experiments.words import size
+from crossproof.experiments.words import size, table
 
 HEAD = """# Results
 
@@ -29,6 +32,16 @@ A section says how many seeds it has. This page is written by `scripts/results_p
 [data/results](data/results): words and tables are computed from the numbers there. \
 `make reproduce` makes all of them again; equal seeds and thread counts give equal numbers on the \
 same machine. All figures are of held-out text unless a table says otherwise."""
+
+
+CLUSTERS = "Clusters of the demo's crosscoders, ten of them printed"
+COMPARED = ("I-normalised", "Q-normalised", "coactivation-normalised", "phi", "decoder-cosine")
+ALGORITHMS = {
+    "affinity": "clusters",
+    "agglomerative": "clusters-agglomerative",
+    "spectral": "clusters-spectral",
+}
+"""Files of docs/data."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +64,74 @@ def take(source: Path, docs: Path) -> None:
             shutil.copy(source / f"{chart}.png", docs / "figures" / f"{chart}.png")
 
 
-def page(contents: list[dict[str, Any]]) -> str:
-    """The page: a list of the figures, then a section each, in the paper's order."""
+def page(contents: list[dict[str, Any]], clusters: dict[str, Any] | None = None) -> str:
+    """The page: a list of the figures, then a section each, in the paper's order.
+
+    `clusters` are the contents of `scripts/judge_clusters.py` by algorithm.
+    """
     ordered = sorted(contents, key=lambda content: NAMES.index(content["figure"]))
-    links = [f"* [{c['title']}](#{anchor(c['title'])})" for c in ordered]
+    titles = [content["title"] for content in ordered] + [CLUSTERS] * bool(clusters)
+    links = [f"* [{title}](#{anchor(title)})" for title in titles]
     sections = [section(c, "figures/", "data/results/", level=2) for c in ordered]
+    if clusters:
+        sections += [clusters_section(clusters["affinity"]), algorithms_section(clusters)]
     return "\n\n".join([HEAD, "\n".join(links), *_headline(ordered), *sections]) + "\n"
+
+
+def clusters_section(content: dict[str, Any]) -> str:
+    """What `scripts/judge_clusters.py` found on a run's crosscoders, and clusters by rule."""
+    parts = [
+        f"## {CLUSTERS}",
+        "Right one of five (chance .20), on text that was not measured; clusters of the reported "
+        "half of the latents, three seeds of clustering, questions and controls, 95% intervals. "
+        "Differences and accuracy by size are in [clusters.md](data/clusters.md), the task and "
+        "what follows are in [Clusters of latents](clusters.md).",
+    ]
+    for name, figures in content["runs"].items():
+        parts += [f"### {name}", chosen(figures)]
+        for material in figures["report"]:
+            parts += [f"Judged on {material}:", accuracies(figures, material)]
+        best = figures["chosen"]["interaction"]
+        parts += [f"Ten clusters of the reported half, by {best}. {RULE}"]
+        parts += [listed(figures["examples"])]
+    command = f"crossproof measure {content['settings']['run']}` and `"
+    command += f"python scripts/judge_clusters.py {content['settings']['run']}"
+    parts += [f"Numbers: [clusters.json](data/clusters.json), from `{command}`."]
+    return "\n\n".join(parts)
+
+
+def algorithms_section(clusters: dict[str, Any]) -> str:
+    """The same question with other algorithms, of a few similarities."""
+    rows = []
+    for algorithm, content in clusters.items():
+        for name, figures in content["runs"].items():
+            by_judge = figures["report"]["explanations"]["embedding"]
+            for similarity in COMPARED:
+                own = [summary[similarity] for summary in figures["similarities"]]
+                halves = own[0]["agreement_halves"]
+                rows.append(
+                    [
+                        f"{algorithm}, {name}",
+                        similarity,
+                        f"{own[0]['clusters'][0]}",
+                        f"{max(own[0]['largest'])}",
+                        "–" if halves is None else f"{halves:.2f}",
+                        figure(by_judge[similarity]["clusters"]),
+                        figure(by_judge[similarity]["random, matched"]),
+                    ]
+                )
+    head = ["algorithm", "similarity", "clusters", "largest", "ARI halves", "embedding", "matched"]
+    return "\n\n".join(
+        [
+            "### Other algorithms",
+            "Judged on explanations by the embedding model. Agglomerative (average linkage) and "
+            "spectral clustering make one cluster for every six latents; those of one latent are "
+            "not counted.",
+            table(head, rows),
+            "Numbers: docs/data/clusters-ALGORITHM.json, from the same command with "
+            "`--algorithm ALGORITHM`.",
+        ]
+    )
 
 
 def _headline(contents: list[dict[str, Any]]) -> list[str]:
@@ -81,7 +156,9 @@ def main(options: Options) -> None:
         take(options.take, options.docs)
     found = sorted((options.docs / "data/results").glob("*.json"))
     target = options.docs / "results.md"
-    target.write_text(page([json.loads(path.read_text()) for path in found]))
+    judged = {name: options.docs / f"data/{stem}.json" for name, stem in ALGORITHMS.items()}
+    clusters = {n: json.loads(path.read_text()) for n, path in judged.items() if path.exists()}
+    target.write_text(page([json.loads(path.read_text()) for path in found], clusters))
     print(target)
 
 

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from results_page import Options, anchor
+from results_page import Options, anchor, page
 from results_page import main as write_page
 
+from crossproof.clusters.examples import RULE
 from crossproof.errors import CrossproofError
 from crossproof.experiments.draw_html import draw_html
 from crossproof.experiments.draw_png import draw_png
@@ -19,6 +20,7 @@ from crossproof.experiments.registry import NAMES, available, experiment
 from crossproof.experiments.settings import Settings
 from crossproof.experiments.words import number, shown, table
 
+DOCS = Path(__file__).parents[2] / "docs"
 LINES = Panel(
     "Trade-off",
     "strength",
@@ -125,3 +127,16 @@ def test_every_figure_has_a_title_and_a_run(name: str) -> None:
     assert module.TITLE
     assert "\n" not in module.TITLE
     assert callable(module.run)
+
+
+def test_the_page_prints_ten_clusters_of_each_crosscoder_by_the_rule() -> None:
+    content = json.loads((DOCS / "data" / "clusters.json").read_text())
+    text = page([], {"affinity": content})
+    for figures in content["runs"].values():
+        assert len(figures["examples"]) == 10
+        for row in figures["examples"]:
+            assert f"* rank {row['rank']} of {row['of']}, {len(row['latents'])} latents" in text
+            assert all(
+                f"{latent}: {about}" in text for latent, about in row["explanations"].items()
+            )
+    assert RULE in text

@@ -96,6 +96,18 @@ def sizes(figures: Figures) -> str:
     return _table(["similarity", *(size for _, _, size in SIZES)], rows)
 
 
+def listed(examples: Sequence[Mapping[str, Any]]) -> str:
+    """Clusters that `examples.RULE` picked, an item each, with what its first members are about."""
+    lines = []
+    for row in examples:
+        about = "; ".join(f"{latent}: {text}" for latent, text in row["explanations"].items())
+        lines.append(
+            f"* rank {row['rank']} of {row['of']}, {len(row['latents'])} latents, "
+            f"{row['share']:.0%} of their interaction inside, most in block {row['block']}: {about}"
+        )
+    return "\n".join(lines)
+
+
 def figure(entry: Mapping[str, Any] | None) -> str:
     """Mean and interval, or what of them there is."""
     if entry is None or entry["mean"] is None:

@@ -159,8 +159,8 @@ def prepare(
     """Reads both texts and chooses latents.
 
     `measured` are the sequences behind `found`; of either half of them, up to `HALF_TOKENS` are
-    measured again for stability. `judged` are others. Raises CrossproofError if fewer than `FEWEST` latents qualify, or the
-    measurement is of another dictionary.
+    measured again for stability. `judged` are others. Raises CrossproofError if fewer than `FEWEST`
+    latents qualify, or the measurement is of another dictionary.
     """
     if found.n_latents != crosscoder.n_latents:
         raise CrossproofError(

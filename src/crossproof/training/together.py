@@ -79,6 +79,7 @@ def make_trainer(
     """A trainer for the configuration's objective; its crosscoder starts from `sample`."""
     crosscoder = Crosscoder(config.crosscoder, hookpoints, model.d_model).to(model.device)
     crosscoder.initialise(sample, config.seed)
+    crosscoder.fit_gain(sample)
     distributed.copy_from_first_(crosscoder.state_dict().values())
     return Trainer(
         crosscoder, mlps, config.objective, config.optimisation, config.steps, config.seed
