@@ -99,3 +99,107 @@ def published() -> dict[str, Any]:
         for seed in (0, 1)
     ]
     return {"points": points, "note": "Two seeds & two strengths."}
+
+
+def attribution(last_block_only: bool = False, names: tuple[str, ...] = ()) -> dict[str, Any]:
+    """An attribution of the runs of `results`, or of `names`, in the schema of attribution.json."""
+    names = names or ("unpenalised", "penalised")
+    runs = {name: _attributed(0.01 * place) for place, name in enumerate(names)}
+    if last_block_only:
+        kept = ("objective", "baselines", "attention_unbounded_because", "costs", "last_block")
+        runs = {name: {key: figures[key] for key in kept} for name, figures in runs.items()}
+    return {"schema": 1, "model": "bundled", "model_hash": "0123456789abcdef", "runs": runs}
+
+
+def _figure(mean: float) -> dict[str, Any]:
+    return {"mean": mean, "ci": [mean * 0.875, mean * 1.125]}
+
+
+def _attributed(more: float) -> dict[str, Any]:
+    chains = [f"{mlp}, attention {a}" for mlp in ("dominant", "additive") for a in KINDS]
+    neurons = [{"block": 1, "neuron": n, "per_token": 2.0 - n / 8 + more} for n in range(9)]
+    pair = {"latents": [7, 1001], "coactive": 12, "per_token": 61.5 + more, "neurons": neurons[:5]}
+    return {
+        "objective": "reconstruction only",
+        "baselines": {"log_classes": 7.625, "unigram_entropy": 5.5, "majority": 0.07},
+        "attention_unbounded_because": "",
+        "costs": {
+            "pairs": [pair | {"by_block": {"0": 1.0, "1": 60.5 + more}}],
+            "neurons": neurons,
+            "per_token": 800.0,
+        },
+        "last_block": {
+            "model": _variants(0.25 + more, (1, 8, "all")),
+            "all latents": _variants(0.75 + more, (1, 8)),
+        },
+        "tokens": 2028,
+        "sequences": 8,
+        "loss": {"true": _figure(1.952), "claimed": _figure(2.5 + more)},
+        "true_radius": [0.5, 0.75, 5.0, 8.0, 10.0 + more],
+        "restarted": {
+            f"{part} moves{truth}": [_figure(size / 8), _figure(size)]
+            for part in ("attention", "MLP")
+            for truth, size in (("", 128.0 + more), (" true", 4.0))
+        },
+        "chains": {chain: _chain(chain, more) for chain in chains},
+    }
+
+
+KINDS = ("measured", "bounded")
+
+
+def _variants(best: float, kept: tuple[Any, ...]) -> dict[str, Any]:
+    """Certified shares that grow with what is kept, up to `best`."""
+    names = [f"keep {m}{centred}" for centred in ("", ", centred") for m in kept]
+    found = {}
+    for place, name in enumerate([*names, "additive"]):
+        share = best * (place + 1) / len(names) if name != "additive" else 0.0
+        found[name] = {
+            "certified": _figure(share),
+            "ceiling": None if "centred" in name else _figure(share),
+            "unchanged": _figure(0.875),
+            "terms": 512.0 * 2 ** (place % len(kept)),
+            "median_bound": 12.5,
+            "median_error": 2.5,
+            "median_excess": None,
+            "violations": 0,
+        }
+    return found
+
+
+def _chain(name: str, more: float) -> dict[str, Any]:
+    parts = [("attention error", "measured", 0.5)]
+    if "bounded" in name:
+        parts = [("attention moves", "propagates", 75.0), ("attention consistency", "code", 0.5)]
+    parts += [("MLP moves", "propagates", 1203.0 + more), ("norm defect", "code", 2.0)]
+    parts += [("interaction", "code", 28.0), ("MLP consistency", "code", 13.0)]
+    stages, radius = [_stage(None, "base", "measured", 0.5, 0.5)], 0.5
+    for block in range(BLOCKS):
+        for part, kind, adds in parts:
+            radius += adds
+            stages.append(_stage(block, part, kind, adds, radius))
+    return {
+        "loss_bound": stages[-1]["loss_bound"],
+        "vacuous": True,
+        "mean_first_vacuous": next(s["stage"] for s in stages if s["loss_bound"]["mean"] >= 5.5),
+        "vacuous_tokens": _figure(0.9375),
+        "vacuous_by_claimed_loss": 0.125,
+        "never_vacuous": 0.0625,
+        "stages": stages,
+        "truth": {"interaction": [_figure(6.5)] * BLOCKS, "norm_defect": [_figure(2.5)] * BLOCKS},
+        "violations": 0,
+    }
+
+
+def _stage(block: int | None, part: str, kind: str, adds: float, radius: float) -> dict[str, Any]:
+    """A step whose bound saturates at 56.25 nats."""
+    return {
+        "stage": part if block is None else f"blocks.{block} {part}",
+        "block": block,
+        "part": part,
+        "kind": kind,
+        "adds": _figure(adds),
+        "radius": radius,
+        "loss_bound": _figure(min(2.75 + radius, 56.25)),
+        "first_vacuous_here": 0.0625,
+    }

@@ -10,7 +10,7 @@ import subprocess
 from typing import Any
 
 import pytest
-from reports import examples, published, results
+from reports import attribution, examples, published, results
 
 from crossproof.report import write_report
 
@@ -49,7 +49,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, An
     if BROWSER is None:
         pytest.skip("no chromium on this machine: install it to check the report's layout")
     folder = tmp_path_factory.mktemp("report")
-    report = write_report(folder, results(), examples(), published())
+    report = write_report(folder, results(), examples(), published(), attribution=attribution())
     text = report.read_text(encoding="utf-8").replace("</body>", f"{PROBE}</body>")
     (folder / "probed.html").write_text(text, encoding="utf-8")
     frames = "".join(
@@ -79,7 +79,7 @@ def test_nothing_is_wider_than_the_page(measured: dict[int, dict[str, Any]], wid
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_every_figure_is_drawn(measured: dict[int, dict[str, Any]], width: int) -> None:
-    assert measured[width]["plots"] == measured[width]["drawn"] == 7
+    assert measured[width]["plots"] == measured[width]["drawn"] == 11
 
 
 @pytest.mark.parametrize("width", WIDTHS)

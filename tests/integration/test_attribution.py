@@ -14,6 +14,7 @@ import pytest
 import torch
 from attributions import LENGTH, Lookup, everything, in_double, text, trained_looking
 from models import SEQUENTIAL
+from reports import results
 
 from crossproof.attribution import chain as chain_module
 from crossproof.attribution.places import ModelParts, model_parts
@@ -334,8 +335,10 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_writes_figures_and_tables(run_folder: Path) -> None:
-    done = command(run_folder, "--sequences", 4, "--context", LENGTH, "--threads", 1, "--top", 3)
+    options = ("--sequences", 4, "--context", LENGTH, "--threads", 1, "--top", 3)
+    done = command(run_folder, *options)
     assert done.returncode == 0, done.stderr
+    assert "Report:" not in done.stdout  # the run was not evaluated
     assert "Cross-entropy in nats" in done.stdout
     content = json.loads((run_folder / "attribution" / "attribution.json").read_text())
     assert list(content["runs"]) == ["unpenalised", "penalised"]
@@ -348,3 +351,21 @@ def test_the_command_writes_figures_and_tables(run_folder: Path) -> None:
             assert figures["violations"] == 0
         assert run["last_block"]["model"]["keep 1, centred"]["ceiling"] is None
     assert (run_folder / "attribution" / "penalised.safetensors").exists()
+
+
+def test_the_command_renews_the_report_of_an_evaluated_run(
+    run_folder: Path, language_models: dict[str, LanguageModel]
+) -> None:
+    place = {"text": str(run_folder / "text.txt"), "split": "held_out", "sequences": 2}
+    of = results() | {"evaluated_on": place | {"context": LENGTH}}
+    (run_folder / "results.json").write_text(json.dumps(of))
+    options = ("--sequences", 2, "--context", LENGTH, "--threads", 1, "--parts", "last-block")
+    done = command(run_folder, *options, "--output", run_folder / "elsewhere")
+    assert done.returncode == 0, done.stderr
+    assert "Report:" not in done.stdout  # which reads the run's own folder
+    done = command(run_folder, *options)
+    assert done.returncode == 0, done.stderr
+    assert f"Report: {run_folder / 'report.html'}" in done.stdout
+    assert "How far a proof gets" in (run_folder / "report.html").read_text()
+    attribution = json.loads((run_folder / "attribution" / "attribution.json").read_text())
+    assert attribution["model_hash"] == language_models["gpt-neo"].weights_hash

@@ -15,6 +15,7 @@ from crossproof.display import console, evaluation_display
 from crossproof.display_attribute import attribution_tables
 from crossproof.errors import CrossproofError
 from crossproof.lm import load_model
+from crossproof.report import refresh_report
 from crossproof.results import HeldOut, run_crosscoders
 from crossproof.training.machine import thread_setting
 from crossproof.training.run import config_from_dict
@@ -54,7 +55,7 @@ class Attribute:
 
 
 def run(arguments: Sequence[str], began: float) -> None:
-    """Attributes, prints tables, writes attribution.json."""
+    """Attributes, prints tables, writes attribution.json and renews the run's report."""
     options: Attribute = parse(Attribute, "attribute", arguments)
     for name in ("sequences", "context", "top"):
         if getattr(options, name) < 1:
@@ -73,3 +74,5 @@ def run(arguments: Sequence[str], began: float) -> None:
     for table in attribution_tables(content):
         console.print(table)
     print(f"Figures: {output / 'attribution.json'}")
+    if output == options.run / "attribution" and (options.run / "results.json").exists():
+        print(f"Report: {refresh_report(model, options.run)}")

@@ -11,12 +11,12 @@ import plotly.graph_objects as go
 
 from crossproof.clusters.accuracy import SIZES
 from crossproof.clusters.trials import CHANCE
-from crossproof.crosscoder.store import read_json
 from crossproof.evaluation.contexts import Context
 from crossproof.report.figures import plain_figure
 from crossproof.report.matrix_plot import heat_map_of
 from crossproof.report.passages import Piece, pieces
 from crossproof.report.runs import Run, Value
+from crossproof.report.stored import stored
 from crossproof.report.table import Cell, Row, cell, number
 
 SHOWN = 4
@@ -58,11 +58,7 @@ class ClusteredRuns:
 
 def clustered(folder: Path, weights_hash: str) -> dict[str, Any] | None:
     """The content of clusters.json of a run, if it is about these weights."""
-    path = folder / "clusters" / "clusters.json"
-    if not path.exists():
-        return None
-    content = read_json(path)
-    return content if content.get("model_hash") == weights_hash else None
+    return stored(folder / "clusters" / "clusters.json", weights_hash)
 
 
 def clustered_runs(content: Mapping[str, Any] | None, runs: Sequence[Run]) -> ClusteredRuns | None:

@@ -15,6 +15,8 @@ from plotly.offline import get_plotlyjs
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.contexts import LatentExample
 from crossproof.report import attention, figures
+from crossproof.report.attribution import attributed_runs
+from crossproof.report.attribution_figures import certified_panels, chain_panels
 from crossproof.report.clusters import cluster_matrices, clustered_runs, size_figure
 from crossproof.report.matrix_plot import heat_map_of
 from crossproof.report.pairs import measured_runs
@@ -43,20 +45,21 @@ def write_report(
     published: Mapping[str, Any] | None = None,
     measured: Mapping[str, Any] | None = None,
     clusters: Mapping[str, Any] | None = None,
+    attribution: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes `folder`/report.html about the content of results.json, and returns its path.
 
     `examples` are latents to show, by run. `published` is a sweep to draw behind the trade-off:
     {"points": [{"objective", "strength", "seed", "phi_keep", "phi_none", "fvu"}, ...], "note"}.
-    `measured` and `clusters` are the contents of measure.json and clusters.json about the same
-    runs.
+    `measured`, `clusters` and `attribution` are the contents of measure.json, clusters.json and
+    attribution.json about the same runs.
     Raises CrossproofError if `results` has no runs, or the page cannot be written.
     """
     runs = runs_of(results)
     points = list(published["points"]) if published else []
     drawn = _drawn(runs, points) | {"matrices": _matrices(runs, measured)}
     heads = attention.examples(measured, runs)
-    drawn |= _clusters(runs, clusters) | _attention(heads)
+    drawn |= _clusters(runs, clusters) | _attention(heads) | _attribution(runs, attribution)
     page = page_template("report.html.jinja").render(
         summary=summarise(results, runs),
         model=str(results.get("model", "a language model")),
@@ -73,6 +76,7 @@ def write_report(
         passages={run.name: passages(examples.get(run.name, ())) for run in runs},
         measured=measured_runs(measured, runs),
         heads={name: attention.caption(example) for name, example in heads.items()},
+        attributed=attributed_runs(attribution, runs),
         clustered=clustered_runs(clusters, runs),
         facts=facts(results),
         command=command(results),
@@ -151,6 +155,20 @@ def _clusters(
             _plot(f"clusters-{run.place}", run.name, words, figure)
             for run, words, figure in cluster_matrices(content, runs)
         ],
+    }
+
+
+def _attribution(
+    runs: Sequence[Run], content: Mapping[str, Any] | None
+) -> dict[str, list[tuple[Plot, go.Figure]]]:
+    """The bound step by step, and certified shares of the last block against the proof's length."""
+    drawn = {"chain": chain_panels(content, runs), "certified": certified_panels(content, runs)}
+    return {
+        name: [
+            _plot(f"{name}-{place}", title, told, figure)
+            for place, (title, told, figure) in enumerate(panels)
+        ]
+        for name, panels in drawn.items()
     }
 
 

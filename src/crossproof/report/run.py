@@ -10,8 +10,10 @@ from typing import Any
 from crossproof.crosscoder.store import read_json
 from crossproof.evaluation.contexts import LatentExample, pick_latents, top_contexts
 from crossproof.lm import LanguageModel
+from crossproof.report.attribution import attributed
 from crossproof.report.clusters import clustered
 from crossproof.report.page import write_report
+from crossproof.report.stored import stored
 from crossproof.results import HeldOut, run_crosscoders
 
 SHOWN_LATENTS = 6
@@ -32,7 +34,7 @@ def report_run(model: LanguageModel, folder: Path, output: Path, results: dict[s
         latents = pick_latents(model, crosscoder, sequences, SHOWN_LATENTS)
         examples[name] = top_contexts(model, crosscoder, sequences, latents)
     published = published_sweep(model.weights_hash)
-    found = (read(folder, model.weights_hash) for read in (measured, clustered))
+    found = (read(folder, model.weights_hash) for read in (measured, clustered, attributed))
     return write_report(output, results, examples, published, *found)
 
 
@@ -43,11 +45,7 @@ def refresh_report(model: LanguageModel, folder: Path) -> Path:
 
 def measured(folder: Path, weights_hash: str) -> dict[str, Any] | None:
     """What `crossproof measure` found about the run, if it has been run on these weights."""
-    path = folder / "measure" / "measure.json"
-    if not path.exists():
-        return None
-    content = read_json(path)
-    return content if content.get("model_hash") == weights_hash else None
+    return stored(folder / "measure" / "measure.json", weights_hash)
 
 
 def published_sweep(weights_hash: str) -> dict[str, Any] | None:
