@@ -63,10 +63,11 @@ class RunConfig:
 DEMO = RunConfig(
     crosscoder=CrosscoderConfig(n_latents=1024, k=16),
     objective=Objective(transition=200.0, all_latents=50.0, interaction=5.0),
-    optimisation=Optimisation(penalty_share=0.5),
+    optimisation=Optimisation(penalty_share=0.5, penalty_delay=0.25),
     steps=850,
     batch_tokens=1024,
     evaluation_sequences=48,
+    evaluation_skip=864,  # nothing before was left untouched while recipes were made
 )
 
 FULL = replace(
@@ -74,7 +75,7 @@ FULL = replace(
     crosscoder=CrosscoderConfig(n_latents=4096, k=16),
     steps=1500,
     evaluation_sequences=192,
-    evaluation_skip=288,  # those before were looked at while recipes were made
+    evaluation_skip=672,
 )
 
 PAPER = replace(FULL, objective=Objective(interaction=100.0))
