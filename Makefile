@@ -28,7 +28,7 @@ TEST_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 .PHONY: demo reproduce certificates test test-slow lint bench clean help
 
 demo: $(VENV)/.installed  ## Train two crosscoders on the bundled model and compare them (offline)
-	HF_HUB_OFFLINE=1 $(BIN)/crossproof demo --output $(DEMO)
+	HF_HUB_OFFLINE=1 $(BIN)/crossproof demo --out $(DEMO)
 	@echo "Report: $(CURDIR)/$(DEMO)/report.html"
 
 reproduce: $(VENV)/.installed  ## Every figure at its published size (hours; offline)

@@ -360,7 +360,7 @@ def test_the_command_renews_the_report_of_an_evaluated_run(
     of = results() | {"evaluated_on": place | {"context": LENGTH}}
     (run_folder / "results.json").write_text(json.dumps(of))
     options = ("--sequences", 2, "--context", LENGTH, "--threads", 1, "--parts", "last-block")
-    done = command(run_folder, *options, "--output", run_folder / "elsewhere")
+    done = command(run_folder, *options, "--out", run_folder / "elsewhere")
     assert done.returncode == 0, done.stderr
     assert "Report:" not in done.stdout  # which reads the run's own folder
     done = command(run_folder, *options)

@@ -143,7 +143,7 @@ def test_measure_describes_pairs_and_lands_on_the_report(finished: Path) -> None
 def test_measure_compares_with_another_run(finished: Path, tmp_path: Path) -> None:
     other = finished / "penalised" / "crosscoder"
     arguments = "measure", other, "--against", finished, "--tokens", 200, "--context", 32
-    code, _, stderr = outcome(crossproof(*arguments, "--output", tmp_path / "out"))
+    code, _, stderr = outcome(crossproof(*arguments, "--out", tmp_path / "out"))
     assert code == 0, stderr
     content = json.loads((tmp_path / "out" / "measure.json").read_text())
     whole = f"{finished.name}/penalised"
@@ -152,7 +152,7 @@ def test_measure_compares_with_another_run(finished: Path, tmp_path: Path) -> No
 
 
 def test_sequences_that_were_looked_at_can_be_skipped(finished: Path, tmp_path: Path) -> None:
-    size = "--sequences", 4, "--skip", 6, "--context", 32, "--output", tmp_path
+    size = "--sequences", 4, "--skip", 6, "--context", 32, "--out", tmp_path
     code, _, stderr = outcome(crossproof("evaluate", finished, *size))
     assert code == 0, stderr
     others = json.loads((tmp_path / "results.json").read_text())
@@ -206,7 +206,7 @@ def test_unwritable_folder_is_named(
     out = blocked / "run"
     model = model_folders["gpt-neo"]
     expect_error(str(out), "train", "--out", out, "--model", model, "--text", corpus, *SMALL)
-    expect_error(str(out), "evaluate", finished, "--sequences", 2, "--output", out)
+    expect_error(str(out), "evaluate", finished, "--sequences", 2, "--out", out)
 
 
 def test_truncated_checkpoint_is_refused(

@@ -12,7 +12,7 @@ from crossproof.cli import main
 
 @pytest.mark.slow
 def test_the_demo_reaches_what_it_promises(tmp_path: Path) -> None:
-    main(["demo", "--output", str(tmp_path / "demo")])
+    main(["demo", "--out", str(tmp_path / "demo")])
     results = json.loads((tmp_path / "demo" / "results.json").read_text())
     without, penalised = results["runs"]["unpenalised"], results["runs"]["penalised"]
 

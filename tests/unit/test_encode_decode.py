@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pytest
 import torch
 from dictionaries import mlp_hookpoints, random_batch, random_crosscoder
@@ -168,3 +169,50 @@ def test_initialisation_is_unit_sparse_directions_of_the_data() -> None:
     assert torch.equal(again.W_dec, crosscoder.W_dec)
     again.initialise(sample, seed=6)
     assert not torch.equal(again.W_dec, crosscoder.W_dec)
+
+
+@pytest.mark.parametrize("rule", ["topk", "batch_topk", "relu", "jumprelu"])
+def test_the_fitted_gain_is_the_best_factor_and_changes_no_choice(rule: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    common = 5 * torch.randn(1, 3, WIDTH, generator=generator)
+    strengths = torch.randn(200, 1, 1, generator=generator)
+    sample = strengths * common + torch.randn(200, 3, WIDTH, generator=generator)
+    crosscoder = Crosscoder(CrosscoderConfig(LATENTS, rule, K), mlp_hookpoints(2), WIDTH)
+    crosscoder.initialise(sample, seed=5)
+    flat = (sample * crosscoder.scale[:, None]).flatten(1)
+    target = flat - crosscoder.b_dec.detach().flatten()
+    buffers = copy.deepcopy(list(crosscoder.buffers()))
+
+    def unexplained(factor: float) -> tuple[float, torch.Tensor]:
+        other = copy.deepcopy(crosscoder)
+        with torch.no_grad():
+            other.W_enc.mul_(factor)
+            other.b_enc.mul_(factor)
+            if rule == "jumprelu":  # the choice is by thresholds, which a factor would pass
+                other.sparsity.log_threshold.fill_(-50)
+            latents = other.encode_training(flat).latents
+            error = (other.decode_scaled(latents) - flat).pow(2).sum() / target.pow(2).sum()
+        return float(error), latents.indices
+
+    if rule == "jumprelu":
+        with torch.no_grad():
+            crosscoder.sparsity.log_threshold.fill_(-50)
+    before, chosen = unexplained(1.0)
+    gain = crosscoder.fit_gain(sample)
+    after, still = unexplained(1.0)
+    assert 0 < gain < 1
+    assert after < min(before, 1)
+    assert torch.equal(chosen, still)
+    assert after <= min(unexplained(0.98)[0], unexplained(1.02)[0])
+    assert crosscoder.fit_gain(sample) == pytest.approx(1, abs=1e-5)
+    for old, new in zip(buffers, crosscoder.buffers(), strict=True):
+        assert torch.equal(old, new)
+
+
+def test_a_sample_without_variance_leaves_the_encoder_as_it_is() -> None:
+    crosscoder = Crosscoder(CrosscoderConfig(LATENTS, "topk", K), mlp_hookpoints(2), WIDTH)
+    sample = torch.ones(10, 3, WIDTH)
+    crosscoder.initialise(sample, seed=0)
+    weights = crosscoder.W_enc.clone()
+    assert crosscoder.fit_gain(sample) == 1
+    assert torch.equal(crosscoder.W_enc, weights)

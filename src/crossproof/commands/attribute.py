@@ -48,7 +48,7 @@ class Attribute:
     """last-block: only its certificates, which need a decoder at the last MLP's input alone."""
     top: int = 12
     """How many of the costliest pairs and neurons to list."""
-    output: Path | None = None
+    out: Path | None = None
     """Folder for attribution.json and the per-token figures; by default RUN/attribution."""
     threads: int = 0
     """CPU threads; 0 leaves PyTorch's choice."""
@@ -66,7 +66,7 @@ def run(arguments: Sequence[str], began: float) -> None:
     model = load_model(options.model or provenance.model, device=config.device)
     context = min(options.context, model.context)
     text = HeldOut(options.text or config.text, options.split, options.sequences, context)
-    output = options.output or options.run / "attribution"
+    output = options.out or options.run / "attribution"
     with evaluation_display("attributing", "sequences") as progress:
         content = attribute_runs(
             model, options.run, output, text, options.parts, options.top, progress

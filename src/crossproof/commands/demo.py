@@ -18,7 +18,7 @@ from crossproof.training.run import start
 class Demo:
     """Train both crosscoders on the bundled model, evaluate them, write the report. Offline."""
 
-    output: Path = Path("runs/demo")
+    out: Path = Path("runs/demo")
     """Run folder; an earlier demo in it is replaced."""
     seed: int = 0
     threads: int = 0
@@ -29,13 +29,13 @@ def run(arguments: Sequence[str], began: float) -> None:
     """Trains, evaluates and reports; `began` is when the process started."""
     options: Demo = parse(Demo, "demo", arguments)
     config = replace(RECIPES["demo"], seed=options.seed, threads=options.threads)
-    if options.output.exists():
-        if not (options.output / "config.json").exists() and any(options.output.iterdir()):
+    if options.out.exists():
+        if not (options.out / "config.json").exists() and any(options.out.iterdir()):
             raise CrossproofError(
-                f"{options.output} holds something that is not a run: give another --output."
+                f"{options.out} holds something that is not a run: give another --out."
             )
-        shutil.rmtree(options.output)
-    prepared = start(config, options.output)
+        shutil.rmtree(options.out)
+    prepared = start(config, options.out)
     train_to_the_end(prepared)
     report = finish_run(prepared, began)
     print(f"Report: {report}")

@@ -36,7 +36,7 @@ class Evaluate:
     """Tokens a sequence."""
     seed: int = 0
     """Of the bootstrap and of drop-random."""
-    output: Path | None = None
+    out: Path | None = None
     """Folder for results.json and report.html; by default RUN/evaluation-SPLIT."""
     threads: int = 0
     """CPU threads; 0 leaves PyTorch's choice."""
@@ -52,6 +52,6 @@ def run(arguments: Sequence[str], began: float) -> None:
     context = min(options.context, model.context)
     text = options.text or config.text
     held_out = HeldOut(text, options.split, options.sequences, context, options.skip)
-    output = options.output or options.run / f"evaluation-{options.split}"
+    output = options.out or options.run / f"evaluation-{options.split}"
     report = finish(model, config, options.run, output, held_out, began, options.seed)
     print(f"Report: {report}")

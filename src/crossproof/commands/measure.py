@@ -49,7 +49,7 @@ class Measure:
     """How many of the strongest pairs to describe."""
     attention: bool = True
     """Measure what attention scores are made of, too."""
-    output: Path | None = None
+    out: Path | None = None
     """Folder for the sums and measure.json; by default RUN/measure."""
     threads: int = 0
     """CPU threads; 0 leaves PyTorch's choice."""
@@ -74,7 +74,7 @@ def run(arguments: Sequence[str], began: float) -> None:
         min(options.context, model.context),
     )
     folders = [options.run] if options.against is None else [options.run, options.against]
-    output = options.output or options.run / "measure"
+    output = options.out or options.run / "measure"
     with evaluation_display("measuring", "sequences") as progress:
         content = measure_runs(
             model, folders, output, corpus, options.pairs, progress, options.attention

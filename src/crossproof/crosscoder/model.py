@@ -101,8 +101,9 @@ class Crosscoder(nn.Module):
 
     @torch.no_grad()
     def fit_gain(self, sample: Float[Tensor, "M P D"]) -> float:
-        """Scales the encoder so that `sample` is reconstructed best; returns the factor.
+        """After `initialise`: scales the encoder so that `sample` is reconstructed best.
 
+        Returns the factor, <x̂ - b, x - b> / ‖x̂ - b‖² over the sample with the encoder as it was.
         Directions of the data point alike, and each latent's activation is all that its direction
         explains: k of them together overshoot a token many times over (FVU of 10 to 300 at the
         start), and training spends its first hundreds of steps on taking that back.
