@@ -99,6 +99,15 @@ ARCHITECTURES: dict[str, Callable[[], PreTrainedModel]] = {
 SEQUENTIAL = tuple(kind for kind in ARCHITECTURES if kind != "gpt-neox")
 
 
+def tuned_gpt_neo() -> PreTrainedModel:
+    """GPT-Neo with other weights, as if it had been tuned."""
+    model = gpt_neo()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
 def save_model(folder: Path, build: Callable[[], PreTrainedModel], tokenizer: bool = True) -> Path:
     """Save a model with seeded weights, none at its initial value, so that nothing hides."""
     with torch.random.fork_rng():

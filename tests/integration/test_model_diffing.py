@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import D_MODEL, N_BLOCKS, gpt_neo, random_tokens, save_model
-from transformers import PreTrainedModel
+from models import D_MODEL, N_BLOCKS, random_tokens, save_model, tuned_gpt_neo
 
 from crossproof.activations import Harvest
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
@@ -32,17 +31,9 @@ NAMES = ("blocks.0.mlp.hook_in", "blocks.0.hook_resid_mid")
 PAIRED = Hookpoints.from_names([p + n for p in ("base/", "diff/") for n in NAMES], 0)
 
 
-def tuned() -> PreTrainedModel:
-    model = gpt_neo()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    return model
-
-
 @pytest.fixture(scope="module")
 def folders(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> str:
-    other = save_model(tmp_path_factory.mktemp("diff") / "tuned", tuned)
+    other = save_model(tmp_path_factory.mktemp("diff") / "tuned", tuned_gpt_neo)
     return f"{model_folders['gpt-neo']},{other}"
 
 

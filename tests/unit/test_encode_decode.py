@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+
 import pytest
 import torch
 from dictionaries import mlp_hookpoints, random_batch, random_crosscoder

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import N_BLOCKS, gpt_neo, random_tokens, save_model
+from models import N_BLOCKS, random_tokens, save_model, tuned_gpt_neo
 from transformers import PreTrainedModel
 
 from crossproof.activations import Harvest
@@ -14,17 +14,9 @@ from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel, ModelPair, load_model
 
 
-def other_weights() -> PreTrainedModel:
-    model = gpt_neo()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    return model
-
-
 @pytest.fixture(scope="module")
 def pair(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> ModelPair:
-    tuned = save_model(tmp_path_factory.mktemp("pair") / "tuned", other_weights)
+    tuned = save_model(tmp_path_factory.mktemp("pair") / "tuned", tuned_gpt_neo)
     found = load_model(f"{model_folders['gpt-neo']},{tuned}")
     assert isinstance(found, ModelPair)
     return found
@@ -127,7 +119,7 @@ def test_models_of_other_widths_or_vocabularies_are_refused(
     gpt_neo: LanguageModel, tmp_path: Path
 ) -> None:
     def changed(**changes: int) -> PreTrainedModel:
-        model = other_weights()
+        model = tuned_gpt_neo()
         return type(model)(type(model.config)(**{**model.config.to_dict(), **changes}))
 
     wide = load_model(str(save_model(tmp_path / "wide", lambda: changed(hidden_size=32))))
