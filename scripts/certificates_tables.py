@@ -113,6 +113,28 @@ def continuum() -> str:
     return rows([*head, "mass by additive", "verifier's operations"], body)
 
 
+def chain() -> str:
+    """The claimed loss, the bound on the model's, and where it is lost, by chain."""
+    body = []
+    for name, run in read("attribution")["runs"].items():
+        loss, known = run["loss"], run["baselines"]
+        least = min(known["unigram_entropy"], known["log_classes"])
+        for label, found in run["chains"].items():
+            verdict = "vacuous" if found["vacuous"] else "not vacuous"
+            body.append(
+                [
+                    f"{name}: {label}",
+                    figure(loss["true"], 2),
+                    figure(loss["claimed"], 2),
+                    f"{figure(found['loss_bound'], 2)}, {verdict} (from {least:.2f})",
+                    f"{found['vacuous_tokens']['mean']:.1%}",
+                    found["mean_first_vacuous"] or "never",
+                ]
+            )
+    head = ["chain", "model's loss", "claimed loss", "bound on the model's", "vacuous tokens"]
+    return rows([*head, "first vacuous at"], body)
+
+
 def last_block() -> str:
     """Certified-unchanged shares of the last block of the bundled model."""
     runs = read("attribution")["runs"]
@@ -140,7 +162,7 @@ def last_block() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    table.__name__: table for table in (objectives, modular, continuum, last_block)
+    table.__name__: table for table in (objectives, modular, continuum, chain, last_block)
 }
 
 
