@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from crossproof.cli import main
+from crossproof.training.config import LOOKED_AT, RECIPES
 
 
 @pytest.mark.slow
@@ -27,3 +29,11 @@ def test_the_demo_reaches_what_it_promises(tmp_path: Path) -> None:
     assert without["dead"] < 0.05
     assert results["seconds"] < 900
     assert (tmp_path / "demo" / "report.html").exists()
+
+
+def test_only_the_bundled_text_has_sequences_that_were_looked_at() -> None:
+    for recipe in RECIPES.values():
+        assert recipe.skipped == LOOKED_AT > 0
+        assert replace(recipe, text="my.txt").skipped == 0
+        assert replace(recipe, text="my.txt", evaluation_skip=3).skipped == 3
+        assert replace(recipe, evaluation_skip=0).skipped == 0

@@ -68,6 +68,6 @@ def finish_run(prepared: Run, began: float) -> Path:
     config, folder = prepared.config, prepared.folder
     context = min(config.context, prepared.model.context)
     held_out = HeldOut(
-        config.text, "held_out", config.evaluation_sequences, context, config.evaluation_skip
+        config.text, "held_out", config.evaluation_sequences, context, config.skipped
     )
     return finish(prepared.model, config, folder, folder, held_out, began)

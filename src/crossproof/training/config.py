@@ -8,6 +8,9 @@ from crossproof.crosscoder.model import CrosscoderConfig
 from crossproof.training.objectives import Objective
 from crossproof.training.trainer import Optimisation
 
+LOOKED_AT = 864
+"""Held-out sequences of the bundled text that were looked at while recipes were made."""
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -46,13 +49,21 @@ class RunConfig:
     """Steps between lines of metrics.jsonl."""
     evaluation_sequences: int = 64
     """Held-out sequences the finished crosscoders are evaluated on."""
-    evaluation_skip: int = 0
-    """Held-out sequences that are passed over before, as already looked at."""
+    evaluation_skip: int | None = None
+    """Held-out sequences that are passed over before, as already looked at; by default those of
+    the bundled text that recipes were judged on, and none of any other text."""
 
     def objectives(self) -> dict[str, Objective]:
         """The crosscoders to train, by name."""
         runs = {"unpenalised": Objective()} if self.baseline or not self.penalised else {}
         return runs | ({"penalised": self.objective} if self.penalised else {})
+
+    @property
+    def skipped(self) -> int:
+        """How many held-out sequences are passed over."""
+        if self.evaluation_skip is not None:
+            return self.evaluation_skip
+        return LOOKED_AT if self.text == "bundled" else 0
 
     @property
     def penalised(self) -> bool:
@@ -67,7 +78,6 @@ DEMO = RunConfig(
     steps=850,
     batch_tokens=1024,
     evaluation_sequences=48,
-    evaluation_skip=864,  # nothing before was left untouched while recipes were made
 )
 
 FULL = replace(
@@ -75,7 +85,6 @@ FULL = replace(
     crosscoder=CrosscoderConfig(n_latents=4096, k=16),
     steps=1500,
     evaluation_sequences=192,
-    evaluation_skip=672,
 )
 
 PAPER = replace(FULL, objective=Objective(interaction=100.0))
