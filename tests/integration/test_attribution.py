@@ -239,19 +239,20 @@ def test_dropping_the_interaction_is_noticed(
         assert_sound(interaction_only(kind, doubles, parts))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in SEQUENTIAL if kind != "gpt-neo"])
+@pytest.mark.parametrize("kind", SEQUENTIAL)
 def test_batches_do_not_matter(
     kind: str, doubles: dict[str, LanguageModel], parts: dict[str, ModelParts]
 ) -> None:
-    """Not GPT-Neo, whose attention scores are float32: its activations depend on the batch."""
+    """Wider for GPT-Neo: its attention scores are float32, so activations depend on the batch."""
+    tokens, last = (1e-6, 1e-4) if kind == "gpt-neo" else (1e-9, 1e-9)
     model = doubles[kind]
     crosscoder = trained_looking(model)
     one = attribute(model, parts[kind], crosscoder, text(), batch_sequences=1)
     all_at_once = attribute(model, parts[kind], crosscoder, text(), batch_sequences=4)
     for name, values in one.tokens.items():
-        torch.testing.assert_close(values, all_at_once.tokens[name], rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(values, all_at_once.tokens[name], rtol=tokens, atol=tokens / 1e3)
     for name, values in one.last.items():
-        torch.testing.assert_close(values, all_at_once.last[name], rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(values, all_at_once.last[name], rtol=last, atol=last / 1e3)
 
 
 @pytest.mark.parametrize("kind", ["gpt-neo", "llama"])
