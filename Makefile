@@ -32,7 +32,7 @@ demo: $(VENV)/.installed  ## Train two crosscoders on the bundled model and comp
 	@echo "Report: $(CURDIR)/$(DEMO)/report.html"
 
 reproduce: $(VENV)/.installed  ## Every figure at its published size (hours; offline)
-	HF_HUB_OFFLINE=1 $(BIN)/crossproof reproduce all
+	HF_HUB_OFFLINE=1 $(BIN)/python -m paper all
 
 test: lint  ## Linter, type checker and the quick tests (two processes of one thread each)
 	$(TEST_THREADS) $(BIN)/python -m pytest -n 2 --dist worksteal
@@ -54,7 +54,7 @@ certificates: $(VENV)/.installed  ## Verify every example certificate
 
 clean:  ## Remove .venv, caches and builds (runs/ stays)
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find src tests scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	find src tests paper models tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 help:  ## This list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from crossproof.activations import Harvest
 from crossproof.lm import LanguageModel, load_model
-from crossproof.lm.quiet import quiet
+from models.quiet import quiet
 
 
 @dataclass

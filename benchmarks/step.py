@@ -141,8 +141,10 @@ def dense_step(problem: Problem, penalised: bool) -> Callable[[], None]:
         loss = (code @ W_dec + b_dec - x).pow(2).sum(1).mean()
         if penalised:
             for p, mlp in mlps.items():
-                atoms = W_dec[:, p * args.width : (p + 1) * args.width]
-                loss = loss + dense_penalty(code, atoms @ mlp.W_in, args.chunk_elements) / len(mlps)
+                decoder = W_dec[:, p * args.width : (p + 1) * args.width]
+                loss = loss + dense_penalty(code, decoder @ mlp.W_in, args.chunk_elements) / len(
+                    mlps
+                )
         adam.zero_grad(set_to_none=True)
         (loss / x.shape[1]).backward()
         adam.step()

@@ -21,8 +21,8 @@ def views(seed: int = 0, gated: bool = False, blocks: int = 2) -> dict[int, MLPD
     found = {}
     for block in range(blocks):
         mlp: MLPWeights = random_mlp(kind, gated, generator, WIDTH, 16, torch.float32)
-        atoms = torch.randn(LATENTS, WIDTH, generator=generator)
-        found[block] = MLPDictionary.build(mlp, atoms, torch.randn(WIDTH, generator=generator))
+        decoder = torch.randn(LATENTS, WIDTH, generator=generator)
+        found[block] = MLPDictionary.build(mlp, decoder, torch.randn(WIDTH, generator=generator))
     return found
 
 

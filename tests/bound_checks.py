@@ -158,8 +158,8 @@ def kept(m: SimpleNamespace) -> None:
         case = random_case(seed, activation, error=1.0)
         flips = noise(seed, *case.activations.shape).sign()
         latents = SparseLatents.from_dense(case.activations * flips)
-        dense = DenseView(DenseMLP(case.mlp), latents.dense(), case.atoms, case.bias)
-        exact = latents.dense() @ case.atoms + case.bias
+        dense = DenseView(DenseMLP(case.mlp), latents.dense(), case.decoder, case.bias)
+        exact = latents.dense() @ case.decoder + case.bias
         for x in (case.x, exact, exact + 1e-3 * noise(seed, 8, 5)):
             rungs = m.ladder.dominant_ladder(case.view, latents, x)
             distance = (case.mlp(x) - dense.dominant_output()).norm(dim=1)
@@ -181,8 +181,8 @@ def added(m: SimpleNamespace) -> None:
         case = random_case(seed, activation, error=[0.0, 1.0][seed % 2])
         flips = noise(seed, *case.activations.shape).sign()
         latents = SparseLatents.from_dense(case.activations * flips)
-        x = latents.dense() @ case.atoms + case.bias + case.x - case.x_hat
-        dense = DenseView(DenseMLP(case.mlp), latents.dense(), case.atoms, case.bias)
+        x = latents.dense() @ case.decoder + case.bias + case.x - case.x_hat
+        dense = DenseView(DenseMLP(case.mlp), latents.dense(), case.decoder, case.bias)
         base = act(activation.value, dense.beta)
         alone = act(activation.value, dense.beta[:, None] + dense.p) - base[:, None]
         distance = (case.mlp.neurons(x) - base - alone.sum(2)).abs()

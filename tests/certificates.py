@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from crossproof.crosscoder.latents import SparseLatents
+from crossproof.proof.bounds.network import Network, PairDomain, SparseDomain
 from crossproof.proof.certificate.provers.latents import AffineLatents
 from crossproof.proof.certificate.provers.points import points_draft
 from crossproof.proof.certificate.writer import Draft
-from crossproof.proof.network import Network, PairDomain, SparseDomain
 
 
 def single(tensor: Tensor) -> Tensor:
@@ -69,16 +69,19 @@ def sparse(
 ) -> tuple[Network, SparseDomain]:
     """A network that is right most of the time: its skip path reads labels, its MLP disturbs."""
     g = draws(seed)
-    atoms = torch.randn(F, D, generator=g)
+    decoder = torch.randn(F, D, generator=g)
     readout = torch.randn(F, V, generator=g)
     sets = torch.combinations(torch.arange(F), K)
     low = 0.25 * torch.ones(F)
     high = low + 0.25 + 0.75 * torch.rand(F, generator=g)
     bias = 0.2 * torch.randn(D, generator=g)
     domain = SparseDomain(
-        *(single(t) for t in (atoms, bias, low, high)), active_sets=sets, readout=single(readout)
+        *(single(t) for t in (decoder, bias, low, high)), active_sets=sets, readout=single(readout)
     )
-    network, skip = random_network(D, N, V, seed + 1, skip=0.0), torch.linalg.pinv(atoms) @ readout
+    network, skip = (
+        random_network(D, N, V, seed + 1, skip=0.0),
+        torch.linalg.pinv(decoder) @ readout,
+    )
     return replace(
         network,
         W_out=single(noise * network.W_out),
@@ -101,7 +104,7 @@ def learned_like(
     slopes = torch.zeros(G, K, M, dtype=torch.float64)
     slopes[:, range(min(K, M)), range(min(K, M))] = 1.0
     return AffineLatents(
-        near(domain.atoms), near(domain.bias), index, near(slopes), near(slopes[:, 0] * 0)
+        near(domain.decoder), near(domain.bias), index, near(slopes), near(slopes[:, 0] * 0)
     )
 
 
@@ -114,9 +117,9 @@ def sample_draft(
     inputs = domain.inputs(activations)
     wrong = noise * torch.randn(activations.shape, generator=g, dtype=torch.float64)
     activations = torch.where(activations != 0, activations + wrong, 0)
-    atoms = domain.atoms + noise * torch.randn(domain.atoms.shape, generator=g).double()
+    decoder = domain.decoder + noise * torch.randn(domain.decoder.shape, generator=g).double()
     latents = SparseLatents.from_dense(activations)
-    return points_draft(network, inputs, labels, atoms, domain.bias, latents), inputs, labels
+    return points_draft(network, inputs, labels, decoder, domain.bias, latents), inputs, labels
 
 
 def true_margins(network: Network, inputs: Tensor, labels: Tensor) -> np.ndarray:

@@ -36,7 +36,7 @@ class Case:
     """A dictionary at one MLP, a dense code and the inputs it approximates."""
 
     mlp: MLPWeights
-    atoms: Tensor
+    decoder: Tensor
     bias: Tensor
     activations: Tensor
     x: Tensor
@@ -47,11 +47,11 @@ class Case:
 
     @property
     def view(self) -> MLPDictionary:
-        return MLPDictionary.build(self.mlp, self.atoms, self.bias)
+        return MLPDictionary.build(self.mlp, self.decoder, self.bias)
 
     @property
     def x_hat(self) -> Tensor:
-        return self.activations @ self.atoms + self.bias
+        return self.activations @ self.decoder + self.bias
 
 
 def random_case(
@@ -65,16 +65,16 @@ def random_case(
 ) -> Case:
     """A case with everything awkward in it.
 
-    Token 0 has no active latent and token 1 a single one; neuron 0 is dead, latent 0 a zero atom,
+    Token 0 has no active latent and token 1 a single one; neuron 0 is dead, latent 0 has none,
     latents 1 and 2 equal copies that tie wherever they lead.
     """
     generator = torch.Generator().manual_seed(seed)
     mlp = random_mlp(activation, gated, generator)
     mlp.W_in[:, 0] = 0
     mlp.b_in[0] = -50
-    atoms = torch.randn(latents, mlp.d_model, generator=generator, dtype=F64)
-    atoms[0] = 0
-    atoms[2] = atoms[1]
+    decoder = torch.randn(latents, mlp.d_model, generator=generator, dtype=F64)
+    decoder[0] = 0
+    decoder[2] = decoder[1]
     activations = scale * torch.rand(tokens, latents, generator=generator, dtype=F64)
     activations *= torch.rand(tokens, latents, generator=generator) < 0.5
     activations[:, 2] = activations[:, 1]
@@ -83,8 +83,8 @@ def random_case(
     activations[1, -1] = scale
     bias = torch.randn(mlp.d_model, generator=generator, dtype=F64)
     noise = torch.randn(tokens, mlp.d_model, generator=generator, dtype=F64)
-    x = activations @ atoms + bias + error * noise
-    return Case(mlp, atoms, bias, activations, x)
+    x = activations @ decoder + bias + error * noise
+    return Case(mlp, decoder, bias, activations, x)
 
 
 def mlp_hookpoints(blocks: int) -> Hookpoints:

@@ -12,11 +12,11 @@ def dense_delta(case: Case, token: int, h: int, k: int, context: str) -> Tensor:
     """δ²_n of latents h and k at one token [N]; context: "alone" or with the "others"."""
     mlp, x_hat = DenseMLP(case.mlp), case.bias.clone()
     if context == "others":
-        for other in range(len(case.atoms)):
+        for other in range(len(case.decoder)):
             if other not in (h, k):
-                x_hat += case.activations[token, other] * case.atoms[other]
-    step_h = case.activations[token, h] * case.atoms[h]
-    step_k = case.activations[token, k] * case.atoms[k]
+                x_hat += case.activations[token, other] * case.decoder[other]
+    step_h = case.activations[token, h] * case.decoder[h]
+    step_k = case.activations[token, k] * case.decoder[k]
 
     def neurons(x: Tensor) -> Tensor:
         linear = x @ mlp.W_in + mlp.b_in

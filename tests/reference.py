@@ -61,14 +61,14 @@ class DenseMLP:
 class DenseView:
     """Contributions, baselines and the dominant latent at one MLP, with p[b, n, h] spelt out."""
 
-    def __init__(self, mlp: DenseMLP, activations: Tensor, atoms: Tensor, bias: Tensor) -> None:
+    def __init__(self, mlp: DenseMLP, activations: Tensor, decoder: Tensor, bias: Tensor) -> None:
         self.mlp = mlp
-        self.p = torch.einsum("bh,hd,dn->bnh", activations, atoms, mlp.W_in)
+        self.p = torch.einsum("bh,hd,dn->bnh", activations, decoder, mlp.W_in)
         self.beta = bias @ mlp.W_in + mlp.b_in
         self.gated = mlp.W_gate is not None
         strength = self.p.abs()
         if self.gated:
-            self.q = torch.einsum("bh,hd,dn->bnh", activations, atoms, mlp.W_gate)
+            self.q = torch.einsum("bh,hd,dn->bnh", activations, decoder, mlp.W_gate)
             self.beta_gate = bias @ mlp.W_gate + mlp.b_gate
             strength = strength + self.q.abs()
         self.strength = strength
@@ -130,10 +130,10 @@ def relative_error(mlp: DenseMLP, x: Tensor, output: Tensor) -> Tensor:
 
 
 def block_terms(
-    mlp: DenseMLP, activations: Tensor, atoms: Tensor, bias: Tensor, x: Tensor, x_hat: Tensor
+    mlp: DenseMLP, activations: Tensor, decoder: Tensor, bias: Tensor, x: Tensor, x_hat: Tensor
 ) -> dict[str, Tensor]:
     """Every objective term of one MLP, in raw units."""
-    view, target = DenseView(mlp, activations, atoms, bias), mlp(x)
+    view, target = DenseView(mlp, activations, decoder, bias), mlp(x)
     spread = (target - target.mean(0)).pow(2).sum(1).mean()
     norms, bound = mlp.norms(), view.interaction()
     return {

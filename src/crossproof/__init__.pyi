@@ -9,6 +9,7 @@ from .crosscoder.formats import import_dictionary as import_dictionary
 from .errors import CrossproofError as CrossproofError
 from .evaluation import EvaluationOptions as EvaluationOptions
 from .evaluation import evaluate as evaluate
+from .evaluation.pair_sums import measure as measure
 from .interactions import Interactions as Interactions
 from .interactions import MLPDictionary as MLPDictionary
 from .interactions import additive_interaction as additive_interaction
@@ -20,7 +21,6 @@ from .lm import Hookpoints as Hookpoints
 from .lm import LanguageModel as LanguageModel
 from .lm import MLPWeights as MLPWeights
 from .lm import load_model as load_model
-from .measurement import measure as measure
 from .training.objectives import Objective as Objective
 from .training.trainer import Optimisation as Optimisation
 from .training.trainer import Trainer as Trainer

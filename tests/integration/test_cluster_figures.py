@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import CONTEXT, random_tokens
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from crossproof import cli
-from crossproof.experiments import clustering, fig3, fig11, fig12
-from crossproof.experiments.clustering import Extent
+from models import CONTEXT, random_tokens
+from paper import clustering, fig3, fig11, fig12
+from paper.clustering import Extent
 
 SPLITS = {"train": 60, "validation": 30, "held_out": 30}
 
@@ -89,8 +89,8 @@ def test_figures_of_clusters_and_explanations(options: list[str], tmp_path: Path
 def test_halves_share_neither_latents_nor_text(
     options: list[str], tmp_path: Path, model_folders: dict[str, Path]
 ) -> None:
-    from crossproof.experiments.lab import Lab
-    from crossproof.experiments.settings import Settings
+    from paper.lab import Lab
+    from paper.settings import Settings
 
     lab = Lab.open(
         Settings(

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from llm_stub import Reply, stub
-from models import CONTEXT, D_MODEL, random_tokens
 from reports import run as made_run
 from safetensors.torch import save_file
 
@@ -25,12 +24,13 @@ from crossproof.commands import cluster
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.crosscoder.store import Provenance, save_crosscoder
 from crossproof.errors import CrossproofError
+from crossproof.evaluation.measure_run import Corpus, measure_runs
+from crossproof.evaluation.pair_sums import measure
 from crossproof.lm import LanguageModel
-from crossproof.measurement.run import Corpus, measure_runs
-from crossproof.measurement.stream import measure
 from crossproof.report.clusters import cluster_matrices, clustered, clustered_runs, size_figure
 from crossproof.report.runs import runs_of
 from crossproof.training.config import RECIPES
+from models import CONTEXT, D_MODEL, random_tokens
 
 LATENTS = 48
 SETTINGS = Settings(

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from models import CONTEXT, D_MODEL, END, random_tokens
 from reference import DenseMLP, DenseView
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.errors import CrossproofError
 from crossproof.evaluation import SCHEMES, EvaluationOptions, evaluate
 from crossproof.lm import LanguageModel
+from models import CONTEXT, D_MODEL, END, random_tokens
 
 KINDS = ("gpt-neo", "llama", "gpt-neox")  # plain; gated; plain in parallel with attention
 LENGTH, LATENTS, K = 12, 40, 4
@@ -81,14 +81,17 @@ class BruteForce:
         x = model.activations(self.tokens, names)[self.scored]
         latents = crosscoder.encode(x)
         with torch.no_grad():
-            atoms, bias = crosscoder.atoms(roles.mlp_in), crosscoder.bias(roles.mlp_in)
+            decoder, bias = (
+                crosscoder.decoder_vectors(roles.mlp_in),
+                crosscoder.decoder_bias(roles.mlp_in),
+            )
             mid = (
                 None if roles.resid_mid is None else crosscoder.decode(latents)[:, roles.resid_mid]
             )
         self.mid = mid
         self.mlp = DenseMLP(model.mlp(block))
         code = latents.dense().double()
-        self.view = DenseView(self.mlp, code, atoms.double(), bias.double())
+        self.view = DenseView(self.mlp, code, decoder.double(), bias.double())
         self.active = code > 0
 
     def output(self, scheme: str) -> Tensor:

@@ -7,22 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import CONTEXT, D_MODEL, END, random_tokens
 from reports import results
 
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.errors import CrossproofError
-from crossproof.experiments import fig5, fig6, heads
-from crossproof.lm import LanguageModel
-from crossproof.lm.hookpoints import Hookpoints
-from crossproof.measurement.attention import (
+from crossproof.evaluation.attention import (
     PARTS,
     attention_figures,
     attention_views,
     head_example,
     head_sums,
 )
+from crossproof.lm import LanguageModel
+from crossproof.lm.hookpoints import Hookpoints
 from crossproof.report import write_report
+from models import CONTEXT, D_MODEL, END, random_tokens
+from paper import fig5, fig6, heads
 
 KINDS = ("gpt-neo", "llama")
 

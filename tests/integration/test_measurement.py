@@ -8,12 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from models import CONTEXT, D_MODEL, END, random_tokens
 from torch import Tensor
 
 from crossproof.activations import scored_positions
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.errors import CrossproofError
+from crossproof.evaluation.pair_contexts import pair_examples
+from crossproof.evaluation.pair_summary import owners, ratios, totals
+from crossproof.evaluation.pair_sums import LED, measure
 from crossproof.interactions import (
     Interactions,
     additive_interaction,
@@ -23,9 +25,7 @@ from crossproof.interactions import (
 )
 from crossproof.lm import LanguageModel
 from crossproof.lm.hookpoints import Hookpoints
-from crossproof.measurement import measure, pair_examples
-from crossproof.measurement.stream import LED
-from crossproof.measurement.summary import owners, ratios, totals
+from models import CONTEXT, D_MODEL, END, random_tokens
 
 KINDS = ("gpt-neo", "llama")
 

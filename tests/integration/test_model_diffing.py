@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import D_MODEL, N_BLOCKS, random_tokens, save_model, tuned_gpt_neo
 
 from crossproof.activations import Harvest
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
@@ -21,11 +20,12 @@ from crossproof.evaluation import EvaluationOptions, evaluate
 from crossproof.evaluation.measure import mlp_views
 from crossproof.interactions import interaction
 from crossproof.lm import Hookpoints, LanguageModel, ModelPair, load_model
-from crossproof.results import check_model
 from crossproof.training.config import RunConfig
 from crossproof.training.objectives import Objective
 from crossproof.training.run import start, train
+from crossproof.training.run_folder import check_model
 from crossproof.training.trainer import Optimisation, Trainer
+from models import D_MODEL, N_BLOCKS, random_tokens, save_model, tuned_gpt_neo
 
 NAMES = ("blocks.0.mlp.hook_in", "blocks.0.hook_resid_mid")
 PAIRED = Hookpoints.from_names([p + n for p in ("base/", "diff/") for n in NAMES], 0)
@@ -120,7 +120,7 @@ def test_interactions_are_those_of_each_models_own_mlps(folders: str) -> None:
         mlp = pair.models[block // N_BLOCKS].mlp(block % N_BLOCKS)
         place = crosscoder.hookpoints.blocks[block].mlp_in
         assert place is not None
-        p = dense[:, :, None] * (crosscoder.atoms(place) @ mlp.W_in)
+        p = dense[:, :, None] * (crosscoder.decoder_vectors(place) @ mlp.W_in)
         rest = p.abs().sum(1) - p.abs().amax(1)
         expected = (rest * mlp.W_out.norm(dim=1)).sum(1)
         found = interaction(view, latents, view.dominance(latents))

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from models import CONTEXT, random_tokens
 from safetensors.torch import load_file, save_file
 
 from crossproof import cli
@@ -18,12 +17,13 @@ from crossproof.activations import read_sequences
 from crossproof.crosscoder.store import folded_tensors
 from crossproof.errors import CrossproofError
 from crossproof.evaluation import EvaluationOptions, evaluate
-from crossproof.experiments.lab import Lab
-from crossproof.experiments.settings import Settings
 from crossproof.lm import LanguageModel
 from crossproof.training.objectives import Objective
 from crossproof.training.run import start, train
 from crossproof.training.together import train_together
+from models import CONTEXT, random_tokens
+from paper.lab import Lab
+from paper.settings import Settings
 
 SPLITS = {"train": 60, "validation": 8, "held_out": 8}
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from models import CONTEXT, random_tokens
 from safetensors.torch import save_file
 
 from crossproof import cli
-from crossproof.experiments import fig8, fig9, fig10, scaling
-from crossproof.experiments.lab import Lab
-from crossproof.experiments.settings import Settings
+from models import CONTEXT, random_tokens
+from paper import fig8, fig9, fig10, scaling
+from paper.lab import Lab
+from paper.settings import Settings
 
 
 @pytest.fixture(scope="module")

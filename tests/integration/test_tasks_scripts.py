@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import certified_continuum
 import compare_objectives_certified as compare
-import modular_curve
 import pytest
 
+import paper.scripts.certified_continuum as certified_continuum
+import paper.scripts.modular_curve as modular_curve
 from crossproof.proof.tasks import TASKS, Plan, modular
 from crossproof.training.objectives import Objective
 

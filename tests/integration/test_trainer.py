@@ -37,12 +37,12 @@ class SparseData:
     def __init__(self, seed: int = 0) -> None:
         self.generator = torch.Generator().manual_seed(seed)
         shape = TRUE, len(HOOKPOINTS), WIDTH
-        self.atoms = torch.randn(shape, generator=self.generator)
+        self.decoder = torch.randn(shape, generator=self.generator)
 
     def batch(self, tokens: int = 128) -> Tensor:
         active = torch.rand(tokens, TRUE, generator=self.generator) < K / TRUE
         size = 0.5 + torch.rand(tokens, TRUE, generator=self.generator)
-        return torch.einsum("bh,hpd->bpd", active * size, self.atoms)
+        return torch.einsum("bh,hpd->bpd", active * size, self.decoder)
 
 
 def mlps() -> dict[int, MLPWeights]:

@@ -37,7 +37,7 @@ class Case:
     """An attention, a dictionary, dense activations at given positions, and the true input."""
 
     weights: AttentionWeights
-    atoms: Tensor
+    decoder: Tensor
     bias: Tensor
     activations: Tensor
     x: Tensor
@@ -45,7 +45,7 @@ class Case:
 
     @property
     def view(self) -> AttentionDictionary:
-        return AttentionDictionary.build(self.weights, self.atoms, self.bias)
+        return AttentionDictionary.build(self.weights, self.decoder, self.bias)
 
     @property
     def latents(self) -> SparseLatents:
@@ -63,7 +63,7 @@ def make_case(
     scale: float = 0.4,
     signed: bool = False,
 ) -> Case:
-    """Token 0 has no active latent, token 1 a single one; latent 0's atom is zero."""
+    """Token 0 has no active latent, token 1 a single one; latent 0's decoder vector is zero."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -82,15 +82,15 @@ def make_case(
         rotary,
         window,
     )
-    atoms, bias = draw(LATENTS, D), draw(D)
-    atoms[0] = 0
+    decoder, bias = draw(LATENTS, D), draw(D)
+    decoder[0] = 0
     activations = draw(TOKENS, LATENTS) if signed else draw(TOKENS, LATENTS).abs()
     activations *= torch.rand(TOKENS, LATENTS, generator=generator) < 0.5
     activations[0] = 0
     activations[1, :-1] = 0
     gaps = torch.randint(1, 4, (TOKENS,), generator=generator)
-    x = activations @ atoms + bias + error * draw(TOKENS, D)
-    return Case(weights, atoms, bias, activations, x, gaps.cumsum(0))
+    x = activations @ decoder + bias + error * draw(TOKENS, D)
+    return Case(weights, decoder, bias, activations, x, gaps.cumsum(0))
 
 
 ROTARIES = [None, Rotary.standard(4, 10.0), replace(Rotary.standard(6, 3.0), scaling=1.3)]
@@ -139,7 +139,7 @@ def dense_pairs(case: Case, head: int) -> Tensor:
     out = torch.zeros(TOKENS, TOKENS, LATENTS, LATENTS, dtype=F64)
     for q in range(TOKENS):
         for k in range(TOKENS):
-            virtual = case.atoms @ form(case, head, q, k)[:D, :D] @ case.atoms.T
+            virtual = case.decoder @ form(case, head, q, k)[:D, :D] @ case.decoder.T
             out[q, k] = virtual * torch.outer(case.activations[q], case.activations[k])
     return out
 
@@ -159,7 +159,7 @@ def seen(case: Case) -> Tensor:
 @given(cases(), HEAD)
 def test_parts_are_the_bilinear_form_of_their_inputs(case: Case, head: int) -> None:
     parts = case.parts(head)
-    latent = case.activations @ case.atoms
+    latent = case.activations @ case.decoder
     one = torch.ones(TOKENS, 1, dtype=F64)
     none = torch.zeros(TOKENS, 1, dtype=F64)
     constant = torch.cat([case.bias.expand(TOKENS, D), one], dim=1)
@@ -348,7 +348,7 @@ def test_signed_sums_are_no_bound() -> None:
 def test_rescaling_a_latent_against_its_atom_changes_nothing(case: Case, head: int) -> None:
     factors = torch.linspace(0.3, 3, LATENTS, dtype=F64)
     other = replace(
-        case, activations=case.activations * factors, atoms=case.atoms / factors[:, None]
+        case, activations=case.activations * factors, decoder=case.decoder / factors[:, None]
     )
     torch.testing.assert_close(
         attention_interactions(case.view, head, case.latents, case.positions).to_dense(),
@@ -373,7 +373,7 @@ def test_values_are_linear_and_sum_to_the_output(case: Case, s: float, t: float)
     view, latents = case.view, case.latents
     pattern = case.weights.scores(case.x, case.positions).tril().softmax(-1)
     out = case.weights.b_O.expand(TOKENS, D).clone()
-    error = case.x - case.activations @ case.atoms - case.bias
+    error = case.x - case.activations @ case.decoder - case.bias
     for head in range(HEADS):
         written = ov_contributions(view, head, latents)
         at_key = torch.zeros(TOKENS, D, dtype=F64).index_add(0, latents.token_index, written)
@@ -394,7 +394,7 @@ def test_one_contribution_written_out() -> None:
     group = 1
     for entry, token in enumerate(case.latents.token_index.tolist()):
         latent = int(case.latents.indices[entry])
-        value = case.atoms[latent] @ case.weights.W_V[group] @ case.weights.W_O[2]
+        value = case.decoder[latent] @ case.weights.W_V[group] @ case.weights.W_O[2]
         expected = case.activations[token, latent] * value
         torch.testing.assert_close(ov_contributions(case.view, 2, case.latents)[entry], expected)
 
@@ -405,7 +405,7 @@ def test_single_precision_inputs_are_summed_in_double(seed: int) -> None:
     case = make_case(seed, rotary=ROTARIES[1])
     assume(len(case.latents.values) > 3)
     single = case.weights.to(dtype=torch.float32)
-    view = AttentionDictionary.build(single, case.atoms.float(), case.bias.float())
+    view = AttentionDictionary.build(single, case.decoder.float(), case.bias.float())
     latents = SparseLatents.from_dense(case.activations.float())
     parts = score_parts(view, 0, latents, case.x.float(), case.positions)
     assert parts.total.dtype == F64

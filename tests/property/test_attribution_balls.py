@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from crossproof.attribution.balls import AttentionBall, MLPBall, through_norm, turned
-from crossproof.attribution.logits import LogitBall
 from crossproof.lm import Activation, AttentionWeights, Rotary
+from crossproof.lm.norms import Norm
 from crossproof.lm.unembedding import Unembedding
-from crossproof.proof.norms import Norm
+from crossproof.proof.attribution.balls import AttentionBall, MLPBall, through_norm, turned
+from crossproof.proof.attribution.logits import LogitBall
 
 RADII = st.sampled_from([0.0, 1e-6, 0.1, 1.0, 3.0, 100.0])
 WIDTH = 4

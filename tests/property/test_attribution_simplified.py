@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from reference import DenseMLP, DenseView
 from torch import Tensor
 
-from crossproof.attribution.simplified import Neurons, Simplified
 from crossproof.lm import Activation
+from crossproof.proof.attribution.simplified import Neurons, Simplified
 
 ACTIVATIONS = st.sampled_from([Activation.RELU, Activation.GELU, Activation.SILU])
 CASES = given(
@@ -55,7 +55,7 @@ def test_outputs_and_gaps(
     seed: int, activation: Activation, gated: bool, scale: float, m: int | None
 ) -> None:
     case = random_case(seed, activation, gated, scale)
-    dense = DenseView(DenseMLP(case.mlp), case.activations, case.atoms, case.bias)
+    dense = DenseView(DenseMLP(case.mlp), case.activations, case.decoder, case.bias)
     for x in (case.x, None):
         neurons = Neurons(case.view, case.latents, x, rigorous=True)
         true = case.mlp.neurons(case.x if x is not None else case.x_hat)
@@ -82,7 +82,7 @@ def test_terms_count_what_reaches_the_neurons(
     seed: int, activation: Activation, gated: bool, scale: float, m: int | None
 ) -> None:
     case = random_case(seed, activation, gated, scale)
-    dense = DenseView(DenseMLP(case.mlp), case.activations, case.atoms, case.bias)
+    dense = DenseView(DenseMLP(case.mlp), case.activations, case.decoder, case.bias)
     acting = (dense.strength > 0).sum(2)
     expected = (acting if m is None else acting.clamp_max(m)).sum(1)
     assert Neurons(case.view, case.latents).keep(m).terms.tolist() == expected.tolist()

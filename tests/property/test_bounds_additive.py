@@ -16,7 +16,8 @@ from torch import Tensor
 from crossproof.errors import CrossproofError
 from crossproof.interactions import additive_interaction
 from crossproof.lm import Activation
-from crossproof.proof import (
+from crossproof.lm.constants import CURVATURE, OSCILLATION, oscillation
+from crossproof.proof.bounds import (
     additive_bounds,
     additive_error,
     additive_gap,
@@ -28,8 +29,7 @@ from crossproof.proof import (
     linear_path,
     pair_interactions,
 )
-from crossproof.proof.additive import pairwise_minima
-from crossproof.proof.constants import CURVATURE, OSCILLATION, oscillation
+from crossproof.proof.bounds.additive import pairwise_minima
 
 EXAMPLES = settings(max_examples=40, deadline=None)
 SEEDS = st.integers(0, 2**31)
@@ -149,7 +149,7 @@ def test_gaps_bound_the_distance_from_the_additive_model(
     seed: int, activation: Activation, scale: float, error: float
 ) -> None:
     case = random_case(seed, activation, scale=scale, error=error)
-    dense = DenseView(DenseMLP(case.mlp), case.activations, case.atoms, case.bias)
+    dense = DenseView(DenseMLP(case.mlp), case.activations, case.decoder, case.bias)
     base = act(activation.value, dense.beta)
     curved = act(activation.value, dense.beta[:, None] + dense.p) - base[:, None]
     distance = (case.mlp.neurons(case.x) - base - curved.sum(2)).abs()
@@ -210,7 +210,7 @@ def test_the_additive_model_is_a_sum_of_curves(seed: int, activation: Activation
     table = curves(case.view, torch.arange(9), values)
     assert (table[:, 0] == 0).all()  # a latent that is off adds nothing
     chosen = torch.randint(0, 3, (4, 9), generator=torch.Generator().manual_seed(seed))
-    dense = DenseView(DenseMLP(case.mlp), values[chosen], case.atoms, case.bias)
+    dense = DenseView(DenseMLP(case.mlp), values[chosen], case.decoder, case.bias)
     base = act(activation.value, dense.beta) @ case.mlp.W_out + case.mlp.b_out
     summed = base + table[torch.arange(9), chosen].sum(1)
     torch.testing.assert_close(summed, dense.additive_output(), rtol=1e-9, atol=1e-9)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from crossproof.proof import (
+from crossproof.proof.bounds import (
     bilinear_scores,
     dominant_pair,
     extremal_average,

@@ -16,7 +16,7 @@ from crossproof.crosscoder import SparseLatents
 from crossproof.errors import CrossproofError
 from crossproof.interactions import MLPDictionary, interaction, residual
 from crossproof.lm import Activation
-from crossproof.proof import (
+from crossproof.proof.bounds import (
     as_blocks,
     contributions,
     dominant_gap,
@@ -30,8 +30,8 @@ from crossproof.proof import (
     spectral_bound,
     triangle_bound,
 )
-from crossproof.proof.ladder import spectral_residuals
-from crossproof.proof.paths import signed_sums
+from crossproof.proof.bounds.ladder import spectral_residuals
+from crossproof.proof.bounds.paths import signed_sums
 
 SLACK = 1e-9
 EXAMPLES = settings(max_examples=40, deadline=None)
@@ -60,8 +60,8 @@ def signed(case: Case, seed: int) -> Case:
     """The same case with activations of either sign: no theorem needs them positive."""
     flips = noise(seed, *case.activations.shape).sign()
     activations = case.activations * flips
-    x = case.x - case.x_hat + activations @ case.atoms + case.bias
-    return Case(case.mlp, case.atoms, case.bias, activations, x)
+    x = case.x - case.x_hat + activations @ case.decoder + case.bias
+    return Case(case.mlp, case.decoder, case.bias, activations, x)
 
 
 @EXAMPLES
@@ -69,7 +69,7 @@ def signed(case: Case, seed: int) -> Case:
 def test_every_rung_bounds_the_one_below(case: Case, flip: bool, seed: int) -> None:
     case = signed(case, seed) if flip else case
     rungs = dominant_ladder(case.view, case.latents, case.x)
-    dense = DenseView(DenseMLP(case.mlp), case.activations, case.atoms, case.bias)
+    dense = DenseView(DenseMLP(case.mlp), case.activations, case.decoder, case.bias)
     error = (case.mlp(case.x) - dense.dominant_output()).norm(dim=1)
     assert torch.allclose(rungs.B0, error, rtol=1e-8, atol=1e-8)
     for lower, upper in [("B0", "G1"), ("G1", "B1"), ("B1", "B2"), ("B2", "B3"), ("B3", "B4")]:
@@ -171,7 +171,7 @@ def test_margin_bounds_are_the_same_in_slices(monkeypatch: pytest.MonkeyPatch) -
     delta, readout, labels = noise(0, 5, 7).abs(), noise(1, 7, 9), torch.arange(5)
     whole = margin_bound(delta, readout, labels)
     gram = gram_bound(delta, readout)
-    monkeypatch.setattr("crossproof.proof.functionals.CHUNK_ELEMENTS", 14)
+    monkeypatch.setattr("crossproof.proof.bounds.functionals.CHUNK_ELEMENTS", 14)
     torch.testing.assert_close(margin_bound(delta, readout, labels), whole)
     torch.testing.assert_close(gram_bound(delta, readout), gram)
 
@@ -203,7 +203,7 @@ def test_spectral_and_triangle_bounds_are_not_comparable() -> None:
 @given(plain_cases(), SEEDS)
 def test_signed_sums_equal_a_dense_search(case: Case, seed: int) -> None:
     case = signed(case, seed)
-    view = DenseView(DenseMLP(case.mlp), case.activations, case.atoms, case.bias)
+    view = DenseView(DenseMLP(case.mlp), case.activations, case.decoder, case.bias)
     low, high = signed_sums(case.latents, case.view.G)
     torch.testing.assert_close(low, view.p.clamp_max(0).sum(2), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(high, view.p.clamp_min(0).sum(2), rtol=1e-10, atol=1e-10)
@@ -214,7 +214,7 @@ def test_signed_sums_equal_a_dense_search(case: Case, seed: int) -> None:
 def test_zero_set(case: Case) -> None:
     """Exactly 0 at a neuron where at most one latent acts, and only there (T2.1)."""
     path = linear_path(case.view, case.latents)
-    view = DenseView(DenseMLP(case.mlp), case.activations, case.atoms, case.bias)
+    view = DenseView(DenseMLP(case.mlp), case.activations, case.decoder, case.bias)
     alone = (view.p != 0).sum(2) <= 1
     assert (path.rest[alone] == 0).all()
     assert (path.rest[~alone] > 0).all()
@@ -236,10 +236,10 @@ def test_exact_cancellation_is_free_in_the_signed_rung_only() -> None:
 @EXAMPLES
 @given(plain_cases(), SEEDS)
 def test_a_lying_dictionary_only_loosens(case: Case, seed: int) -> None:
-    """Wrong atoms, bias and activations: still a bound on the model's true distance."""
+    """Wrong decoder, bias and activations: still a bound on the model's true distance."""
     lie = Case(case.mlp, noise(seed, 9, 5), noise(seed + 1, 5), case.activations, case.x)
     rungs = dominant_ladder(lie.view, lie.latents, case.x)
-    dense = DenseView(DenseMLP(lie.mlp), lie.activations, lie.atoms, lie.bias)
+    dense = DenseView(DenseMLP(lie.mlp), lie.activations, lie.decoder, lie.bias)
     error = (case.mlp(case.x) - dense.dominant_output()).norm(dim=1)
     assert below(error, rungs.B2)
 
@@ -251,7 +251,7 @@ def test_blocks_are_latents_to_every_bound(case: Case, seed: int, gated: bool) -
     partition = torch.randint(0, 4, (9,), generator=torch.Generator().manual_seed(seed))
     blocks = as_blocks(case.view, case.latents, partition)
     onto = torch.nn.functional.one_hot(partition, 4).to(F64)
-    dense = DenseView(DenseMLP(case.mlp), case.activations, case.atoms, case.bias)
+    dense = DenseView(DenseMLP(case.mlp), case.activations, case.decoder, case.bias)
     grouped = dense.p @ onto
     ours = torch.zeros(8, 12, 4, dtype=F64)
     tokens, rows = blocks.latents.token_index, blocks.view.G
@@ -290,7 +290,7 @@ def test_trivial_partitions(seed: int) -> None:
 def test_contributions_spell_out_the_latents(seed: int) -> None:
     case = random_case(seed)
     p = contributions(case.latents, case.view.G)
-    dense = DenseView(DenseMLP(case.mlp), case.activations, case.atoms, case.bias).p
+    dense = DenseView(DenseMLP(case.mlp), case.activations, case.decoder, case.bias).p
     assert p.shape == (8, int(case.latents.offsets.diff().max()), 12)
     ours, theirs = p.sort(dim=1)[0], dense.transpose(1, 2).sort(dim=1)[0]
     torch.testing.assert_close(ours.clamp_min(0).sum(1), theirs.clamp_min(0).sum(1))

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from crossproof.interactions import interaction, residual
 from crossproof.lm import Activation
-from crossproof.proof import (
+from crossproof.lm.constants import LIPSCHITZ
+from crossproof.proof.bounds import (
     Path,
     additive_error,
     as_blocks,
@@ -28,7 +29,6 @@ from crossproof.proof import (
     gated_residual,
     linear_path,
 )
-from crossproof.proof.constants import LIPSCHITZ
 
 EXAMPLES = settings(max_examples=40, deadline=None)
 SEEDS = st.integers(0, 2**31)
@@ -123,7 +123,7 @@ def test_any_owner_is_sound(case: Case, seed: int) -> None:
 def test_zero_set(case: Case) -> None:
     """Nothing is charged where one latent acts on a neuron through either path."""
     gate, linear = paths(case)
-    dense = DenseView(DenseMLP(case.mlp), case.activations, case.atoms, case.bias)
+    dense = DenseView(DenseMLP(case.mlp), case.activations, case.decoder, case.bias)
     alone = (dense.strength != 0).sum(2) <= 1
     assert alone.any()
     charge = gated_interaction(case.mlp.activation, gate, linear)

@@ -16,7 +16,7 @@ from crossproof.crosscoder import SparseLatents
 from crossproof.errors import CrossproofError
 from crossproof.interactions import MLPDictionary
 from crossproof.lm import Activation
-from crossproof.proof import (
+from crossproof.proof.bounds import (
     Baselines,
     Norm,
     additive_gap,
@@ -40,7 +40,7 @@ from crossproof.proof import (
     norm_defect,
     separable_defect,
 )
-from crossproof.proof.induction import latent_defects
+from crossproof.proof.bounds.induction import latent_defects
 
 EXAMPLES = settings(max_examples=40, deadline=None)
 SEEDS = st.integers(0, 2**31)
@@ -129,7 +129,7 @@ def test_without_residual_and_interaction_the_certificate_is_exact(
 ) -> None:
     case = random_case(seed, activation, error=0.0)
     case.activations[:, :-1] = 0  # at most one latent a token
-    exact = Case(case.mlp, case.atoms, case.bias, case.activations, case.x_hat)
+    exact = Case(case.mlp, case.decoder, case.bias, case.activations, case.x_hat)
     labels, mu, logits, _ = certificate(exact, seed, additive)
     torch.testing.assert_close(mu, label_margins(logits, labels), rtol=1e-9, atol=1e-9)
     loss = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
@@ -284,10 +284,10 @@ def test_a_ball_of_inputs_lands_in_the_next_ball(
     """One induction step of r -> r + MLP(norm r) on random dictionaries at all hookpoints."""
     mlp = random_mlp(activation, False, torch.Generator().manual_seed(seed))
     norm, latents = random_norm(seed, 5, centred=True), random_case(seed).latents
-    atoms, biases = noise(seed + 3, 3, 9, 5), noise(seed + 4, 3, 5)
-    before, x_hat, after = (latents.dense() @ atoms[k] + biases[k] for k in range(3))
+    decoder, biases = noise(seed + 3, 3, 9, 5), noise(seed + 4, 3, 5)
+    before, x_hat, after = (latents.dense() @ decoder[k] + biases[k] for k in range(3))
     rho = torch.full((8,), radius, dtype=F64)
-    view = MLPDictionary.build(mlp, atoms[1], biases[1])
+    view = MLPDictionary.build(mlp, decoder[1], biases[1])
     x = norm(before)
     path = linear_path(view, latents, x)
     if additive:
@@ -315,20 +315,20 @@ def test_the_separable_defect_is_checked_once_a_latent(seed: int, activation: Ac
     before, after = case.x_hat, case.activations @ other + shift
     view, latents = case.view, case.latents
     whole = consistency_defect(before, after, additive_output(view, latents))
-    separable = separable_defect(view, latents, other - case.atoms, shift - case.bias)
+    separable = separable_defect(view, latents, other - case.decoder, shift - case.bias)
     assert below(whole, separable)
     # With one active latent at a time the curve of each stands alone, exactly.
     alone = SparseLatents.from_dense(torch.eye(9, dtype=F64))
-    dense = DenseView(DenseMLP(case.mlp), torch.eye(9, dtype=F64), case.atoms, case.bias)
-    empty = DenseView(DenseMLP(case.mlp), torch.zeros(1, 9, dtype=F64), case.atoms, case.bias)
+    dense = DenseView(DenseMLP(case.mlp), torch.eye(9, dtype=F64), case.decoder, case.bias)
+    empty = DenseView(DenseMLP(case.mlp), torch.zeros(1, 9, dtype=F64), case.decoder, case.bias)
     curve = dense.additive_output() - empty.additive_output()
-    expected = (other - case.atoms - curve).norm(dim=1)
-    ours = latent_defects(view, alone, other - case.atoms)
+    expected = (other - case.decoder - curve).norm(dim=1)
+    ours = latent_defects(view, alone, other - case.decoder)
     torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_a_consistent_dictionary_has_no_defect_and_a_zero_step() -> None:
-    """Decoders that follow the MLP exactly: one latent, whose next atom is its curve at 1."""
+    """Decoders that follow the MLP exactly: one latent, next its curve at 1."""
     case = random_case(0)
     one = SparseLatents.from_dense(torch.eye(9, dtype=F64)[[4]])
     view = case.view

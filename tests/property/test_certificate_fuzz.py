@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from crossproof.errors import CrossproofError
+from crossproof.proof.bounds.network import Network, SparseDomain
 from crossproof.proof.certificate import format as form
 from crossproof.proof.certificate.cost import Cost
 from crossproof.proof.certificate.provers.boxes import boxes_draft
@@ -24,7 +25,6 @@ from crossproof.proof.certificate.provers.latents import generating_latents
 from crossproof.proof.certificate.provers.pairs import effects, pairs_draft
 from crossproof.proof.certificate.publish import publish
 from crossproof.proof.certificate.verifier import Verdict, verify
-from crossproof.proof.network import Network, SparseDomain
 
 ATTACKS = settings(
     deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]

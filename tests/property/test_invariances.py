@@ -25,7 +25,7 @@ from crossproof.interactions import (
     shapley_taylor,
 )
 from crossproof.lm import Activation, MLPWeights
-from crossproof.proof.constants import LIPSCHITZ
+from crossproof.lm.constants import LIPSCHITZ
 
 SEEDS = st.integers(0, 2**31)
 ACTIVATIONS = st.sampled_from(list(Activation))
@@ -65,8 +65,8 @@ def with_mlp(case: Case, **changes: Tensor | None) -> Case:
     return replace(case, mlp=replace(case.mlp, **changes))
 
 
-def with_code(case: Case, activations: Tensor, atoms: Tensor) -> Case:
-    changed = replace(case, activations=activations, atoms=atoms)
+def with_code(case: Case, activations: Tensor, decoder: Tensor) -> Case:
+    changed = replace(case, activations=activations, decoder=decoder)
     torch.testing.assert_close(changed.x_hat, case.x_hat)
     return changed
 
@@ -79,7 +79,7 @@ def with_code(case: Case, activations: Tensor, atoms: Tensor) -> Case:
 def test_rescaling_a_latent_against_its_atom(seed: int, gated: bool) -> None:
     case = random_case(seed, gated=gated)
     factor = noise(seed, 9).exp()
-    assert_same(with_code(case, case.activations * factor, case.atoms / factor[:, None]), case)
+    assert_same(with_code(case, case.activations * factor, case.decoder / factor[:, None]), case)
 
 
 @EXAMPLES
@@ -87,7 +87,7 @@ def test_rescaling_a_latent_against_its_atom(seed: int, gated: bool) -> None:
 def test_permuting_latents_and_neurons(seed: int, gated: bool) -> None:
     case = random_case(seed, gated=gated)
     order = noise(seed, 9).argsort()
-    assert_same(with_code(case, case.activations[:, order], case.atoms[order]), case)
+    assert_same(with_code(case, case.activations[:, order], case.decoder[order]), case)
     turn, mlp = noise(seed, case.mlp.n_neurons).argsort(), case.mlp
     gate = {} if not gated else {"W_gate": mlp.W_gate[:, turn], "b_gate": mlp.b_gate[turn]}
     plain = {"W_in": mlp.W_in[:, turn], "b_in": mlp.b_in[turn], "W_out": mlp.W_out[turn]}
@@ -102,7 +102,7 @@ def test_any_invertible_map_of_the_input_space(seed: int, gated: bool) -> None:
     inverse, mlp = torch.linalg.inv(T), case.mlp
     gate = None if mlp.W_gate is None else inverse @ mlp.W_gate
     changed = with_mlp(case, W_in=inverse @ mlp.W_in, W_gate=gate)
-    assert_same(replace(changed, atoms=case.atoms @ T, bias=case.bias @ T), case)
+    assert_same(replace(changed, decoder=case.decoder @ T, bias=case.bias @ T), case)
 
 
 @EXAMPLES
@@ -234,7 +234,7 @@ def test_second_differences_are_at_most_the_oscillation_times_the_smaller_contri
     seed: int, activation: Activation, context: str
 ) -> None:
     case = random_case(seed, activation, scale=3.0, tokens=5)
-    dense = DenseView(DenseMLP(case.mlp), case.activations, case.atoms, case.bias)
+    dense = DenseView(DenseMLP(case.mlp), case.activations, case.decoder, case.bias)
     swing = 2 * LIPSCHITZ[activation] - 1
     nothing = 0.0 if activation is Activation.IDENTITY else swing
     for token, (h, k) in itertools.product(range(5), itertools.combinations(range(9), 2)):
@@ -274,7 +274,7 @@ def test_mixing_latents_changes_it_although_the_reconstruction_is_the_same(
     case.activations[2, 3:5] = torch.tensor([0.7, 0.4], dtype=F64)
     A = torch.eye(9, dtype=F64)
     A[3:5, 3:5] = torch.linalg.qr(noise(seed, 2, 2))[0]
-    mixed = with_code(case, case.activations @ A.T, A @ case.atoms)
+    mixed = with_code(case, case.activations @ A.T, A @ case.decoder)
     assert (measure(mixed) - measure(case)).abs().max() > 1e-6
 
 
@@ -283,16 +283,18 @@ def test_mixing_latents_changes_it_although_the_reconstruction_is_the_same(
 def test_only_monomial_mixtures_never_change_it(seed: int) -> None:
     """A' = permutation × diagonal, of any signs, keeps I; any other makes one latent interact."""
     case = random_case(seed)
-    case.atoms[0], case.atoms[2] = noise(seed, 2, 5)  # no zero atom and no copies: generic
+    case.decoder[0], case.decoder[2] = noise(
+        seed, 2, 5
+    )  # no zero decoder vector and no copies: generic
     case = replace(case, activations=torch.cat([case.activations, torch.eye(9, dtype=F64)]))
     order = noise(seed + 1, 9).argsort()
     monomial = torch.diag(noise(seed + 2, 9))[order]
-    kept = with_code(case, case.activations @ torch.linalg.inv(monomial), monomial @ case.atoms)
+    kept = with_code(case, case.activations @ torch.linalg.inv(monomial), monomial @ case.decoder)
     torch.testing.assert_close(measure(kept), measure(case), rtol=1e-7, atol=1e-7)
     A = torch.eye(9, dtype=F64)
     row, column = order[:2]
     A[row, column] = noise(seed + 3, 1)[0]
-    mixed = with_code(case, case.activations @ torch.linalg.inv(A), A @ case.atoms)
+    mixed = with_code(case, case.activations @ torch.linalg.inv(A), A @ case.decoder)
     assert measure(case)[8:].abs().max() < 1e-12  # one latent alone never interacts
     assert measure(mixed)[8 + row] > 1e-9
 
@@ -305,7 +307,7 @@ def test_a_duplicated_latent_raises_it_by_at_most_half_its_contribution(
     case = random_case(seed)
     code = torch.cat([case.activations, case.activations[:, latent : latent + 1]], 1)
     code[:, [latent, 9]] /= 2
-    copies = with_code(case, code, torch.cat([case.atoms, case.atoms[latent : latent + 1]]))
+    copies = with_code(case, code, torch.cat([case.decoder, case.decoder[latent : latent + 1]]))
     contribution = case.activations[:, latent, None] * case.view.G[latent]
     half = contribution.abs() @ case.mlp.output_norms() / 2
     growth = measure(copies) - measure(case)
@@ -325,7 +327,7 @@ def test_moving_a_constant_part_into_the_bias_changes_it(seed: int) -> None:
     shift = torch.zeros(9, dtype=F64)
     shift[4] = 0.5
     always = replace(case, activations=case.activations + shift)
-    moved = replace(case, bias=case.bias + shift @ case.atoms)
+    moved = replace(case, bias=case.bias + shift @ case.decoder)
     torch.testing.assert_close(always.x_hat, moved.x_hat)
     assert (measure(always) - measure(moved)).abs().max() > 1e-3
 
@@ -351,7 +353,7 @@ def test_one_latent_per_token_reconstructs_everything_without_interacting(seed: 
     """The other degenerate minimiser: report the number of latents as well."""
     case = random_case(seed)
     points = case.x - case.bias
-    table = replace(case, activations=torch.eye(8, dtype=F64), atoms=points)
+    table = replace(case, activations=torch.eye(8, dtype=F64), decoder=points)
     assert measure(table).abs().max() == 0
     assert residual(table.view, table.x, table.x_hat).abs().max() < 1e-9
 
@@ -368,10 +370,10 @@ def test_blocks_of_latents_keep_the_bound_and_never_interact_more(
     case = random_case(seed, activation, gated=gated, error=0.0, tokens=5)
     block = torch.randint(0, 4, (9,), generator=torch.Generator().manual_seed(seed))
     for token in range(2, 5):
-        parts = [case.activations[token, block == b] @ case.atoms[block == b] for b in range(4)]
+        parts = [case.activations[token, block == b] @ case.decoder[block == b] for b in range(4)]
         grouped = replace(
             case,
-            atoms=torch.stack(parts),
+            decoder=torch.stack(parts),
             activations=torch.ones(1, 4, dtype=F64),
             x=case.x[[token]],
         )

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from crossproof.proof.network import Network
+from crossproof.proof.bounds.network import Network
 from crossproof.proof.tasks.margins import ENGINES, certify_sample, contributions, margins
 
 F64 = torch.float64
@@ -28,17 +28,17 @@ class Case:
             return torch.randn(*shape, generator=generator, dtype=F64)
 
         self.network = Network(draw(D, N), draw(N), draw(N, V), draw(V), draw(D, V))
-        self.atoms, self.bias = draw(H, D), draw(D)
-        self.atoms[2] = self.atoms[1]
+        self.decoder, self.bias = draw(H, D), draw(D)
+        self.decoder[2] = self.decoder[1]
         codes = scale * torch.rand(T, H, generator=generator, dtype=F64)
         self.activations = codes * (torch.rand(T, H, generator=generator) < 0.6)
         self.activations[0] = 0
         self.activations[1, 1:] = 0
-        self.x = self.activations @ self.atoms + self.bias + error * draw(T, D)
+        self.x = self.activations @ self.decoder + self.bias + error * draw(T, D)
         self.labels = torch.randint(V, (T,), generator=generator)
 
     def bound(self, engine: str) -> Tensor:
-        arguments = self.atoms, self.bias, self.activations, self.x
+        arguments = self.decoder, self.bias, self.activations, self.x
         abstract = ENGINES[engine](contributions(self.network, *arguments))
         return margins(self.network, self.x, self.labels, abstract)
 
@@ -63,7 +63,7 @@ def loop(case: Case, t: int, engine: str) -> list[float]:
     for n in range(N):
         w = net.W_in[:, n]
         beta = float(case.bias @ w + net.b_in[n])
-        p = [float(case.activations[t, h] * (case.atoms[h] @ w)) for h in range(H)]
+        p = [float(case.activations[t, h] * (case.decoder[h] @ w)) for h in range(H)]
         p.sort(key=abs, reverse=True)
         z, rebuilt = float(case.x[t] @ w + net.b_in[n]), beta + sum(p)
         slope = 1.0 if max(z, rebuilt) > 0 else 0.0
@@ -133,7 +133,7 @@ def test_wrong_activations_can_only_loosen(engine: str) -> None:
 def test_summary_counts_proved_points_and_bounds_cross_entropy() -> None:
     case = Case(5, 0.3, 0.05)
     case.labels = case.network.logits(case.x).argmax(1)
-    arguments = case.atoms, case.bias, case.activations, case.x, case.labels
+    arguments = case.decoder, case.bias, case.activations, case.x, case.labels
     found = certify_sample(case.network, *arguments)
     ce = torch.nn.functional.cross_entropy(case.network.logits(case.x), case.labels).item()
     for engine, certified in found.items():

@@ -23,7 +23,7 @@ from crossproof.interactions import (
     residual,
 )
 from crossproof.lm import Activation, MLPWeights
-from crossproof.proof.constants import LIPSCHITZ as OUR_LIPSCHITZ
+from crossproof.lm.constants import LIPSCHITZ as OUR_LIPSCHITZ
 
 SLACK = 1e-9
 CASES = settings(max_examples=60, deadline=None)
@@ -62,7 +62,7 @@ def test_keeping_one_latent_costs_at_most_residual_plus_interaction(case: Case) 
 @CASES
 @given(cases())
 def test_without_residual_the_interaction_alone_bounds_the_error(case: Case) -> None:
-    exact = Case(case.mlp, case.atoms, case.bias, case.activations, case.x_hat)
+    exact = Case(case.mlp, case.decoder, case.bias, case.activations, case.x_hat)
     assert residual(exact.view, exact.x, exact.x_hat).abs().max() == 0
     assert (kept_error(exact) <= bound(exact) * (1 + SLACK) + SLACK).all()
 
@@ -72,7 +72,7 @@ def test_without_residual_the_interaction_alone_bounds_the_error(case: Case) -> 
 def test_the_additive_form_bounds_the_additive_error(case: Case) -> None:
     view, latents = case.view, case.latents
     ours = additive_interaction(view, latents, view.dominance(latents))
-    dense = DenseView(DenseMLP(case.mlp), case.activations, case.atoms, case.bias)
+    dense = DenseView(DenseMLP(case.mlp), case.activations, case.decoder, case.bias)
     error = (case.mlp(case.x_hat) - dense.additive_output()).norm(dim=1)
     assert (error <= ours * (1 + SLACK) + SLACK).all()
     swing = 2 * LIPSCHITZ[case.mlp.activation.value] - 1
@@ -84,7 +84,7 @@ def test_the_additive_form_bounds_the_additive_error(case: Case) -> None:
 def test_measures_equal_the_dense_formulas(case: Case) -> None:
     view, latents = case.view, case.latents
     dominance = view.dominance(latents)
-    dense = DenseView(DenseMLP(case.mlp), case.activations, case.atoms, case.bias)
+    dense = DenseView(DenseMLP(case.mlp), case.activations, case.decoder, case.bias)
     close = {"rtol": 1e-9, "atol": 1e-9}
     charge = interaction(view, latents, dominance)
     torch.testing.assert_close(charge, dense.interaction(), **close)
@@ -111,8 +111,8 @@ def test_no_latent_or_one_latent_never_interacts(case: Case) -> None:
 def test_one_latent_never_interacts_in_single_precision() -> None:
     generator = torch.Generator().manual_seed(0)
     draw = [torch.randn(*s, generator=generator) for s in [(16, 64), (64,), (64, 16), (16,)]]
-    atoms = torch.randn(7, 16, generator=generator)
-    view = MLPDictionary.build(MLPWeights(*draw, Activation.GELU), atoms, torch.zeros(16))
+    decoder = torch.randn(7, 16, generator=generator)
+    view = MLPDictionary.build(MLPWeights(*draw, Activation.GELU), decoder, torch.zeros(16))
     latents = SparseLatents.from_dense(torch.eye(7) * 3.3)
     assert interaction(view, latents, view.dominance(latents)).tolist() == [0.0] * 7
 
@@ -203,7 +203,7 @@ def test_an_oscillation_of_one_is_refuted_and_the_true_one_is_tight(
     case = one_neuron(activation, best[0], torch.stack([best[1], second]))
     view, latents = case.view, case.latents
     dominance = view.dominance(latents)
-    dense = DenseView(DenseMLP(case.mlp), case.activations, case.atoms, case.bias)
+    dense = DenseView(DenseMLP(case.mlp), case.activations, case.decoder, case.bias)
     error = (case.mlp(case.x_hat) - dense.additive_output()).norm(dim=1)
     ours = additive_interaction(view, latents, dominance)
     assert (error > interaction(view, latents, dominance) * 1.05).all()  # ω = 1 is unsound
@@ -220,7 +220,7 @@ def test_dropping_the_residual_is_refuted() -> None:
 
 def test_signed_choice_of_the_dominant_latent_is_worse() -> None:
     case = random_case(4)
-    dense = DenseView(DenseMLP(case.mlp), case.activations, case.atoms, case.bias)
+    dense = DenseView(DenseMLP(case.mlp), case.activations, case.decoder, case.bias)
     signed = dense.p.gather(2, dense.p.argmax(2, keepdim=True))[..., 0].abs()
     wrong = (dense.p.abs().sum(2) - signed) @ dense.mlp.norms()
     ours = interaction(case.view, case.latents, case.view.dominance(case.latents))

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 from dictionaries import random_crosscoder
-from models import ARCHITECTURES, CONTEXT, D_MODEL, N_BLOCKS, random_tokens
 from torch import Tensor
 
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig, SparseLatents
@@ -23,6 +22,7 @@ from crossproof.interactions import (
     score_parts,
 )
 from crossproof.lm import LanguageModel, Rotary, load_model
+from models import ARCHITECTURES, CONTEXT, D_MODEL, N_BLOCKS, random_tokens
 
 CONFIG = CrosscoderConfig(n_latents=24, sparsity="topk", k=5)
 
@@ -164,7 +164,7 @@ def test_without_active_latents_only_constants_and_the_residual_remain(
 
 def with_rotary(view: AttentionDictionary) -> AttentionDictionary:
     attention = replace(view.attention, rotary=Rotary.standard(4))
-    return AttentionDictionary.build(attention, view.atoms, view.bias)
+    return AttentionDictionary.build(attention, view.decoder, view.bias)
 
 
 def test_the_scale_of_the_crosscoder_is_accounted_for(gpt_neo: LanguageModel) -> None:

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from crossproof.attribution.last_block import LastBlock
-from crossproof.attribution.simplified import Simplified
 from crossproof.lm import Activation, MLPWeights
+from crossproof.lm.norms import Norm
 from crossproof.lm.unembedding import Unembedding
-from crossproof.proof.norms import Norm
+from crossproof.proof.attribution.last_block import LastBlock
+from crossproof.proof.attribution.simplified import Simplified
 
 
 def random_block(

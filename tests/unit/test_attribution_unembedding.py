@@ -6,9 +6,7 @@ import copy
 
 import pytest
 import torch
-from models import N_BLOCKS, SEQUENTIAL, random_tokens
 
-from crossproof.attribution.places import model_parts
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
 from crossproof.lm.unembedding import (
@@ -17,6 +15,8 @@ from crossproof.lm.unembedding import (
     mlp_norm,
     unembedding,
 )
+from crossproof.proof.attribution.places import model_parts
+from models import N_BLOCKS, SEQUENTIAL, random_tokens
 
 
 @pytest.mark.parametrize("kind", SEQUENTIAL)

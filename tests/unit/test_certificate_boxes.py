@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from crossproof.errors import CrossproofError
+from crossproof.proof.bounds.network import Network, SparseDomain
 from crossproof.proof.certificate.provers.boxes import boxes_draft
 from crossproof.proof.certificate.provers.latents import (
     AffineLatents,
@@ -22,7 +23,6 @@ from crossproof.proof.certificate.verifier.arithmetic import Arithmetic
 from crossproof.proof.certificate.verifier.enclosures import Boxes
 from crossproof.proof.certificate.verifier.verdict import judge
 from crossproof.proof.certificate.writer import Draft, as_certificate
-from crossproof.proof.network import Network, SparseDomain
 
 
 def inside(low: np.ndarray, high: np.ndarray, seed: int = 0, count: int = 60) -> np.ndarray:
@@ -98,17 +98,17 @@ def relaxed_by_hand(
 ) -> dict[str, np.ndarray]:
     """Interval arithmetic and a backward affine relaxation, neuron by neuron and class by class."""
     net = {name: tensor.numpy() for name, tensor in network.tensors().items()}
-    atoms, bias = domain.atoms.numpy()[domain.active_sets[number]], domain.bias.numpy()
-    K, N, V = len(atoms), len(net["b_in"]), len(net["b_out"])
+    decoder, bias = domain.decoder.numpy()[domain.active_sets[number]], domain.bias.numpy()
+    K, N, V = len(decoder), len(net["b_in"]), len(net["b_out"])
     interval, linear = np.empty(V), np.empty(V)
     for c in range(V):
         skip = net["skip"][:, y] - net["skip"][:, c]
         constant = bias @ skip + net["b_out"][y] - net["b_out"][c]
-        slopes = [atoms[j] @ skip for j in range(K)]
+        slopes = [decoder[j] @ skip for j in range(K)]
         by_interval = constant + sum(min(s * low[j], s * high[j]) for j, s in enumerate(slopes))
         for n in range(N):
             gap = net["W_out"][n, y] - net["W_out"][n, c]
-            g = [atoms[j] @ net["W_in"][:, n] for j in range(K)]
+            g = [decoder[j] @ net["W_in"][:, n] for j in range(K)]
             base = bias @ net["W_in"][:, n] + net["b_in"][n]
             lowest = base + sum(min(g[j] * low[j], g[j] * high[j]) for j in range(K))
             highest = base + sum(max(g[j] * low[j], g[j] * high[j]) for j in range(K))
@@ -293,9 +293,9 @@ def test_a_fitted_dictionary_finds_the_generating_features() -> None:
     domain.low.add_(0.25)
 
     def encode(x: torch.Tensor) -> torch.Tensor:
-        return torch.relu((x - domain.bias) @ torch.linalg.pinv(domain.atoms) - 1e-6)
+        return torch.relu((x - domain.bias) @ torch.linalg.pinv(domain.decoder) - 1e-6)
 
-    fitted = fitted_latents(domain, domain.atoms, domain.bias, encode, most=2)
+    fitted = fitted_latents(domain, domain.decoder, domain.bias, encode, most=2)
     assert (fitted.index.sort(dim=1).values == domain.active_sets).all()
     draft = boxes_draft(network, domain, fitted, nodes=800, bounds=("additive",))
     exact = boxes_draft(

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 import crossproof.proof.certificate as package
 from crossproof.errors import CrossproofError
+from crossproof.proof.bounds.network import tensors_hash
 from crossproof.proof.certificate import format as form
 from crossproof.proof.certificate.cost import Cost
 from crossproof.proof.certificate.provers.boxes import boxes_draft
@@ -23,7 +24,6 @@ from crossproof.proof.certificate.provers.pairs import effects, pairs_draft
 from crossproof.proof.certificate.publish import publish
 from crossproof.proof.certificate.verifier import verify
 from crossproof.proof.certificate.writer import Draft
-from crossproof.proof.network import tensors_hash
 
 PACKAGE = Path(package.__file__).parent
 NOTHING = Cost(0, 0.0, 0)

@@ -22,12 +22,12 @@ import torch
 
 import crossproof.proof.certificate.verifier as verifier
 from crossproof.crosscoder.latents import SparseLatents
+from crossproof.proof.bounds.network import Network, SparseDomain
 from crossproof.proof.certificate.provers.boxes import boxes_draft
 from crossproof.proof.certificate.provers.latents import AffineLatents
 from crossproof.proof.certificate.provers.pairs import effects, pairs_draft
 from crossproof.proof.certificate.provers.points import points_draft
 from crossproof.proof.certificate.writer import as_certificate
-from crossproof.proof.network import Network, SparseDomain
 
 SOURCE = Path(verifier.__file__).parent
 NAME = "crossproof.proof.certificate.verifier"
@@ -65,13 +65,13 @@ def points_are_sound(load_part: Any) -> bool:
     for seed in range(60):
         network = small.random_network(3, 2, 2, seed)
         g = small.draws(seed)
-        atoms = small.single(torch.randn(3, 3, generator=g))
+        decoder = small.single(torch.randn(3, 3, generator=g))
         activations = torch.rand(5, 3, generator=g, dtype=torch.float64)
         bias = small.single(torch.randn(3, generator=g))
         noise = torch.randn(5, 3, generator=g, dtype=torch.float64) * (seed % 3) / 4
-        inputs, labels = activations @ atoms + bias + noise, torch.arange(5) % 2
+        inputs, labels = activations @ decoder + bias + noise, torch.arange(5) % 2
         latents = SparseLatents.from_dense(activations)
-        draft = points_draft(network, inputs, labels, atoms, bias, latents)
+        draft = points_draft(network, inputs, labels, decoder, bias, latents)
         engine = points.Engine(count, points.read(as_certificate(draft)))
         truth = small.true_margins(network, inputs, labels)
         for label in (0, 1):
@@ -115,7 +115,9 @@ def boxes_are_sound(load_part: Any) -> bool:
             latents = replace(latents, bias=latents.bias + 2 * torch.randn(2, generator=g).double())
         if seed % 4 > 1:  # latents of either sign, which reconstruct all the same
             shift = torch.tensor([1.0, 1.5], dtype=torch.float64)
-            latents = replace(latents, offset=-shift[None], bias=domain.bias + shift @ domain.atoms)
+            latents = replace(
+                latents, offset=-shift[None], bias=domain.bias + shift @ domain.decoder
+            )
         if not _boxes_sound(load_part, network, domain, latents, seed):
             return False
     return True

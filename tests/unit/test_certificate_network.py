@@ -41,7 +41,9 @@ def test_samples_stay_in_their_boxes_and_reach_every_set() -> None:
     assert len(torch.unique(active, dim=0)) == domain.n_sets == 10
     scores = activations @ domain.readout
     assert (scores.gather(1, labels[:, None])[:, 0] == scores.max(dim=1).values).all()
-    torch.testing.assert_close(domain.inputs(activations), activations @ domain.atoms + domain.bias)
+    torch.testing.assert_close(
+        domain.inputs(activations), activations @ domain.decoder + domain.bias
+    )
 
 
 def test_what_cannot_be_certified_is_refused() -> None:

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from crossproof.errors import CrossproofError
+from crossproof.proof.bounds.network import Network, PairDomain
 from crossproof.proof.certificate.cost import brute_force, brute_force_pairs
 from crossproof.proof.certificate.provers.pairs import best_draft, effects, pairs_draft
 from crossproof.proof.certificate.verifier import pairs
 from crossproof.proof.certificate.verifier.arithmetic import Arithmetic
 from crossproof.proof.certificate.verifier.verdict import judge
 from crossproof.proof.certificate.writer import Draft, as_certificate
-from crossproof.proof.network import Network, PairDomain
 
 
 def margins_of(draft: Draft, a: int) -> np.ndarray:

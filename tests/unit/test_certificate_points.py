@@ -143,7 +143,7 @@ def test_no_latents_at_all_is_a_certificate_too() -> None:
     network, domain = small.sparse()
     activations, labels = domain.sample(10, small.draws(0))
     inputs, nothing = domain.inputs(activations), SparseLatents.from_dense(torch.zeros(10, 5))
-    draft = points_draft(network, inputs, labels, domain.atoms, domain.bias, nothing)
+    draft = points_draft(network, inputs, labels, domain.decoder, domain.bias, nothing)
     assert (margins_of(draft) <= small.true_margins(network, inputs, labels)).all()
 
 
@@ -151,7 +151,7 @@ def test_latents_of_other_inputs_are_refused() -> None:
     network, domain = small.sparse()
     activations, labels = domain.sample(10, small.draws(0))
     latents = SparseLatents.from_dense(activations[:9])
-    with pytest.raises(CrossproofError, match="9 inputs and 5 atoms do not fit 10 inputs"):
+    with pytest.raises(CrossproofError, match="9 inputs and 5 decoder do not fit 10 inputs"):
         points_draft(
-            network, domain.inputs(activations), labels, domain.atoms, domain.bias, latents
+            network, domain.inputs(activations), labels, domain.decoder, domain.bias, latents
         )

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossproof.clusters.accuracy import accuracy
-from crossproof.clusters.comparison import family
 from crossproof.clusters.magnitudes import LEAST_TOGETHER, beyond, from_magnitudes
 from crossproof.clusters.paired import Answered, difference, pool
 from crossproof.clusters.similarities import Evidence, normalised, similarity
@@ -20,6 +19,7 @@ from crossproof.clusters.trials import draw_trials
 from crossproof.crosscoder import CrosscoderConfig
 from crossproof.errors import CrossproofError
 from crossproof.interactions import measure_interactions
+from paper.cluster_comparison import family
 
 LATENTS = 9
 EVERY = torch.arange(LATENTS)

@@ -47,7 +47,7 @@ def test_interactions_are_both_directions_summed() -> None:
     case, own = random_case(0, tokens=40, latents=LATENTS), evidence()
     dense = torch.zeros(LATENTS, LATENTS, dtype=F64)
     for a in case.activations:
-        p = a[:, None] * (case.atoms @ case.mlp.W_in)
+        p = a[:, None] * (case.decoder @ case.mlp.W_in)
         owner = p.abs().max(0).indices
         for n, norm in enumerate(case.mlp.W_out.norm(dim=1)):
             if a.sum() == 0:

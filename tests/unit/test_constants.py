@@ -15,7 +15,7 @@ from reference import LIPSCHITZ as KNOWN
 from reference import act
 
 from crossproof.lm import Activation
-from crossproof.proof.constants import (
+from crossproof.lm.constants import (
     CRITICAL,
     CURVATURE,
     LIPSCHITZ,

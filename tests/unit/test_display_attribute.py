@@ -9,7 +9,7 @@ import pytest
 from reports import attribution
 from rich.console import Console
 
-from crossproof.display_attribute import attribution_tables
+from crossproof.report.terminal_attribute import attribution_tables
 
 WIDTH = 80
 

@@ -117,9 +117,9 @@ def test_inference_equals_the_dense_code_of_raw_activations(rule: str) -> None:
     latents = crosscoder.encode(x)
     torch.testing.assert_close(latents.dense(), expected.detach(), rtol=1e-10, atol=1e-10)
     assert (latents.values > 0).all()
-    atoms = torch.stack([crosscoder.atoms(p) for p in range(3)], dim=1)
-    bias = torch.stack([crosscoder.bias(p) for p in range(3)])
-    decoded = torch.einsum("bh,hpd->bpd", expected, atoms) + bias
+    decoder = torch.stack([crosscoder.decoder_vectors(p) for p in range(3)], dim=1)
+    bias = torch.stack([crosscoder.decoder_bias(p) for p in range(3)])
+    decoded = torch.einsum("bh,hpd->bpd", expected, decoder) + bias
     torch.testing.assert_close(crosscoder.decode(latents), decoded, rtol=1e-10, atol=1e-10)
 
 
@@ -127,18 +127,18 @@ def test_folding_the_scale_keeps_the_function() -> None:
     crosscoder = make("topk")
     x = random_batch(crosscoder, TOKENS)
     before, decoded = crosscoder.encode(x), crosscoder.decode(crosscoder.encode(x))
-    atoms = crosscoder.atoms(1).clone()
+    decoder = crosscoder.decoder_vectors(1).clone()
     crosscoder.fold()
     assert crosscoder.scale.tolist() == [1.0] * 3
     torch.testing.assert_close(crosscoder.encode(x).dense(), before.dense())
     torch.testing.assert_close(crosscoder.decode(crosscoder.encode(x)), decoded)
-    torch.testing.assert_close(crosscoder.atoms(1), atoms)
+    torch.testing.assert_close(crosscoder.decoder_vectors(1), decoder)
 
 
 def test_decoding_nothing_gives_the_bias() -> None:
     crosscoder = make("relu")
     nothing = SparseLatents.from_dense(torch.zeros(2, LATENTS, dtype=torch.float64))
-    bias = torch.stack([crosscoder.bias(p) for p in range(3)])
+    bias = torch.stack([crosscoder.decoder_bias(p) for p in range(3)])
     torch.testing.assert_close(crosscoder.decode(nothing), bias.expand(2, 3, WIDTH))
 
 

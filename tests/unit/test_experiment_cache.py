@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from crossproof.errors import CrossproofError
-from crossproof.experiments.cache import Cache
+from paper.cache import Cache
 
 KEY = {"steps": 3, "terms": {"a": 1.0, "b": 2.0}}
 

@@ -6,19 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
-from results_page import Options, anchor, page
-from results_page import main as write_page
 
-from crossproof.clusters.examples import RULE
 from crossproof.errors import CrossproofError
-from crossproof.experiments.draw_html import draw_html
-from crossproof.experiments.draw_png import draw_png
-from crossproof.experiments.figure import Chart, Figure, Heat, Panel, Series
-from crossproof.experiments.look import bar_places, errors
-from crossproof.experiments.publish import command, write
-from crossproof.experiments.registry import NAMES, available, experiment
-from crossproof.experiments.settings import Settings
-from crossproof.experiments.words import number, shown, table
+from paper.cluster_examples import RULE
+from paper.draw_html import draw_html
+from paper.draw_png import draw_png
+from paper.figure import Chart, Figure, Heat, Panel, Series
+from paper.look import bar_places, errors
+from paper.publish import command, write
+from paper.registry import NAMES, available, experiment
+from paper.scripts.results_page import Options, anchor, page
+from paper.scripts.results_page import main as write_page
+from paper.settings import Settings
+from paper.words import number, shown, table
 
 DOCS = Path(__file__).parents[2] / "docs"
 LINES = Panel(

@@ -9,17 +9,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from models import CONTEXT, random_tokens
 from torch import Tensor
 
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
-from crossproof.experiments.curves import Place, place_at, place_at_strength
-from crossproof.experiments.gradients import gradient_norms, in_scaled_space
-from crossproof.experiments.runs import Measured, Runs
-from crossproof.experiments.sweep import relative_norms
 from crossproof.lm import LanguageModel
 from crossproof.training.objectives import Objective
 from crossproof.training.together import mlps_by_place
+from models import CONTEXT, random_tokens
+from paper.curves import Place, place_at, place_at_strength
+from paper.gradients import gradient_norms, in_scaled_space
+from paper.runs import Measured, Runs
+from paper.sweep import relative_norms
 
 VALUES = st.lists(st.floats(-10, 10), min_size=2, max_size=6, unique=True)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import random_tokens
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -15,6 +14,7 @@ import crossproof
 from crossproof.crosscoder.formats.places import find_place
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
+from models import random_tokens
 
 D, F, K = 16, 20, 3
 
@@ -151,8 +151,8 @@ def test_a_transcoder_and_an_sae_meet_at_the_mlp_input(
     union, _ = crossproof.import_dictionary(tmp_path, gpt_neo)
     assert union.hookpoints.names == (HOOKS[0], "blocks.0.mlp.hook_out")
     assert union.hookpoints.mlp_blocks == (0,)
-    assert not union.atoms(0)[F:].any()
-    assert not union.atoms(1)[:F].any()
+    assert not union.decoder_vectors(0)[F:].any()
+    assert not union.decoder_vectors(1)[:F].any()
     alone, _ = crossproof.import_dictionary(folder, gpt_neo)
     assert alone.written == (1,)
     assert alone.hookpoints.mlp_blocks == ()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from crossproof.experiments.fourier import class_shares, pair_shares
+from paper.fourier import class_shares, pair_shares
 
 P = 7
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from dictionaries import mlp_hookpoints, random_crosscoder
-from models import random_tokens
 from torch import Tensor
 
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
@@ -14,6 +13,7 @@ from crossproof.evaluation.batch import mlp_out
 from crossproof.evaluation.games import language_model_game
 from crossproof.interactions import MLPDictionary, shapley_taylor
 from crossproof.lm import LanguageModel
+from models import random_tokens
 
 POSITION = 5
 TOKENS = random_tokens(1, 9, seed=3)[0]
@@ -98,8 +98,8 @@ def test_the_empty_coalition_is_the_decoder_bias(
     nothing = torch.zeros(1, 4, dtype=torch.bool)
     place = crosscoder.hookpoints.blocks[1].mlp_in
     assert place is not None
-    bias = crosscoder.bias(place)
-    view = MLPDictionary.build(gpt_neo.mlp(1), crosscoder.atoms(place), bias)
+    bias = crosscoder.decoder_bias(place)
+    view = MLPDictionary.build(gpt_neo.mlp(1), crosscoder.decoder_vectors(place), bias)
     own = gpt_neo.activations(TOKENS[None], [mlp_out(1)])[:, :, 0]
     own[0, POSITION] = view.mlp(bias)
     expected = gpt_neo.token_losses(TOKENS[None], {mlp_out(1): own})[0, POSITION]

@@ -26,7 +26,7 @@ from crossproof.interactions import (
     token_pairs,
 )
 from crossproof.lm import Activation
-from crossproof.proof.constants import oscillation
+from crossproof.lm.constants import oscillation
 from crossproof.report.matrix_plot import matrix_figure
 
 KERNELS = ("numba", "torch")
@@ -36,7 +36,7 @@ CURVATURE = {"relu": math.inf, "gelu": math.sqrt(2 / math.pi), "silu": 0.5, "ide
 def brute_force(case: Case) -> dict[str, Tensor]:
     """Every form as an [H, H] matrix, one token, neuron and pair after another."""
     mlp, name = case.mlp, case.mlp.activation.value
-    width = case.atoms.shape[0]
+    width = case.decoder.shape[0]
     forms = {f: torch.zeros(width, width, dtype=torch.float64) for f in ("I", "J", "Q", "AND")}
     counts = torch.zeros(width, width, dtype=torch.float64)
     owned = torch.zeros(width, dtype=torch.int64)
@@ -46,7 +46,7 @@ def brute_force(case: Case) -> dict[str, Tensor]:
             counts[h, k] += 1
         for n in range(mlp.n_neurons):
             norm = float(mlp.W_out[n].norm())
-            p = {h: float(code[h] * (case.atoms[h] @ mlp.W_in[:, n])) for h in active}
+            p = {h: float(code[h] * (case.decoder[h] @ mlp.W_in[:, n])) for h in active}
             beta = float(case.bias @ mlp.W_in[:, n] + mlp.b_in[n])
             if not mlp.gated:
                 owner = _owner({h: abs(v) for h, v in p.items()})
@@ -64,7 +64,7 @@ def brute_force(case: Case) -> dict[str, Tensor]:
                 continue
             assert mlp.W_gate is not None
             assert mlp.b_gate is not None
-            g = {h: float(code[h] * (case.atoms[h] @ mlp.W_gate[:, n])) for h in active}
+            g = {h: float(code[h] * (case.decoder[h] @ mlp.W_gate[:, n])) for h in active}
             base = float(case.bias @ mlp.W_gate[:, n] + mlp.b_gate[n])
             owner = _owner({h: abs(p[h]) + abs(g[h]) for h in active})
             if owner is None:
@@ -268,22 +268,22 @@ def test_bad_input_is_refused_in_one_sentence() -> None:
         measure_interactions(case.latents, {})
     with pytest.raises(CrossproofError, match="mixed"):
         measure_interactions(case.latents, {0: case.view, 1: gated.view})
-    narrow = MLPDictionary.build(case.mlp, case.atoms[:-1], case.bias)
+    narrow = MLPDictionary.build(case.mlp, case.decoder[:-1], case.bias)
     with pytest.raises(CrossproofError, match="9 latents, but the dictionary at block 0 has 8"):
         measure_interactions(case.latents, {0: narrow})
     broken = case.latents.with_values(case.latents.values * torch.nan)
     with pytest.raises(CrossproofError, match="NaN or infinity: check the encoder"):
         measure_interactions(broken, {0: case.view})
-    atoms = case.atoms.clone()
-    atoms[0, 0] = torch.inf
+    decoder = case.decoder.clone()
+    decoder[0, 0] = torch.inf
     with pytest.raises(CrossproofError, match="NaN or infinity: check its decoder"):
-        measure_interactions(case.latents, {0: MLPDictionary.build(case.mlp, atoms, case.bias)})
+        measure_interactions(case.latents, {0: MLPDictionary.build(case.mlp, decoder, case.bias)})
     bias = torch.full_like(case.bias, torch.nan)
     with pytest.raises(CrossproofError, match="NaN or infinity: check its decoder"):
-        measure_interactions(case.latents, {0: MLPDictionary.build(case.mlp, case.atoms, bias)})
+        measure_interactions(case.latents, {0: MLPDictionary.build(case.mlp, case.decoder, bias)})
     mlp = replace(case.mlp, W_out=case.mlp.W_out * torch.nan)
     with pytest.raises(CrossproofError, match="output weights at block 0 hold NaN"):
-        measure_interactions(case.latents, {0: MLPDictionary.build(mlp, case.atoms, case.bias)})
+        measure_interactions(case.latents, {0: MLPDictionary.build(mlp, case.decoder, case.bias)})
     with pytest.raises(CrossproofError, match="needs a plain MLP, and this one is gated"):
         additive_interaction(gated.view, gated.latents, gated.view.dominance(gated.latents))
     found = measure_interactions(case.latents, {0: case.view})

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from crossproof.activations import Harvest, read_sequences, scored_positions
 from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
-from crossproof.experiments import modular_network
-from crossproof.experiments.modular_latents import RESID_POST, Network
-from crossproof.experiments.modular_network import EQUALS_AT, Recipe, all_pairs, splits
 from crossproof.lm import LanguageModel, load_model
+from paper import modular_network
+from paper.modular_latents import RESID_POST, Network
+from paper.modular_network import EQUALS_AT, Recipe, all_pairs, splits
 
 RECIPE = Recipe(
     p=11, train_share=0.7, d_model=16, heads=2, neurons=32, steps=300, batch=84, lr=1e-2

@@ -189,8 +189,8 @@ def test_plausible_mistakes_are_told_apart() -> None:
     scale, site = case.crosscoder.scale[0], case.sites[0]
     encoding = case.step().encoding
     bias = leaves["b_dec"][0].detach() / scale
-    atoms = leaves["W_dec"][:, 0].detach() / scale
-    view = DenseView(DenseMLP(site.mlp), encoding.latents.dense().detach(), atoms, bias)
+    decoder = leaves["W_dec"][:, 0].detach() / scale
+    view = DenseView(DenseMLP(site.mlp), encoding.latents.dense().detach(), decoder, bias)
     ours = our_term(case, "interaction").detach()
     torch.testing.assert_close(ours, truth)
     for mistake, value in mutants(view, (bias @ site.mlp.W_in) / LATENTS).items():

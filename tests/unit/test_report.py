@@ -17,7 +17,7 @@ from reports import examples, published, results, run
 from crossproof.commands.train import Train
 from crossproof.errors import CrossproofError
 from crossproof.report import write_report
-from crossproof.report.reproduce import command
+from crossproof.report.origin import command
 from crossproof.report.runs import Value, runs_of
 from crossproof.report.table import number
 from crossproof.report.words import comparison, headline

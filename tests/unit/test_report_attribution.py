@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from reports import attribution, results
 
-from crossproof.attribution.reading import best_chain
+from crossproof.proof.attribution.reading import best_chain
 from crossproof.report import write_report
 from crossproof.report.attribution import AttributedRuns, attributed, attributed_runs
 from crossproof.report.attribution_figures import certified_panels, chain_panels

@@ -102,11 +102,11 @@ def test_single_precision_inputs_are_differenced_in_double_precision(context: st
     generator = torch.Generator().manual_seed(0)
     shapes = [(6, 32), (32,), (32, 6), (6,)]
     single = MLPWeights(*(torch.randn(*s, generator=generator) for s in shapes), Activation.GELU)
-    atoms = 1e-4 * torch.randn(2, 6, generator=generator)
+    decoder = 1e-4 * torch.randn(2, 6, generator=generator)
     latents = SparseLatents.from_dense(torch.ones(1, 2))
     pair = torch.tensor([[0, 1]])
-    view = MLPDictionary.build(single, atoms, torch.zeros(6))
-    case = Case(single.to(dtype=F64), atoms.double(), torch.zeros(6, dtype=F64), *2 * [None])
+    view = MLPDictionary.build(single, decoder, torch.zeros(6))
+    case = Case(single.to(dtype=F64), decoder.double(), torch.zeros(6, dtype=F64), *2 * [None])
     case = replace(case, activations=torch.ones(1, 2, dtype=F64))
     ours = second_difference_sums(view, latents, pair, context)
     assert ours.neurons.dtype == ours.output.dtype == F64

@@ -217,7 +217,7 @@ def test_games_of_an_mlp_have_its_values(gated: bool) -> None:
     for row in range(20):
         present = torch.zeros(9, dtype=F64)
         present[players] = coalitions[row].double()
-        output = mlp(case.bias + (present * case.activations[token]) @ case.atoms)
+        output = mlp(case.bias + (present * case.activations[token]) @ case.decoder)
         torch.testing.assert_close(whole.value(coalitions)[row], output)
         torch.testing.assert_close(along.value(coalitions)[row], output @ direction)
     picked, none = torch.eye(12, dtype=F64)[:, 4:9], torch.zeros(5, dtype=F64)
@@ -246,7 +246,7 @@ def test_pairs_share_out_the_error_of_the_additive_model() -> None:
     """T2.2's E: what MLP(x̂) differs by from the sum of its latents' curves."""
     case = random_case(6, Activation.GELU)
     token = busiest(case)
-    dense = DenseView(DenseMLP(case.mlp), case.activations, case.atoms, case.bias)
+    dense = DenseView(DenseMLP(case.mlp), case.activations, case.decoder, case.bias)
     gap = (case.mlp(case.x_hat) - dense.additive_output())[token]
     for d in range(5):
         axis = torch.eye(5, dtype=F64)[d]

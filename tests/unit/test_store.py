@@ -57,7 +57,7 @@ def test_a_round_trip_keeps_the_function(tmp_path: Path, rule: str) -> None:
     assert torch.equal(before.dense() != 0, after.dense() != 0)
     torch.testing.assert_close(after.dense(), before.dense(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(loaded.decode(after), original.decode(before))
-    torch.testing.assert_close(loaded.atoms(1), original.atoms(1))
+    torch.testing.assert_close(loaded.decoder_vectors(1), original.decoder_vectors(1))
     for name, tensor in original.state_dict().items():
         assert torch.equal(tensor, state[name]), name  # saving does not fold the original
 

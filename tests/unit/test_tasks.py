@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from crossproof.errors import CrossproofError
-from crossproof.proof.network import Network, PairDomain, SparseDomain
+from crossproof.proof.bounds.network import Network, PairDomain, SparseDomain
 from crossproof.proof.tasks import TASKS, Built, Plan, build, find_frequencies, modular, sparse
 from crossproof.proof.tasks import dictionary as dictionaries
 from crossproof.training.objectives import Objective
@@ -45,7 +45,7 @@ def test_weights_are_float64_values_that_float32_holds(quick: dict[str, Built]) 
     for built in quick.values():
         tensors = [*built.network.tensors().values()]
         if built.dictionary is not None:
-            tensors += [built.dictionary.atoms, built.dictionary.bias]
+            tensors += [built.dictionary.decoder, built.dictionary.bias]
         for tensor in tensors:
             assert tensor.dtype == F64
             assert torch.equal(tensor, tensor.float().double())
@@ -63,7 +63,7 @@ def test_a_seed_fixes_everything() -> None:
         network = sparse.train(network_recipe, domain, seed)
         learned = dictionaries.learn(network, domain, recipe, seed)
         every = [*domain.tensors().values(), *network.tensors().values()]
-        return [*every, learned.atoms, learned.bias]
+        return [*every, learned.decoder, learned.bias]
 
     torch.manual_seed(0)  # the global generator must not matter
     first = weights(3)
@@ -122,7 +122,7 @@ def test_labels_follow_the_readout_and_inputs_the_atoms(quick: dict[str, Built])
     for row, label, point in zip(activations, labels, x, strict=True):
         scores = sum(row[h] * domain.readout[h] for h in range(len(row)))
         assert int(label) == int(torch.as_tensor(scores).argmax())
-        rebuilt = sum(row[h] * domain.atoms[h] for h in range(len(row)))
+        rebuilt = sum(row[h] * domain.decoder[h] for h in range(len(row)))
         assert torch.allclose(point, torch.as_tensor(rebuilt))
         active = row[row > 0]
         assert len(active) == 4
@@ -143,14 +143,14 @@ def test_dictionary_encodes_and_decodes(quick: dict[str, Built]) -> None:
     assert isinstance(built.domain, SparseDomain)
     x = built.domain.inputs(built.domain.sample(200, torch.Generator().manual_seed(6))[0])
     activations = built.dictionary.encode(x)
-    assert built.dictionary.atoms.shape == (96, 24)
+    assert built.dictionary.decoder.shape == (96, 24)
     assert built.dictionary.bias.shape == (24,)
     assert activations.shape == (200, 96)
     assert activations.dtype == F64
     assert (activations >= 0).all()
     assert ((activations > 0).sum(1) <= 4).all()
     x_hat = built.dictionary.decode(activations)
-    assert torch.allclose(x_hat, activations @ built.dictionary.atoms + built.dictionary.bias)
+    assert torch.allclose(x_hat, activations @ built.dictionary.decoder + built.dictionary.bias)
     assert (x - x_hat).pow(2).sum() < 0.2 * (x - x.mean(0)).pow(2).sum()
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from crossproof.experiments import zoo
-from crossproof.experiments.cache import Cache
-from crossproof.experiments.fig9 import ZOO
 from crossproof.lm import LanguageModel, load_model
+from paper import zoo
+from paper.cache import Cache
+from paper.fig9 import ZOO
 
 RECIPE = zoo.Recipe(
     "gpt_neo", 16, 2, heads=2, steps=60, batch=4, context=16, muon_lr=0.1, adam_lr=0.03

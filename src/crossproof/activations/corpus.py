@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from importlib.resources import as_file, files
 from itertools import islice
 from pathlib import Path
@@ -57,6 +58,28 @@ def read_sequences(
     else:
         rows = _split(_from_texts(source, model, context), source, split)
     return _checked(rows, source, model)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The text that crosscoders are evaluated on."""
+
+    text: str
+    split: Split
+    sequences: int
+    context: int
+    skip: int = 0
+    """Sequences at the beginning of the split that are passed over."""
+
+    def read(self, model: LanguageModel) -> Int[Tensor, "S T"]:
+        """The sequences [S, T]; CrossproofError if none is left."""
+        every = read_sequences(self.text, model, self.context, self.split)
+        if self.skip >= len(every):
+            raise CrossproofError(
+                f"The {self.split} split has {len(every)} sequences and {self.skip} are skipped: "
+                f"skip fewer."
+            )
+        return every[self.skip : self.skip + self.sequences]
 
 
 def _existing(path: Path, source: str) -> Path:

@@ -21,9 +21,10 @@ from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
 from crossproof.crosscoder.store import Provenance, save_crosscoder
 from crossproof.errors import CrossproofError, nearest
 from crossproof.evaluation.contexts import token_strings
+from crossproof.files import write_json
 from crossproof.lm import LanguageModel
-from crossproof.results import check_model, run_crosscoders, write_json
 from crossproof.training.config import DEMO, RunConfig
+from crossproof.training.run_folder import check_model, run_crosscoders
 from crossproof.training.together import train_together
 
 SCHEMA = 1

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from crossproof.clusters.extras import optional
 from crossproof.clusters.prompts import Prompt
 from crossproof.errors import CrossproofError
-from crossproof.results import write_json
+from crossproof.files import write_json
 
 Read = TypeVar("Read")
 

@@ -14,7 +14,7 @@ from crossproof.crosscoder.latents import SparseLatents
 from crossproof.interactions.contributions import Dominance, MLPDictionary
 from crossproof.interactions.matrix import Interactions
 from crossproof.interactions.second_differences import second_difference_sums
-from crossproof.proof.constants import LIPSCHITZ
+from crossproof.lm.constants import LIPSCHITZ
 
 _NUMBERS = 2**20
 """Numbers in the largest temporary."""

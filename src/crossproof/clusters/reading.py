@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from crossproof.crosscoder.encode import EncodedBatch, encode_batches
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.codes import Coded, codes
 from crossproof.lm.model import LanguageModel
 
 PARTS = ("explain shown", "explain options", "judge shown", "judge options", "score")
@@ -40,16 +40,16 @@ class Reading:
         progress: Callable[[int, int], None] | None = None,
     ) -> Reading:
         """One pass of the model; memory grows with the active latents, not with D or H."""
-        found: list[Coded] = []
-        for coded in codes(model, crosscoder, sequences, batch_sequences):
-            found.append(coded)
+        found: list[EncodedBatch] = []
+        for batch in encode_batches(model, crosscoder, sequences, batch_sequences):
+            found.append(batch)
             if progress is not None:
-                progress(coded.first + len(coded.tokens), len(sequences))
+                progress(batch.first + len(batch.tokens), len(sequences))
         if not found:
             raise CrossproofError("There is no text to read: give at least one sequence.")
-        together = _joined([coded.latents for coded in found])
-        tokens = torch.cat([coded.tokens for coded in found]).cpu()
-        return cls(tokens, torch.cat([coded.scored for coded in found]).cpu(), together)
+        together = _joined([batch.latents for batch in found])
+        tokens = torch.cat([batch.tokens for batch in found]).cpu()
+        return cls(tokens, torch.cat([batch.scored for batch in found]).cpu(), together)
 
     @cached_property
     def places(self) -> Int[Tensor, "B 2"]:

@@ -45,9 +45,9 @@ from crossproof.clusters.subject import (
 from crossproof.clusters.texts import Material, Side, Texts, needed, questions
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
+from crossproof.evaluation.measure_run import measurable, named_crosscoders
+from crossproof.files import write_json
 from crossproof.lm.model import LanguageModel
-from crossproof.measurement.run import measurable, named_crosscoders
-from crossproof.results import write_json
 
 SCHEMA = 1
 JudgeName = Literal["embedding", "overlap", "llm"]

@@ -21,13 +21,13 @@ from crossproof.clusters.reading import PARTS, Reading, deal
 from crossproof.clusters.similarities import Evidence, PairValues
 from crossproof.clusters.trials import Floats
 from crossproof.crosscoder.model import Crosscoder
-from crossproof.crosscoder.store import read_json
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.measure import mlp_views
+from crossproof.evaluation.pair_sums import measure
+from crossproof.files import read_json
 from crossproof.interactions.contributions import MLPDictionary
 from crossproof.interactions.matrix import Interactions
 from crossproof.lm.model import LanguageModel
-from crossproof.measurement.stream import measure
 
 FEWEST = 10
 """Latents below which there is nothing to cluster."""

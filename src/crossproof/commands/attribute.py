@@ -9,16 +9,17 @@ from typing import Annotated, Literal
 
 import tyro
 
-from crossproof.attribution import attribute_runs
+from crossproof.activations.corpus import HeldOut
 from crossproof.commands.parsing import parse
-from crossproof.display import console, evaluation_display
-from crossproof.display_attribute import attribution_tables
 from crossproof.errors import CrossproofError
 from crossproof.lm import load_model
+from crossproof.proof.attribution import attribute_runs
 from crossproof.report import refresh_report
-from crossproof.results import HeldOut, run_crosscoders
+from crossproof.report.terminal import console, evaluation_display
+from crossproof.report.terminal_attribute import attribution_tables
 from crossproof.training.machine import thread_setting
 from crossproof.training.run import config_from_dict
+from crossproof.training.run_folder import run_crosscoders
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import tyro
 
 from crossproof.audit.run import AuditSettings, audit
 from crossproof.commands.parsing import parse
-from crossproof.display import console
-from crossproof.display_audit import detectors_table, ranked_table
 from crossproof.errors import CrossproofError
 from crossproof.lm import load_model
 from crossproof.report.audit import write_audit
+from crossproof.report.terminal import console
+from crossproof.report.terminal_audit import detectors_table, ranked_table
 from crossproof.training.machine import keep_freed_memory, thread_setting
 
 

@@ -15,14 +15,14 @@ from crossproof.clusters.run import ExplainerName, JudgeName, Settings, check_na
 from crossproof.clusters.subject import Choice, Text
 from crossproof.clusters.texts import Material
 from crossproof.commands.parsing import parse
-from crossproof.display import console, evaluation_display
-from crossproof.display_cluster import accuracy_table, clusters_table, detection_table
 from crossproof.errors import CrossproofError
 from crossproof.lm import load_model
 from crossproof.report import refresh_report
-from crossproof.results import run_crosscoders
+from crossproof.report.terminal import console, evaluation_display
+from crossproof.report.terminal_cluster import accuracy_table, clusters_table, detection_table
 from crossproof.training.machine import keep_freed_memory, thread_setting
 from crossproof.training.run import config_from_dict
+from crossproof.training.run_folder import run_crosscoders
 
 
 @dataclass(frozen=True)

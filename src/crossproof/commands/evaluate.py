@@ -9,12 +9,13 @@ from typing import Annotated, Literal
 
 import tyro
 
+from crossproof.activations.corpus import HeldOut
 from crossproof.commands.finish import finish
 from crossproof.commands.parsing import parse
 from crossproof.lm import load_model
-from crossproof.results import HeldOut, run_crosscoders
 from crossproof.training.machine import thread_setting
 from crossproof.training.run import config_from_dict
+from crossproof.training.run_folder import run_crosscoders
 
 
 @dataclass(frozen=True)

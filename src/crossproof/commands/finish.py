@@ -7,12 +7,14 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
-from crossproof.display import console, evaluation_display, results_table, training_display
+from crossproof.activations.corpus import HeldOut
 from crossproof.errors import CrossproofError
 from crossproof.evaluation import EvaluationOptions
+from crossproof.evaluation.run_figures import evaluate_run, results
+from crossproof.files import write_json
 from crossproof.lm import LanguageModel
 from crossproof.report import report_run
-from crossproof.results import HeldOut, evaluate_run, results, write_json
+from crossproof.report.terminal import console, evaluation_display, results_table, training_display
 from crossproof.training import distributed
 from crossproof.training.config import RunConfig
 from crossproof.training.run import Interrupted, Run

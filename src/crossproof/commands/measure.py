@@ -11,15 +11,15 @@ from typing import Annotated, Literal
 import tyro
 
 from crossproof.commands.parsing import parse
-from crossproof.display import console, evaluation_display
-from crossproof.display_measure import attention_table, comparison_table, pairs_table
 from crossproof.errors import CrossproofError
+from crossproof.evaluation.measure_run import Corpus, measure_runs
 from crossproof.lm import load_model
-from crossproof.measurement.run import Corpus, measure_runs
 from crossproof.report import refresh_report
-from crossproof.results import run_crosscoders
+from crossproof.report.terminal import console, evaluation_display
+from crossproof.report.terminal_measure import attention_table, comparison_table, pairs_table
 from crossproof.training.machine import keep_freed_memory, thread_setting
 from crossproof.training.run import config_from_dict
+from crossproof.training.run_folder import run_crosscoders
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from crossproof.commands.parsing import parse
 from crossproof.commands.verify import verdict_table
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.errors import CrossproofError
+from crossproof.proof.bounds.network import PairDomain, SparseDomain
 from crossproof.proof.certificate.cost import BruteForce, Cost, brute_force, brute_force_pairs
 from crossproof.proof.certificate.provers.boxes import boxes_draft
 from crossproof.proof.certificate.provers.latents import fitted_latents, generating_latents
@@ -25,7 +26,6 @@ from crossproof.proof.certificate.provers.points import points_draft
 from crossproof.proof.certificate.publish import publish
 from crossproof.proof.certificate.verifier.arithmetic import Arithmetic
 from crossproof.proof.certificate.writer import Draft
-from crossproof.proof.network import PairDomain, SparseDomain
 
 Task = Literal["sparse", "coactive", "continuum", "modular-53", "modular-113"]
 
@@ -111,15 +111,15 @@ def _prove(options: Prove, built: Any, count: Arithmetic) -> tuple[Draft, BruteF
         return draft, truth, f"The network on {options.points} random inputs"
     if own:
         latents = SparseLatents.from_dense(activations)
-        draft = points_draft(network, inputs, labels, domain.atoms, domain.bias, latents)
+        draft = points_draft(network, inputs, labels, domain.decoder, domain.bias, latents)
     else:
         learned = built.dictionary
         latents = SparseLatents.from_dense(learned.encode(inputs))
-        draft = points_draft(network, inputs, labels, learned.atoms, learned.bias, latents)
+        draft = points_draft(network, inputs, labels, learned.decoder, learned.bias, latents)
     return draft, truth, "Brute force"
 
 
 def _affine(domain: SparseDomain, learned: Any, own: bool) -> Any:
     if own:
         return generating_latents(domain)
-    return fitted_latents(domain, learned.atoms, learned.bias, learned.encode)
+    return fitted_latents(domain, learned.decoder, learned.bias, learned.encode)

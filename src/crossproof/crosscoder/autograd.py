@@ -88,7 +88,7 @@ def encode_entries(
     return entries.with_values(values)
 
 
-class _DecodeWithAtoms(torch.autograd.Function):
+class _DecodeWithVectors(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, values: Tensor, W_dec: Tensor, where: Tensor, entries: SparseLatents
@@ -102,16 +102,16 @@ class _DecodeWithAtoms(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, grad: Tensor, grad_atoms: Tensor
+        ctx: Any, grad: Tensor, grad_vectors: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None, None]:
         values, W_dec, where = ctx.saved_tensors
         entries, grad = ctx.entries, grad.contiguous()
         grad_values = kernels.row_products(entries.offsets, entries.indices, grad, W_dec.flatten(1))
         grad_rows = transposed_product(entries, values, grad).view_as(W_dec)
-        return grad_values, grad_rows.index_add_(1, where, grad_atoms), None, None
+        return grad_values, grad_rows.index_add_(1, where, grad_vectors), None, None
 
 
-def decode_with_atoms(
+def decode_with_vectors(
     latents: SparseLatents, W_dec: Float[Tensor, "H P D"], where: Int[Tensor, " M"]
 ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "H M D"]]:
     """`sparse_product` with the decoder, and its vectors at the hookpoints `where`.
@@ -119,5 +119,5 @@ def decode_with_atoms(
     One function, because autograd would otherwise fill and add a second gradient of the decoder's
     size for the few hookpoints that the penalties look at.
     """
-    decoded, atoms = _DecodeWithAtoms.apply(latents.values, W_dec, where, latents)
-    return decoded, atoms
+    decoded, decoder = _DecodeWithVectors.apply(latents.values, W_dec, where, latents)
+    return decoded, decoder

@@ -36,7 +36,7 @@ def relative_norms(crosscoder: Crosscoder) -> Float[Tensor, " H"]:
     """
     where = _matched(crosscoder.hookpoints)
     with torch.no_grad():
-        vectors = torch.stack([crosscoder.atoms(p) for pair in where for p in pair], 1)
+        vectors = torch.stack([crosscoder.decoder_vectors(p) for pair in where for p in pair], 1)
         norms = vectors.double().norm(dim=2).unflatten(1, (len(where), 2))
         typical = norms.square().mean((0, 2), keepdim=True).sqrt()
         base, diff = (norms / typical).nan_to_num().norm(dim=1).unbind(1)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from crossproof.crosscoder.autograd import decode_with_atoms, encode_entries, sparse_product
+from crossproof.crosscoder.autograd import decode_with_vectors, encode_entries, sparse_product
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.sparsity import SparsityName, make_sparsity
 from crossproof.errors import CrossproofError
@@ -48,7 +48,7 @@ class Crosscoder(nn.Module):
 
     The weights live in scaled space: activations are multiplied by `scale` [P] (mean norm √D at
     each hookpoint) before they are encoded, and reconstructions divided by it. `encode`, `decode`,
-    `atoms` and `bias` speak of raw activations; `fold` absorbs the scale into the weights.
+    `decoder` and `bias` speak of raw activations; `fold` absorbs the scale into the weights.
     Nothing is subtracted from the input: the initial b_enc makes the encoder see x - b_dec.
     """
 
@@ -92,10 +92,12 @@ class Crosscoder(nn.Module):
         scaled = sample * self.scale[:, None]
         self.b_dec.copy_(scaled.mean(0))
         directions = nn.functional.normalize((scaled - self.b_dec).flatten(1))
-        atoms = directions[_spread(directions, self.n_latents, generator)]
-        noise = torch.randn(atoms.shape, generator=generator).to(atoms) / atoms.shape[1] ** 0.5
-        atoms = nn.functional.normalize(atoms + 0.3 * noise)
-        self.W_dec.copy_(atoms.view_as(self.W_dec))
+        decoder = directions[_spread(directions, self.n_latents, generator)]
+        noise = (
+            torch.randn(decoder.shape, generator=generator).to(decoder) / decoder.shape[1] ** 0.5
+        )
+        decoder = nn.functional.normalize(decoder + 0.3 * noise)
+        self.W_dec.copy_(decoder.view_as(self.W_dec))
         self.W_enc.copy_(self.W_dec)
         self.b_enc.copy_(-(self.W_enc.flatten(1) @ self.b_dec.flatten()))
 
@@ -152,22 +154,22 @@ class Crosscoder(nn.Module):
         """The reconstruction in scaled space, flattened, differentiable."""
         return sparse_product(latents, self.W_dec.flatten(1)) + self.b_dec.flatten()
 
-    def decode_with_atoms(
+    def decode_with_vectors(
         self, latents: SparseLatents, where: Int[Tensor, " M"]
     ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "H M D"]]:
         """`decode_scaled` and the scaled decoder vectors at some hookpoints, at one gradient."""
-        decoded, atoms = decode_with_atoms(latents, self.W_dec, where)
-        return decoded + self.b_dec.flatten(), atoms
+        decoded, decoder = decode_with_vectors(latents, self.W_dec, where)
+        return decoded + self.b_dec.flatten(), decoder
 
     def decode(self, latents: SparseLatents) -> Float[Tensor, "B P D"]:
         """The reconstruction of raw activations."""
         return self.decode_scaled(latents).view(-1, *self.b_dec.shape) / self.scale[:, None]
 
-    def atoms(self, hookpoint: int) -> Float[Tensor, "H D"]:
+    def decoder_vectors(self, hookpoint: int) -> Float[Tensor, "H D"]:
         """Decoder vectors d_h at one hookpoint, for raw activations."""
         return self.W_dec[:, hookpoint] / self.scale[hookpoint]
 
-    def bias(self, hookpoint: int) -> Float[Tensor, " D"]:
+    def decoder_bias(self, hookpoint: int) -> Float[Tensor, " D"]:
         """Decoder bias b at one hookpoint, for raw activations."""
         return self.b_dec[hookpoint] / self.scale[hookpoint]
 

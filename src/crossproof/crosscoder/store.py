@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
 from crossproof.errors import CrossproofError
+from crossproof.files import atomic_folder, read_json, read_tensors
 from crossproof.lm.hookpoints import BlockHookpoints, Hookpoints
 
 SCHEMA = 1
@@ -39,47 +36,6 @@ class Provenance:
     seed: int = 0
     training: Mapping[str, Any] = field(default_factory=dict)
     """The training configuration, as plain values."""
-
-
-@contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `folder` (replacing it) when the block ends without error.
-
-    Raises CrossproofError if the place cannot be written or the disk is full; what was there
-    before then still is.
-    """
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        yield temporary
-        for path in (*temporary.iterdir(), temporary):
-            _flush(path)
-        retired = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-        if folder.exists():
-            os.rename(folder, retired)
-        try:
-            os.rename(temporary, folder)
-        except OSError:
-            if retired.exists():
-                os.rename(retired, folder)
-            raise
-        shutil.rmtree(retired, ignore_errors=True)
-    except (OSError, SafetensorError) as error:  # the latter: save_file on a full disk
-        reason = getattr(error, "strerror", None) or error
-        raise CrossproofError(
-            f"Cannot write {folder} ({reason}): choose a writable folder with enough free space."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def save_crosscoder(crosscoder: Crosscoder, folder: Path, provenance: Provenance) -> None:
@@ -115,11 +71,16 @@ def folded_tensors(crosscoder: Crosscoder) -> dict[str, Tensor]:
     return {name: t.detach().cpu().contiguous() for name, t in folded.state_dict().items()}
 
 
-def load_crosscoder(folder: Path) -> tuple[Crosscoder, Provenance]:
-    """Reads what `save_crosscoder` wrote.
+def read_provenance(folder: Path) -> Provenance:
+    """Where a saved crosscoder comes from, without reading its weights; errors as
+    `load_crosscoder`."""
+    try:
+        return Provenance(**_read_config(folder)["provenance"])
+    except (KeyError, TypeError) as error:
+        raise CrossproofError(f"{folder / CONFIG} is damaged ({error}): restore it.") from error
 
-    Raises CrossproofError if the folder is missing, incomplete, truncated, or of another format.
-    """
+
+def _read_config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise CrossproofError(f"No crosscoder at {folder}: give the folder that holds {CONFIG}.")
     config = read_json(folder / CONFIG)
@@ -128,6 +89,15 @@ def load_crosscoder(folder: Path) -> tuple[Crosscoder, Provenance]:
             f"{folder / CONFIG} has schema {config.get('schema')!r}, this version of crossproof "
             f"reads {SCHEMA}: load it with the version that wrote it."
         )
+    return config
+
+
+def load_crosscoder(folder: Path) -> tuple[Crosscoder, Provenance]:
+    """Reads what `save_crosscoder` wrote.
+
+    Raises CrossproofError if the folder is missing, incomplete, truncated, or of another format.
+    """
+    config = _read_config(folder)
     tensors = read_tensors(folder / WEIGHTS)
     try:
         names = tuple(config["hookpoints"]["names"])
@@ -143,28 +113,3 @@ def load_crosscoder(folder: Path) -> tuple[Crosscoder, Provenance]:
             f"not fit each other."
         ) from error
     return crosscoder.eval(), provenance
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from `path`; CrossproofError if it is missing or damaged."""
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise CrossproofError(f"{path} is missing: the folder is not complete.") from error
-    except (ValueError, OSError) as error:
-        raise CrossproofError(f"{path} cannot be read ({error}): restore it.") from error
-    if not isinstance(content, dict):
-        raise CrossproofError(f"{path} does not hold a JSON object: it is not ours.")
-    return content
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file; CrossproofError if it is missing, truncated or foreign."""
-    try:
-        return load_file(path)
-    except FileNotFoundError as error:
-        raise CrossproofError(f"{path} is missing: the folder is not complete.") from error
-    except (SafetensorError, OSError) as error:
-        raise CrossproofError(
-            f"{path} is damaged or not a safetensors file ({error}): restore it or train again."
-        ) from error

@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from crossproof.crosscoder.encode import encode_batches
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.codes import codes
 from crossproof.lm.model import LanguageModel
 
 INCOMPLETE = "\ufffd"
@@ -80,16 +80,16 @@ def top_contexts(
     totals = torch.zeros(len(latents), dtype=torch.float64)
     best: list[list[tuple[Peak, Context]]] = [[] for _ in latents]
     scored = 0
-    for coded in codes(model, crosscoder, sequences, batch_sequences):
-        values = torch.stack([coded.activations_of(latent) for latent in latents])
-        scored += coded.latents.n_tokens
+    for batch in encode_batches(model, crosscoder, sequences, batch_sequences):
+        values = torch.stack([batch.activations_of(latent) for latent in latents])
+        scored += batch.latents.n_tokens
         counts += (values > 0).sum((1, 2)).cpu()
         totals += values.double().sum((1, 2)).cpu()
         for row, found in enumerate(best):
-            for peak in _peaks(values[row], coded.first, contexts):
+            for peak in _peaks(values[row], batch.first, contexts):
                 if len(found) < contexts or peak < found[-1][0]:
                     context = context_of(
-                        model, coded.tokens, values[row], peak, coded.first, window
+                        model, batch.tokens, values[row], peak, batch.first, window
                     )
                     found.append((peak, context))
                     found.sort(key=lambda entry: entry[0])
@@ -120,8 +120,8 @@ def pick_latents(
     them, where there are no more than `count`.
     """
     fired = torch.zeros(crosscoder.n_latents, dtype=torch.int64)
-    for coded in codes(model, crosscoder, sequences, batch_sequences):
-        fired += torch.bincount(coded.latents.indices, minlength=crosscoder.n_latents).cpu()
+    for batch in encode_batches(model, crosscoder, sequences, batch_sequences):
+        fired += torch.bincount(batch.latents.indices, minlength=crosscoder.n_latents).cpu()
     ranked = torch.argsort(fired, descending=True, stable=True)
     ranked = ranked[fired[ranked] >= max(min_tokens, 1)]
     if len(ranked) <= count:

@@ -95,5 +95,5 @@ def _view(model: LanguageModel, crosscoder: Crosscoder, block: int) -> MLPDictio
     place = hookpoints.blocks[block].mlp_in
     assert place is not None
     with torch.no_grad():
-        atoms, bias = crosscoder.atoms(place), crosscoder.bias(place)
-        return MLPDictionary.build(model.mlp(block), atoms, bias)
+        decoder, bias = crosscoder.decoder_vectors(place), crosscoder.decoder_bias(place)
+        return MLPDictionary.build(model.mlp(block), decoder, bias)

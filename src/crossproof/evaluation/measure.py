@@ -92,8 +92,8 @@ def mlp_views(model: LanguageModel, crosscoder: Crosscoder) -> dict[int, MLPDict
         for block in hookpoints.mlp_blocks:
             place = hookpoints.blocks[block].mlp_in
             assert place is not None
-            atoms, bias = crosscoder.atoms(place), crosscoder.bias(place)
-            views[block] = MLPDictionary.build(model.mlp(block), atoms, bias)
+            decoder, bias = crosscoder.decoder_vectors(place), crosscoder.decoder_bias(place)
+            views[block] = MLPDictionary.build(model.mlp(block), decoder, bias)
     return views
 
 

@@ -32,7 +32,7 @@ class AttentionDictionary:
     """
 
     attention: AttentionWeights
-    atoms: Float[Tensor, "H D"]
+    decoder: Float[Tensor, "H D"]
     bias: Float[Tensor, " D"]
     Q: Float[Tensor, "heads H E"]
     K: Float[Tensor, "groups H E"]
@@ -41,21 +41,21 @@ class AttentionDictionary:
 
     @classmethod
     def build(
-        cls, attention: AttentionWeights, atoms: Float[Tensor, "H D"], bias: Float[Tensor, " D"]
+        cls, attention: AttentionWeights, decoder: Float[Tensor, "H D"], bias: Float[Tensor, " D"]
     ) -> AttentionDictionary:
         """From decoder vectors and bias at the attention's input, in the units it reads.
 
         Raises CrossproofError when they are not as wide as that input.
         """
-        if atoms.shape[1] != attention.d_model:
+        if decoder.shape[1] != attention.d_model:
             raise CrossproofError(
-                f"The decoder vectors have width {atoms.shape[1]}, but this attention reads width "
-                f"{attention.d_model}; give those of its own input."
+                f"The decoder vectors have width {decoder.shape[1]}, but this attention reads "
+                f"width {attention.d_model}; give those of its own input."
             )
-        exact, atoms, bias = attention.to(dtype=torch.float64), atoms.double(), bias.double()
-        Q, K = atoms @ exact.W_Q, atoms @ exact.W_K
+        exact, decoder, bias = attention.to(dtype=torch.float64), decoder.double(), bias.double()
+        Q, K = decoder @ exact.W_Q, decoder @ exact.W_K
         return cls(
-            exact, atoms, bias, Q, K, bias @ exact.W_Q + exact.b_Q, bias @ exact.W_K + exact.b_K
+            exact, decoder, bias, Q, K, bias @ exact.W_Q + exact.b_Q, bias @ exact.W_K + exact.b_K
         )
 
     def entry_queries(
@@ -83,10 +83,10 @@ class AttentionDictionary:
 
     def check(self, latents: SparseLatents) -> None:
         """Raises CrossproofError when the latents are not those of a dictionary of this size."""
-        if latents.n_latents != len(self.atoms):
+        if latents.n_latents != len(self.decoder):
             raise CrossproofError(
                 f"The latents are of a dictionary of {latents.n_latents} latents, and this one has "
-                f"{len(self.atoms)}; encode with the same crosscoder."
+                f"{len(self.decoder)}; encode with the same crosscoder."
             )
 
 
@@ -106,8 +106,11 @@ def attention_dictionary(
             f"hookpoints include it."
         )
     place = crosscoder.hookpoints.index(name)
-    atoms, bias = crosscoder.atoms(place).detach(), crosscoder.bias(place).detach()
-    return AttentionDictionary.build(attention, atoms, bias)
+    decoder, bias = (
+        crosscoder.decoder_vectors(place).detach(),
+        crosscoder.decoder_bias(place).detach(),
+    )
+    return AttentionDictionary.build(attention, decoder, bias)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +177,7 @@ def score_parts(
     view.check(latents)
     places = token_positions(latents.n_tokens, positions, x.device)
     attention, group = view.attention, view.attention.group(head)
-    x_hat = sparse_product(latents.with_values(latents.values.double()), view.atoms) + view.bias
+    x_hat = sparse_product(latents.with_values(latents.values.double()), view.decoder) + view.bias
     error = x.double() - x_hat
     zeros = error.new_zeros(latents.n_tokens, attention.d_head)
 
@@ -207,7 +210,7 @@ def ov_contributions(
     CrossproofError for a head that is not there, or latents of another dictionary.
     """
     view.check(latents)
-    written = view.atoms @ view.attention.ov(head)
+    written = view.decoder @ view.attention.ov(head)
     return latents.values.double()[:, None] * written[latents.indices]
 
 

@@ -2,7 +2,7 @@
 
 p_nh = a_h <w_n, d_h>: what active latent h adds to the pre-activation of neuron n. The bias is
 counted once, in the baseline beta_n = <w_n, b> + b_n, never inside a contribution. All functions
-are pure and differentiable in latents, atoms and virtual weights.
+are pure and differentiable in latents, decoder and virtual weights.
 """
 
 from __future__ import annotations
@@ -101,13 +101,13 @@ class MLPDictionary:
 
     @classmethod
     def build(
-        cls, mlp: MLPWeights, atoms: Float[Tensor, "H D"], bias: Float[Tensor, " D"]
+        cls, mlp: MLPWeights, decoder: Float[Tensor, "H D"], bias: Float[Tensor, " D"]
     ) -> MLPDictionary:
         """From decoder vectors and bias at the MLP's input, in the units the MLP reads."""
-        G, baseline = atoms @ mlp.W_in, bias @ mlp.W_in + mlp.b_in
+        G, baseline = decoder @ mlp.W_in, bias @ mlp.W_in + mlp.b_in
         if mlp.W_gate is None or mlp.b_gate is None:
             return cls(mlp, G, baseline)
-        return cls(mlp, G, baseline, atoms @ mlp.W_gate, bias @ mlp.W_gate + mlp.b_gate)
+        return cls(mlp, G, baseline, decoder @ mlp.W_gate, bias @ mlp.W_gate + mlp.b_gate)
 
     @cached_property
     def output_norms(self) -> Float[Tensor, " N"]:

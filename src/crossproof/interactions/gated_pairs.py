@@ -14,7 +14,7 @@ from torch import Tensor
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.interactions.contributions import Dominance, MLPDictionary
 from crossproof.kernels.torch_any import CHUNK_ELEMENTS, slots, upper
-from crossproof.proof.constants import CURVATURE, LIPSCHITZ
+from crossproof.lm.constants import CURVATURE, LIPSCHITZ
 
 
 def gated_pairs(

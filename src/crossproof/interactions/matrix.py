@@ -17,8 +17,8 @@ from jaxtyping import Float, Int
 from safetensors.torch import save_file
 from torch import Tensor
 
-from crossproof.crosscoder.store import atomic_folder, read_json, read_tensors
 from crossproof.errors import CrossproofError
+from crossproof.files import atomic_folder, read_json, read_tensors
 
 Form = Literal["I", "J", "AND", "Q"]
 """I(i,j) of the theory (i dominant; directed); J, its additive form (plain MLPs; directed); AND,

@@ -17,7 +17,7 @@ from crossproof.interactions.contributions import Dominance, MLPDictionary
 from crossproof.interactions.gated_pairs import gated_pairs
 from crossproof.interactions.matrix import GATED, PLAIN, Form, Interactions
 from crossproof.kernels.torch_any import entry_pairs
-from crossproof.proof.constants import oscillation
+from crossproof.lm.constants import oscillation
 
 COLUMNS: dict[Form, tuple[int, ...]] = {"I": (0, 1), "J": (2, 3), "AND": (2, 3), "Q": (4,)}
 """Where a pair's sums stand: h to k, and k to h if the form is directed."""

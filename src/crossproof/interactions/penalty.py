@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from crossproof import kernels
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.interactions.contributions import Dominance, MLPDictionary, magnitudes
-from crossproof.proof.constants import LIPSCHITZ, oscillation
+from crossproof.lm.constants import LIPSCHITZ, oscillation
 
 
 def interaction(

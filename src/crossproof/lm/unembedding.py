@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from crossproof.errors import CrossproofError
 from crossproof.lm.model import LanguageModel
-from crossproof.proof.norms import Norm
+from crossproof.lm.norms import Norm
 
 CHECK_TOKENS = 16
 _EPSILONS = ("eps", "variance_epsilon", "epsilon")

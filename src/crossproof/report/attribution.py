@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crossproof.attribution.reading import best_chain, short_step, vacuous_from
+from crossproof.proof.attribution.reading import best_chain, short_step, vacuous_from
 from crossproof.report.runs import Run, Value
 from crossproof.report.stored import stored
 from crossproof.report.table import Cell, Group, Row, cell, number

@@ -8,8 +8,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from crossproof.attribution.reading import best_chain, short_step, vacuous_from
-from crossproof.attribution.stream import CENTRED
+from crossproof.proof.attribution.reading import best_chain, short_step, vacuous_from
+from crossproof.proof.attribution.stream import CENTRED
 from crossproof.report.attribution import REFERENCES
 from crossproof.report.figures import plain_figure
 from crossproof.report.runs import Run

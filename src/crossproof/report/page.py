@@ -19,9 +19,9 @@ from crossproof.report.attribution import attributed_runs
 from crossproof.report.attribution_figures import certified_panels, chain_panels
 from crossproof.report.clusters import cluster_matrices, clustered_runs, size_figure
 from crossproof.report.matrix_plot import heat_map_of
+from crossproof.report.origin import command, facts
 from crossproof.report.pairs import measured_runs
 from crossproof.report.passages import passages
-from crossproof.report.reproduce import command, facts
 from crossproof.report.runs import MID_LABELS, SCHEME_LABELS, Run, mids_of, runs_of
 from crossproof.report.table import number, table
 from crossproof.report.words import summarise

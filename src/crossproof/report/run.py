@@ -7,14 +7,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from crossproof.crosscoder.store import read_json
+from crossproof.activations.corpus import HeldOut
 from crossproof.evaluation.contexts import LatentExample, pick_latents, top_contexts
+from crossproof.files import read_json
 from crossproof.lm import LanguageModel
 from crossproof.report.attribution import attributed
 from crossproof.report.clusters import clustered
 from crossproof.report.page import write_report
 from crossproof.report.stored import stored
-from crossproof.results import HeldOut, run_crosscoders
+from crossproof.training.run_folder import run_crosscoders
 
 SHOWN_LATENTS = 6
 SHOWN_SEQUENCES = 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from crossproof.crosscoder.store import read_json
+from crossproof.files import read_json
 
 
 def stored(path: Path, weights_hash: str) -> dict[str, Any] | None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from crossproof.crosscoder.store import atomic_folder, read_json, read_tensors
 from crossproof.errors import CrossproofError
+from crossproof.files import atomic_folder, read_json, read_tensors
 from crossproof.training.trainer import Trainer
 
 STATE, MANIFEST = "training.safetensors", "checkpoint.json"

@@ -21,8 +21,8 @@ from crossproof.crosscoder.model import Crosscoder, Encoding
 from crossproof.crosscoder.sparsity import JumpReLU
 from crossproof.interactions.contributions import Dominance, MLPDictionary
 from crossproof.interactions.penalty import dominant_share, interaction, residual
+from crossproof.lm.constants import LIPSCHITZ
 from crossproof.lm.mlp import MLPWeights
-from crossproof.proof.constants import LIPSCHITZ
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,12 @@ class BlockStep:
     latents: SparseLatents
     x: Float[Tensor, "B D"]
     x_hat: Float[Tensor, "B D"]
-    atoms: Float[Tensor, "H D"]
+    decoder: Float[Tensor, "H D"]
     bias: Float[Tensor, " D"]
 
     @cached_property
     def view(self) -> MLPDictionary:
-        return MLPDictionary.build(self.site.mlp, self.atoms, self.bias)
+        return MLPDictionary.build(self.site.mlp, self.decoder, self.bias)
 
     @cached_property
     def dominance(self) -> Dominance:
@@ -137,7 +137,7 @@ class Step:
     x: Float[Tensor, "B P D"]
     x_hat: Float[Tensor, "B P D"]
     sites: Sequence[Site]
-    atoms: Float[Tensor, "H M D"]
+    decoder: Float[Tensor, "H M D"]
     """Scaled decoder vectors at the M sites' hookpoints."""
     share: float = 1.0
     """Fraction of the tokens, the first of a shuffled batch, that block terms are computed on."""
@@ -156,8 +156,8 @@ class Step:
             x_hat = crosscoder.decode_scaled(encoding.latents).view_as(x)
             return cls(crosscoder, encoding, x, x_hat, sites, crosscoder.W_dec[:, :0])
         where = torch.tensor([site.hookpoint for site in sites], device=x.device)
-        decoded, atoms = crosscoder.decode_with_atoms(encoding.latents, where)
-        return cls(crosscoder, encoding, x, decoded.view_as(x), sites, atoms, share)
+        decoded, decoder = crosscoder.decode_with_vectors(encoding.latents, where)
+        return cls(crosscoder, encoding, x, decoded.view_as(x), sites, decoder, share)
 
     @cached_property
     def blocks(self) -> list[BlockStep]:
@@ -166,11 +166,13 @@ class Step:
         latents = self.encoding.latents
         latents = latents if tokens == len(self.x) else latents.rows(0, tokens)
         x, x_hat = (t[:tokens, where].unbind(1) for t in (self.x, self.x_hat))
-        atoms, bias = self.atoms.unbind(1), self.crosscoder.b_dec[where].unbind(0)
+        decoder, bias = self.decoder.unbind(1), self.crosscoder.b_dec[where].unbind(0)
         scales = self.crosscoder.scale[where].unbind(0)
         return [
             BlockStep(site.reading(scale), latents, *values)
-            for site, scale, *values in zip(self.sites, scales, x, x_hat, atoms, bias, strict=True)
+            for site, scale, *values in zip(
+                self.sites, scales, x, x_hat, decoder, bias, strict=True
+            )
         ]
 
 

@@ -20,8 +20,9 @@ from typing import Any
 
 from crossproof.activations import Harvest, read_sequences
 from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
-from crossproof.crosscoder.store import Provenance, read_json, save_crosscoder
+from crossproof.crosscoder.store import Provenance, save_crosscoder
 from crossproof.errors import CrossproofError
+from crossproof.files import read_json
 from crossproof.lm import LanguageModel, load_model
 from crossproof.training import distributed
 from crossproof.training.checkpoint import load_checkpoint, save_checkpoint

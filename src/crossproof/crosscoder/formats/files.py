@@ -13,8 +13,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from crossproof.crosscoder.store import read_json, read_tensors
 from crossproof.errors import CrossproofError
+from crossproof.files import read_json, read_tensors
 
 __all__ = ["config_at", "read_json", "read_weights", "read_yaml", "take"]
 

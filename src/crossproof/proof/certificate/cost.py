@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from crossproof.proof.bounds.network import Network, PairDomain
 from crossproof.proof.certificate.verifier.arithmetic import Arithmetic
-from crossproof.proof.network import Network, PairDomain
 
 
 @dataclass(frozen=True)

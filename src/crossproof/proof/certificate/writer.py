@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
-from crossproof.crosscoder.store import atomic_folder
+from crossproof.files import atomic_folder
 from crossproof.proof.certificate.format import (
     HEADER,
     SCHEMA,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from crossproof.errors import CrossproofError, nearest
-from crossproof.proof.network import Network, PairDomain, SparseDomain
+from crossproof.proof.bounds.network import Network, PairDomain, SparseDomain
 from crossproof.proof.tasks import dictionary as dictionaries
 from crossproof.proof.tasks import modular, sparse
 from crossproof.proof.tasks.dictionary import Dictionary

@@ -14,7 +14,7 @@ from crossproof.errors import CrossproofError
 from crossproof.lm.activation import Activation
 from crossproof.lm.hookpoints import Hookpoints
 from crossproof.lm.mlp import MLPWeights
-from crossproof.proof.network import Network, SparseDomain
+from crossproof.proof.bounds.network import Network, SparseDomain
 from crossproof.training.objectives import Objective
 from crossproof.training.trainer import Optimisation, Trainer
 
@@ -25,19 +25,19 @@ SAMPLE = 4096
 
 @dataclass(frozen=True, eq=False)
 class Dictionary:
-    """x ≈ Σ_h a_h atoms_h + bias with a = encode(x) >= 0; all float64, values that float32 holds.
+    """x ≈ Σ_h a_h d_h + bias with a = encode(x) >= 0; all float64, values that float32 holds.
 
     Bounds hold for any numbers a: the encoder decides how tight they are, never whether they hold.
     """
 
-    atoms: Float[Tensor, "H D"]
+    decoder: Float[Tensor, "H D"]
     bias: Float[Tensor, " D"]
     encode: Callable[[Tensor], Tensor] = field(repr=False)
     """Inputs [B, D] to activations [B, H]."""
 
     def decode(self, activations: Float[Tensor, "B H"]) -> Float[Tensor, "B D"]:
         """The reconstruction x̂ of B inputs."""
-        return activations @ self.atoms + self.bias
+        return activations @ self.decoder + self.bias
 
 
 @dataclass(frozen=True)
@@ -104,4 +104,4 @@ def freeze(crosscoder: Crosscoder) -> Dictionary:
     def encode(x: Float[Tensor, "B D"]) -> Float[Tensor, "B H"]:
         return double.encode(x[:, None]).dense()
 
-    return Dictionary(double.atoms(0).detach(), double.bias(0).detach(), encode)
+    return Dictionary(double.decoder_vectors(0).detach(), double.decoder_bias(0).detach(), encode)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crossproof.proof.network import Network, PairDomain
+from crossproof.proof.bounds.network import Network, PairDomain
 
 
 @dataclass(frozen=True, eq=False)

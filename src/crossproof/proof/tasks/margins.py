@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crossproof.proof.network import Network
+from crossproof.proof.bounds.network import Network
 
 CHUNK = 512
 """Points at a time: arrays [points, N, V] stay in the megabytes."""
@@ -54,15 +54,15 @@ class Abstract:
 
 def contributions(
     network: Network,
-    atoms: Float[Tensor, "H D"],
+    decoder: Float[Tensor, "H D"],
     bias: Float[Tensor, " D"],
     activations: Float[Tensor, "B H"],
     x: Float[Tensor, "B D"],
 ) -> Contributions:
-    """p, β and z of some points; any activations, atoms and bias are allowed."""
+    """p, β and z of some points; any activations, decoder and bias are allowed."""
     active = max(1, int((activations != 0).sum(1).max()))
     which = activations.abs().topk(active, dim=1).indices
-    p = (activations.gather(1, which)[..., None] * (atoms @ network.W_in)[which]).mT
+    p = (activations.gather(1, which)[..., None] * (decoder @ network.W_in)[which]).mT
     order = p.abs().argsort(dim=2, descending=True, stable=True)
     return Contributions(
         p.gather(2, order), bias @ network.W_in + network.b_in, x @ network.W_in + network.b_in
@@ -141,7 +141,7 @@ class Certified:
 @torch.no_grad()
 def certify_sample(
     network: Network,
-    atoms: Float[Tensor, "H D"],
+    decoder: Float[Tensor, "H D"],
     bias: Float[Tensor, " D"],
     activations: Float[Tensor, "T H"],
     x: Float[Tensor, "T D"],
@@ -150,7 +150,7 @@ def certify_sample(
     """Certified accuracy and cross-entropy of T points, by engine."""
     found: dict[str, list[Tensor]] = {name: [] for name in ENGINES}
     for rows in torch.arange(len(x)).split(CHUNK):
-        given = contributions(network, atoms, bias, activations[rows], x[rows])
+        given = contributions(network, decoder, bias, activations[rows], x[rows])
         for name, engine in ENGINES.items():
             found[name].append(margins(network, x[rows], labels[rows], engine(given)))
     return {name: _summary(torch.cat(parts)) for name, parts in found.items()}

@@ -1,6 +1,6 @@
 """Sparse features in few dimensions, a linear rule to label them by, a network that learns it.
 
-The network never sees activations: it reads Σ_h a_h atoms_h, and where there are more features than
+The network never sees activations: it reads Σ_h a_h d_h, and where there are more features than
 dimensions (superposition) no linear map recovers them.
 """
 
@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from crossproof.proof.network import Network, SparseDomain
+from crossproof.proof.bounds.network import Network, SparseDomain
 
 LEAST_CLASS = 0.05
 """Share of the points that every class must have at least."""
@@ -52,27 +52,27 @@ def active_sets(recipe: Recipe) -> Int[Tensor, "G K"]:
     return torch.tensor([[2 * i, 2 * i + 1, 2 * j, 2 * j + 1] for i, j in couples])
 
 
-def spread_atoms(count: int, width: int, generator: torch.Generator) -> Float[Tensor, "F D"]:
+def spread_vectors(count: int, width: int, generator: torch.Generator) -> Float[Tensor, "F D"]:
     """Unit vectors that overlap little: random ones, pushed apart (sum of cosines⁴)."""
-    atoms = torch.randn(count, width, generator=generator).requires_grad_()
-    adam = torch.optim.Adam([atoms], lr=1e-2)
+    decoder = torch.randn(count, width, generator=generator).requires_grad_()
+    adam = torch.optim.Adam([decoder], lr=1e-2)
     for _ in range(300):
-        unit = normalize(atoms)
+        unit = normalize(decoder)
         overlap = (unit @ unit.T - torch.eye(count)).pow(4).sum()
         adam.zero_grad()
         overlap.backward()
         adam.step()
-    return normalize(atoms.detach())
+    return normalize(decoder.detach())
 
 
 def make_domain(recipe: Recipe, seed: int) -> SparseDomain:
-    """Atoms, ranges and active sets, labelled by the clearest of some random readouts."""
+    """Decoder vectors, ranges and active sets, labelled by the clearest of some random readouts."""
     generator = torch.Generator().manual_seed(seed)
-    atoms = spread_atoms(recipe.features, recipe.width, generator).double()
+    decoder = spread_vectors(recipe.features, recipe.width, generator).double()
     ones = torch.ones(recipe.features, dtype=torch.float64)
     empty = torch.zeros(recipe.features, recipe.classes, dtype=torch.float64)
     domain = SparseDomain(
-        atoms, torch.zeros_like(atoms[0]), recipe.low * ones, ones, active_sets(recipe), empty
+        decoder, torch.zeros_like(decoder[0]), recipe.low * ones, ones, active_sets(recipe), empty
     )
     sample, _ = domain.sample(1000, generator)
     candidates = [_readout(recipe, generator) for _ in range(recipe.readouts)]

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from crossproof.errors import CrossproofError
+from crossproof.proof.bounds.network import Network, SparseDomain
 from crossproof.proof.certificate.provers.latents import AffineLatents
 from crossproof.proof.certificate.verifier.arithmetic import Arithmetic
 from crossproof.proof.certificate.verifier.boxes import BOUNDS, DEEPEST, Prover, read
 from crossproof.proof.certificate.verifier.enclosures import Boxes
 from crossproof.proof.certificate.writer import Draft, as_certificate
-from crossproof.proof.network import Network, SparseDomain
 
 Progress = Callable[[int, float], None]
 """Called with the boxes looked at and the mass proved so far."""
@@ -101,7 +101,7 @@ def _draft(
         kind="boxes",
         network={name: tensor.numpy() for name, tensor in network.tensors().items()},
         domain={name: tensor.numpy() for name, tensor in domain.tensors().items()},
-        dictionary={"atoms": latents.atoms.numpy(), "bias": latents.bias.numpy()},
+        dictionary={"atoms": latents.decoder.numpy(), "bias": latents.bias.numpy()},
         proof={
             "latent_index": latents.index.numpy(),
             "latent_slopes": latents.slopes.numpy(),
@@ -181,6 +181,6 @@ def _wrong_everywhere(
     high = np.stack([trees.high[node] for node in here])
     wrong = np.ones(len(here), dtype=bool)
     for at in (low, high, (low + high) / 2):
-        x = np.einsum("bk,bkd->bd", at, domain.atoms[active]) + domain.bias
+        x = np.einsum("bk,bkd->bd", at, domain.decoder[active]) + domain.bias
         wrong &= network.logits(torch.from_numpy(x)).argmax(dim=1).numpy() != label
     return wrong

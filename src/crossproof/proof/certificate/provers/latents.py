@@ -8,15 +8,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from crossproof.proof.bounds.network import SparseDomain
 from crossproof.proof.certificate.provers.points import Encode
-from crossproof.proof.network import SparseDomain
 
 
 @dataclass(frozen=True, eq=False)
 class AffineLatents:
     """latent[index[g, m]] = offset[g, m] + Σ_j activation_j slopes[g, j, m] in active set g."""
 
-    atoms: Float[Tensor, "H D"]
+    decoder: Float[Tensor, "H D"]
     bias: Float[Tensor, " D"]
     index: Int[Tensor, "G M"]
     slopes: Float[Tensor, "G K M"]
@@ -28,12 +28,12 @@ def generating_latents(domain: SparseDomain) -> AffineLatents:
     sets, size = domain.active_sets.shape
     identity = torch.eye(size, dtype=torch.float64).expand(sets, size, size).contiguous()
     nothing = torch.zeros(sets, size, dtype=torch.float64)
-    return AffineLatents(domain.atoms, domain.bias, domain.active_sets, identity, nothing)
+    return AffineLatents(domain.decoder, domain.bias, domain.active_sets, identity, nothing)
 
 
 def fitted_latents(
     domain: SparseDomain,
-    atoms: Float[Tensor, "H D"],
+    decoder: Float[Tensor, "H D"],
     bias: Float[Tensor, " D"],
     encode: Encode,
     most: int | None = None,
@@ -44,12 +44,12 @@ def fitted_latents(
 
     The encoder is asked on samples of each set's box; the `most` (default: as many as there are
     features; two non-negative latents are charged least) with the largest mean activation stay.
-    Their values are least squares of the input over their atoms, which is affine in the true
+    Their values are least squares of the input over their decoder, which is affine in the true
     activations where an encoder need not be. The verifier takes any numbers: a bad choice only
     loosens the certificate.
     """
     sets, size = domain.active_sets.shape
-    most = min(size if most is None else most, len(atoms))
+    most = min(size if most is None else most, len(decoder))
     generator = torch.Generator().manual_seed(seed)
     unit = torch.rand(samples, size, generator=generator, dtype=torch.float64)
     index = torch.zeros(sets, most, dtype=torch.int64)
@@ -57,10 +57,10 @@ def fitted_latents(
     offset = torch.zeros(sets, most, dtype=torch.float64)
     for number, active in enumerate(domain.active_sets):
         low, width = domain.low[active], (domain.high - domain.low)[active]
-        x = domain.bias + (low + unit * width) @ domain.atoms[active]
+        x = domain.bias + (low + unit * width) @ domain.decoder[active]
         mean, latents = encode(x).detach().double().mean(dim=0).topk(most)
-        used = torch.where(mean[:, None] > 0, atoms[latents].double(), 0)
+        used = torch.where(mean[:, None] > 0, decoder[latents].double(), 0)
         inverse = torch.linalg.pinv(used)  # [D, M]: nothing for latents that are never active
-        index[number], slopes[number] = latents, domain.atoms[active] @ inverse
+        index[number], slopes[number] = latents, domain.decoder[active] @ inverse
         offset[number] = (domain.bias - bias) @ inverse
-    return AffineLatents(atoms.double(), bias.double(), index, slopes, offset)
+    return AffineLatents(decoder.double(), bias.double(), index, slopes, offset)

@@ -9,10 +9,10 @@ from jaxtyping import Float, Int
 from numpy import ndarray as Array
 
 from crossproof.errors import CrossproofError
+from crossproof.proof.bounds.network import Network, PairDomain
 from crossproof.proof.certificate.verifier.arithmetic import Arithmetic
 from crossproof.proof.certificate.verifier.verdict import judge
 from crossproof.proof.certificate.writer import Draft, as_certificate
-from crossproof.proof.network import Network, PairDomain
 
 
 @dataclass(frozen=True, eq=False)

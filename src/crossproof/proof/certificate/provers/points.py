@@ -10,8 +10,8 @@ from torch import Tensor
 
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.errors import CrossproofError
+from crossproof.proof.bounds.network import Network
 from crossproof.proof.certificate.writer import Draft
-from crossproof.proof.network import Network
 
 Encode = Callable[[Float[Tensor, "B D"]], Float[Tensor, "B H"]]
 
@@ -20,18 +20,18 @@ def points_draft(
     network: Network,
     inputs: Float[Tensor, "T D"],
     labels: Int[Tensor, " T"],
-    atoms: Float[Tensor, "H D"],
+    decoder: Float[Tensor, "H D"],
     bias: Float[Tensor, " D"],
     latents: SparseLatents,
 ) -> Draft:
     """A certificate that says which latents are active at each input.
 
-    Raises CrossproofError if the latents are of another number of inputs or atoms.
+    Raises CrossproofError if the latents are of another number of inputs or decoder.
     """
-    if latents.n_tokens != len(inputs) or latents.n_latents != len(atoms):
+    if latents.n_tokens != len(inputs) or latents.n_latents != len(decoder):
         raise CrossproofError(
-            f"Latents of {latents.n_tokens} inputs and {latents.n_latents} atoms do not fit "
-            f"{len(inputs)} inputs and {len(atoms)} atoms."
+            f"Latents of {latents.n_tokens} inputs and {latents.n_latents} decoder do not fit "
+            f"{len(inputs)} inputs and {len(decoder)} decoder."
         )
     offsets, indices = latents.offsets, latents.indices
     values = latents.values.detach().double()
@@ -43,7 +43,7 @@ def points_draft(
         kind="points",
         network=_numpy(network.tensors()),
         domain={"inputs": inputs.double().numpy(), "labels": labels.numpy()},
-        dictionary={"atoms": atoms.double().numpy(), "bias": bias.double().numpy()},
+        dictionary={"atoms": decoder.double().numpy(), "bias": bias.double().numpy()},
         proof={
             "offsets": offsets.numpy(),
             "indices": indices.numpy(),

@@ -33,7 +33,7 @@ class Additive:
 
     def _ends(self, whole: Boxes) -> tuple[Array, Array]:
         low, high = self.activations(whole)
-        smallest, largest = np.zeros(len(self.latents.atoms)), np.zeros(len(self.latents.atoms))
+        smallest, largest = np.zeros(len(self.latents.decoder)), np.zeros(len(self.latents.decoder))
         index = self.latents.index
         np.minimum.at(smallest, index, low - 1e-9 * (1 + np.abs(low)))
         np.maximum.at(largest, index, high + 1e-9 * (1 + np.abs(high)))
@@ -47,11 +47,11 @@ class Additive:
         The offset leaves out what biases do: it is added by the caller's `start`.
         """
         count, latents = self.arithmetic, self.latents
-        atoms = ours[latents.index]  # [G, M, n]
-        offset = count.total(count.times(atoms, count.exact(latents.offset[..., None])), axis=1)
+        decoder = ours[latents.index]  # [G, M, n]
+        offset = count.total(count.times(decoder, count.exact(latents.offset[..., None])), axis=1)
         offset = count.subtract(start[0], offset)
         explained = [
-            count.total(count.times(atoms, count.exact(latents.slopes[:, j, :, None])), axis=1)
+            count.total(count.times(decoder, count.exact(latents.slopes[:, j, :, None])), axis=1)
             for j in range(latents.slopes.shape[1])
         ]
         slopes = [
@@ -98,8 +98,8 @@ class Additive:
     ) -> tuple[Rounded, Rounded]:
         """Between what a neuron's output differs from the additive one over each box, [B, N]."""
         count, scaled = self.arithmetic, self.enclosures.scaled
-        atoms = self.curves.G[index]
-        at_low, at_high = scaled(atoms, low), scaled(atoms, high)
+        decoder = self.curves.G[index]
+        at_low, at_high = scaled(decoder, low), scaled(decoder, high)
         least, most = count.minimum(at_low, at_high), count.maximum(at_low, at_high)
         bottom = count.add(count.total(count.below(least), axis=1), self.curves.base[0])
         top = count.add(count.total(count.relu(most), axis=1), self.curves.base[0])

@@ -95,7 +95,7 @@ def check_points(problem: points.Problem, worst: Array) -> int:
     chosen = proved[sample(len(proved))] if len(proved) else proved
     weights = problem.weights
     W_in, W_out, skip = matrix(weights.W_in), matrix(weights.W_out), matrix(weights.skip)
-    G = matrix(problem.atoms) * W_in
+    G = matrix(problem.decoder) * W_in
     b_in = vector(weights.b_in)
     base = plus(times(vector(problem.bias), W_in), b_in)
     rows = [row(W_out, n) for n in range(W_out.nrows())]

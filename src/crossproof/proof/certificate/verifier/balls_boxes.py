@@ -44,11 +44,11 @@ class _Box:
     def __init__(self, problem: boxes.Problem) -> None:
         self.problem, weights, domain = problem, problem.weights, problem.domain
         W_in, self.W_out, skip = (matrix(m) for m in (weights.W_in, weights.W_out, weights.skip))
-        atoms, bias = matrix(domain.atoms), vector(domain.bias)
-        self.G, self.S = atoms * W_in, atoms * skip
+        decoder, bias = matrix(domain.decoder), vector(domain.bias)
+        self.G, self.S = decoder * W_in, decoder * skip
         self.base = plus(times(bias, W_in), vector(weights.b_in))
         self.constant = plus(times(bias, skip), vector(weights.b_out))
-        own, start = matrix(problem.latents.atoms), vector(problem.latents.bias)
+        own, start = matrix(problem.latents.decoder), vector(problem.latents.bias)
         self.own_G, self.own_S = own * W_in, own * skip
         self.own_base = plus(times(start, W_in), vector(weights.b_in))
         self.own_constant = plus(times(start, skip), vector(weights.b_out))

@@ -46,7 +46,7 @@ class Leaves:
 class Domain:
     """Boxes of activations of active features, and what labels them."""
 
-    atoms: Array
+    decoder: Array
     bias: Array
     low: Array
     high: Array
@@ -90,7 +90,7 @@ def read(certificate: Certificate) -> Problem:
     if (domain.low > domain.high).any():
         raise CertificateError("A feature of the domain has low above high.")
     latents = Latents(
-        atoms=dictionary["atoms"],
+        decoder=dictionary["atoms"],
         bias=dictionary["bias"],
         index=proof["latent_index"],
         slopes=proof["latent_slopes"],
@@ -152,7 +152,7 @@ class Prover:
     def __init__(self, arithmetic: Arithmetic, problem: Problem) -> None:
         self.arithmetic, self.domain = arithmetic, problem.domain
         domain = problem.domain
-        self.enclosures = Enclosures(arithmetic, problem.weights, domain.atoms, domain.bias)
+        self.enclosures = Enclosures(arithmetic, problem.weights, domain.decoder, domain.bias)
         self.readout = arithmetic.exact(domain.readout)
         active = domain.active_sets
         sets = np.arange(len(active))

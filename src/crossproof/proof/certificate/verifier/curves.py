@@ -27,7 +27,7 @@ from crossproof.proof.certificate.verifier.checks import Weights
 class Latents:
     """The dictionary, and what its latents are in each active set: any numbers are sound."""
 
-    atoms: Array
+    decoder: Array
     """[H, D]."""
     bias: Array
     """[D]."""
@@ -49,9 +49,9 @@ class Curves:
         self.arithmetic = count = arithmetic
         self.W_out = count.exact(weights.W_out)
         W_in, skip = count.exact(weights.W_in), count.exact(weights.skip)
-        atoms, bias = count.exact(latents.atoms), count.exact(latents.bias[None])
-        self.G = count.product(atoms, W_in)
-        self.skip = count.product(atoms, skip)
+        decoder, bias = count.exact(latents.decoder), count.exact(latents.bias[None])
+        self.G = count.product(decoder, W_in)
+        self.skip = count.product(decoder, skip)
         self.base = count.add(count.product(bias, W_in), count.exact(weights.b_in[None]))
         self.resting = count.relu(self.base)
         self.constant = count.add(count.product(bias, skip), count.exact(weights.b_out[None]))

@@ -42,13 +42,13 @@ class Enclosures:
         self,
         arithmetic: Arithmetic,
         weights: Weights,
-        atoms: Array,
+        decoder: Array,
         bias: Array,
     ) -> None:
         self.arithmetic = arithmetic
         W_in, skip = arithmetic.exact(weights.W_in), arithmetic.exact(weights.skip)
         self.W_out = arithmetic.exact(weights.W_out)
-        features, origin = arithmetic.exact(atoms), arithmetic.exact(bias[None])
+        features, origin = arithmetic.exact(decoder), arithmetic.exact(bias[None])
         b_in, b_out = arithmetic.exact(weights.b_in[None]), arithmetic.exact(weights.b_out[None])
         self.G = arithmetic.product(features, W_in)
         self.base = arithmetic.add(arithmetic.product(origin, W_in), b_in)

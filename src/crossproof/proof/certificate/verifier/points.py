@@ -2,7 +2,7 @@
 
 Every margin is bounded twice, by the dominant-latent model (THEORY T1) and by the additive model
 (T2.2 with the signs of a convex σ), in functional margin form; the better bound counts. Latents,
-atoms and bias may be any numbers: the verifier computes what they leave of the input. Reading all
+decoder and bias may be any numbers: the verifier computes what they leave of the input. Reading all
 inputs costs as much as running the network on them: such a certificate attributes errors and
 compares dictionaries.
 """
@@ -36,7 +36,7 @@ class Problem:
     weights: checks.Weights
     inputs: Array
     labels: Indices
-    atoms: Array
+    decoder: Array
     bias: Array
     offsets: Indices
     indices: Indices
@@ -90,7 +90,7 @@ class Engine:
         self.W_in, self.W_out = count.exact(weights.W_in), count.exact(weights.W_out)
         self.b_in, self.b_out = count.exact(weights.b_in[None]), count.exact(weights.b_out[None])
         self.skip = count.exact(weights.skip)
-        self.G = count.product(count.exact(problem.atoms), self.W_in)
+        self.G = count.product(count.exact(problem.decoder), self.W_in)
         bias = count.exact(problem.bias[None])
         self.base = count.add(count.product(bias, self.W_in), self.b_in)[0]
 

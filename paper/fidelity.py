@@ -1,0 +1,75 @@
+"""Fidelity Φ of the ablation schemes, behind figures 2 and 7."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from crossproof.evaluation import EvaluationOptions
+from crossproof.evaluation.schemes import SCHEMES
+from crossproof.evaluation.tally import MIDS
+from crossproof.training.config import RunConfig
+from paper.figure import Panel, Series
+from paper.lab import Lab
+from paper.runs import Runs
+
+LABELS = {
+    "none": "all",
+    "drop-random": "drop\nrandom",
+    "drop-second": "drop\nsecond",
+    "drop-largest": "drop\nlargest",
+    "keep-largest": "keep\nlargest",
+}
+MID_LABELS = {"exact_mid": "exact resid_mid", "reconstructed_mid": "reconstructed resid_mid"}
+LAMBDAS = (10.0, 100.0, 1000.0)
+RECIPE = {"transition": 200.0, "all_latents": 50.0, "interaction": 5.0}
+"""The demo's objective (docs/search.md)."""
+OPTIONS = EvaluationOptions(patch_hookpoints=False)
+
+
+def variants(lab: Lab) -> dict[str, RunConfig]:
+    """No penalty, the paper's penalty at several λ, and the recipe."""
+    penalised = {f"λ = {value:g}": lab.config(interaction=value) for value in LAMBDAS}
+    return {"λ = 0": lab.config(), **penalised, "recipe": lab.config(**RECIPE)}
+
+
+def measured(lab: Lab) -> dict[str, Any]:
+    """Φ by variant, scheme and mid, each with interval and blocks."""
+    runs = lab.measure(variants(lab), options=OPTIONS)
+    return {name: phis(own) for name, own in runs.items()}
+
+
+def phis(runs: Runs) -> dict[str, Any]:
+    """Φ by scheme and mid."""
+    mids = [mid for mid in MIDS if f"phi/{mid}/none" in runs.seeds[0].sums]
+    return {
+        scheme: {mid: runs.figure(f"phi/{scheme}/{mid}").estimate() for mid in mids}
+        for scheme in SCHEMES
+    }
+
+
+def panel(found: Mapping[str, Any], mid: str, block: int | None = None, title: str = "") -> Panel:
+    """Bars of every scheme: the mean over blocks, or the block at one place."""
+    series = []
+    for name, by_scheme in found.items():
+        every = [by_scheme[scheme][mid] for scheme in SCHEMES]
+        shown = every if block is None else [by_block(entry)[block] for entry in every]
+        low, high = ([entry["ci"][end] for entry in shown] for end in (0, 1))
+        middle = [entry["mean"] for entry in shown]
+        series.append(Series(name, list(LABELS.values()), middle, low, high, kind="bars"))
+    lowest = min((value for one in series for value in one.low or ()), default=0.0)
+    limits = (max(-1.0, min(0.0, lowest) - 0.02), 1.02)
+    return Panel(title or MID_LABELS[mid], "", "Φ", series, y_range=limits)
+
+
+def mids(found: Mapping[str, Any]) -> list[str]:
+    """The kinds of resid_mid that were measured."""
+    return list(next(iter(found.values()))["none"])
+
+
+def by_block(estimate: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each block's own estimate."""
+    if "parts" not in estimate:  # one block
+        return [dict(estimate)]
+    both = zip(estimate["parts"], estimate["part_cis"], strict=True)
+    return [{"mean": part, "ci": ci} for part, ci in both]

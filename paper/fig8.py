@@ -1,0 +1,80 @@
+"""Figure 8: the trade-off over the dictionary's width and sparsity."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from crossproof.crosscoder.model import CrosscoderConfig
+from paper import scaling
+from paper.figure import Chart, Figure
+from paper.lab import Lab
+from paper.settings import Settings
+from paper.words import number
+
+TITLE = "Figure 8: width and sparsity of the crosscoder"
+WIDTHS, QUICK_WIDTHS = (256, 512, 1024), (64, 128)
+KS, QUICK_KS = (8, 16, 32), (4, 8)
+
+
+def run(settings: Settings) -> Figure:
+    """Φ, FVU and dominant share against width at fixed k, and against k at fixed width."""
+    lab = Lab.open(settings)
+    middle = lab.config().crosscoder
+    width_values, k_values = (QUICK_WIDTHS, QUICK_KS) if settings.quick else (WIDTHS, KS)
+    widths = {f"H = {h:,}": replace(middle, n_latents=h) for h in width_values}
+    ks = {f"k = {k}": replace(middle, k=k) for k in k_values}
+    found = scaling.measured(lab, sizes(widths, ks))
+    numbers = {
+        "setup": lab.setup() | scaling.trained(lab),
+        "objectives": scaling.OBJECTIVES,
+        "widths": {name: found[key(size)] for name, size in widths.items()},
+        "ks": {name: found[key(size)] for name, size in ks.items()},
+    }
+    charts = {
+        "main": chart(numbers["widths"], "width H", f"k = {middle.k}"),
+        "k": chart(numbers["ks"], "k", f"H = {middle.n_latents:,}"),
+    }
+    return Figure(numbers, charts, words(numbers))
+
+
+def sizes(*groups: dict[str, CrosscoderConfig]) -> dict[str, CrosscoderConfig]:
+    """Each size once, under its own name."""
+    return {key(size): size for group in groups for size in group.values()}
+
+
+def key(size: CrosscoderConfig) -> str:
+    """A size's name among the trainings."""
+    return f"H = {size.n_latents}, k = {size.k}"
+
+
+def chart(found: dict[str, Any], label: str, fixed: str) -> Chart:
+    """The trade-off along one direction."""
+    title = f"Trade-off against {label}, {fixed}"
+    return Chart(title, scaling.panels(found, list(found), "line"))
+
+
+def words(numbers: dict[str, Any]) -> str:
+    """Two tables, and the gain of each objective along them."""
+    setup, widths, ks = numbers["setup"], numbers["widths"], numbers["ks"]
+    return "\n\n".join(
+        [
+            scaling.size(setup),
+            f"Φ of the dominant latent alone (no penalty, the paper's penalty, the recipe): "
+            f"{scaling.gains(widths)}; {scaling.gains(ks)}. {_interaction(widths)} "
+            f"{_interaction(ks)}",
+            f"Width at k = {setup['k']}:",
+            scaling.rows("width", widths),
+            f"Sparsity at H = {setup['n_latents']:,}:",
+            scaling.rows("k", ks),
+        ]
+    )
+
+
+def _interaction(found: dict[str, Any]) -> str:
+    ends = next(iter(found)), list(found)[-1]
+    parts = []
+    for objective in scaling.OBJECTIVES:
+        first, last = (number(found[end][objective]["interaction"]["mean"], 1) for end in ends)
+        parts.append(f"{objective} {first} and {last}")
+    return f"I at {ends[0]} and {ends[1]}: {', '.join(parts)}."

@@ -1,0 +1,138 @@
+"""Do clusters by interaction mean something? Every similarity, and every control, judged alike.
+
+    python paper/scripts/judge_clusters.py runs/demo --out docs/data/clusters.json
+
+For each crosscoder of a measured run (`crossproof measure`): clusters by every similarity, judged
+in the odd-one-in task by the offline embedding model and by word overlap, on explanations and on
+contexts, next to random clusters of the same sizes with and without matched frequencies. Half of
+the latents, judged on validation text, choose an interaction and a baseline; the other half,
+judged on the measured split's other sequences, is what is reported. Writes a JSON file, and the
+tables in Markdown beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from crossproof.activations import read_sequences
+from crossproof.activations.corpus import Split
+from crossproof.clusters.judges import EmbeddingJudge, OverlapJudge, embedder
+from crossproof.clusters.partition import Algorithm
+from crossproof.clusters.reading import deal
+from crossproof.clusters.similarities import NEED_DIFFERENCES, available
+from crossproof.clusters.subject import (
+    Choice,
+    Text,
+    judged_sequences,
+    load_measurement,
+    measured_corpus,
+    prepare,
+)
+from crossproof.clusters.texts import Material
+from crossproof.crosscoder import Crosscoder
+from crossproof.evaluation.measure_run import named_crosscoders
+from crossproof.lm import LanguageModel, load_model
+from crossproof.training.run_folder import run_crosscoders
+from paper.cluster_comparison import Plan, Study, compare, study
+from paper.cluster_comparison_words import tables
+from paper.cluster_examples import examples
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What is judged."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    out: Path = Path("docs/data/clusters.json")
+    algorithm: Algorithm = "affinity"
+    similarities: tuple[str, ...] = ()
+    """All of them, and I-normalised of every block alone, if none is named."""
+    seeds: int = 3
+    questions: int = 4
+    """About each cluster, at most."""
+    tokens: int = 75_000
+    """Of either text, to explain and judge on."""
+    choice_split: Split = "validation"
+    materials: tuple[Material, ...] = ("explanations", "contexts")
+    crosscoders: tuple[str, ...] = ()
+    """Names of the run's crosscoders; all of them, if none is named."""
+    stability: bool = True
+    """Also measure both halves of the text again, for the adjusted Rand index."""
+    differences: bool = True
+    """Also second differences, which are slow."""
+    threads: int = 1
+
+
+def main(arguments: Arguments) -> None:
+    """Clusters, judges, writes the JSON file and the tables."""
+    torch.set_num_threads(arguments.threads)
+    model = load_model(next(iter(run_crosscoders(arguments.run).values()))[1].model)
+    judges = (OverlapJudge(), EmbeddingJudge(embedder()))
+    content: dict[str, Any] = {
+        "schema": 2,
+        "model": model.name,
+        "model_hash": model.weights_hash,
+        "measured_on": measured_corpus(arguments.run, model),
+        "settings": {k: str(v) for k, v in asdict(arguments).items()},
+        "runs": {},
+    }
+    for name, crosscoder in named_crosscoders(model, [arguments.run]).items():
+        if arguments.crosscoders and name not in arguments.crosscoders:
+            continue
+        halves = _study(model, name, crosscoder, arguments)
+        names = _names(arguments, halves)
+        plan = Plan(
+            names,
+            judges,
+            arguments.algorithm,
+            arguments.materials,
+            seeds=range(arguments.seeds),
+            per_cluster=arguments.questions,
+        )
+        found = compare([halves], plan, lambda line: print(line, flush=True))
+        best = found["chosen"]["interaction"]
+        content["runs"][name] = found | {"examples": examples(halves.report, best)}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(content) + "\n")  # megabytes with indentation
+    page = "\n\n".join(
+        f"**{name}**\n\n{tables(figures)}" for name, figures in content["runs"].items()
+    )
+    arguments.out.with_suffix(".md").write_text(page + "\n")
+    print(page)
+
+
+def _names(arguments: Arguments, halves: Study) -> list[str]:
+    found = halves.report.subject.evidence.interactions
+    every = [*available(found.gated), *(f"I-normalised@{block}" for block in found.blocks)]
+    names = list(arguments.similarities) or every
+    return [n for n in names if arguments.differences or n not in NEED_DIFFERENCES]
+
+
+def _study(model: LanguageModel, name: str, crosscoder: Crosscoder, arguments: Arguments) -> Study:
+    corpus = measured_corpus(arguments.run, model)
+    measured = read_sequences(corpus["text"], model, int(corpus["context"]), corpus["split"])
+    text = Text(split=arguments.choice_split, tokens=arguments.tokens)
+    subject = prepare(
+        model,
+        name,
+        crosscoder,
+        load_measurement(arguments.run, name),
+        measured[: int(corpus["sequences"])],
+        judged_sequences(model, corpus, Text(tokens=arguments.tokens)),
+        Choice(latents=crosscoder.n_latents),
+        differences=arguments.differences,
+        stability=arguments.stability,
+        tell=lambda doing, done, total: print(f"{name}: {doing} {done}/{total}", flush=True),
+    )
+    chosen_on = deal(model, crosscoder, judged_sequences(model, corpus, text))
+    return study(subject, chosen_on, model.tokenizer)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))

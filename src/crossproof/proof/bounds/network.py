@@ -1,0 +1,167 @@
+"""What a certificate speaks about: a small ReLU network and the domain it is certified on.
+
+All tensors are float64, and every value is one that float32 can hold: a claim is about the
+real-arithmetic network with exactly these weights (THEORY section 8).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from crossproof.errors import CrossproofError
+
+
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) over names, shapes and values (little-endian float64 or int64), by name."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu()
+        kind = "<f8" if tensor.is_floating_point() else "<i8"
+        values = np.ascontiguousarray(tensor.numpy().astype(kind))
+        shape = ",".join(str(size) for size in values.shape)
+        digest.update(f"{name}:{kind}:{shape}\n".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+class _Hashed:
+    """Dataclasses of tensors that can be named, hashed and checked alike."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by field name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 (hex) over all tensors; see `tensors_hash`."""
+        return tensors_hash(self.tensors())
+
+    def _check_finite(self, what: str) -> None:
+        for name, tensor in self.tensors().items():
+            if not torch.isfinite(tensor).all():
+                raise CrossproofError(
+                    f"{name} of the {what} holds NaN or infinity: a certificate needs numbers."
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class Network(_Hashed):
+    """logits = x skip + relu(x W_in + b_in) W_out + b_out; the unembedding is folded into W_out.
+
+    Raises CrossproofError if a weight is NaN or infinite.
+    """
+
+    W_in: Float[Tensor, "D N"]
+    b_in: Float[Tensor, " N"]
+    W_out: Float[Tensor, "N V"]
+    b_out: Float[Tensor, " V"]
+    skip: Float[Tensor, "D V"]
+
+    def __post_init__(self) -> None:
+        self._check_finite("network")
+
+    def logits(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B V"]:
+        """The logits of B inputs."""
+        hidden = torch.relu(x @ self.W_in + self.b_in)
+        return x @ self.skip + hidden @ self.W_out + self.b_out
+
+    def double(self) -> Network:
+        """The same weights in float64."""
+        return replace(self, **{name: t.double() for name, t in self.tensors().items()})
+
+    @property
+    def n_classes(self) -> int:
+        """V, the number of classes."""
+        return self.W_out.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class PairDomain(_Hashed):
+    """Addition modulo p: input left[a] + right[b], label (a + b) mod p, all pairs equally likely.
+
+    Raises CrossproofError if an embedding is NaN or infinite.
+    """
+
+    left: Float[Tensor, "p D"]
+    right: Float[Tensor, "p D"]
+
+    def __post_init__(self) -> None:
+        self._check_finite("domain")
+
+    @property
+    def p(self) -> int:
+        """The modulus; the domain has p² inputs."""
+        return self.left.shape[0]
+
+    def inputs(self) -> Float[Tensor, "pairs D"]:
+        """All p² inputs; pair (a, b) is row a·p + b."""
+        return (self.left[:, None] + self.right[None]).flatten(0, 1)
+
+    def labels(self) -> Int[Tensor, " pairs"]:
+        """The label of every pair, in the same order."""
+        number = torch.arange(self.p)
+        return ((number[:, None] + number[None]) % self.p).flatten()
+
+
+@dataclass(frozen=True, eq=False)
+class SparseDomain(_Hashed):
+    """Inputs bias + Σ_h a_h d_h over the features h of one active set, a_h in [low_h, high_h].
+
+    Every row of `active_sets` is equally likely, activations are uniform and independent in the
+    box. The label is argmax_c Σ_h a_h readout[h, c], so it is constant wherever the linear
+    differences keep their signs.
+
+    Raises CrossproofError if a tensor is NaN or infinite, a range is empty, or an active set
+    repeats a feature or names one that does not exist.
+    """
+
+    decoder: Float[Tensor, "F D"]
+    bias: Float[Tensor, " D"]
+    low: Float[Tensor, " F"]
+    high: Float[Tensor, " F"]
+    active_sets: Int[Tensor, "G K"]
+    readout: Float[Tensor, "F V"]
+
+    def __post_init__(self) -> None:
+        self._check_finite("domain")
+        if not (self.low <= self.high).all():
+            raise CrossproofError("A feature of the domain has low above high: swap them.")
+        ordered = self.active_sets.sort(dim=1).values
+        outside = (ordered < 0).any() or (ordered >= len(self.decoder)).any()
+        if outside or (ordered.diff(dim=1) == 0).any():
+            raise CrossproofError(
+                f"active_sets must hold different features between 0 and {len(self.decoder) - 1} "
+                f"in every row."
+            )
+
+    @property
+    def n_sets(self) -> int:
+        """G, the number of active sets."""
+        return self.active_sets.shape[0]
+
+    def sample(
+        self, count: int, generator: torch.Generator | None = None
+    ) -> tuple[Float[Tensor, "T F"], Int[Tensor, " T"]]:
+        """Activations and labels of `count` inputs drawn from the domain."""
+        rows = torch.randint(self.n_sets, (count,), generator=generator)
+        active = self.active_sets[rows]
+        unit = torch.rand(active.shape, generator=generator, dtype=self.low.dtype)
+        values = self.low[active] + unit * (self.high - self.low)[active]
+        activations = self.low.new_zeros(count, len(self.low)).scatter(1, active, values)
+        return activations, self.labels(activations)
+
+    def inputs(self, activations: Float[Tensor, "T F"]) -> Float[Tensor, "T D"]:
+        """The inputs with these activations."""
+        return activations @ self.decoder + self.bias
+
+    def labels(self, activations: Float[Tensor, "T F"]) -> Int[Tensor, " T"]:
+        """The labels of these activations."""
+        labels: Tensor = (activations @ self.readout).argmax(dim=1)
+        return labels

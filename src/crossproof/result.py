@@ -1,0 +1,107 @@
+"""What the functions of the public API return: plain data that prints, saves and loads itself.
+
+A result is a frozen dataclass of numbers, strings, lists, dictionaries and other dataclasses. Its
+JSON has the dataclass's field names. JSON has no NaN and no infinity: such a number becomes null,
+and `missing` at the top of the document says, by path, why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from crossproof.errors import CrossproofError
+from crossproof.files import read_json, write_json
+from crossproof.tables import Table
+
+if TYPE_CHECKING:
+    import pandas
+    from cattrs import Converter
+
+MISSING = "missing"
+"""The key under which a document says why a value is null."""
+
+
+class Result:
+    """Base of the results; subclasses are frozen dataclasses declared with `repr=False`."""
+
+    def tables(self) -> Sequence[Table]:
+        """What a terminal, a page and `repr` show; the main table first."""
+        raise TypeError(f"{type(self).__name__} has no tables")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that JSON can hold, with the reason for each null that stands for a
+        number that is not finite."""
+        missing: dict[str, str] = {}
+        content: dict[str, Any] = _finite(_converter().unstructure(self), "", missing)
+        return content | ({MISSING: missing} if missing else {})
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """The result that `to_json` wrote; CrossproofError if `content` is not one."""
+        try:
+            made: Self = _converter().structure(
+                {key: value for key, value in content.items() if key != MISSING}, cls
+            )
+        except Exception as error:  # cattrs groups errors of every kind under its own
+            raise CrossproofError(
+                f"This is no {cls.__name__} of this version of crossproof: make it again."
+            ) from error
+        return made
+
+    def save(self, path: Path) -> None:
+        """Writes `to_json` to a file; CrossproofError if it cannot be written."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads what `save` wrote; CrossproofError if the file is missing, damaged or another's."""
+        content = read_json(path)
+        try:
+            return cls.from_json(content)
+        except CrossproofError as error:
+            raise CrossproofError(f"{path}: {error}") from error
+
+    def to_frame(self) -> pandas.DataFrame:
+        """The main table as a data frame; CrossproofError if pandas is not installed."""
+        return self.tables()[0].to_frame()
+
+    def __repr__(self) -> str:
+        return "\n\n".join(table.to_text() for table in self.tables())
+
+
+def _finite(value: Any, path: str, missing: dict[str, str]) -> Any:
+    """The same with null for numbers that JSON cannot hold; their paths go into `missing`."""
+    if isinstance(value, float) and not math.isfinite(value):
+        missing[path] = "not defined (0/0)" if math.isnan(value) else "infinite"
+        return None
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v, _below(path, k), missing) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v, _below(path, at), missing) for at, v in enumerate(value)]
+    return value
+
+
+def _below(path: str, key: object) -> str:
+    return f"{path}/{key}" if path else str(key)
+
+
+@cache
+def _converter() -> Converter:
+    """Dataclasses to plain values and back; made when it is first needed."""
+    from cattrs.preconf.json import make_converter
+
+    converter: Converter = make_converter(prefer_attrib_converters=False)
+    converter.register_unstructure_hook(Path, str)
+    converter.register_structure_hook(Path, lambda value, _: Path(value))
+    return converter
+
+
+def fields_of(result: object) -> Iterator[tuple[str, Any]]:
+    """Names and values of a dataclass's fields, as they are."""
+    for field in dataclasses.fields(result):  # type: ignore[arg-type]  # any dataclass will do
+        yield field.name, getattr(result, field.name)

@@ -1,0 +1,94 @@
+"""A-priori rounding slack: what float64 arithmetic may be off by (THEORY section 8).
+
+Certificates speak about the model in real arithmetic with the stored weights. A computed inner
+product of length k differs from the real one by at most γ_k |x|ᵀ|y|, γ_k = k u / (1 - k u), for
+any order of summation and with or without fused operations (Higham). One such term per product
+is cheaper and safer than directed rounding of every operation.
+
+Contributions p and baselines β are *numbers given to the theorems*: soundness never depends on how
+they were rounded when they were made, only on how far their sum is from the model's own
+pre-activation. So the only products of the model that need slack are x W_in and the output.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from crossproof.errors import CrossproofError
+from crossproof.lm.activation import Activation
+from crossproof.lm.constants import LIPSCHITZ
+from crossproof.lm.mlp import MLPWeights
+
+ACTIVATION_ROUNDING = 8
+"""Machine epsilons, relative to |x|, by which a computed σ(x) may be wrong."""
+
+
+def gamma(k: int, dtype: torch.dtype = torch.float64) -> float:
+    """γ_k = k u / (1 - k u), rounded up; u is half the machine epsilon of `dtype`.
+
+    Raises CrossproofError where k u is 1 or more: no bound exists.
+    """
+    roundoff = torch.finfo(dtype).eps / 2
+    if not 0 <= k * roundoff < 1:
+        raise CrossproofError(
+            f"Sums of {k} terms have no rounding bound in {dtype}; use torch.float64."
+        )
+    return math.nextafter(k * roundoff / (1 - k * roundoff), math.inf)
+
+
+def upward(bound: Float[Tensor, "*shape"], operations: int = 8) -> Float[Tensor, "*shape"]:
+    """A non-negative `bound` raised by what `operations` roundings may have taken from it."""
+    return bound * (1 + 2 * gamma(operations + 1, bound.dtype)) + torch.finfo(bound.dtype).tiny
+
+
+def product_slack(
+    left: Float[Tensor, "*batch K"],
+    right: Float[Tensor, "K F"],
+    offset: Float[Tensor, " F"] | None = None,
+) -> Float[Tensor, "*batch F"]:
+    """An upper bound on the rounding error of `left @ right + offset`, entry by entry."""
+    magnitude = left.abs() @ right.abs()
+    if offset is not None:
+        magnitude = magnitude + offset.abs()
+    # The magnitudes are computed too: |fl(m) - m| ≤ γ m, hence the larger index.
+    return upward(gamma(2 * left.shape[-1] + 4, left.dtype) * magnitude)
+
+
+def activation_slack(
+    activation: Activation, x: Float[Tensor, "*shape"], error: Float[Tensor, "*shape"]
+) -> Float[Tensor, "*shape"]:
+    """|fl σ(x) - σ(x')| for any x' within `error` of x: L·error and what libm may be off by."""
+    exact = activation in (Activation.RELU, Activation.IDENTITY)
+    own = 0.0 if exact else ACTIVATION_ROUNDING * torch.finfo(x.dtype).eps
+    return upward(LIPSCHITZ[activation] * error + own * x.abs())
+
+
+def preactivation_slack(
+    x: Float[Tensor, "*batch D"], W: Float[Tensor, "D N"], b: Float[Tensor, " N"]
+) -> Float[Tensor, "*batch N"]:
+    """|fl(xW + b) - (xW + b)| at each neuron."""
+    return product_slack(x, W, b)
+
+
+def mlp_slack(mlp: MLPWeights, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+    """|fl(MLP(x)) - MLP(x)|, coordinate by coordinate: two products and the neurons between."""
+    linear = x @ mlp.W_in + mlp.b_in
+    error = preactivation_slack(x, mlp.W_in, mlp.b_in)
+    if mlp.W_gate is None or mlp.b_gate is None:
+        error = activation_slack(mlp.activation, linear, error)
+    else:
+        gate = x @ mlp.W_gate + mlp.b_gate
+        gate_error = preactivation_slack(x, mlp.W_gate, mlp.b_gate)
+        opening = mlp.activation(gate).abs()
+        gate_error = activation_slack(mlp.activation, gate, gate_error)
+        product = gamma(2, x.dtype) * opening * linear.abs()
+        error = upward(linear.abs() * gate_error + opening * error + gate_error * error + product)
+    neurons = mlp.neurons(x)
+    return upward(
+        error @ mlp.W_out.abs() * (1 + gamma(mlp.n_neurons + 2, x.dtype))
+        + product_slack(neurons, mlp.W_out, mlp.b_out)
+    )

@@ -1,0 +1,268 @@
+"""Dictionaries saved by the libraries themselves, for tests of the importers.
+
+Needs what the package does not: SAELens, sparsify, dictionary_learning and circuit-tracer, each
+imported only when its turn comes. In a fresh environment:
+
+    pip install sae-lens eai-sparsify dictionary-learning circuit-tracer pyyaml
+    python tools/make_format_fixtures.py tests/data/formats
+
+Every fixture is a folder: `dictionary/` as the library wrote it, and `expected.safetensors` with a
+batch `x`, its `code` and its `reconstruction` as the library computed them. Weights, biases and
+thresholds are random, from a seed; nothing is tied, zero or normalised.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor
+
+D, WIDTH, TOKENS, LAYERS = 16, 24, 12, 2
+K = 4
+
+
+def draw(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def randomise(module: Any, seed: int = 0) -> None:
+    """Random parameters; thresholds positive, and low enough that latents fire."""
+    for i, (name, parameter) in enumerate(sorted(module.named_parameters())):
+        values = 0.4 * draw(*parameter.shape, seed=100 * seed + i)
+        parameter.copy_(values.abs() + 0.1 if "threshold" in name else values)
+
+
+def record(folder: Path, x: Tensor, code: Tensor, reconstruction: Tensor) -> None:
+    shares = (code != 0).float().mean()
+    assert 0.05 < shares < 0.95, f"{folder.name}: {shares:.0%} of the latents are active"
+    tensors = {"x": x, "code": code, "reconstruction": reconstruction}
+    save_file(
+        {name: t.detach().float().contiguous() for name, t in tensors.items()},
+        folder / "expected.safetensors",
+    )
+
+
+def saelens(root: Path) -> None:
+    import sae_lens
+    from sae_lens.saes.sae import SAEMetadata
+
+    x = draw(TOKENS, D, seed=1)
+
+    def config(kind: Any, hook: str, out: str | None = None, **more: Any) -> Any:
+        names = {"hook_name": hook} | ({"hook_name_out": out} if out else {})
+        metadata = SAEMetadata(model_name="tiny", **names)
+        return kind(d_in=D, d_sae=WIDTH, metadata=metadata, **more)
+
+    from sae_lens.saes import transcoder
+
+    resid, mid, normalised = (
+        "blocks.1.hook_resid_pre",
+        "blocks.0.hook_resid_mid",
+        "blocks.1.ln2.hook_normalized",
+    )
+    dictionaries = {
+        "standard": sae_lens.StandardSAE(config(sae_lens.StandardSAEConfig, resid)),
+        "topk": sae_lens.TopKSAE(
+            config(sae_lens.TopKSAEConfig, mid, k=K, rescale_acts_by_decoder_norm=True)
+        ),
+        "jumprelu": sae_lens.JumpReLUSAE(
+            config(sae_lens.JumpReLUSAEConfig, normalised, apply_b_dec_to_input=False)
+        ),
+        "gated": sae_lens.GatedSAE(config(sae_lens.GatedSAEConfig, "blocks.0.hook_mlp_out")),
+        "transcoder": sae_lens.Transcoder(
+            config(
+                transcoder.TranscoderConfig,
+                normalised,
+                "blocks.1.hook_mlp_out",
+                d_out=D,
+                apply_b_dec_to_input=False,
+            )
+        ),
+        "jumprelu_transcoder": sae_lens.JumpReLUTranscoder(
+            config(
+                transcoder.JumpReLUTranscoderConfig,
+                normalised,
+                "blocks.1.hook_mlp_out",
+                d_out=D,
+                apply_b_dec_to_input=False,
+            )
+        ),
+    }
+    for name, sae in dictionaries.items():
+        folder = fresh(root / f"saelens-{name}")
+        randomise(sae, 2)
+        sae.save_model(folder / "dictionary")
+        code = sae.encode(x)
+        record(folder, x, code, sae.decode(code))
+
+    folder = fresh(root / "saelens-batchtopk")
+    training = sae_lens.BatchTopKTrainingSAE(
+        config(sae_lens.BatchTopKTrainingSAEConfig, resid, k=K, rescale_acts_by_decoder_norm=True)
+    )
+    randomise(training, 3)
+    training.topk_threshold = torch.tensor(0.9, dtype=torch.double)
+    training.save_inference_model(folder / "dictionary")
+    loaded = sae_lens.SAE.load_from_disk(folder / "dictionary")
+    code = loaded.encode(x)
+    record(folder, x, code, loaded.decode(code))
+
+    folder = fresh(root / "saelens-batchtopk-training")  # the same function, never folded
+    training = sae_lens.BatchTopKTrainingSAE(
+        config(sae_lens.BatchTopKTrainingSAEConfig, resid, k=K, rescale_acts_by_decoder_norm=True)
+    )
+    randomise(training, 3)
+    training.topk_threshold = torch.tensor(0.9, dtype=torch.double)
+    training.save_model(folder / "dictionary")
+    record(folder, x, code, loaded.decode(code))
+
+
+def sparsify(root: Path) -> None:
+    os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # no GPU is needed to make a fixture
+    from sparsify import SparseCoder, SparseCoderConfig
+
+    x = draw(TOKENS, D, seed=2)
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {
+        "sae": ("layers.1", {}),
+        "groupmax": ("layers.0.mlp", {"activation": "groupmax"}),
+        "transcoder": ("layers.1.mlp", {"transcode": True}),
+    }
+    for name, (hook, more) in kinds.items():
+        folder = fresh(root / f"sparsify-{name}")
+        coder = SparseCoder(D, SparseCoderConfig(num_latents=WIDTH, k=K, **more))
+        randomise(coder, 4)
+        coder.save_to_disk(folder / "dictionary" / hook)
+        found = coder.encode(x)
+        code = torch.zeros(TOKENS, WIDTH).scatter(1, found.top_indices, found.top_acts)
+        record(folder, x, code, coder.decode(found.top_acts, found.top_indices))
+
+
+def dictionary_learning(root: Path) -> None:
+    import json
+
+    from dictionary_learning import dictionary
+    from dictionary_learning.trainers.batch_top_k import BatchTopKSAE
+    from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKSAE
+    from dictionary_learning.trainers.top_k import AutoEncoderTopK
+
+    x = draw(TOKENS, D, seed=3)
+    for dictionary_class, sizes in [
+        (dictionary.AutoEncoder, (D, WIDTH)),
+        (dictionary.AutoEncoderNew, (D, WIDTH)),
+        (dictionary.GatedAutoEncoder, (D, WIDTH)),
+        (dictionary.JumpReluAutoEncoder, (D, WIDTH)),
+        (AutoEncoderTopK, (D, WIDTH, K)),
+        (BatchTopKSAE, (D, WIDTH, K)),
+        (MatryoshkaBatchTopKSAE, (D, WIDTH, K, [8, 16])),
+    ]:
+        name = dictionary_class.__name__
+        folder = fresh(root / f"dictionary_learning-{name}")
+        ae = dictionary_class(*sizes)
+        randomise(ae, 5)
+        if "threshold" in dict(ae.named_buffers()):
+            ae.threshold.fill_(0.5)
+        target = folder / "dictionary"
+        target.mkdir()
+        torch.save(ae.state_dict(), target / "ae.pt")
+        trainer = {
+            "dict_class": name,
+            "activation_dim": D,
+            "dict_size": WIDTH,
+            "k": K,
+            "layer": 1,
+            "lm_name": "tiny",
+            "submodule_name": "resid_post_layer_1",
+        }
+        (target / "config.json").write_text(json.dumps({"trainer": trainer, "buffer": {}}))
+        code = ae.encode(x)
+        record(folder, x, code, ae.decode(code))
+
+
+def circuit_tracer(root: Path) -> None:
+    from circuit_tracer.transcoder.activation_functions import JumpReLU
+    from circuit_tracer.transcoder.cross_layer_transcoder import CrossLayerTranscoder
+    from circuit_tracer.transcoder.single_layer_transcoder import (
+        SingleLayerTranscoder,
+        TranscoderSet,
+        load_gemma_scope_transcoder,
+    )
+
+    x = draw(LAYERS, TOKENS, D, seed=4)
+    hooks = {"feature_input_hook": "hook_resid_mid", "feature_output_hook": "hook_mlp_out"}
+    cpu = torch.device("cpu")
+    folder = fresh(root / "circuit_tracer-plt")
+    layers = {
+        i: SingleLayerTranscoder(
+            D, WIDTH, JumpReLU(torch.ones(WIDTH)), i, device=cpu, dtype=torch.float32
+        )
+        for i in range(LAYERS)
+    }
+    for i, layer in layers.items():
+        randomise(layer, 6 + i)
+    plt = TranscoderSet(layers, **hooks)
+    plt.to_safetensors(str(folder / "dictionary"))
+    written = {"model_name": "tiny", "model_kind": "transcoder_set", **hooks}
+    (folder / "dictionary" / "config.yaml").write_text(yaml.safe_dump(written))
+    code = plt.encode(x)
+    record(folder, x, code, plt.decode(code, x))
+
+    folder = fresh(root / "circuit_tracer-clt")
+    clt = CrossLayerTranscoder(
+        LAYERS, WIDTH, D, "jump_relu", lazy_decoder=False, device=cpu, dtype=torch.float32, **hooks
+    )
+    randomise(clt, 8)
+    (folder / "dictionary").mkdir()
+    clt.to_safetensors(str(folder / "dictionary"))
+    written = {"model_name": "tiny", "model_kind": "cross_layer_transcoder", **hooks}
+    (folder / "dictionary" / "config.yaml").write_text(yaml.safe_dump(written))
+    code = clt.encode(x)
+    record(folder, x, code, clt.decode(code.to_sparse()))
+
+    # Gemma Scope's files have no library of their own; circuit-tracer reads them.
+    folder = fresh(root / "gemma_scope-transcoder")
+    target = folder / "dictionary" / "layer_1"
+    target.mkdir(parents=True)
+    shapes = {"W_enc": (D, WIDTH), "W_dec": (WIDTH, D), "b_enc": (WIDTH,), "b_dec": (D,)}
+    tensors = {n: 0.4 * draw(*shape, seed=9 + i) for i, (n, shape) in enumerate(shapes.items())}
+    tensors["threshold"] = draw(WIDTH, seed=20).abs()
+    arrays: dict[str, Any] = {name: t.numpy() for name, t in tensors.items()}
+    np.savez(target / "params.npz", **arrays)
+    gemma = load_gemma_scope_transcoder(str(target / "params.npz"), 1, device=cpu)
+    code = gemma.encode(x[0])
+    record(folder, x[0], code, gemma.decode(code))
+
+
+def fresh(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+MAKERS: tuple[Callable[[Path], None], ...] = (
+    saelens,
+    sparsify,
+    dictionary_learning,
+    circuit_tracer,
+)
+
+
+def main() -> None:
+    root = Path(sys.argv[1])
+    chosen = sys.argv[2:]
+    for maker in MAKERS:
+        if not chosen or maker.__name__ in chosen:
+            maker(root)
+            print(f"{maker.__name__}: done")
+
+
+if __name__ == "__main__":
+    main()
