@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 
 import torch
+from tiny_models import CONTEXT, D_MODEL, END, random_tokens
 from torch import Tensor
 
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig, SparseLatents
 from crossproof.lm import LanguageModel
-from models import CONTEXT, D_MODEL, END, random_tokens
 
 LENGTH = 10
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from tiny_models import ARCHITECTURES, save_model
 from transformers.utils import logging as transformers_logging
 
 from crossproof.lm import LanguageModel, load_model
-from models import ARCHITECTURES, save_model
 
 settings.register_profile("untimed", deadline=None)  # timings never decide a test
 settings.load_profile("untimed")

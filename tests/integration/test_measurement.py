@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tiny_models import CONTEXT, D_MODEL, END, random_tokens
 from torch import Tensor
 
 from crossproof.activations import scored_positions
@@ -25,7 +26,6 @@ from crossproof.interactions import (
 )
 from crossproof.lm import LanguageModel
 from crossproof.lm.hookpoints import Hookpoints
-from models import CONTEXT, D_MODEL, END, random_tokens
 
 KINDS = ("gpt-neo", "llama")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import D_MODEL, N_BLOCKS, random_tokens, save_model, tuned_gpt_neo
 
 from crossproof.activations import Harvest
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
@@ -25,7 +26,6 @@ from crossproof.training.objectives import Objective
 from crossproof.training.run import start, train
 from crossproof.training.run_folder import check_model
 from crossproof.training.trainer import Optimisation, Trainer
-from models import D_MODEL, N_BLOCKS, random_tokens, save_model, tuned_gpt_neo
 
 NAMES = ("blocks.0.mlp.hook_in", "blocks.0.hook_resid_mid")
 PAIRED = Hookpoints.from_names([p + n for p in ("base/", "diff/") for n in NAMES], 0)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_models import CONTEXT, random_tokens
 
 from crossproof import cli
 from crossproof.activations import read_sequences
@@ -21,7 +22,6 @@ from crossproof.lm import LanguageModel
 from crossproof.training.objectives import Objective
 from crossproof.training.run import start, train
 from crossproof.training.together import train_together
-from models import CONTEXT, random_tokens
 from paper.lab import Lab
 from paper.settings import Settings
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny_models import CONTEXT, random_tokens
 
 from crossproof import cli
-from models import CONTEXT, random_tokens
 from paper import fig8, fig9, fig10, scaling
 from paper.lab import Lab
 from paper.settings import Settings

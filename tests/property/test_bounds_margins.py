@@ -16,9 +16,9 @@ from crossproof.crosscoder import SparseLatents
 from crossproof.errors import CrossproofError
 from crossproof.interactions import MLPDictionary
 from crossproof.lm import Activation
+from crossproof.lm.norms import Norm, correct_through_norm, margins_through_norm
 from crossproof.proof.bounds import (
     Baselines,
-    Norm,
     additive_gap,
     additive_output,
     block_lipschitz,
@@ -28,14 +28,12 @@ from crossproof.proof.bounds import (
     certified_margins_through_norm,
     consistency_defect,
     contributions,
-    correct_through_norm,
     cross_entropy_bound,
     dominant_gap,
     dominant_ladder,
     gram_bound,
     label_margins,
     linear_path,
-    margins_through_norm,
     mlp_lipschitz,
     norm_defect,
     separable_defect,

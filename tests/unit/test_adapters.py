@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from tiny_models import N_BLOCKS, gpt2, gpt_neo, random_tokens, save_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from crossproof.errors import CrossproofError
 from crossproof.lm import load_model
-from models import N_BLOCKS, gpt2, gpt_neo, random_tokens, save_model
 
 
 def save_adapter(base: Path, folder: Path, modules: list[str], rank: int = 3) -> Path:

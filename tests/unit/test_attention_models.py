@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from dictionaries import random_crosscoder
+from tiny_models import ARCHITECTURES, CONTEXT, D_MODEL, N_BLOCKS, random_tokens
 from torch import Tensor
 
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig, SparseLatents
@@ -22,7 +23,6 @@ from crossproof.interactions import (
     score_parts,
 )
 from crossproof.lm import LanguageModel, Rotary, load_model
-from models import ARCHITECTURES, CONTEXT, D_MODEL, N_BLOCKS, random_tokens
 
 CONFIG = CrosscoderConfig(n_latents=24, sparsity="topk", k=5)
 

@@ -8,6 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import (
+    ARCHITECTURES,
+    CONTEXT,
+    D_MODEL,
+    IDS,
+    N_BLOCKS,
+    random_tokens,
+    save_model,
+)
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -35,15 +44,6 @@ from transformers import (
 from crossproof.errors import CrossproofError
 from crossproof.lm import AttentionWeights, LanguageModel, Rotary, load_model
 from crossproof.lm.attention_reading import check_attention
-from models import (
-    ARCHITECTURES,
-    CONTEXT,
-    D_MODEL,
-    IDS,
-    N_BLOCKS,
-    random_tokens,
-    save_model,
-)
 
 SHAPE = {
     "hidden_size": D_MODEL,

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from tiny_models import N_BLOCKS, SEQUENTIAL, random_tokens
 
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
@@ -16,7 +17,6 @@ from crossproof.lm.unembedding import (
     unembedding,
 )
 from crossproof.proof.attribution.places import model_parts
-from models import N_BLOCKS, SEQUENTIAL, random_tokens
 
 
 @pytest.mark.parametrize("kind", SEQUENTIAL)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_models import random_tokens
 
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
-from models import random_tokens
 from models.prompts import (
     CONTEXT,
     FIELDS,

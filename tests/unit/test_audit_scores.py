@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from audits import random_codes, reading, views
+from tiny_models import random_tokens
 
 from crossproof.audit.readings import read
 from crossproof.audit.scores import forms_of, token_scores, token_table
@@ -14,7 +15,6 @@ from crossproof.errors import CrossproofError
 from crossproof.interactions import output_game, shapley_taylor
 from crossproof.lm import LanguageModel
 from crossproof.lm.constants import oscillation
-from models import random_tokens
 
 
 def test_i_is_the_sum_over_neurons_of_all_but_the_largest_contribution() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tiny_models import CONTEXT, D_MODEL, END, random_tokens
 from torch import Tensor
 
 from crossproof.clusters.explain import CERTAIN, Clue, DataExplainer, Explanation, log_odds
@@ -26,7 +27,6 @@ from crossproof.crosscoder import Crosscoder, CrosscoderConfig, SparseLatents
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.contexts import Context, top_contexts
 from crossproof.lm import LanguageModel
-from models import CONTEXT, D_MODEL, END, random_tokens
 
 LATENTS = 24
 

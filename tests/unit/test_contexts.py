@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_models import END, random_tokens
 from torch import Tensor
 
 from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.contexts import pick_latents, token_strings, top_contexts
 from crossproof.lm import LanguageModel
-from models import END, random_tokens
 
 LATENTS, K, LENGTH = 24, 4, 16
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny_models import END, VOCABULARY, gpt2, random_tokens, save_model
 
 from crossproof.activations import read_sequences, scored_positions
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel, load_model
-from models import END, VOCABULARY, gpt2, random_tokens, save_model
 
 SPLITS = ("train", "validation", "held_out")
 

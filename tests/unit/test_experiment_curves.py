@@ -9,13 +9,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import CONTEXT, random_tokens
 from torch import Tensor
 
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.lm import LanguageModel
 from crossproof.training.objectives import Objective
 from crossproof.training.together import mlps_by_place
-from models import CONTEXT, random_tokens
 from paper.curves import Place, place_at, place_at_strength
 from paper.gradients import gradient_norms, in_scaled_space
 from paper.runs import Measured, Runs

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny_models import random_tokens
 from torch import Tensor
 
 import crossproof
 from crossproof.crosscoder.formats.places import find_place
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
-from models import random_tokens
 
 D, F, K = 16, 20, 3
 

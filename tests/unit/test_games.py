@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from dictionaries import mlp_hookpoints, random_crosscoder
+from tiny_models import random_tokens
 from torch import Tensor
 
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
@@ -13,7 +14,6 @@ from crossproof.evaluation.batch import mlp_out
 from crossproof.evaluation.games import language_model_game
 from crossproof.interactions import MLPDictionary, shapley_taylor
 from crossproof.lm import LanguageModel
-from models import random_tokens
 
 POSITION = 5
 TOKENS = random_tokens(1, 9, seed=3)[0]

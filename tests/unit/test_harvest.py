@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import CONTEXT, D_MODEL, END, gpt_neo, random_tokens, save_model
 from torch import Tensor
 
 from crossproof.activations import Harvest, scored_positions
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel, load_model
-from models import CONTEXT, D_MODEL, END, gpt_neo, random_tokens, save_model
 
 NAMES = ["blocks.0.hook_resid_pre", "blocks.0.mlp.hook_in", "blocks.1.hook_resid_post"]
 

@@ -7,13 +7,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.nn import functional
-from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, PreTrainedModel
-
-from crossproof.errors import CrossproofError
-from crossproof.lm import LanguageModel, load_model
-from models import (
+from tiny_models import (
     ARCHITECTURES,
     CONTEXT,
     D_MODEL,
@@ -25,6 +19,12 @@ from models import (
     random_tokens,
     save_model,
 )
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, PreTrainedModel
+
+from crossproof.errors import CrossproofError
+from crossproof.lm import LanguageModel, load_model
 
 TOKENS = random_tokens(3, 12)
 OTHERS = random_tokens(3, 12, seed=1)

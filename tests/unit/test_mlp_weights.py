@@ -4,12 +4,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import (
+    ARCHITECTURES,
+    CONTEXT,
+    D_MODEL,
+    N_BLOCKS,
+    N_NEURONS,
+    random_tokens,
+    save_model,
+)
 from transformers import MixtralConfig, MixtralForCausalLM
 from transformers.activations import ACT2FN
 
 from crossproof.errors import CrossproofError
 from crossproof.lm import Activation, LanguageModel, MLPWeights, load_model
-from models import ARCHITECTURES, CONTEXT, D_MODEL, N_BLOCKS, N_NEURONS, random_tokens, save_model
 
 
 @pytest.mark.parametrize("block", range(N_BLOCKS))

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import N_BLOCKS, random_tokens, save_model, tuned_gpt_neo
 from transformers import PreTrainedModel
 
 from crossproof.activations import Harvest
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel, ModelPair, load_model
-from models import N_BLOCKS, random_tokens, save_model, tuned_gpt_neo
 
 
 @pytest.fixture(scope="module")

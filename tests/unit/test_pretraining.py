@@ -6,11 +6,11 @@ from itertools import islice
 
 import pytest
 import torch
+from tiny_models import ARCHITECTURES, VOCABULARY, random_tokens
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from crossproof.errors import CrossproofError
 from crossproof.lm import pretraining
-from models import ARCHITECTURES, VOCABULARY, random_tokens
 
 
 def neo(activation: str = "relu", tied: bool = True, local: bool = False) -> GPTNeoForCausalLM:

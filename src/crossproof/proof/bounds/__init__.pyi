@@ -1,7 +1,3 @@
-from crossproof.lm.norms import Norm as Norm
-from crossproof.lm.norms import correct_through_norm as correct_through_norm
-from crossproof.lm.norms import margins_through_norm as margins_through_norm
-
 from .additive import AdditiveBounds as AdditiveBounds
 from .additive import additive_bounds as additive_bounds
 from .additive import additive_error as additive_error
