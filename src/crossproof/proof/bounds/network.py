@@ -129,6 +129,11 @@ class SparseDomain(_Hashed):
     active_sets: Int[Tensor, "G K"]
     readout: Float[Tensor, "F V"]
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by their names in certificates, where decoder vectors are `atoms`."""
+        tensors = super().tensors()
+        return {"atoms": tensors.pop("decoder"), **tensors}
+
     def __post_init__(self) -> None:
         self._check_finite("domain")
         if not (self.low <= self.high).all():

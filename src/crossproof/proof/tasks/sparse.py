@@ -6,7 +6,7 @@ dimensions (superposition) no linear map recovers them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
 
@@ -77,7 +77,7 @@ def make_domain(recipe: Recipe, seed: int) -> SparseDomain:
     sample, _ = domain.sample(1000, generator)
     candidates = [_readout(recipe, generator) for _ in range(recipe.readouts)]
     best = max(candidates, key=lambda readout: clarity(sample @ readout))
-    return SparseDomain(**(domain.tensors() | {"readout": best}))
+    return replace(domain, readout=best)
 
 
 def _readout(recipe: Recipe, generator: torch.Generator) -> Float[Tensor, "F V"]:

@@ -71,7 +71,7 @@ def read(certificate: Certificate) -> Problem:
     shapes = {"atoms": "F D", "bias": "D", "low": "F", "high": "F"}
     shapes |= {"active_sets": "G K", "readout": "F V"}
     parts = checks.part(certificate, "domain", shapes, sizes, frozenset({"active_sets"}))
-    domain = Domain(**parts)
+    domain = Domain(decoder=parts.pop("atoms"), **parts)
     dictionary = checks.part(certificate, "dictionary", {"atoms": "H D", "bias": "D"}, sizes)
     shapes = {"latent_index": "G M", "latent_slopes": "G K M", "latent_offset": "G M", "tree": "L"}
     integers = frozenset({"latent_index", "tree"})
