@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import certificates_tables as tables
 import pytest
+
+from paper.scripts import certificates_tables as tables
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("certificates.md", "attribution.md")

@@ -10,7 +10,7 @@ from tiny_models import ARCHITECTURES, VOCABULARY, random_tokens
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from crossproof.errors import CrossproofError
-from crossproof.lm import pretraining
+from models import pretraining
 
 
 def neo(activation: str = "relu", tied: bool = True, local: bool = False) -> GPTNeoForCausalLM:

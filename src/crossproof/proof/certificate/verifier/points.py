@@ -64,7 +64,8 @@ def read(certificate: Certificate) -> Problem:
     ends = (sizes["B"] == sizes["T"] + 1, offsets[0] == 0, offsets[-1] == sizes["E"])
     if not all(ends) or (np.diff(offsets) < 0).any():
         raise CertificateError("proof.offsets must rise from 0 to the number of latents, T+1 long.")
-    problem = Problem(weights, **domain, **dictionary, **proof)
+    decoder, bias = dictionary["atoms"], dictionary["bias"]
+    problem = Problem(weights, **domain, decoder=decoder, bias=bias, **proof)
     checks.budget("numbers a point", problem.widest * sizes["N"], LARGEST_ENTRIES)
     work = sizes["T"] * sizes["N"] * (sizes["D"] + 2 * sizes["V"] + 30 * problem.widest)
     checks.budget("operations", work + sizes["N"] * sizes["V"] ** 2, LARGEST_WORK)
