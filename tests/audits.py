@@ -6,7 +6,7 @@ import torch
 from dictionaries import random_mlp
 from torch import Tensor
 
-from crossproof.audit.readings import Reading
+from crossproof.auditing.readings import TextReading
 from crossproof.crosscoder import SparseLatents
 from crossproof.interactions import MLPDictionary
 from crossproof.lm import Activation, MLPWeights
@@ -33,7 +33,7 @@ def reading(
     x: Tensor | None = None,
     ids: Tensor | None = None,
     seed: int = 0,
-) -> Reading:
+) -> TextReading:
     """Texts of the given lengths with dense codes [B, H]; token 0 pads and begins them."""
     generator = torch.Generator().manual_seed(seed)
     total, longest = sum(lengths), max(lengths)
@@ -46,12 +46,13 @@ def reading(
     tokens[scored] = ids
     noise = torch.randn(x.shape, generator=generator)
     losses = torch.rand(total, generator=generator)
-    return Reading(
+    return TextReading(
         0,
         tokens,
         scored,
         x,
         SparseLatents.from_dense(codes),
+        {},
         x + 0.1 * noise,
         losses,
         views() if mlps is None else mlps,

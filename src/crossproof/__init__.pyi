@@ -1,6 +1,8 @@
 from .activations import Harvest as Harvest
 from .activations import read_sequences as read_sequences
 from .activations import scored_positions as scored_positions
+from .auditing import AuditSettings as AuditSettings
+from .auditing import audit as audit
 from .crosscoder import Crosscoder as Crosscoder
 from .crosscoder import CrosscoderConfig as CrosscoderConfig
 from .crosscoder import SparseLatents as SparseLatents

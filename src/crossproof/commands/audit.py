@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from crossproof.audit.run import AuditSettings, audit
+from crossproof.auditing.config import AuditSettings
 from crossproof.commands.parsing import parse
-from crossproof.errors import CrossproofError
-from crossproof.lm import load_model
-from crossproof.report.audit import write_audit
-from crossproof.report.terminal import console
-from crossproof.report.terminal_audit import detectors_table, ranked_table
-from crossproof.training.machine import keep_freed_memory, thread_setting
 
 
 @dataclass(frozen=True)
@@ -37,6 +31,8 @@ class Audit(AuditSettings):
     """Texts known to be clean: a .txt or .jsonl file, hf:NAME, packed tokens, or `bundled`."""
     suspect: str = tyro.MISSING
     """Texts to be ranked: likewise."""
+    crosscoder: Path | None = None
+    """A crosscoder of this model; by default one is trained on part of the trusted texts."""
     out: Path = Path("runs/audit")
     """Folder for audit.json, report.html and the crosscoder, if one is trained."""
     threads: int = 0
@@ -44,23 +40,31 @@ class Audit(AuditSettings):
 
 
 def run(arguments: Sequence[str], began: float) -> None:
-    """Audits, prints the ranked list, writes audit.json and report.html."""
+    """Audits, writes audit.json and report.html, prints the ranked list."""
     options: Audit = parse(Audit, "audit", arguments)
+
+    from crossproof.auditing.run import audit
+    from crossproof.files import make_folder
+    from crossproof.lm import load_model
+    from crossproof.report.audit import write_audit
+    from crossproof.report.terminal import console
+    from crossproof.training.machine import keep_freed_memory, thread_setting
+
     thread_setting(options.threads)
     keep_freed_memory()
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CrossproofError(
-            f"Cannot write {options.out} ({error.strerror}): choose a writable folder."
-        ) from error
-    model = load_model(options.model)
-    settings = AuditSettings(**{name: getattr(options, name) for name in _FIELDS})
-    content = audit(model, settings, options.out, lambda line: print(line, flush=True))
-    console.print(detectors_table(content))
-    console.print(ranked_table(content))
+    make_folder(options.out)
+    settings = AuditSettings(**{f.name: getattr(options, f.name) for f in fields(AuditSettings)})
+    result = audit(
+        load_model(options.model),
+        options.trusted,
+        options.suspect,
+        options.crosscoder,
+        settings,
+        options.out,
+        lambda line: print(line, flush=True),
+    )
+    page = write_audit(options.out, result)
+    for table in result.tables():
+        console.print(table.to_rich())
     print(f"All scores: {options.out / 'audit.json'}")
-    print(f"Report: {write_audit(options.out, content)}")
-
-
-_FIELDS = tuple(AuditSettings.__dataclass_fields__)
+    print(f"Report: {page}")

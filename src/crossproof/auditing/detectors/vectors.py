@@ -11,7 +11,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from crossproof.audit.readings import How, Reading
+from crossproof.auditing.readings import Pooling, TextReading
 
 _NUMBERS = 2**26
 """Numbers of trusted activations that are kept while a covariance is fitted: 256 MiB."""
@@ -24,9 +24,9 @@ class Mahalanobis:
     Squared distances under a covariance shrunk as Ledoit and Wolf do, averaged over hookpoints.
     """
 
-    how: How = "max"
+    pooling: Pooling = "max"
 
-    def fit(self, trusted: Sequence[Reading]) -> Mahalanobis:
+    def fit(self, trusted: Sequence[TextReading]) -> Mahalanobis:
         per_token = trusted[0].x[0].numel()
         x = torch.cat([reading.x for reading in trusted])[: max(1000, _NUMBERS // per_token)]
         self.means_, self.precisions_ = [], []
@@ -36,12 +36,12 @@ class Mahalanobis:
             self.precisions_.append(torch.from_numpy(fitted.precision_))
         return self
 
-    def score(self, reading: Reading) -> Float[Tensor, " S"]:
-        total = torch.zeros(len(reading.ids), dtype=torch.float64)
+    def score(self, reading: TextReading) -> Float[Tensor, " S"]:
+        total = torch.zeros(len(reading.token_ids), dtype=torch.float64)
         for place, (mean, precision) in enumerate(zip(self.means_, self.precisions_, strict=True)):
             centred = reading.x[:, place].double() - mean
             total += ((centred @ precision) * centred).sum(1)
-        return reading.by_text(total / len(self.means_), self.how)
+        return reading.by_text(total / len(self.means_), self.pooling)
 
 
 @dataclass
@@ -53,23 +53,25 @@ class LatentSurprise:
     virtual weights show it.
     """
 
-    how: How = "max"
+    pooling: Pooling = "max"
 
-    def fit(self, trusted: Sequence[Reading]) -> LatentSurprise:
+    def fit(self, trusted: Sequence[TextReading]) -> LatentSurprise:
         wide = trusted[0].latents.n_latents
         counts = torch.zeros(wide, dtype=torch.int64)
         for reading in trusted:
             counts += torch.bincount(reading.latents.indices, minlength=wide)
-        tokens = sum(len(reading.ids) for reading in trusted)
+        tokens = sum(len(reading.token_ids) for reading in trusted)
         sizes = sum(view.G.double().norm(dim=1) for view in trusted[0].views.values())
         self.weights_ = sizes * torch.log((tokens + 1) / (counts.double() + 1))
         return self
 
-    def score(self, reading: Reading) -> Float[Tensor, " S"]:
-        code = reading.latents
-        total = torch.zeros(code.n_tokens, dtype=torch.float64)
-        total.index_add_(0, code.token_index, code.values.double() * self.weights_[code.indices])
-        return reading.by_text(total, self.how)
+    def score(self, reading: TextReading) -> Float[Tensor, " S"]:
+        latents = reading.latents
+        total = torch.zeros(latents.n_tokens, dtype=torch.float64)
+        total.index_add_(
+            0, latents.token_index, latents.values.double() * self.weights_[latents.indices]
+        )
+        return reading.by_text(total, self.pooling)
 
 
 @dataclass
@@ -78,13 +80,13 @@ class LatentGaussian:
 
     components: int = 16
 
-    def fit(self, trusted: Sequence[Reading]) -> LatentGaussian:
-        vectors = torch.cat([_mean_codes(reading) for reading in trusted])
+    def fit(self, trusted: Sequence[TextReading]) -> LatentGaussian:
+        vectors = torch.cat([_mean_activations(reading) for reading in trusted])
         self.gaussian_ = fit_gaussian(vectors, self.components)
         return self
 
-    def score(self, reading: Reading) -> Float[Tensor, " S"]:
-        return -torch.from_numpy(self.gaussian_.score_samples(_mean_codes(reading).numpy()))
+    def score(self, reading: TextReading) -> Float[Tensor, " S"]:
+        return -torch.from_numpy(self.gaussian_.score_samples(_mean_activations(reading).numpy()))
 
 
 def fit_gaussian(vectors: Float[Tensor, "S width"], components: int) -> PCA:
@@ -97,9 +99,11 @@ def fit_gaussian(vectors: Float[Tensor, "S width"], components: int) -> PCA:
     return PCA(n_components=count, random_state=0).fit(vectors.numpy())
 
 
-def _mean_codes(reading: Reading) -> Float[Tensor, "S H"]:
-    code, wide = reading.latents, reading.latents.n_latents
+def _mean_activations(reading: TextReading) -> Float[Tensor, "S H"]:
+    latents, wide = reading.latents, reading.latents.n_latents
     flat = torch.zeros(len(reading.tokens) * wide, dtype=torch.float64)
-    flat.index_add_(0, reading.text[code.token_index] * wide + code.indices, code.values.double())
-    tokens = torch.bincount(reading.text, minlength=len(reading.tokens))
+    flat.index_add_(
+        0, reading.sequence[latents.token_index] * wide + latents.indices, latents.values.double()
+    )
+    tokens = torch.bincount(reading.sequence, minlength=len(reading.tokens))
     return flat.view(-1, wide) / tokens[:, None]

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crossproof.audit.readings import How, Reading
-from crossproof.audit.scores import token_scores
+from crossproof.auditing.readings import Pooling, TextReading
+from crossproof.auditing.scores import token_scores
 
-NUMBERS: dict[str, Callable[[Reading], Tensor]] = {
+NUMBERS: dict[str, Callable[[TextReading], Tensor]] = {
     "I": lambda reading: token_scores(reading.latents, reading.views, "I"),
     "J": lambda reading: token_scores(reading.latents, reading.views, "J"),
     "error": lambda reading: reading.errors,
@@ -26,27 +26,27 @@ class TokenNumber:
     """A number of each token, as it is: there is nothing to learn from trusted texts."""
 
     number: str
-    how: How = "max"
+    pooling: Pooling = "max"
 
-    def fit(self, trusted: Sequence[Reading]) -> TokenNumber:
+    def fit(self, trusted: Sequence[TextReading]) -> TokenNumber:
         return self
 
-    def score(self, reading: Reading) -> Float[Tensor, " S"]:
-        return reading.by_text(NUMBERS[self.number](reading).double(), self.how)
+    def score(self, reading: TextReading) -> Float[Tensor, " S"]:
+        return reading.by_text(NUMBERS[self.number](reading).double(), self.pooling)
 
 
 @dataclass
 class TokenRarity:
     """-log frequency of tokens in the trusted texts: knows the text, and nothing of the model."""
 
-    how: How = "max"
+    pooling: Pooling = "max"
 
-    def fit(self, trusted: Sequence[Reading]) -> TokenRarity:
-        self.rarity_ = rarity(torch.cat([reading.ids for reading in trusted]))
+    def fit(self, trusted: Sequence[TextReading]) -> TokenRarity:
+        self.rarity_ = rarity(torch.cat([reading.token_ids for reading in trusted]))
         return self
 
-    def score(self, reading: Reading) -> Float[Tensor, " S"]:
-        return reading.by_text(self.rarity_(reading.ids), self.how)
+    def score(self, reading: TextReading) -> Float[Tensor, " S"]:
+        return reading.by_text(self.rarity_(reading.token_ids), self.pooling)
 
 
 def rarity(trusted: Int[Tensor, " M"]) -> Callable[[Tensor], Tensor]:

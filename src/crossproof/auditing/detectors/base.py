@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crossproof.audit.readings import Reading
+from crossproof.auditing.readings import TextReading
 from crossproof.errors import CrossproofError
 
 LEAST = 20
@@ -25,16 +25,16 @@ class Detector(Protocol):
     texts that it is given are prompts.
     """
 
-    def fit(self, trusted: Sequence[Reading]) -> Detector:
+    def fit(self, trusted: Sequence[TextReading]) -> Detector:
         """Learns what trusted texts are like."""
         ...
 
-    def score(self, reading: Reading) -> Float[Tensor, " S"]:
+    def score(self, reading: TextReading) -> Float[Tensor, " S"]:
         """One number a text; larger is more anomalous."""
         ...
 
 
-def fit_all(detectors: Mapping[str, Detector], trusted: Sequence[Reading]) -> None:
+def fit_all(detectors: Mapping[str, Detector], trusted: Sequence[TextReading]) -> None:
     """Fits all on the same readings. Raises CrossproofError for too few texts."""
     texts = sum(len(reading.tokens) for reading in trusted)
     if texts < LEAST:
@@ -47,7 +47,7 @@ def fit_all(detectors: Mapping[str, Detector], trusted: Sequence[Reading]) -> No
 
 
 def score_all(
-    detectors: Mapping[str, Detector], readings: Iterable[Reading]
+    detectors: Mapping[str, Detector], readings: Iterable[TextReading]
 ) -> dict[str, NDArray[np.float64]]:
     """Scores of every text by every fitted detector, in one pass over the readings.
 

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crossproof.audit.detectors.vectors import fit_gaussian
-from crossproof.audit.readings import How, PairWeights, Reading
+from crossproof.auditing.detectors.vectors import fit_gaussian
+from crossproof.auditing.readings import PairWeights, Pooling, TextReading
 
 Measure = Literal["I", "shapley", "coactivation"]
 """What weighs a pair at a token: its interaction I; the Shapley–Taylor index of the token's
@@ -21,7 +21,7 @@ _MIX = 0x9E3779B97F4A7C15 - 2**64
 """An odd number without pattern: multiplying by it spreads keys over the high bits."""
 
 
-def pair_weights(reading: Reading, measure: Measure) -> PairWeights:
+def pair_weights(reading: TextReading, measure: Measure) -> PairWeights:
     """The pairs of every token with the measure's weights."""
     if measure == "shapley":
         return reading.shapley
@@ -38,21 +38,21 @@ class PairSurprise:
     """
 
     measure: Measure = "I"
-    how: How = "max"
+    pooling: Pooling = "max"
 
-    def fit(self, trusted: Sequence[Reading]) -> PairSurprise:
+    def fit(self, trusted: Sequence[TextReading]) -> PairSurprise:
         keys = torch.cat([pair_weights(r, self.measure).key for r in trusted])
         self.keys_, self.counts_ = keys.unique(return_counts=True)
-        self.tokens_ = sum(len(reading.ids) for reading in trusted)
+        self.tokens_ = sum(len(reading.token_ids) for reading in trusted)
         return self
 
-    def score(self, reading: Reading) -> Float[Tensor, " S"]:
+    def score(self, reading: TextReading) -> Float[Tensor, " S"]:
         pairs = pair_weights(reading, self.measure)
         seen = counted(pairs.key, self.keys_, self.counts_)
         surprise = torch.log((self.tokens_ + 1) / (seen.double() + 1))
-        total = torch.zeros(len(reading.ids), dtype=torch.float64)
+        total = torch.zeros(len(reading.token_ids), dtype=torch.float64)
         total.index_add_(0, pairs.token, pairs.weight.double() * surprise)
-        return reading.by_text(total, self.how)
+        return reading.by_text(total, self.pooling)
 
 
 @dataclass
@@ -67,21 +67,21 @@ class PairSums:
     width: int = 1024
     components: int = 16
 
-    def fit(self, trusted: Sequence[Reading]) -> PairSums:
+    def fit(self, trusted: Sequence[TextReading]) -> PairSums:
         vectors = torch.cat([self._vectors(reading) for reading in trusted])
         self.gaussian_ = fit_gaussian(vectors, self.components)
         return self
 
-    def score(self, reading: Reading) -> Float[Tensor, " S"]:
+    def score(self, reading: TextReading) -> Float[Tensor, " S"]:
         return -torch.from_numpy(self.gaussian_.score_samples(self._vectors(reading).numpy()))
 
-    def _vectors(self, reading: Reading) -> Float[Tensor, "S width"]:
+    def _vectors(self, reading: TextReading) -> Float[Tensor, "S width"]:
         pairs = pair_weights(reading, self.measure)
         column, sign = hashed(pairs.key, self.width)
-        text = reading.text[pairs.token]
+        text = reading.sequence[pairs.token]
         flat = torch.zeros(len(reading.tokens) * self.width, dtype=torch.float64)
         flat.index_add_(0, text * self.width + column, sign * pairs.weight.double())
-        tokens = torch.bincount(reading.text, minlength=len(reading.tokens))
+        tokens = torch.bincount(reading.sequence, minlength=len(reading.tokens))
         return flat.view(-1, self.width) / tokens[:, None]
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crossproof.audit.readings import Reading
+from crossproof.auditing.readings import TextReading
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.errors import CrossproofError
 from crossproof.interactions.contributions import MLPDictionary
@@ -73,7 +73,7 @@ class TokenTable:
         return len(self.text)
 
 
-def token_table(readings: Iterable[Reading], forms: Sequence[str] = ("I",)) -> TokenTable:
+def token_table(readings: Iterable[TextReading], forms: Sequence[str] = ("I",)) -> TokenTable:
     """One row a scored token, in the order of the texts. Raises CrossproofError for no texts."""
     parts = [_rows(reading, forms) for reading in readings]
     if not parts:
@@ -83,9 +83,9 @@ def token_table(readings: Iterable[Reading], forms: Sequence[str] = ("I",)) -> T
     return TokenTable(text, position, ids, joined)
 
 
-def _rows(reading: Reading, forms: Sequence[str]) -> dict[str, Array]:
+def _rows(reading: TextReading, forms: Sequence[str]) -> dict[str, Array]:
     columns = {form: token_scores(reading.latents, reading.views, form) for form in forms}
     columns |= {"error": reading.errors, "norm": reading.norms, "loss": reading.losses}
     columns |= {"active": reading.latents.offsets.diff(), "position": reading.position}
-    columns |= {"text": reading.text + reading.first, "id": reading.ids}
+    columns |= {"text": reading.sequence + reading.first, "id": reading.token_ids}
     return {name: values.detach().double().cpu().numpy() for name, values in columns.items()}

