@@ -8,11 +8,12 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import models
 from golden_formats import FIXTURES
 from golden_formats import GOLDEN as FORMATS
 from golden_inputs import prompts, save_model, save_saelens, write_texts
 from golden_run import THREADS, Flat, crossproof, read
+
+import tiny_models
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "certificates"
 Outputs = Iterator[tuple[str, Flat]]
@@ -82,7 +83,7 @@ def bundled(root: Path) -> Outputs:
 
 def llama(root: Path) -> Outputs:
     """Gated MLPs: every term of the objective, the commands, a transcoder and an SAE."""
-    model = save_model(root / "llama", models.llama)
+    model = save_model(root / "llama", tiny_models.llama)
     text = write_texts(root / "text.txt", prompts(200, 0, 62, 40))
     run, given = root / "run", ("--model", model, "--text", text)
     short = ("--context", 16, "--threads", THREADS)
@@ -121,8 +122,8 @@ def llama(root: Path) -> Outputs:
 
 def neo(root: Path) -> Outputs:
     """Plain MLPs: the other sparsities, two models at once, and audits."""
-    model = save_model(root / "neo", models.gpt_neo)
-    tuned = save_model(root / "tuned", models.gpt_neo, seed=1)
+    model = save_model(root / "neo", tiny_models.gpt_neo)
+    tuned = save_model(root / "tuned", tiny_models.gpt_neo, seed=1)
     text = write_texts(root / "text.txt", prompts(200, 1, 62, 40))
     small = (
         *("--n-latents", 32, "--k", 4, "--steps", 6, "--batch-tokens", 64, "--context", 16),
@@ -168,8 +169,8 @@ def audits(root: Path, model: Path) -> Outputs:
 def formats(root: Path) -> Outputs:
     """One dictionary of each format, as it is after the import."""
     folders = {
-        "gpt-neo": save_model(root / "neo", models.gpt_neo),
-        "llama": save_model(root / "llama", models.llama),
+        "gpt-neo": save_model(root / "neo", tiny_models.gpt_neo),
+        "llama": save_model(root / "llama", tiny_models.llama),
     }
     imported: Flat = {}
     for name, fixture in sorted(FORMATS.items()):

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from models import word_tokenizer
 from safetensors.torch import save_file
+from tiny_models import word_tokenizer
 from transformers import PreTrainedModel
 
 D_MODEL, WIDTH = 16, 20
