@@ -8,12 +8,11 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import tiny_models
 from golden_formats import FIXTURES
 from golden_formats import GOLDEN as FORMATS
 from golden_inputs import prompts, save_model, save_saelens, write_texts
 from golden_run import THREADS, Flat, crossproof, read
-
-import tiny_models
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "certificates"
 Outputs = Iterator[tuple[str, Flat]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,8 @@ import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from plotly.offline import get_plotlyjs
 
-from crossproof.errors import CrossproofError
 from crossproof.evaluation.contexts import LatentExample
+from crossproof.files import write_text
 from crossproof.report import attention, figures
 from crossproof.report.attribution import attributed_runs
 from crossproof.report.attribution_figures import certified_panels, chain_panels
@@ -222,14 +221,6 @@ def page_template(name: str) -> Template:
 
 
 def write_page(path: Path, page: str) -> Path:
-    """Writes the page under a temporary name and renames it; CrossproofError if it cannot."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise CrossproofError(
-            f"Cannot write {path} ({error.strerror}): choose a writable folder."
-        ) from error
+    """Writes the page, complete or not at all; CrossproofError if it cannot."""
+    write_text(path, page)
     return path
