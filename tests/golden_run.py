@@ -63,7 +63,8 @@ figure; BatchTopK's threshold may turn one of the 2048 activations of a batch, 5
 """
 BOUNDS = {
     "measure": Bounds(FIGURES, r"top_pairs|owners|matrix|attention/example"),
-    "attribute": Bounds(FIGURES, r"pairs|neurons|top"),
+    # An excess divides by a token's margin, which may be near zero.
+    "attribute": Bounds(FIGURES, r"pairs|neurons|top|/excess/"),
     "cluster": Bounds(FIGURES, r"^/runs/"),
     "audit": Bounds(FIGURES, r"^/texts/"),
     # Losses of random models hardly change, and resampled changes to divide by may be near zero.
