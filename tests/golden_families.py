@@ -39,10 +39,11 @@ def bundled(root: Path) -> Outputs:
         yield f"train-{name}", content
     config = run / "penalised" / "crosscoder" / "config.json"
     yield "train-config", read(config, root)
-    short = ("--context", 16, *threads)
-    other = ("--split", "validation", "--sequences", 4, "--skip", 2, "--seed", 1)
-    crossproof("evaluate", run, *other, *short)
+    # Sequences long and many enough that no resampled denominator is near zero.
+    other = ("--split", "validation", "--sequences", 6, "--skip", 2, "--seed", 1)
+    crossproof("evaluate", run, *other, "--context", 48, *threads)
     yield "evaluate", read(run / "evaluation-validation" / "results.json", root)
+    short = ("--context", 16, *threads)
     crossproof("measure", run, "--tokens", 140, "--pairs", 2, *short)
     yield "measure", read(run / "measure" / "measure.json", root)
     sums = run / "measure" / "penalised" / "interactions.safetensors"
