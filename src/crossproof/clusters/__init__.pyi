@@ -1,9 +1,3 @@
-from .scoring import SIZES as SIZES
-from .scoring import Answers as Answers
-from .scoring import accuracy as accuracy
-from .scoring import detection as detection
-from .scoring import interval as interval
-from .scoring import ratio as ratio
 from .checks import check_judge as check_judge
 from .clustering import AnsweredTrials as AnsweredTrials
 from .clustering import Clustering as Clustering
@@ -46,6 +40,12 @@ from .run import judged_sequences as judged_sequences
 from .run import load_measurement as load_measurement
 from .run import measured_corpus as measured_corpus
 from .run import measured_sequences as measured_sequences
+from .scoring import SIZES as SIZES
+from .scoring import Answers as Answers
+from .scoring import accuracy as accuracy
+from .scoring import detection as detection
+from .scoring import interval as interval
+from .scoring import ratio as ratio
 from .settings import Algorithm as Algorithm
 from .settings import ClusterSettings as ClusterSettings
 from .settings import JudgedText as JudgedText

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from crossproof.clusters.scoring import Answers, accuracy
 from crossproof.clusters.explain import sides
 from crossproof.clusters.judging import Judge
 from crossproof.clusters.partitions import Partition, agreement, partition
 from crossproof.clusters.prepare import ClusterMaterial
 from crossproof.clusters.result import Accuracy, ClusteringSummary
+from crossproof.clusters.scoring import Answers, accuracy
 from crossproof.clusters.settings import Algorithm, Material
 from crossproof.clusters.similarities import similarity
 from crossproof.clusters.task import CONTROLS, Control, Trial, draw_trials, with_controls

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from crossproof.clusters.settings import ClusterSettings
@@ -93,9 +93,9 @@ class ExplanationText:
 
     text: str
     by: str
-    on: dict[str, float]
-    after: dict[str, float]
-    near: dict[str, float]
+    on: dict[str, float] = field(default_factory=dict)
+    after: dict[str, float] = field(default_factory=dict)
+    near: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -192,12 +192,14 @@ class ClusterResult(Result):
 
     def tables(self) -> list[Table]:
         """Accuracy and detection by judge, crosscoders side by side; then their clusters."""
+        clusters = [table for name, run in self.runs.items() for table in _clusters(name, run)]
+        return [*self.judgements(), *clusters]
+
+    def judgements(self) -> list[Table]:
+        """The tables with a column a crosscoder: accuracy and detection, by judge."""
         first = next(iter(self.runs.values()))
-        return [
-            *(self._accuracies(judge) for judge in first.accuracy),
-            *(self._detections(judge) for judge in first.detection),
-            *(table for name, run in self.runs.items() for table in _clusters(name, run)),
-        ]
+        accuracies = [self._accuracies(judge) for judge in first.accuracy]
+        return [*accuracies, *(self._detections(judge) for judge in first.detection)]
 
     def _accuracies(self, judge: str) -> Table:
         similarities = dict.fromkeys(

@@ -11,7 +11,6 @@ from jaxtyping import Int
 from torch import Tensor
 
 from crossproof.activations import read_sequences
-from crossproof.clusters.scoring import detection
 from crossproof.clusters.clustering import Clustering, accuracies, ask, cluster_latents
 from crossproof.clusters.description import describe, interaction_square
 from crossproof.clusters.encoded_text import PARTS
@@ -22,6 +21,7 @@ from crossproof.clusters.llm import LLM
 from crossproof.clusters.prepare import ClusterMaterial, prepare
 from crossproof.clusters.prompts import LLMPrompt, detect_prompt
 from crossproof.clusters.result import ClusteredRun, ClusterResult
+from crossproof.clusters.scoring import detection
 from crossproof.clusters.settings import ClusterSettings, JudgedText, check_measured
 from crossproof.clusters.similarities import NEED_DIFFERENCES, available, known
 from crossproof.crosscoder.model import Crosscoder
@@ -89,10 +89,7 @@ def cluster(
     Raises CrossproofError for an unknown similarity or judge, a run that was not measured, too few
     latents, missing packages and endpoints that fail.
     """
-    for name in settings.similarities:
-        known(name)
-    if settings.seeds < 1:
-        raise CrossproofError(f"--seeds is {settings.seeds}: give at least 1.")
+    check_settings(settings)
     folder = None if isinstance(source, MeasuredCrosscoder) else Path(source)
     if options is None:
         kept = None if folder is None else folder / "clusters" / "answers"
@@ -122,6 +119,14 @@ def cluster(
     if folder is not None:
         result.save(folder / "clusters" / "clusters.json")
     return result
+
+
+def check_settings(settings: ClusterSettings) -> None:
+    """Raises CrossproofError, with the nearest names, for a similarity that there is not."""
+    for name in settings.similarities:
+        known(name)
+    if settings.seeds < 1:
+        raise CrossproofError(f"--seeds is {settings.seeds}: give at least 1.")
 
 
 def measured_corpus(folder: Path, model: LanguageModel) -> dict[str, Any]:
