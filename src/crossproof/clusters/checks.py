@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from crossproof.clusters.judging import Judge, PreparingJudge, Question
+from crossproof.clusters.judges import Judge, PreparingJudge, Question
 
 QUESTIONS = (
     Question(

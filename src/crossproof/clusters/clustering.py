@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crossproof.clusters.explain import sides
-from crossproof.clusters.judging import Judge
+from crossproof.clusters.judges import Judge
 from crossproof.clusters.partitions import Partition, agreement, partition
 from crossproof.clusters.prepare import ClusterMaterial
 from crossproof.clusters.result import Accuracy, ClusteringSummary

