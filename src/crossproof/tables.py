@@ -99,9 +99,9 @@ def cell(value: Value, style: Style = number) -> Cell:
     if mean is None or not math.isfinite(mean):
         return Cell(DASH, "", value)
     if isinstance(value, int):
-        return Cell(count(value) if style is number else style(value), "", value)
+        return Cell((count if style is number else style)(float(value)), "", value)
     bounds = interval(*ci, style) if ci is not None and all(map(math.isfinite, ci)) else ""
-    return Cell(style(mean), bounds, value)
+    return Cell(style(float(mean)), bounds, value)
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,14 @@ class Row:
     label: str
     values: tuple[Value, ...]
     note: str = ""
-    style: Style = number
+    style: Style | tuple[Style, ...] = number
+    """How numbers are written: one style, or one a value."""
 
     @property
     def cells(self) -> tuple[Cell, ...]:
         """The values as written."""
-        return tuple(cell(value, self.style) for value in self.values)
+        styles = self.style if isinstance(self.style, tuple) else (self.style,) * len(self.values)
+        return tuple(map(cell, self.values, styles))
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,10 @@ class Table:
         made = tuple(Row(label, tuple(values), style=style) for label, values in rows.items())
         return cls(title, tuple(columns), made, **more)
 
+    def is_text(self, column: int) -> bool:
+        """Whether a value column holds words, which are aligned on the left."""
+        return all(isinstance(row.values[column], str) for row in self.rows)
+
     def lines(self) -> Iterator[tuple[str, ...]]:
         """Headings, then every row, as text."""
         yield (self.corner, *self.columns)
@@ -155,11 +161,14 @@ class Table:
         """Plain text in aligned columns, for `repr` and logs."""
         lines = list(self.lines())
         widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
+        left = [True, *map(self.is_text, range(len(self.columns)))]
+        align = [str.ljust if at else str.rjust for at in left]
         rows = [
-            "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
+            "  ".join(a(part, width) for a, part, width in zip(align, line, widths, strict=True))
             for line in lines
         ]
-        return "\n".join([self.title, *rows, *([self.note] if self.note else [])])
+        lines_of_text = [self.title, *map(str.rstrip, rows), self.note]
+        return "\n".join(line for line in lines_of_text if line)
 
     def to_markdown(self) -> str:
         """A Markdown table, without title and note."""
@@ -173,8 +182,10 @@ class Table:
         from rich.text import Text
 
         made = RichTable(title=self.title or None, caption=self.note or None)
-        for at, heading in enumerate((self.corner, *self.columns)):
-            made.add_column(Text(heading), justify="right" if at else "left", overflow="fold")
+        made.add_column(Text(self.corner), overflow="fold")
+        for at, heading in enumerate(self.columns):
+            justify = "left" if self.is_text(at) else "right"
+            made.add_column(Text(heading), justify=justify, overflow="fold")
         for label, *texts in list(self.lines())[1:]:
             made.add_row(Text(label), *map(Text, texts))
         return made

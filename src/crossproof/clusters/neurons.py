@@ -49,7 +49,9 @@ def strongest_neurons(
     for row in every:
         share, index = (row / row.sum().clamp_min(1e-300)).topk(min(count, len(row)))
         ranked = zip(index.tolist(), share.tolist(), strict=True)
-        strongest.append([NeuronShare(names[i][0], names[i][1], value) for i, value in ranked if value > 0])
+        strongest.append(
+            [NeuronShare(names[i][0], names[i][1], value) for i, value in ranked if value > 0]
+        )
     return strongest
 
 

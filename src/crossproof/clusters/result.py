@@ -10,7 +10,7 @@ from crossproof.clusters.settings import ClusterSettings
 from crossproof.clusters.task import CHANCE, CONTROLS, Control
 from crossproof.evaluation.contexts import Context
 from crossproof.result import Result
-from crossproof.tables import Estimate, Row, Table, Value
+from crossproof.tables import Estimate, Row, Style, Table, number, percent
 
 SCHEMA = 1
 LISTED = 8
@@ -20,7 +20,8 @@ LABELS = {
     "random": "– random clusters",
     "random, matched": "– random, same frequencies",
 }
-JUDGES = {"overlap": "word overlap", "embedding": "embedding model", "llm": "language model"}
+STYLES: tuple[Style, ...] = (number, percent, number, number)
+JUDGE_WORDS = {"overlap": "word overlap", "embedding": "embedding model", "llm": "language model"}
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ class ClusterResult(Result):
                 ]
                 values = tuple(None if f is None else Estimate(f.mean, f.ci) for f in figures)
                 rows.append(Row(LABELS[control].format(similarity=similarity), values))
-        title = f"Right one of five, judge: {JUDGES.get(judge, judge)}"
+        title = f"Right one of five, judge: {JUDGE_WORDS.get(judge, judge)}"
         note = f"Chance is {CHANCE:.2f}. 95% intervals over clusters."
         return Table(title, tuple(self.runs), tuple(rows), "grouped by", note)
 
@@ -224,10 +225,15 @@ class ClusterResult(Result):
         rows = (
             Row("sensitivity", tuple(d.sensitivity for d in every)),
             Row("specificity", tuple(d.specificity for d in every)),
-            Row("active: yes / no", tuple(None if c is None else f"{c.tp} / {c.fn}" for c in counts)),
-            Row("inactive: yes / no", tuple(None if c is None else f"{c.fp} / {c.tn}" for c in counts)),
+            Row(
+                "active: yes / no", tuple(None if c is None else f"{c.tp} / {c.fn}" for c in counts)
+            ),
+            Row(
+                "inactive: yes / no",
+                tuple(None if c is None else f"{c.fp} / {c.tn}" for c in counts),
+            ),
         )
-        title = f"Explanations on other text, decided by {JUDGES.get(judge, judge)}"
+        title = f"Explanations on other text, decided by {JUDGE_WORDS.get(judge, judge)}"
         return Table(title, tuple(self.runs), rows, note="95% intervals over latents.")
 
 
@@ -235,25 +241,21 @@ def _clusters(name: str, run: ClusteredRun) -> Iterator[Table]:
     """The clusters with most internal interaction, and what their members are about."""
     summary = next(iter(run.similarities.values()))
     rows, members = [], []
-    for number, cluster in enumerate(run.clusters[:LISTED], 1):
-        listed = " ".join(map(str, cluster.latents[:6]))
-        label = f"{number}: {listed}{' …' if len(cluster.latents) > 6 else ''}"
-        values: tuple[Value, ...] = (cluster.per_token, cluster.share)
-        values += (f"{cluster.block} ({cluster.by_block[cluster.block]:.0%})",)
-        if cluster.neurons:
-            first = cluster.neurons[0]
-            values += (f"{first.block}.{first.neuron} ({first.share:.1%})",)
-        rows.append(Row(label, (*values, None)[:4]))
+    for at, group in enumerate(run.clusters[:LISTED], 1):
+        listed = " ".join(map(str, group.latents[:6])) + (" …" if len(group.latents) > 6 else "")
+        block = f"{group.block} ({group.by_block[group.block]:.0%})"
+        first = group.neurons[0] if group.neurons else None
+        neuron = f"{first.block}.{first.neuron} ({first.share:.1%})" if first else ""
+        values = (group.per_token, group.share, block, neuron)
+        rows.append(Row(f"{at}: {listed}", values, style=STYLES))
         members += [
-            Row(f"{member.latent}: {member.explanation.text}", (number,))
-            for member in cluster.members[:3]
+            Row(str(at), (str(member.latent), member.explanation.text))
+            for member in group.members[:3]
         ]
-    columns = "I a token", "share of theirs", "block", "neuron"
-    stability = (
-        ("seeds", summary.agreement_seeds),
-        ("halves of the text", summary.agreement_halves),
-    )
+    columns = "I a token", "of all theirs", "block", "neuron"
+    stability = ("seeds", summary.agreement_seeds), ("halves of the text", summary.agreement_halves)
     told = [f"{value:.2f} across {what}" for what, value in stability if value is not None]
     note = f"Agreement (adjusted Rand index): {', '.join(told) or 'not measured'}."
     yield Table(f"{name}: {summary.clusters[0]} clusters", columns, tuple(rows), "latents", note)
-    yield Table(f"{name}: what members are about", ("cluster",), tuple(members), "latent")
+    about = ("latent", "explanation")
+    yield Table(f"{name}: what members are about", about, tuple(members), "cluster")
