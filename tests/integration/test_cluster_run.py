@@ -1,4 +1,4 @@
-"""The whole of `crossproof cluster` on a tiny model: clustered, explained, judged, written, shown."""
+"""The whole of `crossproof cluster` on a tiny model: made, explained, judged, written, shown."""
 
 from __future__ import annotations
 

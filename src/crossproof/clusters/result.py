@@ -222,15 +222,17 @@ class ClusterResult(Result):
     def _detections(self, judge: str) -> Table:
         every = [run.detection.get(judge, Detection(0, 0)) for run in self.runs.values()]
         counts = [detection.confusion for detection in every]
+        active = [None if c is None else f"{c.tp} / {c.fn}" for c in counts]
+        inactive = [None if c is None else f"{c.fp} / {c.tn}" for c in counts]
         rows = (
             Row("sensitivity", tuple(d.sensitivity for d in every)),
             Row("specificity", tuple(d.specificity for d in every)),
             Row(
-                "active: yes / no", tuple(None if c is None else f"{c.tp} / {c.fn}" for c in counts)
+                "active: yes / no", tuple(active)
             ),
             Row(
                 "inactive: yes / no",
-                tuple(None if c is None else f"{c.fp} / {c.tn}" for c in counts),
+                tuple(inactive),
             ),
         )
         title = f"Explanations on other text, decided by {JUDGE_WORDS.get(judge, judge)}"
