@@ -8,21 +8,28 @@ No latent and no judged sequence serves both.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from crossproof.clusters.accuracy import accuracy
-from crossproof.clusters.judges import Judge
-from crossproof.clusters.judging import CONTROLS, Found, answers, find
-from crossproof.clusters.paired import Answered, difference, pool
-from crossproof.clusters.partition import Algorithm
-from crossproof.clusters.reading import Reading
-from crossproof.clusters.similarities import BASELINES, known
-from crossproof.clusters.subject import LEAST_SEQUENCES, Subject
-from crossproof.clusters.texts import Material, Texts
+from crossproof.clusters import (
+    BASELINES,
+    CONTROLS,
+    LEAST_SEQUENCES,
+    Algorithm,
+    Clustering,
+    ClusterMaterial,
+    EncodedText,
+    Judge,
+    LatentTexts,
+    Material,
+    accuracy,
+    ask,
+    cluster_latents,
+    known,
+)
+from paper.paired import Answered, difference, pool
 
 Family = Literal["interaction", "mixed", "baseline", "control"]
 MATERIALS: tuple[Material, Material] = ("explanations", "contexts")
@@ -30,19 +37,11 @@ SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True, eq=False)
-class Half:
-    """Half of a crosscoder's latents, with the text on which their clusters are judged."""
-
-    subject: Subject
-    texts: Texts
-
-
-@dataclass(frozen=True, eq=False)
 class Study:
-    """One crosscoder in two halves."""
+    """One crosscoder in two halves of its latents, each with its own text to be judged on."""
 
-    choice: Half
-    report: Half
+    choice: ClusterMaterial
+    report: ClusterMaterial
 
 
 def family(name: str) -> Family:
@@ -55,21 +54,18 @@ def family(name: str) -> Family:
     return "mixed" if base.endswith("-phi") else "interaction"
 
 
-def study(
-    subject: Subject, chosen_on: dict[str, Reading], tokenizer: PreTrainedTokenizerBase | None
-) -> Study:
+def study(material: ClusterMaterial, chosen_on: dict[str, EncodedText]) -> Study:
     """Latents in order of frequency go to the two halves by turns.
 
-    The report is judged on the subject's own text, the choice on the readings `chosen_on`.
+    The report is judged on the material's own text, the choice on `chosen_on`.
     """
-    latents = subject.latents
-    for reading in chosen_on.values():
-        latents = latents[reading.active_sequences()[latents] >= LEAST_SEQUENCES]
-    active = subject.evidence.interactions.active[latents]
+    latents = material.latents
+    for part in chosen_on.values():
+        latents = latents[part.active_sequences()[latents] >= LEAST_SEQUENCES]
+    active = material.evidence.interactions.active[latents]
     ranked = latents[torch.argsort(active, descending=True, stable=True)]
-    first = replace(subject, readings=chosen_on, latents=ranked[0::2].sort().values)
-    second = replace(subject, latents=ranked[1::2].sort().values)
-    return Study(*(Half(half, Texts(half.readings, tokenizer)) for half in (first, second)))
+    first = replace(material, texts=LatentTexts(chosen_on), latents=ranked[0::2].sort().values)
+    return Study(first, replace(material, latents=ranked[1::2].sort().values))
 
 
 @dataclass(frozen=True)
@@ -110,14 +106,14 @@ def compare(
         for kind in ("interaction", "baseline")
     }
     return {
-        "latents": {h: sum(len(getattr(s, h).subject.latents) for s in studies) for h in halves},
+        "latents": {h: sum(len(getattr(s, h).latents) for s in studies) for h in halves},
         "families": {name: family(name) for name in names},
         "chosen": chosen,
         "chosen_by": {"judge": judge, "material": material},
         "choice": shown["choice"],
         "report": shown["report"],
         "similarities": [
-            {f.similarity: f.summary() for f in found} for found in halves["report"][0]
+            {f.similarity: asdict(f.summary()) for f in found} for found in halves["report"][0]
         ],
         "differences": _differences(halves["report"][1], names, chosen),
     }
@@ -128,23 +124,23 @@ Pooled = dict[str, dict[str, dict[str, dict[str, Answered]]]]
 
 
 def _half(
-    halves: Sequence[Half], plan: Plan, say: Callable[[str], None]
-) -> tuple[list[list[Found]], Pooled]:
-    found: list[list[Found]] = []
+    halves: Sequence[ClusterMaterial], plan: Plan, say: Callable[[str], None]
+) -> tuple[list[list[Clustering]], Pooled]:
+    found: list[list[Clustering]] = []
     for half in halves:
         found.append(
             [
-                find(half.subject, name, plan.algorithm, 0, plan.seeds, plan.per_cluster)
+                cluster_latents(half, name, plan.algorithm, 0, plan.seeds, plan.per_cluster)
                 for name in plan.names
             ]
         )
-        say(f"{half.subject.name}: {len(half.subject.latents)} latents clustered")
+        say(f"{half.name}: {len(half.latents)} latents clustered")
     pooled: Pooled = {}
     for material in plan.materials:
         pooled[material] = {}
         for judge in plan.judges:
             every = [
-                answers(own, half.subject, half.texts, material, judge)
+                _answered(own, half, material, judge)
                 for own, half in zip(found, halves, strict=True)
             ]
             pooled[material][judge.name] = {
@@ -154,11 +150,21 @@ def _half(
     return found, pooled
 
 
+def _answered(
+    clusterings: Sequence[Clustering], half: ClusterMaterial, material: Material, judge: Judge
+) -> dict[str, dict[str, Answered]]:
+    labels = {c.similarity: c.partitions[0].labels.numpy() for c in clusterings}
+    return {
+        name: {control: Answered(labels[name], seeds) for control, seeds in by_control.items()}
+        for name, by_control in ask(clusterings, half, material, judge).items()
+    }
+
+
 def _figures(pooled: Pooled) -> dict[str, Any]:
     return {
         material: {
             judge: {
-                name: {control: accuracy(own.seeds) for control, own in by_control.items()}
+                name: {control: asdict(accuracy(own.seeds)) for control, own in by_control.items()}
                 for name, by_control in by_name.items()
             }
             for judge, by_name in by_judge.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from crossproof.clusters.accuracy import SIZES
+from crossproof.clusters import SIZES
 
 Figures = Mapping[str, Any]
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from crossproof.clusters.describe import describe
-from crossproof.clusters.partition import Algorithm, partition
-from crossproof.clusters.similarities import similarity
-from paper.cluster_comparison import Half
+from crossproof.clusters import Algorithm, ClusterMaterial, describe, partition, similarity
 
 LEAST = 3
 MEMBERS = 4
@@ -18,25 +15,27 @@ RULE = (
 
 
 def examples(
-    half: Half, name: str, algorithm: Algorithm = "affinity", seed: int = 0, count: int = 10
+    half: ClusterMaterial,
+    name: str,
+    algorithm: Algorithm = "affinity",
+    seed: int = 0,
+    count: int = 10,
 ) -> list[dict[str, Any]]:
     """Clusters by one similarity that `RULE` picks, as plain values."""
-    subject = half.subject
-    found = partition(similarity(name, subject.evidence, subject.latents), algorithm, seed)
-    every = describe(subject, found, half.texts)["clusters"]
-    rows = [row for row in every if len(row["latents"]) >= LEAST]
+    found = partition(similarity(name, half.evidence, half.latents), algorithm, seed)
+    rows = [row for row in describe(half, found) if len(row.latents) >= LEAST]
     last = len(rows) - 1
     ranks = sorted({round(i * last / max(count - 1, 1)) for i in range(count)}) if rows else []
     return [
         {
             "rank": rank + 1,
             "of": len(rows),
-            "latents": rows[rank]["latents"],
-            "share": rows[rank]["share"],
-            "block": max(rows[rank]["by_block"], key=rows[rank]["by_block"].get),
+            "latents": list(rows[rank].latents),
+            "share": rows[rank].share,
+            "block": str(rows[rank].block),
             "explanations": {
                 str(latent): half.texts.explanation("shown", latent).text
-                for latent in rows[rank]["latents"][:MEMBERS]
+                for latent in rows[rank].latents[:MEMBERS]
             },
         }
         for rank in ranks

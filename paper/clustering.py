@@ -14,8 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from crossproof.activations import Split, read_sequences
-from crossproof.clusters.reading import deal
-from crossproof.clusters.subject import Choice, Subject, prepare
+from crossproof.clusters import ClusterMaterial, LatentChoice, deal, prepare
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.evaluation.pair_sums import measure
 from crossproof.interactions.matrix import Interactions
@@ -44,7 +43,7 @@ def variants(lab: Lab) -> dict[str, RunConfig]:
     return {"λ = 0": lab.config(), "recipe": lab.config(**RECIPE)}
 
 
-def subjects(lab: Lab, config: RunConfig) -> list[Subject]:
+def subjects(lab: Lab, config: RunConfig) -> list[ClusterMaterial]:
     """A subject a training seed, with all latents that qualify, read on held-out text."""
     lab.trainings.finish(replace(config, seed=seed) for seed in lab.settings.seeds)
     return [_subject(lab, replace(config, seed=seed)) for seed in lab.settings.seeds]
@@ -54,7 +53,7 @@ def studies(lab: Lab, config: RunConfig) -> list[Study]:
     """The same in two halves, of which one is judged on validation text."""
     text = _rows(lab, "validation")[: extent(lab).judged]
     return [
-        study(subject, deal(lab.model, subject.crosscoder, text), lab.model.tokenizer)
+        study(subject, deal(lab.model, subject.crosscoder, text))
         for subject in subjects(lab, config)
     ]
 
@@ -77,7 +76,7 @@ def setup_words(lab: Lab) -> str:
     )
 
 
-def _subject(lab: Lab, config: RunConfig) -> Subject:
+def _subject(lab: Lab, config: RunConfig) -> ClusterMaterial:
     crosscoder = lab.trainings.load(config)
     measured = _rows(lab, "train")[: extent(lab).measured]
     rows, skip = _rows(lab, "held_out"), lab.setup()["skip"]
@@ -88,7 +87,7 @@ def _subject(lab: Lab, config: RunConfig) -> Subject:
         _interactions(lab, config, crosscoder, measured),
         measured,
         rows[skip : skip + extent(lab).judged],
-        Choice(latents=crosscoder.n_latents),
+        LatentChoice(latents=crosscoder.n_latents),
         stability=False,
     )
     lab.settings.say(f"read: seed {config.seed}, {len(subject.latents)} latents")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
-from crossproof.clusters.judges import embedder
-from crossproof.clusters.scoring import EmbeddingScorer, OverlapScorer, Sheet, detection, sheet_of
-from crossproof.clusters.subject import Subject
-from crossproof.clusters.texts import Texts
+from crossproof.clusters import (
+    ClusterMaterial,
+    DetectionSheet,
+    EmbeddingJudge,
+    OverlapJudge,
+    SentenceEmbedder,
+    detection,
+)
 from paper.clustering import setup_words, subjects, variants
 from paper.figure import Chart, Figure, Heat, Panel
 from paper.lab import Lab
@@ -23,11 +28,13 @@ FIGURES = ("sensitivity", "specificity", "balanced")
 def run(settings: Settings) -> Figure:
     """Confusion matrices without and with the penalty, by two judges."""
     lab = Lab.open(settings)
-    scorers = (OverlapScorer(), EmbeddingScorer(embedder()))
+    scorers = (OverlapJudge(), EmbeddingJudge(SentenceEmbedder()))
     numbers: dict[str, Any] = {"setup": lab.setup(), "how": setup_words(lab), "variants": {}}
     for name, config in variants(lab).items():
-        every = [sheet for s in subjects(lab, config) for sheet in sheets(s, lab)]
-        numbers["variants"][name] = {s.name: detection(every, s.decide(every)) for s in scorers}
+        every = [sheet for s in subjects(lab, config) for sheet in sheets(s)]
+        numbers["variants"][name] = {
+            s.name: asdict(detection(every, s.decide(every))) for s in scorers
+        }
         settings.say(f"scored: {name}, {len(every)} explanations")
     panels = [
         panel(f"{name}, {scorer}", found)
@@ -37,14 +44,9 @@ def run(settings: Settings) -> Figure:
     return Figure(numbers, {"main": Chart("Detection from explanations", panels)}, words(numbers))
 
 
-def sheets(subject: Subject, lab: Lab) -> list[Sheet]:
+def sheets(subject: ClusterMaterial) -> list[DetectionSheet]:
     """Latents spread over frequencies; explained, calibrated and scored on separate text."""
-    texts = Texts(subject.readings, lab.model.tokenizer)
-    score, own = texts.windows("score"), texts.windows("explain shown")
-    return [
-        sheet_of(texts.explanation("shown", h), score, own, WINDOWS, 0)
-        for h in subject.spread(LATENTS)
-    ]
+    return [subject.texts.sheet(h, WINDOWS, 0) for h in subject.spread(LATENTS)]
 
 
 def panel(title: str, found: Mapping[str, Any]) -> Panel:

@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from crossproof.clusters.judges import embedder
-from crossproof.clusters.scoring import EmbeddingScorer, sheet_of
-from crossproof.clusters.subject import Subject
-from crossproof.clusters.texts import Texts
-from crossproof.clusters.windows import marked
+from crossproof.clusters import ClusterMaterial, EmbeddingJudge, SentenceEmbedder, marked
 from paper.clustering import setup_words, subjects, variants
 from paper.fig11 import WINDOWS
 from paper.figure import Chart, Figure, Panel, Series
@@ -24,10 +20,10 @@ SHOWN = 10
 def run(settings: Settings) -> Figure:
     """Latents evenly spaced in frequency, of the first training seed."""
     lab = Lab.open(settings)
-    scorer = EmbeddingScorer(embedder())
+    scorer = EmbeddingJudge(SentenceEmbedder())
     numbers: dict[str, Any] = {"setup": lab.setup(), "how": setup_words(lab), "variants": {}}
     for name, config in variants(lab).items():
-        numbers["variants"][name] = rows(subjects(lab, config)[0], lab, scorer)
+        numbers["variants"][name] = rows(subjects(lab, config)[0], scorer)
     series = [_points(name, found) for name, found in numbers["variants"].items()]
     x_label = "share of tokens at which it is active"
     one = Panel("", x_label, "right", series, x_log=True, y_range=(0, 1))
@@ -35,13 +31,12 @@ def run(settings: Settings) -> Figure:
     return Figure(numbers, {"main": chart}, words(numbers))
 
 
-def rows(subject: Subject, lab: Lab, scorer: EmbeddingScorer) -> list[dict[str, Any]]:
+def rows(subject: ClusterMaterial, scorer: EmbeddingJudge) -> list[dict[str, Any]]:
     """Explanation, strongest context on other text, and share of pieces told right."""
-    texts = Texts(subject.readings, lab.model.tokenizer)
+    texts = subject.texts
     found = subject.evidence.interactions
     latents = subject.spread(SHOWN)
-    score, own = texts.windows("score"), texts.windows("explain shown")
-    sheets = [sheet_of(texts.explanation("shown", h), score, own, WINDOWS, 0) for h in latents]
+    sheets = [texts.sheet(h, WINDOWS, 0) for h in latents]
     lines = []
     for latent, sheet, decided in zip(latents, sheets, scorer.decide(sheets), strict=True):
         hits = [d == a for d, a in zip(decided or (), sheet.active, strict=False)]

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from crossproof.clusters.accuracy import SIZES
-from crossproof.clusters.judges import EmbeddingJudge, OverlapJudge, embedder
-from crossproof.clusters.similarities import available
-from crossproof.clusters.trials import CHANCE
+from crossproof.clusters import (
+    CHANCE,
+    SIZES,
+    EmbeddingJudge,
+    OverlapJudge,
+    SentenceEmbedder,
+    available,
+)
 from paper.cluster_comparison import Plan, compare
 from paper.cluster_comparison_words import accuracies, chosen, differences, gap, sizes
 from paper.cluster_comparison_words import signed as shown_gap
@@ -31,11 +35,11 @@ MATCHED = "random, matched"
 def run(settings: Settings) -> Figure:
     """Every similarity and control by the embedding judge and by word overlap; ten clusters."""
     lab = Lab.open(settings)
-    judges = (OverlapJudge(), EmbeddingJudge(embedder()))
+    judges = (OverlapJudge(), EmbeddingJudge(SentenceEmbedder()))
     numbers: dict[str, Any] = {"setup": lab.setup(), "how": setup_words(lab), "variants": {}}
     for name, config in variants(lab).items():
         own = studies(lab, config)
-        gated = own[0].report.subject.evidence.interactions.gated
+        gated = own[0].report.evidence.interactions.gated
         names = [n for n in NAMES if n in available(gated)]
         plan = Plan(names, judges, materials=("explanations",))
         numbers["variants"][name] = compare(own, plan, settings.say)

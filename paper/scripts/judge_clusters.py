@@ -20,21 +20,24 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from crossproof.activations import read_sequences
 from crossproof.activations.corpus import Split
-from crossproof.clusters.judges import EmbeddingJudge, OverlapJudge, embedder
-from crossproof.clusters.partition import Algorithm
-from crossproof.clusters.reading import deal
-from crossproof.clusters.similarities import NEED_DIFFERENCES, available
-from crossproof.clusters.subject import (
-    Choice,
-    Text,
+from crossproof.clusters import (
+    NEED_DIFFERENCES,
+    Algorithm,
+    EmbeddingJudge,
+    JudgedText,
+    LatentChoice,
+    Material,
+    OverlapJudge,
+    SentenceEmbedder,
+    available,
+    deal,
     judged_sequences,
     load_measurement,
     measured_corpus,
+    measured_sequences,
     prepare,
 )
-from crossproof.clusters.texts import Material
 from crossproof.crosscoder import Crosscoder
 from crossproof.evaluation.measure_run import named_crosscoders
 from crossproof.lm import LanguageModel, load_model
@@ -73,7 +76,7 @@ def main(arguments: Arguments) -> None:
     """Clusters, judges, writes the JSON file and the tables."""
     torch.set_num_threads(arguments.threads)
     model = load_model(next(iter(run_crosscoders(arguments.run).values()))[1].model)
-    judges = (OverlapJudge(), EmbeddingJudge(embedder()))
+    judges = (OverlapJudge(), EmbeddingJudge(SentenceEmbedder()))
     content: dict[str, Any] = {
         "schema": 2,
         "model": model.name,
@@ -108,7 +111,7 @@ def main(arguments: Arguments) -> None:
 
 
 def _names(arguments: Arguments, halves: Study) -> list[str]:
-    found = halves.report.subject.evidence.interactions
+    found = halves.report.evidence.interactions
     every = [*available(found.gated), *(f"I-normalised@{block}" for block in found.blocks)]
     names = list(arguments.similarities) or every
     return [n for n in names if arguments.differences or n not in NEED_DIFFERENCES]
@@ -116,22 +119,21 @@ def _names(arguments: Arguments, halves: Study) -> list[str]:
 
 def _study(model: LanguageModel, name: str, crosscoder: Crosscoder, arguments: Arguments) -> Study:
     corpus = measured_corpus(arguments.run, model)
-    measured = read_sequences(corpus["text"], model, int(corpus["context"]), corpus["split"])
-    text = Text(split=arguments.choice_split, tokens=arguments.tokens)
+    text = JudgedText(split=arguments.choice_split, tokens=arguments.tokens)
     subject = prepare(
         model,
         name,
         crosscoder,
         load_measurement(arguments.run, name),
-        measured[: int(corpus["sequences"])],
-        judged_sequences(model, corpus, Text(tokens=arguments.tokens)),
-        Choice(latents=crosscoder.n_latents),
+        measured_sequences(model, corpus),
+        judged_sequences(model, corpus, JudgedText(tokens=arguments.tokens)),
+        LatentChoice(latents=crosscoder.n_latents),
         differences=arguments.differences,
         stability=arguments.stability,
         tell=lambda doing, done, total: print(f"{name}: {doing} {done}/{total}", flush=True),
     )
     chosen_on = deal(model, crosscoder, judged_sequences(model, corpus, text))
-    return study(subject, chosen_on, model.tokenizer)
+    return study(subject, chosen_on)
 
 
 if __name__ == "__main__":

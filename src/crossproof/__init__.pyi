@@ -3,6 +3,7 @@ from .activations import read_sequences as read_sequences
 from .activations import scored_positions as scored_positions
 from .auditing import AuditSettings as AuditSettings
 from .auditing import audit as audit
+from .clusters import cluster as cluster
 from .crosscoder import Crosscoder as Crosscoder
 from .crosscoder import CrosscoderConfig as CrosscoderConfig
 from .crosscoder import SparseLatents as SparseLatents

@@ -42,7 +42,7 @@ def options(
     save_file({s: t.to(torch.int32) for s, t in tokens.items()}, text)
     monkeypatch.setattr(clustering, "QUICK", Extent(30, 30))
     for module in (fig3, fig11, fig12):
-        monkeypatch.setattr(module, "embedder", lambda: counted)
+        monkeypatch.setattr(module, "SentenceEmbedder", lambda: counted)
     return [
         *("--model", str(model_folders["gpt-neo"]), "--text", str(text), "--quick"),
         *("--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")),
@@ -104,11 +104,11 @@ def test_halves_share_neither_latents_nor_text(
         )
     )
     (own,) = clustering.studies(lab, lab.config())
-    choice, report = own.choice.subject, own.report.subject
+    choice, report = own.choice, own.report
     assert not set(choice.latents.tolist()) & set(report.latents.tolist())
     assert abs(len(choice.latents) - len(report.latents)) <= 1
     rows = [
-        {tuple(row) for reading in s.readings.values() for row in reading.tokens.tolist()}
+        {tuple(row) for part in s.texts.parts.values() for row in part.tokens.tolist()}
         for s in (choice, report)
     ]
     assert not rows[0] & rows[1]

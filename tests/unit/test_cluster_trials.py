@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossproof.clusters.accuracy import accuracy
-from crossproof.clusters.judges import EmbeddingJudge, OverlapJudge, Question, remembering
-from crossproof.clusters.trials import (
+from crossproof.clusters.builtin_judges import EmbeddingJudge, OverlapJudge, remembering
+from crossproof.clusters.judges import Question
+from crossproof.clusters.scoring import accuracy
+from crossproof.clusters.task import (
     BIN,
     NEIGHBOURS,
     OPTIONS,
@@ -100,10 +101,10 @@ def trial(cluster: int, size: int, answer: int = 0) -> Trial:
 def test_accuracy_counts_answers_and_unanswered_questions() -> None:
     trials = [trial(0, 2), trial(0, 2), trial(1, 4), trial(2, 12)]
     found = accuracy([(trials, [0, 1, None, 0]), (trials, [0, 0, 0, 0])])
-    assert found["by_seed"] == [0.5, 1.0]
-    assert found["mean"] == 0.75
-    assert (found["trials"], found["clusters"], found["unanswered"]) == (8, 6, 1)
-    sizes = {row["sizes"]: (row["mean"], row["trials"]) for row in found["by_size"]}
+    assert found.by_seed == (0.5, 1.0)
+    assert found.mean == 0.75
+    assert (found.trials, found.clusters, found.unanswered) == (8, 6, 1)
+    sizes = {row.sizes: (row.mean, row.trials) for row in found.by_size}
     assert sizes == {"2": (0.75, 4), "4–5": (0.5, 2), "11+": (1.0, 2)}
 
 
@@ -111,8 +112,8 @@ def test_the_interval_is_over_clusters_and_not_over_seeds() -> None:
     trials = [trial(c, 3) for c in range(30) for _ in range(4)]
     half = [0 if t.cluster % 2 else 1 for t in trials]
     one, three = (accuracy([(trials, half)] * seeds) for seeds in (1, 3))
-    assert one["ci"] == three["ci"]
-    width = one["ci"][1] - one["ci"][0]
+    assert one.ci == three.ci
+    width = one.ci[1] - one.ci[0]
     # Binomial with 30 clusters, each all right or all wrong: not with 120 questions.
     assert width == pytest.approx(2 * 1.96 * (0.25 / 30) ** 0.5, rel=0.15)
 
@@ -120,15 +121,15 @@ def test_the_interval_is_over_clusters_and_not_over_seeds() -> None:
 def test_a_single_cluster_has_no_interval() -> None:
     trials = [trial(0, 3), trial(0, 3), trial(1, 7), trial(2, 7)]
     found = accuracy([(trials, [0, 1, 0, 0])])
-    by_size = {row["sizes"]: row["ci"] for row in found["by_size"]}
-    assert by_size == {"3": None, "6–10": [1.0, 1.0]}
-    assert found["ci"] is not None
-    assert accuracy([(trials[:2], [0, 1])])["ci"] is None
+    by_size = {row.sizes: row.ci for row in found.by_size}
+    assert by_size == {"3": None, "6–10": (1.0, 1.0)}
+    assert found.ci is not None
+    assert accuracy([(trials[:2], [0, 1])]).ci is None
 
 
 def test_nothing_asked_gives_no_figure() -> None:
     found = accuracy([([], [])])
-    assert (found["mean"], found["ci"], found["trials"]) == (None, None, 0)
+    assert (found.mean, found.ci, found.trials) == (None, None, 0)
 
 
 def question(shown: list[str], options: list[str]) -> Question:

@@ -1,20 +1,28 @@
-"""What a latent is about, in one line, from counts alone: no language model is asked."""
+"""What latents are about: explanations from counts or by a language model, and contexts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from crossproof.clusters.reading import Reading
-from crossproof.evaluation.contexts import token_strings
+from crossproof.clusters.encoded_text import EncodedText, marked, plain
+from crossproof.clusters.judges import DetectionSheet, Item, Question
+from crossproof.clusters.llm import LLM
+from crossproof.clusters.prompts import LLMPrompt, explain_prompt, read_explanation
+from crossproof.clusters.settings import Material
+from crossproof.clusters.task import Trial
+from crossproof.evaluation.contexts import Context, token_strings
 
+Side = Literal["shown", "options"]
+SIDES: tuple[Side, Side] = ("shown", "options")
+"""Of the odd-one-in task: members that are shown, and candidates."""
 PRIOR = 50.0
 """Strength of the prior, in tokens: what is seen once or twice does not stand out."""
 CERTAIN = 3.0
@@ -22,7 +30,7 @@ CERTAIN = 3.0
 LEAST_SHARE = 0.05
 """And the least share of the latent's activation."""
 NEARBY = 12
-"""Tokens before the place in which words of the passage are looked for."""
+"""Tokens before the position in which words of the passage are looked for."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class Explanation:
     by: str
     """`data`, or the name of the language model that wrote it."""
     on: tuple[Clue, ...] = ()
-    """Words at the places where the latent is active."""
+    """Words at the positions where the latent is active."""
     after: tuple[Clue, ...] = ()
     """Words just before them."""
     near: tuple[Clue, ...] = ()
@@ -60,19 +68,18 @@ class DataExplainer:
     Colaresi and Quinn 2008, "Fightin' Words").
     """
 
-    reading: Reading
-    tokenizer: PreTrainedTokenizerBase | None
+    text: EncodedText
 
     def explain(self, latent: int) -> Explanation:
         """The words that distinguish the latent's activations, strongest evidence first."""
-        places, values = self.reading.entries_of(latent)
+        positions, values = self.text.activations_of(latent)
         if len(values) == 0:
             return Explanation(latent, "never active in this text", "data")
         weights = (values / values.mean()).double()
-        on = self._clues(*self._at(places, weights, 0), self._background[0], 5)
-        after = self._clues(*self._at(places, weights, 1), self._background[1], 3)
+        on = self._clues(*self._at(positions, weights, 0), self._background[0], 5)
+        after = self._clues(*self._at(positions, weights, 1), self._background[1], 3)
         said = {clue.word for clue in (*on, *after)}
-        near = self._clues(*self._around(places, weights), self._background[2], 4 + len(said))
+        near = self._clues(*self._around(positions, weights), self._background[2], 4 + len(said))
         near = [clue for clue in near if len(clue.word) >= 3 and clue.word not in said][:4]
         parts = [
             f"{label} {', '.join(f'“{clue.word}”' for clue in clues)}"
@@ -85,38 +92,42 @@ class DataExplainer:
     @cached_property
     def _words(self) -> tuple[list[str], Int[Tensor, "S T"]]:
         """All words, and the word of every token of the text."""
-        ids, place = self.reading.tokens.unique(return_inverse=True)
-        strings = [word_of(token_strings(self.tokenizer, [i])[0]) for i in ids.tolist()]
+        ids, inverse = self.text.tokens.unique(return_inverse=True)
+        strings = [word_of(token_strings(self.text.tokenizer, [i])[0]) for i in ids.tolist()]
         words = list(dict.fromkeys(strings))
         number = {word: i for i, word in enumerate(words)}
         of_id = torch.tensor([number[string] for string in strings])
-        return words, of_id[place]
+        return words, of_id[inverse]
 
     @cached_property
     def _background(self) -> tuple[tuple[Tensor, float], ...]:
-        """Counts of words over all scored places: at them, before them and around them."""
-        places = self.reading.places
-        ones = torch.ones(len(places), dtype=torch.float64)
-        return self._at(places, ones, 0), self._at(places, ones, 1), self._around(places, ones)
+        """Counts of words over all scored positions: at them, before them and around them."""
+        positions = self.text.positions
+        ones = torch.ones(len(positions), dtype=torch.float64)
+        return (
+            self._at(positions, ones, 0),
+            self._at(positions, ones, 1),
+            self._around(positions, ones),
+        )
 
     def _at(
-        self, places: Int[Tensor, "A 2"], weights: Float[Tensor, " A"], back: int
+        self, positions: Int[Tensor, "A 2"], weights: Float[Tensor, " A"], back: int
     ) -> tuple[Float[Tensor, " words"], float]:
-        """Weighted counts of the word `back` tokens before each place, and their total."""
+        """Weighted counts of the word `back` tokens before each position, and their total."""
         words, text = self._words
-        inside = places[:, 1] >= back
-        found = text[places[inside, 0], places[inside, 1] - back]
+        inside = positions[:, 1] >= back
+        found = text[positions[inside, 0], positions[inside, 1] - back]
         counts = torch.bincount(found, weights[inside], minlength=len(words))
         return counts.double(), float(weights.sum())  # of no place at all bincount gives integers
 
     def _around(
-        self, places: Int[Tensor, "A 2"], weights: Float[Tensor, " A"]
+        self, positions: Int[Tensor, "A 2"], weights: Float[Tensor, " A"]
     ) -> tuple[Float[Tensor, " words"], float]:
-        """Weighted counts of places with the word in the tokens before; each place counts once."""
+        """Weighted counts of positions with the word in the tokens before them, each once."""
         words, text = self._words
         offsets = torch.arange(1, NEARBY + 1)
-        columns = places[:, 1:] - offsets
-        found = text[places[:, :1], columns.clamp_min(0)]
+        columns = positions[:, 1:] - offsets
+        found = text[positions[:, :1], columns.clamp_min(0)]
         found = torch.where(columns >= 0, found, len(words)).sort(1).values
         fresh = torch.ones_like(found, dtype=torch.bool)
         fresh[:, 1:] = found[:, 1:] != found[:, :-1]
@@ -158,16 +169,99 @@ def word_of(token: str) -> str:
     return "↵" if "\n" in token else "␣"
 
 
-def explain_all(
-    explainers: Sequence[DataExplainer], latents: Sequence[int]
-) -> list[dict[int, Explanation]]:
-    """Each latent explained by each explainer."""
-    return [{h: explainer.explain(h) for h in latents} for explainer in explainers]
+@dataclass(eq=False)
+class LatentTexts:
+    """Explanations and contexts of latents, made when they are first needed.
+
+    Each side of the task has its own explanation, from its own part of the text, and its own
+    contexts from yet another.
+    """
+
+    parts: Mapping[str, EncodedText]
+    """By part of `PARTS`."""
+    contexts: int = 5
+    llm: LLM | None = None
+    """Writes the explanations; without one they are made from counts."""
+    _explained: dict[tuple[Side, int], Explanation] = field(default_factory=dict)
+    _contexts: dict[tuple[str, int], list[Context]] = field(default_factory=dict)
+
+    @cached_property
+    def _explainers(self) -> dict[Side, DataExplainer]:
+        return {side: DataExplainer(self.parts[f"explain {side}"]) for side in SIDES}
+
+    def strongest(self, part: str, latent: int) -> list[Context]:
+        """The latent's strongest contexts in one part."""
+        key = part, latent
+        if key not in self._contexts:
+            self._contexts[key] = self.parts[part].strongest(latent, self.contexts)
+        return self._contexts[key]
+
+    def prompt(self, side: Side, latent: int) -> LLMPrompt:
+        """What the language model is asked about one latent."""
+        return explain_prompt([marked(c) for c in self.strongest(f"explain {side}", latent)])
+
+    def explain(
+        self,
+        wanted: Iterable[tuple[Side, int]],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Makes explanations, those by a language model all in one go."""
+        new = [key for key in dict.fromkeys(wanted) if key not in self._explained]
+        if self.llm is not None:
+            prompts = [self.prompt(side, latent) for side, latent in new]
+            answers = self.llm.ask(prompts, read_explanation, "explaining")
+            for (side, latent), answer in zip(new, answers, strict=True):
+                text = answer or "no readable explanation"
+                self._explained[side, latent] = Explanation(latent, text, self.llm.endpoint.model)
+            return
+        for done, (side, latent) in enumerate(new, 1):
+            self._explained[side, latent] = self._explainers[side].explain(latent)
+            if progress is not None:
+                progress(done, len(new))
+
+    def explanation(self, side: Side, latent: int) -> Explanation:
+        """One explanation, made now if it was not made before."""
+        if (side, latent) not in self._explained:
+            self.explain([(side, latent)])
+        return self._explained[side, latent]
+
+    def item(self, material: Material, side: Side, latent: int) -> Item:
+        """What stands for a latent on one side of the task."""
+        if material == "explanations":
+            return (self.explanation(side, latent).text,)
+        return tuple(marked(context) for context in self.strongest(f"judge {side}", latent))
+
+    def questions(
+        self, trials: Sequence[Trial], latents: Sequence[int], material: Material
+    ) -> list[Question]:
+        """Trials as texts; `latents` are the chosen ones, to which trials refer by position."""
+        return [
+            Question(
+                tuple(self.item(material, "shown", latents[i]) for i in trial.shown),
+                tuple(self.item(material, "options", latents[i]) for i in trial.options),
+            )
+            for trial in trials
+        ]
+
+    def sheet(self, latent: int, count: int, seed: int) -> DetectionSheet:
+        """`count` active and `count` checked-inactive pieces of the part for scoring."""
+        score, explained = self.parts["score"], self.parts["explain shown"]
+        active, inactive = score.active(latent, count, seed), score.inactive(latent, count, seed)
+        pieces = [(plain(c), True) for c in active] + [(plain(c), False) for c in inactive]
+        order = np.random.default_rng((seed, latent, 2)).permutation(len(pieces)).tolist()
+        known = explained.active(latent, count, seed), explained.inactive(latent, count, seed)
+        return DetectionSheet(
+            self.explanation("shown", latent),
+            tuple(pieces[i][0] for i in order),
+            tuple(pieces[i][1] for i in order),
+            (tuple(map(plain, known[0])), tuple(map(plain, known[1]))),
+        )
 
 
-def active_shares(reading: Reading) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Share of scored tokens at which each latent is active, [H]."""
-    shares: np.ndarray[tuple[int], np.dtype[np.float64]] = (
-        reading.active.double() / max(len(reading.places), 1)
-    ).numpy()
-    return shares
+def sides(trials: Sequence[Trial], latents: Sequence[int]) -> list[tuple[Side, int]]:
+    """Every side and latent of the trials, once."""
+    once: dict[tuple[Side, int], None] = {}
+    for trial in trials:
+        once |= {("shown", latents[i]): None for i in trial.shown}
+        once |= {("options", latents[i]): None for i in trial.options}
+    return list(once)

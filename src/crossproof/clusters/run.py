@@ -1,292 +1,296 @@
-"""`crossproof cluster` as a function: every crosscoder of a run clustered, explained, judged."""
+"""`crossproof.cluster`: latents clustered by how they interact, explained, and judged."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor
 
 from crossproof.activations import read_sequences
-from crossproof.clusters.describe import describe
-from crossproof.clusters.explain import Explanation
+from crossproof.clusters.builtin_judges import LLMJudge, OverlapJudge
+from crossproof.clusters.clustering import Clustering, accuracies, ask, cluster_latents
+from crossproof.clusters.description import describe, interaction_square
+from crossproof.clusters.encoded_text import PARTS
+from crossproof.clusters.explain import LatentTexts, Side, sides
 from crossproof.clusters.judges import (
-    Embed,
-    EmbeddingJudge,
-    Item,
+    DetectingJudge,
     Judge,
-    LLMJudge,
-    OverlapJudge,
-    embedder,
+    JudgeOptions,
+    PreparingJudge,
+    make_judge,
 )
-from crossproof.clusters.judging import Found, find, judged
-from crossproof.clusters.llm import LLM, Cache, Endpoint
-from crossproof.clusters.partition import Algorithm
-from crossproof.clusters.prompts import Prompt, detect_prompt, judge_prompt
-from crossproof.clusters.scoring import (
-    EmbeddingScorer,
-    LLMScorer,
-    OverlapScorer,
-    Scorer,
-    Sheet,
-    detection,
-    sheet_of,
-)
+from crossproof.clusters.llm import LLM
+from crossproof.clusters.prepare import ClusterMaterial, prepare
+from crossproof.clusters.prompts import LLMPrompt, detect_prompt
+from crossproof.clusters.result import ClusteredRun, ClusterResult
+from crossproof.clusters.scoring import detection
+from crossproof.clusters.settings import ClusterSettings, JudgedText, check_measured
 from crossproof.clusters.similarities import NEED_DIFFERENCES, available, known
-from crossproof.clusters.subject import (
-    Choice,
-    Subject,
-    Text,
-    judged_sequences,
-    load_measurement,
-    measured_corpus,
-    prepare,
-)
-from crossproof.clusters.texts import Material, Side, Texts, needed, questions
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.measure_run import measurable, named_crosscoders
-from crossproof.files import write_json
+from crossproof.evaluation.measure_run import measurable
+from crossproof.files import read_json
+from crossproof.interactions.matrix import Interactions
 from crossproof.lm.model import LanguageModel
+from crossproof.training.run_folder import RunFolder
 
-SCHEMA = 1
-JudgeName = Literal["embedding", "overlap", "llm"]
-ExplainerName = Literal["data", "llm"]
-Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is clustered, how, and who judges."""
-
-    similarity: str = "I-normalised"
-    algorithm: Algorithm = "affinity"
-    clusters: int = 0
-    against: tuple[str, ...] = ("coactivation-normalised", "phi", "decoder-cosine")
-    judge: JudgeName = "embedding"
-    explainer: ExplainerName = "data"
-    material: Material = "explanations"
-    seeds: int = 3
-    seed: int = 0
-    per_cluster: int = 4
-    """Questions about a cluster, at most."""
-    contexts: int = 5
-    """Contexts of a latent, for explainers and judges."""
-    windows: int = 10
-    """Active, and as many inactive, pieces of text that an explanation is scored on."""
-    scored: int = 50
-    """Latents whose explanations are scored, at most."""
-    choice: Choice = field(default_factory=Choice)
-    text: Text = field(default_factory=Text)
-    embedding_model: str = ""
-    resamples: int = 1000
+Tell = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Helpers:
-    """What settings ask for and takes packages or a network: made once, before any work."""
+class MeasuredCrosscoder:
+    """A crosscoder with its interactions and two texts that share no sequence."""
 
-    embed: Embed | None
-    llm: LLM | None
-
-    @classmethod
-    def build(cls, settings: Settings, endpoint: Endpoint, cache: Path) -> Helpers:
-        """Raises CrossproofError if a package or the model's name is missing."""
-        embed = embedder(settings.embedding_model) if settings.judge == "embedding" else None
-        asked = "llm" in (settings.judge, settings.explainer)
-        return cls(embed, LLM(endpoint, Cache(cache)) if asked else None)
+    crosscoder: Crosscoder
+    interactions: Interactions
+    measured: Int[Tensor, "S T"]
+    """The sequences behind the interactions."""
+    judged: Int[Tensor, "other T"]
+    """Those on which latents are explained and clusters judged."""
 
 
-@dataclass(eq=False)
-class Work:
+@dataclass(frozen=True, eq=False)
+class _Clustered:
     """One crosscoder's clusters before anybody has judged them."""
 
-    subject: Subject
-    texts: Texts
-    found: list[Found]
-    scored: list[int] = field(default_factory=list)
+    material: ClusterMaterial
+    clusterings: list[Clustering]
+    settings: ClusterSettings
+
+    @property
+    def scored(self) -> list[int]:
+        """Latents whose explanations are scored."""
+        return self.material.spread(self.settings.scored)
+
+    @property
+    def explained(self) -> list[tuple[Side, int]]:
+        """The explanations that judging and scoring need."""
+        wanted: list[tuple[Side, int]] = [("shown", latent) for latent in self.scored]
+        if self.settings.material == "explanations":
+            trials = [trial for c in self.clusterings for trial in c.every_trial]
+            wanted += sides(trials, self.material.latents.tolist())
+        return list(dict.fromkeys(wanted))
 
 
-def cluster_run(
+def cluster(
     model: LanguageModel,
-    folder: Path,
-    settings: Settings = Settings(),
-    endpoint: Endpoint = Endpoint(),  # noqa: B008  (frozen)
-    progress: Progress | None = None,
+    source: Path | str | MeasuredCrosscoder,
+    settings: ClusterSettings = ClusterSettings(),  # noqa: B008  (frozen)
+    options: JudgeOptions | None = None,
+    judge: Judge | None = None,
+    progress: Tell | None = None,
     announce: Callable[[str], None] = print,
-) -> dict[str, Any]:
-    """Clusters every crosscoder of `folder`; writes and returns clusters/clusters.json.
+) -> ClusterResult:
+    """Clusters latents by `settings.similarity` and by those it is compared with.
 
-    `announce` is told what a language model will be asked, before it is asked. Raises
-    CrossproofError for an unknown similarity, a run that was not measured, too few latents,
-    missing packages and endpoints that fail.
+    `source` is a run folder that `crossproof measure` has measured, whose clusters/clusters.json is
+    written, or a crosscoder in memory with its interactions. `judge` is asked beside word overlap;
+    by default it is made from `settings.judge` and `options`. `announce` is told what a language
+    model will be asked, before it is asked.
+
+    Raises CrossproofError for an unknown similarity or judge, a run that was not measured, too few
+    latents, missing packages and endpoints that fail.
     """
-    names = list(dict.fromkeys((settings.similarity, *settings.against)))
-    check_names(names)
+    check_settings(settings)
+    folder = None if isinstance(source, MeasuredCrosscoder) else Path(source)
+    if options is None:
+        kept = None if folder is None else folder / "clusters" / "answers"
+        options = JudgeOptions(settings.embedding_model, answers=kept)
+    judges = _judges(settings, options, judge)
+    writer = options.llm if settings.explainer == "llm" else None
+    llm = options.llm if writer or any(isinstance(j, LLMJudge) for j in judges) else None
+    tell = progress or (lambda _doing, _done, _total: None)
+    if isinstance(source, MeasuredCrosscoder):
+        corpus, inputs = {}, iter([("crosscoder", source)])
+    else:
+        corpus = measured_corpus(Path(source), model)
+        inputs = _measured_run(model, Path(source), corpus, settings.text)
+    works = [_cluster(model, name, each, settings, writer, tell) for name, each in inputs]
+    if llm is not None:
+        for line in costs(works, judges, llm):
+            announce(line)
+    result = ClusterResult(
+        model.name,
+        model.weights_hash,
+        settings,
+        {"model": llm.endpoint.model, "address": llm.endpoint.address} if llm else None,
+        corpus,
+        {work.material.name: _judged(work, judges, llm, tell) for work in works},
+        llm.spent if llm else None,
+    )
+    if folder is not None:
+        result.save(folder / "clusters" / "clusters.json")
+    return result
+
+
+def check_settings(settings: ClusterSettings) -> None:
+    """Raises CrossproofError, with the nearest names, for a similarity that there is not."""
+    for name in settings.similarities:
+        known(name)
     if settings.seeds < 1:
         raise CrossproofError(f"--seeds is {settings.seeds}: give at least 1.")
-    output = folder / "clusters"
-    helpers = Helpers.build(settings, endpoint, output / "answers")
-    corpus = measured_corpus(folder, model)
-    tell = progress or (lambda _doing, _done, _total: None)
-    works = [
-        _find(model, folder, name, crosscoder, names, corpus, settings, helpers, tell)
-        for name, crosscoder in measurable(named_crosscoders(model, [folder])).items()
-    ]
-    if helpers.llm is not None:
-        for line in costs(works, settings, helpers.llm):
-            announce(line)
-    content = {
-        "schema": SCHEMA,
-        "model": model.name,
-        "model_hash": model.weights_hash,
-        "settings": asdict(settings),
-        "llm": {"model": endpoint.model, "address": endpoint.address} if helpers.llm else None,
-        "measured_on": corpus,
-        "runs": {w.subject.name: _results(w, settings, helpers, tell) for w in works},
-        "spent": helpers.llm.spent if helpers.llm else None,
-    }
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "clusters.json", content)
-    return content
 
 
-def check_names(names: list[str]) -> None:
-    """Raises CrossproofError, with the nearest names, for one that is no similarity."""
-    for name in names:
-        known(name)
+def measured_corpus(folder: Path, model: LanguageModel) -> dict[str, Any]:
+    """What `crossproof measure` says of the text it measured.
 
-
-def _find(
-    model: LanguageModel,
-    folder: Path,
-    name: str,
-    crosscoder: Crosscoder,
-    names: list[str],
-    corpus: dict[str, Any],
-    settings: Settings,
-    helpers: Helpers,
-    tell: Progress,
-) -> Work:
-    interactions = load_measurement(folder, name)
-    measured = read_sequences(corpus["text"], model, int(corpus["context"]), corpus["split"])
-    subject = prepare(
-        model,
-        name,
-        crosscoder,
-        interactions,
-        measured[: int(corpus["sequences"])],
-        judged_sequences(model, corpus, settings.text),
-        settings.choice,
-        differences=any(n in NEED_DIFFERENCES for n in names),
-        tell=lambda doing, done, total: tell(f"{name}: {doing}", done, total),
-    )
-    usable = [n for n in names if known(n)[0] in available(interactions.gated)]
-    if settings.similarity not in usable:
-        kind = "gated" if interactions.gated else "plain"
+    Raises CrossproofError if the run was not measured, or with another model.
+    """
+    path = folder / "measure" / "measure.json"
+    check_measured(folder)
+    content = read_json(path)
+    if content.get("model_hash") != model.weights_hash:
         raise CrossproofError(
-            f"The similarity {settings.similarity} is not defined for {kind} MLPs: choose from "
-            f"{', '.join(available(interactions.gated))}."
+            f"{path} is about a model with other weights than '{model.name}': run `crossproof "
+            f"measure {folder}` again."
         )
-    writer = helpers.llm if settings.explainer == "llm" else None
-    texts = Texts(subject.readings, model.tokenizer, settings.contexts, writer)
-    seeds = range(settings.seed, settings.seed + settings.seeds)
-    found = []
-    for done, wanted in enumerate(usable, 1):
-        found.append(
-            find(
-                subject,
-                wanted,
-                settings.algorithm,
-                settings.clusters,
-                seeds,
-                settings.per_cluster,
-            )
+    corpus: dict[str, Any] = content["corpus"]
+    return corpus
+
+
+def measured_sequences(model: LanguageModel, corpus: dict[str, Any]) -> Int[Tensor, "S T"]:
+    """The sequences that were measured."""
+    every = read_sequences(corpus["text"], model, int(corpus["context"]), corpus["split"])
+    return every[: int(corpus["sequences"])]
+
+
+def judged_sequences(
+    model: LanguageModel, corpus: dict[str, Any], text: JudgedText
+) -> Int[Tensor, "S T"]:
+    """Sequences that were not measured: clusters are never judged on the text that made them.
+
+    Raises CrossproofError if none are left.
+    """
+    source, split = text.source or corpus["text"], text.split or corpus["split"]
+    context = int(corpus["context"])
+    every = read_sequences(source, model, context, split)
+    same = (source, split) == (corpus["text"], corpus["split"])
+    skip = int(corpus["sequences"]) if same else 0
+    if len(every) - skip < len(PARTS):
+        raise CrossproofError(
+            f"The {split} split has {len(every)} sequences and {skip} of them were measured; "
+            f"clusters are judged on others: choose another --split or measure fewer --tokens."
         )
-        tell(f"{name}: clustering", done, len(usable))
-    return Work(subject, texts, found, subject.spread(settings.scored))
+    return every[skip : skip + max(len(PARTS), -(-text.tokens // context))]
 
 
-def _results(work: Work, settings: Settings, helpers: Helpers, tell: Progress) -> dict[str, Any]:
-    subject, texts = work.subject, work.texts
-    name = subject.name
-    texts.explain(_wanted(work, settings), lambda d, t: tell(f"{name}: explaining", d, t))
-    judges = _judges(settings, helpers, lambda d, t: tell(f"{name}: judging", d, t))
-    accuracies = {}
-    for done, judge in enumerate(judges, 1):
-        accuracies[judge.name] = judged(
-            work.found, subject, texts, settings.material, judge, settings.resamples
+def load_measurement(folder: Path, name: str) -> Interactions:
+    """The pair sums of one crosscoder of a run. CrossproofError if they are missing."""
+    sums = folder / "measure" / name.replace("/", "-")
+    if not sums.exists():
+        raise CrossproofError(
+            f"The crosscoder {name} of {folder} has not been measured: run `crossproof measure "
+            f"{folder}` again."
         )
-        if judge.name != "llm":
-            tell(f"{name}: judging, {judge.name}", done, done)
-    sheets = [_sheet(work, texts.explanation("shown", h), settings) for h in work.scored]
-    scorers = _scorers(settings, helpers, lambda d, t: tell(f"{name}: scoring", d, t))
-    main = work.found[0].partitions[0]
-    return {
-        "latents": subject.latents.tolist(),
-        "similarities": {f.similarity: f.summary() for f in work.found},
-        "accuracy": accuracies,
-        "detection": {
-            s.name: detection(sheets, s.decide(sheets), settings.resamples) for s in scorers
-        },
-        **describe(subject, main, texts),
-    }
+    return Interactions.load(sums)
 
 
-def _wanted(work: Work, settings: Settings) -> list[tuple[Side, int]]:
-    """The explanations that judging and scoring need."""
-    wanted: list[tuple[Side, int]] = [("shown", latent) for latent in work.scored]
-    if settings.material == "explanations":
-        trials = [trial for found in work.found for trial in found.every]
-        wanted += needed(trials, work.subject.latents.tolist())
-    return wanted
+def costs(works: Sequence[_Clustered], judges: Sequence[Judge], llm: LLM) -> list[str]:
+    """What the language model will be asked, in lines; explanations still to be written are taken
+    to be as long as those from counts."""
+    explain: list[LLMPrompt] = []
+    judging: list[LLMPrompt] = []
+    score: list[LLMPrompt] = []
+    for work in works:
+        texts, settings = work.material.texts, work.settings
+        if texts.llm is not None:
+            explain += [texts.prompt(side, latent) for side, latent in work.explained]
+        for judge in judges:
+            if isinstance(judge, LLMJudge):
+                stand_in = LatentTexts(texts.parts, texts.contexts)
+                trials = [trial for c in work.clusterings for trial in c.every_trial]
+                latents = work.material.latents.tolist()
+                judging += judge.prompts(stand_in.questions(trials, latents, settings.material))
+                sheets = [stand_in.sheet(h, settings.windows, settings.seed) for h in work.scored]
+                score += [detect_prompt(s.explanation.text, s.windows) for s in sheets]
+    parts = {"Explaining": explain, "Judging": judging, "Scoring": score}
+    lines = [f"{name}: {llm.cost(prompts)}" for name, prompts in parts.items() if prompts]
+    return [*lines, f"Together: {llm.cost([*explain, *judging, *score])}"]
 
 
-def _judges(settings: Settings, helpers: Helpers, progress: Any) -> list[Judge]:
-    judges: list[Judge] = [OverlapJudge()]
-    if settings.judge == "embedding" and helpers.embed is not None:
-        judges.append(EmbeddingJudge(helpers.embed))
-    if settings.judge == "llm" and helpers.llm is not None:
-        judges.append(LLMJudge(helpers.llm, progress))
+def _judges(settings: ClusterSettings, options: JudgeOptions, judge: Judge | None) -> list[Judge]:
+    """Word overlap, and the judge that was asked for; each ready to work."""
+    asked = judge or make_judge(settings.judge, options)
+    judges = [OverlapJudge(), *([] if asked.name == OverlapJudge().name else [asked])]
+    for each in judges:
+        if isinstance(each, PreparingJudge):
+            each.prepare()
     return judges
 
 
-def _scorers(settings: Settings, helpers: Helpers, progress: Any) -> list[Scorer]:
-    scorers: list[Scorer] = [OverlapScorer()]
-    if settings.judge == "embedding" and helpers.embed is not None:
-        scorers.append(EmbeddingScorer(helpers.embed))
-    if settings.judge == "llm" and helpers.llm is not None:
-        scorers.append(LLMScorer(helpers.llm, progress))
-    return scorers
+def _measured_run(
+    model: LanguageModel, folder: Path, corpus: dict[str, Any], text: JudgedText
+) -> Iterator[tuple[str, MeasuredCrosscoder]]:
+    """The crosscoders of a run folder by name, with both texts."""
+    measured, judged = measured_sequences(model, corpus), judged_sequences(model, corpus, text)
+    for name, crosscoder in measurable(RunFolder.open(folder).crosscoders(model)).items():
+        interactions = load_measurement(folder, name)
+        yield name, MeasuredCrosscoder(crosscoder, interactions, measured, judged)
 
 
-def _sheet(work: Work, explanation: Explanation, settings: Settings) -> Sheet:
-    score, own = work.texts.windows("score"), work.texts.windows("explain shown")
-    return sheet_of(explanation, score, own, settings.windows, settings.seed)
+def _cluster(
+    model: LanguageModel,
+    name: str,
+    source: MeasuredCrosscoder,
+    settings: ClusterSettings,
+    writer: LLM | None,
+    tell: Tell,
+) -> _Clustered:
+    gated = source.interactions.gated
+    names = [n for n in settings.similarities if known(n)[0] in available(gated)]
+    if settings.similarity not in names:
+        raise CrossproofError(
+            f"The similarity {settings.similarity} is not defined for "
+            f"{'gated' if gated else 'plain'} MLPs: choose from {', '.join(available(gated))}."
+        )
+    material = prepare(
+        model,
+        name,
+        source.crosscoder,
+        source.interactions,
+        source.measured,
+        source.judged,
+        settings.choice,
+        differences=any(n in NEED_DIFFERENCES for n in settings.similarities),
+        tell=lambda doing, done, total: tell(f"{name}: {doing}", done, total),
+    )
+    texts = replace(material.texts, contexts=settings.contexts, llm=writer)
+    material = replace(material, texts=texts)
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    clusterings = []
+    how = settings.algorithm, settings.clusters, seeds, settings.per_cluster
+    for done, similarity in enumerate(names, 1):
+        clusterings.append(cluster_latents(material, similarity, *how))
+        tell(f"{name}: clustering", done, len(names))
+    return _Clustered(material, clusterings, settings)
 
 
-def costs(works: list[Work], settings: Settings, llm: LLM) -> list[str]:
-    """What the language model will be asked, in lines; explanations still to be written are taken
-    to be as long as those from counts."""
-    explain: list[Prompt] = []
-    judge: list[Prompt] = []
-    score: list[Prompt] = []
-    for work in works:
-        texts, latents = work.texts, work.subject.latents.tolist()
-        trials = [trial for found in work.found for trial in found.every]
-        if settings.explainer == "llm":
-            wanted = _wanted(work, settings)
-            explain += [texts.prompt(side, h) for side, h in dict.fromkeys(wanted)]
-        if settings.judge == "llm":
-            stand_in = Texts(texts.readings, texts.tokenizer, texts.contexts)
-
-            def item(side: Side, latent: int, texts: Texts = stand_in) -> Item:
-                return texts.item(settings.material, side, latent)
-
-            put = questions(trials, latents, item)
-            judge += [judge_prompt(q.shown, q.options) for q in put]
-            sheets = [_sheet(work, stand_in.explanation("shown", h), settings) for h in work.scored]
-            score += [detect_prompt(s.explanation.text, s.windows) for s in sheets]
-    parts = {"Explaining": explain, "Judging": judge, "Scoring": score}
-    lines = [f"{name}: {llm.cost(prompts)}" for name, prompts in parts.items() if prompts]
-    return [*lines, f"Together: {llm.cost([*explain, *judge, *score])}"]
+def _judged(work: _Clustered, judges: Sequence[Judge], llm: LLM | None, tell: Tell) -> ClusteredRun:
+    material, settings = work.material, work.settings
+    name, texts = material.name, material.texts
+    if llm is not None:
+        llm.progress = lambda doing, done, total: tell(f"{name}: {doing}", done, total)
+    texts.explain(work.explained, lambda d, t: tell(f"{name}: explaining", d, t))
+    accuracy = {}
+    for done, judge in enumerate(judges, 1):
+        answers = ask(work.clusterings, material, settings.material, judge)
+        accuracy[judge.name] = accuracies(answers, settings.resamples)
+        tell(f"{name}: judging, {judge.name}", done, done)
+    sheets = [texts.sheet(latent, settings.windows, settings.seed) for latent in work.scored]
+    clusters = describe(material, work.clusterings[0].partitions[0])
+    return ClusteredRun(
+        tuple(material.latents.tolist()),
+        {clustering.similarity: clustering.summary() for clustering in work.clusterings},
+        accuracy,
+        {
+            judge.name: detection(sheets, judge.decide(sheets), settings.resamples)
+            for judge in judges
+            if isinstance(judge, DetectingJudge)
+        },
+        clusters,
+        interaction_square(material, clusters),
+    )

@@ -1,156 +1,54 @@
-"""How well explanations predict where latents are active, on text they were not made from."""
+"""How often judges are right, with intervals over clusters or latents."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crossproof.clusters.explain import Explanation
-from crossproof.clusters.judges import Embed, unmarked, words
-from crossproof.clusters.llm import LLM
-from crossproof.clusters.prompts import Prompt, detect_prompt, read_decisions
-from crossproof.clusters.windows import Windows, plain
+from crossproof.clusters.judges import DetectionSheet
+from crossproof.clusters.result import Accuracy, Confusion, Detection, SizeAccuracy
+from crossproof.clusters.task import CHANCE, Trial
 from crossproof.evaluation.bootstrap import Sums, estimate
+from crossproof.tables import Estimate
 
-OUTCOMES = ("tp", "fn", "fp", "tn")
+SIZES = ((2, 2, "2"), (3, 3, "3"), (4, 5, "4–5"), (6, 10, "6–10"), (11, 10**9, "11+"))
+"""Sizes of clusters that are put together, both ends included, and what they are called."""
 
-
-@dataclass(frozen=True)
-class Sheet:
-    """The pieces of text that one explanation is examined on, shuffled."""
-
-    explanation: Explanation
-    windows: tuple[str, ...]
-    active: tuple[bool, ...]
-    calibration: tuple[tuple[str, ...], tuple[str, ...]]
-    """Active and inactive pieces of the text that the explanation was made from."""
+Answers = Sequence[int | None]
+Asked = list[tuple[Trial, int | None]]
 
 
-@runtime_checkable
-class Scorer(Protocol):
-    """Decides from an explanation alone in which pieces its latent is active."""
+def accuracy(seeds: Sequence[tuple[Sequence[Trial], Answers]], resamples: int = 1000) -> Accuracy:
+    """Accuracy over all seeds.
 
-    @property
-    def name(self) -> str:
-        """What it is called in results."""
-
-    def decide(self, sheets: Sequence[Sheet]) -> list[list[bool] | None]:
-        """A decision for each window of each sheet; None where there is no answer."""
-
-
-@dataclass(frozen=True)
-class OverlapScorer:
-    """Active if the piece contains one of the words that the latent is said to be active on.
-
-    Of explanations without such words, any of their words of four letters or more.
+    `seeds` are trials with the judge's choices; a question that was not answered counts as wrong
+    and is reported. Trials of one cluster hang together, and clusters of different seeds are much
+    the same clusters: the 95% interval is over the clusters of one seed, its ends averaged over
+    seeds, and does not shrink with the number of seeds.
     """
-
-    name: str = "overlap"
-
-    def decide(self, sheets: Sequence[Sheet]) -> list[list[bool] | None]:
-        """Compares words, capitals aside."""
-        return [[bool(words((w,)) & self._clues(s)) for w in s.windows] for s in sheets]
-
-    def _clues(self, sheet: Sheet) -> set[str]:
-        if sheet.explanation.by == "data":
-            return words(tuple(clue.word for clue in sheet.explanation.on))
-        return {word for word in words((sheet.explanation.text,)) if len(word) >= 4}
-
-
-@dataclass(frozen=True, eq=False)
-class EmbeddingScorer:
-    """Active if the piece is nearer to the explanation than a threshold.
-
-    The threshold is halfway between the mean similarities of active and inactive pieces of the
-    text that the explanation was made from.
-    """
-
-    embed: Embed
-    name: str = "embedding"
-
-    def decide(self, sheets: Sequence[Sheet]) -> list[list[bool] | None]:
-        """Similarity is the cosine. All texts are embedded in one go, in full batches."""
-        texts = list(dict.fromkeys(text for sheet in sheets for text in _texts(sheet)))
-        vectors = dict(zip(texts, self.embed(texts), strict=True)) if texts else {}
-
-        def near(sheet: Sheet, pieces: Sequence[str]) -> NDArray[np.float64]:
-            own = vectors[unmarked(sheet.explanation.text)]
-            cosines: NDArray[np.float64] = np.stack([vectors[piece] for piece in pieces]) @ own
-            return cosines
-
-        decided: list[list[bool] | None] = []
-        for sheet in sheets:
-            if not (all(sheet.calibration) and sheet.windows):
-                decided.append(None)
-                continue
-            level = sum(float(near(sheet, pieces).mean()) for pieces in sheet.calibration) / 2
-            decided.append((near(sheet, sheet.windows) > level).tolist())
-        return decided
-
-
-@dataclass(frozen=True, eq=False)
-class LLMScorer:
-    """A language model behind an OpenAI-compatible endpoint."""
-
-    llm: LLM
-    progress: Callable[[int, int], None] | None = None
-    name: str = "llm"
-
-    def prompts(self, sheets: Sequence[Sheet]) -> list[Prompt]:
-        """One prompt a sheet."""
-        return [detect_prompt(sheet.explanation.text, sheet.windows) for sheet in sheets]
-
-    def decide(self, sheets: Sequence[Sheet]) -> list[list[bool] | None]:
-        """All pieces of a sheet at once; None where no readable answer came."""
-        answers: list[list[bool] | None] = [None] * len(sheets)
-        by_length: dict[int, list[int]] = {}
-        for i, sheet in enumerate(sheets):
-            by_length.setdefault(len(sheet.windows), []).append(i)
-        for count, own in by_length.items():
-            prompts = self.prompts([sheets[i] for i in own])
-
-            def read(answer: str, count: int = count) -> list[bool] | None:
-                return read_decisions(answer, count)
-
-            found = self.llm.ask(prompts, read, self.progress)
-            for i, decided in zip(own, found, strict=True):
-                answers[i] = decided
-        return answers
-
-
-def _texts(sheet: Sheet) -> list[str]:
-    return [
-        unmarked(sheet.explanation.text),
-        *sheet.windows,
-        *sheet.calibration[0],
-        *sheet.calibration[1],
-    ]
-
-
-def sheet_of(
-    explanation: Explanation, score: Windows, explained: Windows, count: int, seed: int
-) -> Sheet:
-    """`count` active and `count` checked-inactive pieces from the reading for scoring."""
-    latent = explanation.latent
-    positive, negative = score.active(latent, count, seed), score.inactive(latent, count, seed)
-    pieces = [(plain(c), True) for c in positive] + [(plain(c), False) for c in negative]
-    order = np.random.default_rng((seed, latent, 2)).permutation(len(pieces)).tolist()
-    calibration = explained.active(latent, count, seed), explained.inactive(latent, count, seed)
-    return Sheet(
-        explanation,
-        tuple(pieces[i][0] for i in order),
-        tuple(pieces[i][1] for i in order),
-        (tuple(map(plain, calibration[0])), tuple(map(plain, calibration[1]))),
+    asked: list[Asked] = [list(zip(trials, answers, strict=True)) for trials, answers in seeds]
+    by_size = []
+    for low, high, name in SIZES:
+        some = [[pair for pair in pairs if low <= pair[0].size <= high] for pairs in asked]
+        if any(some):
+            by_size.append(SizeAccuracy(**_pooled(some, resamples), sizes=name))
+    return Accuracy(
+        **_pooled(asked, resamples),
+        clusters=sum(len({trial.cluster for trial, _ in pairs}) for pairs in asked),
+        unanswered=sum(answer is None for pairs in asked for _, answer in pairs),
+        chance=CHANCE,
+        by_size=tuple(by_size),
     )
 
 
 def detection(
-    sheets: Sequence[Sheet], decisions: Sequence[Sequence[bool] | None], resamples: int = 1000
-) -> dict[str, Any]:
+    sheets: Sequence[DetectionSheet],
+    decisions: Sequence[Sequence[bool] | None],
+    resamples: int = 1000,
+) -> Detection:
     """Sensitivity, specificity and balanced accuracy with 95% intervals over latents.
 
     Counts of the confusion matrix are over all pieces; latents without an answer are left out and
@@ -163,32 +61,65 @@ def detection(
     ]
     unanswered = sum(decided is None for decided in decisions)
     if not rows:
-        return {"latents": 0, "unanswered": unanswered}
-    table = np.array(rows, dtype=np.float64)
-    sums = {name: table[:, i] for i, name in enumerate(OUTCOMES)}
+        return Detection(0, unanswered)
+    sums = dict(zip(("tp", "fn", "fp", "tn"), np.array(rows, dtype=np.float64).T, strict=True))
 
     def sensitivity(totals: Sums) -> NDArray[np.float64]:
-        return _share(totals["tp"], totals["fn"])
+        return ratio(totals["tp"], totals["tp"] + totals["fn"])
 
     def specificity(totals: Sums) -> NDArray[np.float64]:
-        return _share(totals["tn"], totals["fp"])
+        return ratio(totals["tn"], totals["tn"] + totals["fp"])
 
     def balanced(totals: Sums) -> NDArray[np.float64]:
-        value: NDArray[np.float64] = (sensitivity(totals) + specificity(totals)) / 2
-        return value
+        return (sensitivity(totals) + specificity(totals)) / 2
 
-    figures: Mapping[str, Callable[[Sums], NDArray[np.float64]]] = {
-        "sensitivity": sensitivity,
-        "specificity": specificity,
-        "balanced": balanced,
-    }
-    found = {name: estimate(sums, function, resamples) for name, function in figures.items()}
+    return Detection(
+        len(rows),
+        unanswered,
+        Confusion(**{name: int(column.sum()) for name, column in sums.items()}),
+        *(interval(sums, share, resamples) for share in (sensitivity, specificity, balanced)),
+    )
+
+
+def interval(
+    sums: Mapping[str, NDArray[np.float64]],
+    statistic: Callable[[Sums], NDArray[np.float64]],
+    resamples: int,
+) -> Estimate:
+    """A statistic of totals with its 95% interval over what the sums [S] are sums of."""
+    figure = estimate(sums, lambda totals: statistic(totals)[:, None], resamples)
+    return Estimate(figure.mean, figure.ci)
+
+
+def ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    """part / whole, and 0 where the whole is."""
+    value: NDArray[np.float64] = part / np.maximum(whole, 1)
+    return value
+
+
+def _pooled(seeds: Sequence[Asked], resamples: int) -> dict[str, Any]:
+    """Mean, interval and number of trials; no figures where no question was asked, and no interval
+    where no seed has two clusters."""
+    figures = [_of_seed(asked, resamples) for asked in seeds if asked]
+    means = [figure.mean for figure in figures if figure.mean is not None]
+    ends = [figure.ci for figure in figures if figure.ci is not None]
     return {
-        "latents": len(rows),
-        "unanswered": unanswered,
-        "confusion": {name: int(column.sum()) for name, column in sums.items()},
-        **{name: {"mean": f.mean, "ci": list(f.ci)} for name, f in found.items()},
+        "mean": float(np.mean(means)) if means else None,
+        "ci": tuple(float(np.mean([e[side] for e in ends])) for side in (0, 1)) if ends else None,
+        "by_seed": tuple(means),
+        "trials": sum(len(asked) for asked in seeds),
     }
+
+
+def _of_seed(asked: Asked, resamples: int) -> Estimate:
+    clusters = {c: i for i, c in enumerate(sorted({trial.cluster for trial, _ in asked}))}
+    right, every = np.zeros(len(clusters)), np.zeros(len(clusters))
+    for trial, answer in asked:
+        right[clusters[trial.cluster]] += answer == trial.answer
+        every[clusters[trial.cluster]] += 1
+    sums = {"right": right, "asked": every}
+    figure = interval(sums, lambda totals: ratio(totals["right"], totals["asked"]), resamples)
+    return figure if len(clusters) > 1 else Estimate(figure.mean)  # of one there is no spread
 
 
 def _outcomes(active: Sequence[bool], decided: Sequence[bool]) -> tuple[int, int, int, int]:
@@ -199,8 +130,3 @@ def _outcomes(active: Sequence[bool], decided: Sequence[bool]) -> tuple[int, int
         pairs.count((False, True)),
         pairs.count((False, False)),
     )
-
-
-def _share(part: NDArray[np.float64], rest: NDArray[np.float64]) -> NDArray[np.float64]:
-    value: NDArray[np.float64] = part / np.maximum(part + rest, 1)
-    return value[:, None]

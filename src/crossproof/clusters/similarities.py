@@ -6,7 +6,7 @@ with random clusters in exactly the same way.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,12 +14,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crossproof.clusters.magnitudes import beyond, from_magnitudes
+from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError, nearest
+from crossproof.interactions.contributions import MLPDictionary
 from crossproof.interactions.matrix import Form, Interactions
+from crossproof.interactions.second_differences import second_difference_sums
 
 Square = Float[Tensor, "R R"]
+LEAST_TOGETHER = 5
+"""Tokens of co-activation below which what a pair has beyond magnitudes is noise, taken to be 0."""
+MOST_WEIGHT = 100.0
+"""A pair's weight in the fit of magnitudes is its tokens of co-activation, up to this many."""
+ROUNDS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +43,9 @@ class PairValues:
 
     def among(self, latents: Int[Tensor, " R"], n_latents: int) -> Square:
         """The matrix between the chosen latents, without one of all H."""
-        place = torch.full((n_latents,), -1, dtype=torch.int64)
-        place[latents] = torch.arange(len(latents))
-        h, k = place[self.pairs.to(torch.int64)].unbind(1)
+        row = torch.full((n_latents,), -1, dtype=torch.int64)
+        row[latents] = torch.arange(len(latents))
+        h, k = row[self.pairs.to(torch.int64)].unbind(1)
         both = (h >= 0) & (k >= 0)
         out = torch.zeros(len(latents), len(latents), dtype=torch.float64)
         out[h[both], k[both]] = out[k[both], h[both]] = self.values[both].double()
@@ -51,7 +58,7 @@ class Evidence:
 
     interactions: Interactions
     crosscoder: Crosscoder
-    differences: PairValues | None = None
+    second_differences: PairValues | None = None
     """Second differences sum_n ‖o_n‖ |δ²_n| of pairs, summed over tokens and blocks. Needed by the
     similarities of `NEED_DIFFERENCES` only."""
     block: int | None = None
@@ -59,8 +66,9 @@ class Evidence:
 
     def interaction(self, form: Form, block: int | None = None) -> PairValues:
         """The form summed over tokens and both directions; of one block, or as `self.block`."""
-        found, own = self.interactions, self.block if block is None else block
-        return PairValues(found.pairs, found.pair_sums(form, normalise="sum", block=own))
+        block = self.block if block is None else block
+        sums = self.interactions.pair_sums(form, normalise="sum", block=block)
+        return PairValues(self.interactions.pairs, sums)
 
 
 def similarity(name: str, evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
@@ -69,10 +77,10 @@ def similarity(name: str, evidence: Evidence, latents: Int[Tensor, " R"]) -> Squ
     - I, J, Q, AND: interaction summed over tokens, neurons and blocks, both directions added up
     - second-differences: the true non-additivity that Q bounds
     - coactivation: tokens at which both are active; phi: the correlation of the two events
-    - NAME-normalised: S_ij / √(r_i r_j), r the row sums, so that loud latents do not dominate
+    - NAME-normalised: S_ij / √(r_i r_j), r the row sums, so that large latents do not dominate
     - FORM-given-coactivation: the form per token at which both are active
-    - FORM-from-magnitudes, FORM-beyond-magnitudes: what one loudness a latent predicts, normalised,
-      and the logarithm of how much more there is (`magnitudes`)
+    - FORM-from-magnitudes, FORM-beyond-magnitudes: what co-activation and one magnitude a latent
+      predict, normalised, and the logarithm of how much more there is
     - FORM-phi: √(FORM-normalised · phi), 0 where phi is negative
     - decoder-cosine: of decoder vectors at all hookpoints; decoder-cosine-mlp-in: at MLP inputs
     - NAME@B: of interactions in block B alone
@@ -113,6 +121,54 @@ def normalised(values: Square) -> Square:
     return torch.where(below > 0, values / below, 0)
 
 
+def from_magnitudes(values: Square, together: Square) -> Square:
+    """c_hk m_h m_k for all pairs that were ever active together, 0 for others.
+
+    The model is S_hk = c_hk · m_h · m_k · e^{r_hk}: c the tokens at which both are active, one
+    magnitude m a latent. Without r it knows the co-activation and nothing about the pair; r is what
+    the pair's vectors, and the neurons they meet in, add.
+    """
+    magnitude = log_magnitudes(values, together)
+    predicted = together * torch.exp(magnitude[:, None] + magnitude)
+    return torch.where(together > 0, predicted, 0).fill_diagonal_(0)
+
+
+def beyond_magnitudes(values: Square, together: Square) -> Square:
+    """r_hk = log S_hk - log(c_hk m_h m_k) where it is positive and the pair is not rare; else 0."""
+    kept = _usable(values, together)
+    predicted = from_magnitudes(values, together)
+    ratio = torch.where(kept, values / predicted.clamp_min(1e-300), 1.0)
+    return ratio.log().clamp_min(0)
+
+
+def log_magnitudes(values: Square, together: Square) -> Float[Tensor, " R"]:
+    """log m by weighted least squares over pairs that are not rare; 0 for latents without any."""
+    kept = _usable(values, together)
+    weights = torch.where(kept, together.clamp_max(MOST_WEIGHT), 0)
+    rates = torch.where(kept, (values / together.clamp_min(1)).clamp_min(1e-300).log(), 0)
+    below = weights.sum(1)
+    magnitudes = torch.zeros(len(values), dtype=torch.float64)
+    for _ in range(ROUNDS):  # half of each Jacobi step: whole ones may oscillate
+        wanted = (weights * (rates - magnitudes)).sum(1) / below.clamp_min(1e-300)
+        magnitudes = torch.where(below > 0, (magnitudes + wanted) / 2, 0)
+    return magnitudes
+
+
+def second_differences(
+    views: Mapping[int, MLPDictionary], latents: SparseLatents, pairs: Int[Tensor, "M 2"]
+) -> PairValues:
+    """Σ over tokens and blocks of sum_n ‖o_n‖ |δ²_n| at each token's other latents."""
+    sums = torch.zeros(len(pairs), dtype=torch.float64)
+    for view in views.values():
+        sums += second_difference_sums(view, latents, pairs, "others").neurons
+    return PairValues(pairs, sums)
+
+
+def _usable(values: Square, together: Square) -> Tensor:
+    kept: Tensor = (values > 0) & (together >= LEAST_TOGETHER)
+    return kept.fill_diagonal_(False)
+
+
 def _form(form: Form, evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
     return evidence.interaction(form).among(latents, evidence.interactions.n_latents)
 
@@ -128,7 +184,7 @@ def _predicted(form: Form, evidence: Evidence, latents: Int[Tensor, " R"]) -> Sq
 
 
 def _beyond(form: Form, evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
-    return beyond(_form(form, evidence, latents), _coactivation(evidence, latents))
+    return beyond_magnitudes(_form(form, evidence, latents), _coactivation(evidence, latents))
 
 
 def _with_phi(form: Form, evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
@@ -137,17 +193,17 @@ def _with_phi(form: Form, evidence: Evidence, latents: Int[Tensor, " R"]) -> Squ
 
 
 def _differences(evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
-    if evidence.differences is None:
+    if evidence.second_differences is None:
         raise CrossproofError(
             "Second differences were not measured: give `Evidence` what "
-            "`crossproof.clusters.differences_of` returns."
+            "`crossproof.clusters.second_differences` returns."
         )
-    return evidence.differences.among(latents, evidence.interactions.n_latents)
+    return evidence.second_differences.among(latents, evidence.interactions.n_latents)
 
 
 def _coactivation(evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
-    found = evidence.interactions
-    return PairValues(found.pairs, found.coactive).among(latents, found.n_latents)
+    sums = evidence.interactions
+    return PairValues(sums.pairs, sums.coactive).among(latents, sums.n_latents)
 
 
 def _phi(evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
@@ -167,8 +223,8 @@ def _cosine(at_inputs: bool, evidence: Evidence, latents: Int[Tensor, " R"]) -> 
     vectors = weights[latents] / weights.norm(dim=2).mean(0).clamp_min(1e-300)[:, None]
     if at_inputs:
         hookpoints = evidence.crosscoder.hookpoints
-        places = [hookpoints.blocks[block].mlp_in for block in hookpoints.mlp_blocks]
-        vectors = vectors[:, [place for place in places if place is not None]]
+        inputs = [hookpoints.blocks[block].mlp_in for block in hookpoints.mlp_blocks]
+        vectors = vectors[:, [hookpoint for hookpoint in inputs if hookpoint is not None]]
     unit = torch.nn.functional.normalize(vectors.flatten(1))
     return unit @ unit.T
 

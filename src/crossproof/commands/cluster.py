@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,20 +10,24 @@ from typing import Annotated, Literal
 
 import tyro
 
+from crossproof.clusters.judges import JUDGES, JudgeOptions, make_judge
 from crossproof.clusters.llm import Endpoint
-from crossproof.clusters.partition import Algorithm
-from crossproof.clusters.run import ExplainerName, JudgeName, Settings, check_names, cluster_run
-from crossproof.clusters.subject import Choice, Text
-from crossproof.clusters.texts import Material
+from crossproof.clusters.settings import (
+    Algorithm,
+    ClusterSettings,
+    ExplainerName,
+    JudgedText,
+    LatentChoice,
+    Material,
+    check_measured,
+)
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError
-from crossproof.lm import load_model
-from crossproof.report import refresh_report
-from crossproof.report.terminal import console, evaluation_display
-from crossproof.report.terminal_cluster import accuracy_table, clusters_table, detection_table
-from crossproof.training.machine import keep_freed_memory, thread_setting
-from crossproof.training.run import config_from_dict
-from crossproof.training.run_folder import run_crosscoders
+
+JUDGE_HELP = (
+    f"One of: {', '.join(JUDGES)}. embedding works offline (extra `embedding`), overlap (of "
+    f"words) is the floor, llm asks an endpoint; other packages may bring more."
+)
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,7 @@ class Cluster:
     """
     clusters: int = 0
     """How many clusters (not for affinity); 0 is one for every six latents."""
-    judge: JudgeName = "embedding"
-    """embedding (offline, extra `embedding`), overlap (of words: the floor), or llm."""
+    judge: Annotated[str, tyro.conf.arg(help=JUDGE_HELP, metavar="NAME")] = "embedding"
     explainer: ExplainerName = "data"
     """data (words that distinguish a latent, offline) or llm."""
     material: Material = "explanations"
@@ -102,6 +106,8 @@ class Cluster:
     embedding_model: str = ""
     """A sentence-transformers model or folder; by default the packaged all-MiniLM-L6-v2."""
     llm: LLMOptions = field(default_factory=LLMOptions)
+    plugin: tuple[str, ...] = ()
+    """Modules to import first: they register judges (docs/extending/judges.md)."""
     threads: int = 0
     """CPU threads; 0 leaves PyTorch's choice."""
 
@@ -109,36 +115,50 @@ class Cluster:
 def run(arguments: Sequence[str], began: float) -> None:
     """Clusters, prints tables, writes clusters/clusters.json and renews the run's report."""
     options: Cluster = parse(Cluster, "cluster", arguments)
-    check_names([options.similarity, *options.against])
     if not options.tokens >= 1:
         raise CrossproofError(f"--tokens is {options.tokens:g}: give at least 1.")
+    check_measured(options.run)
+    for module in options.plugin:
+        load_plugin(module)
+    answers = options.run / "clusters" / "answers"
+    judging = JudgeOptions(options.embedding_model, endpoint(options.llm), answers)
+    judge = make_judge(options.judge, judging)
+    _ = options.explainer == "llm" and judging.llm  # raises if its name or package is missing
+    # Imported late: what is missing is said before PyTorch is loaded.
+    from crossproof.clusters.run import check_settings, cluster
+    from crossproof.lm import load_model
+    from crossproof.report import refresh_report
+    from crossproof.report.terminal import console, evaluation_display
+    from crossproof.training.machine import keep_freed_memory, thread_setting
+    from crossproof.training.run import config_from_dict
+    from crossproof.training.run_folder import RunFolder
+
+    check_settings(settings(options))
     thread_setting(options.threads)
     keep_freed_memory()
-    provenance = next(iter(run_crosscoders(options.run).values()))[1]
+    provenance = RunFolder.open(options.run).provenance()
     config = config_from_dict(dict(provenance.training))
     model = load_model(options.model or provenance.model, device=config.device)
     with evaluation_display("", "done") as progress:
-        content = cluster_run(
+        result = cluster(
             model,
             options.run,
             settings(options),
-            endpoint(options.llm),
+            judging,
+            judge,
             progress,
             console.print,
         )
-    for name, figures in content["runs"].items():
-        console.print(clusters_table(name, figures))
-    for name, figures in content["runs"].items():
-        console.print(accuracy_table(name, figures))
-    console.print(detection_table(content))
+    for table in result.tables():
+        console.print(table.to_rich())
     print(f"Clusters: {options.run / 'clusters' / 'clusters.json'}")
     if (options.run / "results.json").exists():
         print(f"Report: {refresh_report(model, options.run)}")
 
 
-def settings(options: Cluster) -> Settings:
+def settings(options: Cluster) -> ClusterSettings:
     """The library's settings from the command's options."""
-    return Settings(
+    return ClusterSettings(
         similarity=options.similarity,
         algorithm=options.algorithm,
         clusters=options.clusters,
@@ -149,8 +169,8 @@ def settings(options: Cluster) -> Settings:
         seeds=options.seeds,
         seed=options.seed,
         per_cluster=options.questions,
-        choice=Choice(options.latents, options.min_tokens, options.max_frequency),
-        text=Text(options.text or "", options.split, int(options.tokens)),
+        choice=LatentChoice(options.latents, options.min_tokens, options.max_frequency),
+        text=JudgedText(options.text or "", options.split, int(options.tokens)),
         embedding_model=options.embedding_model,
     )
 
@@ -168,3 +188,13 @@ def endpoint(options: LLMOptions) -> Endpoint:
         price_in=options.price_in,
         price_out=options.price_out,
     )
+
+
+def load_plugin(module: str) -> None:
+    """Imports a module that registers something; CrossproofError if there is none."""
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise CrossproofError(
+            f"The plugin {module} cannot be imported ({error}): give a module on PYTHONPATH."
+        ) from error

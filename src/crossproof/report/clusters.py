@@ -1,31 +1,29 @@
-"""What `crossproof cluster` found, as plain values for the template and figures for the page."""
+"""What `crossproof cluster` found: tables and cards for the template, figures for the page."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import plotly.graph_objects as go
 
-from crossproof.clusters.accuracy import SIZES
-from crossproof.clusters.trials import CHANCE
-from crossproof.evaluation.contexts import Context
+from crossproof.clusters.result import Accuracy, ClusterMember, ClusterResult, LatentCluster
+from crossproof.clusters.scoring import SIZES
+from crossproof.clusters.task import CHANCE
 from crossproof.report.figures import plain_figure
 from crossproof.report.matrix_plot import heat_map_of
 from crossproof.report.passages import Piece, pieces
-from crossproof.report.runs import Run, Value
+from crossproof.report.runs import Run
 from crossproof.report.stored import stored
-from crossproof.report.table import Cell, Row, cell, number
+from crossproof.tables import Cell, Table, cell, number
 
 SHOWN = 4
-NAMES = {"clusters": "", "random": "random clusters", "random, matched": "random, same frequencies"}
-JUDGES = {"overlap": "word overlap", "embedding": "embedding model", "llm": "language model"}
+"""Clusters of a run, as cards."""
 
 
 @dataclass(frozen=True)
-class Member:
+class MemberCard:
     """A latent of a cluster, in words and texts."""
 
     latent: int
@@ -35,191 +33,148 @@ class Member:
 
 
 @dataclass(frozen=True)
-class ShownCluster:
+class ClusterCard:
     """One cluster with a few of its members."""
 
     title: str
     figures: str
-    members: tuple[Member, ...]
+    members: tuple[MemberCard, ...]
     others: str
     """Members that are not shown."""
 
 
 @dataclass(frozen=True)
-class ClusteredRuns:
-    """The section's tables and clusters; runs are those of the page that were clustered."""
+class ClusterSection:
+    """The section's tables and clusters; runs are those of the page."""
 
     similarity: str
     material: str
-    rows: tuple[Row, ...]
-    detection: tuple[Row, ...]
-    clusters: dict[str, list[ShownCluster]]
+    tables: tuple[tuple[Table, tuple[tuple[str, tuple[Cell, ...]], ...]], ...]
+    """Each with its rows: a label, and a cell for every run of the page."""
+    clusters: dict[str, list[ClusterCard]]
 
 
-def clustered(folder: Path, weights_hash: str) -> dict[str, Any] | None:
+def clustered(folder: Path, weights_hash: str) -> ClusterResult | None:
     """The content of clusters.json of a run, if it is about these weights."""
-    return stored(folder / "clusters" / "clusters.json", weights_hash)
+    content = stored(folder / "clusters" / "clusters.json", weights_hash)
+    return None if content is None else ClusterResult.from_json(content)
 
 
-def clustered_runs(content: Mapping[str, Any] | None, runs: Sequence[Run]) -> ClusteredRuns | None:
-    """The section's content, or None where nothing was clustered."""
-    if content is None:
+def clustered_runs(result: ClusterResult | None, runs: Sequence[Run]) -> ClusterSection | None:
+    """The section's content, or None where no run of the page was clustered."""
+    if result is None or not any(run.name in result.runs for run in runs):
         return None
-    found = [content["runs"].get(run.name) for run in runs]
-    if not any(found):
-        return None
-    shown = {
-        run.name: [_cluster(row) for row in figures["clusters"][:SHOWN] if "members" in row]
-        for run, figures in zip(runs, found, strict=True)
-        if figures is not None
-    }
-    settings = content["settings"]
-    return ClusteredRuns(
-        settings["similarity"],
-        settings["material"],
-        tuple(_accuracies(found)),
-        tuple(_detections(found)),
-        shown,
+    names = [run.name for run in runs]
+    return ClusterSection(
+        result.settings.similarity,
+        result.settings.material,
+        tuple((table, tuple(_rows(table, names))) for table in result.judgements()),
+        {
+            name: [_card(c) for c in run.clusters[:SHOWN] if c.members]
+            for name, run in result.runs.items()
+            if name in names
+        },
     )
 
 
 def cluster_matrices(
-    content: Mapping[str, Any] | None, runs: Sequence[Run]
+    result: ClusterResult | None, runs: Sequence[Run]
 ) -> list[tuple[Run, str, go.Figure]]:
     """For each clustered run, what the picture shows in words, and the picture: interaction
     between members of the first clusters, who stand side by side and are framed."""
     entries = []
     for run in runs:
-        figures = (content or {"runs": {}})["runs"].get(run.name)
-        if figures is None or not figures["matrix"]["latents"]:
+        if result is None or run.name not in result.runs:
             continue
-        matrix = figures["matrix"]
-        names = [str(latent) for latent in matrix["latents"]]
-        figure = heat_map_of(names, matrix["I"], f"var({run.colour})", "var(--card)")
+        square = result.runs[run.name].matrix
+        if not square.latents:
+            continue
+        names = [str(latent) for latent in square.latents]
+        rows = [list(row) for row in square.I]
+        figure = heat_map_of(names, rows, f"var({run.colour})", "var(--card)")
         start = 0
-        for size in matrix["sizes"]:
+        for size in square.sizes:
             ends = {"x0": start - 0.5, "x1": start + size - 0.5}
             ends |= {"y0": start - 0.5, "y1": start + size - 0.5}
             figure.add_shape(type="rect", line={"color": "var(--axis)", "width": 1.5}, **ends)
             start += size
-        told = (
-            f"Interaction of {len(names)} latents in {len(matrix['sizes'])} clusters, {run.name}."
-        )
+        told = f"Interaction of {len(names)} latents in {len(square.sizes)} clusters, {run.name}."
         entries.append((run, told, figure))
     return entries
 
 
-def size_figure(content: Mapping[str, Any] | None, runs: Sequence[Run]) -> go.Figure | None:
-    """Accuracy against cluster size, the keenest judge's; hollow marks are random clusters matched
-    in frequency. None where nothing was clustered."""
+def size_figure(result: ClusterResult | None, runs: Sequence[Run]) -> go.Figure | None:
+    """Accuracy against cluster size, by the judge that was asked for; hollow marks are random
+    clusters matched in frequency. None where nothing was clustered."""
     figure = plain_figure(height=320, showlegend=False)
-    drawn = False
     for run in runs:
-        figures = (content or {"runs": {}})["runs"].get(run.name)
-        if figures is None:
+        if result is None or run.name not in result.runs:
             continue
-        judge = list(figures["accuracy"])[-1]
-        by_control = next(iter(figures["accuracy"][judge].values()))
-        for control, symbol in (("clusters", "circle"), ("random, matched", "circle-open")):
-            rows = by_control[control]["by_size"]
-            drawn = drawn or bool(rows)
-            figure.add_scatter(
-                x=[row["sizes"] for row in rows],
-                y=[row["mean"] for row in rows],
-                error_y={
-                    "array": [_ends(row)[1] - row["mean"] for row in rows],
-                    "arrayminus": [row["mean"] - _ends(row)[0] for row in rows],
-                    "color": f"var({run.colour})",
-                    "thickness": 1.2,
-                },
-                mode="markers",
-                marker={"size": 10, "symbol": symbol, "color": f"var({run.colour})"},
-                name=f"{run.name}, {NAMES[control] or 'clusters'}",
-                hovertemplate="%{fullData.name}: %{y:.2f}<extra></extra>",
-            )
+        by_judge = result.runs[run.name].accuracy
+        by_control = by_judge[list(by_judge)[-1]][result.settings.similarity]
+        _add_sizes(figure, run, f"{run.name}, clusters", "circle", by_control["clusters"])
+        matched = by_control["random, matched"]
+        _add_sizes(figure, run, f"{run.name}, random, same frequencies", "circle-open", matched)
+    if not any(trace.x for trace in figure.data):
+        return None
     figure.add_hline(y=CHANCE, line={"color": "var(--axis)", "dash": "dot", "width": 1.5})
     order = [size for _, _, size in SIZES]
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=order)
     figure.update_xaxes(title_text="latents in the cluster", automargin=True)
     figure.update_yaxes(title_text="right one of five", range=[0, 1], automargin=True)
     figure.update_layout(scattermode="group")
-    return figure if drawn else None
+    return figure
 
 
-def _ends(row: Mapping[str, Any]) -> tuple[float, float]:
-    """The interval, or the figure twice where there is none."""
-    low, high = row["ci"] or (row["mean"], row["mean"])
-    return low, high
-
-
-def _accuracies(found: Sequence[Mapping[str, Any] | None]) -> list[Row]:
-    """One row a judge, similarity and control; controls of the first similarity only."""
-    first = next(figures for figures in found if figures is not None)
-    rows = []
-    for judge, by_similarity in first["accuracy"].items():
-        for place, (similarity, by_control) in enumerate(by_similarity.items()):
-            for control in by_control:
-                if place and control != "clusters":
-                    continue
-                cells = tuple(_accuracy(f, judge, similarity, control) for f in found)
-                label = similarity if control == "clusters" else NAMES[control]
-                rows.append(Row(label, f"judge: {JUDGES.get(judge, judge)}", cells))
-    return rows
-
-
-def _accuracy(figures: Mapping[str, Any] | None, judge: str, similarity: str, control: str) -> Cell:
-    if figures is None:
-        return cell(None)
-    entry = figures["accuracy"].get(judge, {}).get(similarity, {}).get(control)
-    return _value(entry)
-
-
-def _detections(found: Sequence[Mapping[str, Any] | None]) -> list[Row]:
-    first = next(figures for figures in found if figures is not None)
-    rows = []
-    for scorer in first["detection"]:
-        for key in ("sensitivity", "specificity"):
-            entries = [
-                (f or {"detection": {}})["detection"].get(scorer, {}).get(key) for f in found
-            ]
-            note = f"decided by {JUDGES.get(scorer, scorer)}"
-            rows.append(Row(key.capitalize(), note, tuple(_value(entry) for entry in entries)))
-    return rows
-
-
-def _value(entry: Mapping[str, Any] | None) -> Cell:
-    if entry is None or entry.get("mean") is None:
-        return cell(None)
-    return cell(Value(entry["mean"], *(entry["ci"] or ())))
-
-
-def _cluster(row: Mapping[str, Any]) -> ShownCluster:
-    members = tuple(_member(entry) for entry in row["members"])
-    block = max(row["by_block"], key=row["by_block"].get)
-    figures = (
-        f"interaction inside {number(row['per_token'])} a token, {row['share']:.1%} of all that "
-        f"its members take part in; {row['by_block'][block]:.0%} of it in block {block}"
+def _add_sizes(figure: go.Figure, run: Run, name: str, symbol: str, accuracy: Accuracy) -> None:
+    rows = [(row, row.mean) for row in accuracy.by_size if row.mean is not None]
+    ends = [row.ci or (mean, mean) for row, mean in rows]
+    figure.add_scatter(
+        x=[row.sizes for row, _ in rows],
+        y=[mean for _, mean in rows],
+        error_y={
+            "array": [high - mean for (_, high), (_, mean) in zip(ends, rows, strict=True)],
+            "arrayminus": [mean - low for (low, _), (_, mean) in zip(ends, rows, strict=True)],
+            "color": f"var({run.colour})",
+            "thickness": 1.2,
+        },
+        mode="markers",
+        marker={"size": 10, "symbol": symbol, "color": f"var({run.colour})"},
+        name=name,
+        hovertemplate="%{fullData.name}: %{y:.2f}<extra></extra>",
     )
-    if row["neurons"]:
-        first = row["neurons"][0]
-        figures += f", {first['share']:.1%} in neuron {first['neuron']} of block {first['block']}"
-    rest = [h for h in row["latents"] if h not in {m.latent for m in members}]
-    count = len(row["latents"])
+
+
+def _rows(table: Table, names: Sequence[str]) -> Iterator[tuple[str, tuple[Cell, ...]]]:
+    """Rows of the table with a column for each name; a dash where the table has none."""
+    for row in table.rows:
+        cells = dict(zip(table.columns, row.cells, strict=True))
+        yield row.label, tuple(cells.get(name, cell(None)) for name in names)
+
+
+def _card(cluster: LatentCluster) -> ClusterCard:
+    figures = (
+        f"interaction inside {number(cluster.per_token)} a token, {cluster.share:.1%} of all that "
+        f"its members take part in; {cluster.by_block[cluster.block]:.0%} of it in block "
+        f"{cluster.block}"
+    )
+    if cluster.neurons:
+        first = cluster.neurons[0]
+        figures += f", {first.share:.1%} in neuron {first.neuron} of block {first.block}"
+    shown = {member.latent for member in cluster.members}
+    rest = [latent for latent in cluster.latents if latent not in shown]
     others = (
         f"And {', '.join(map(str, rest[:20]))}{' …' if len(rest) > 20 else ''}." if rest else ""
     )
-    return ShownCluster(f"{count} latents", figures, members, others)
+    members = tuple(map(_member_card, cluster.members))
+    return ClusterCard(f"{len(cluster.latents)} latents", figures, members, others)
 
 
-def _member(entry: Mapping[str, Any]) -> Member:
-    contexts = [
-        Context(tuple(c["tokens"]), tuple(c["activations"]), c["peak"]) for c in entry["contexts"]
-    ]
-    largest = max((a for c in contexts for a in c.activations), default=0.0)
-    partners = ", ".join(f"{p['latent']} ({number(p['per_token'])})" for p in entry["partners"])
-    return Member(
-        entry["latent"],
-        entry["explanation"]["text"],
-        partners,
-        tuple(tuple(pieces(context, largest)) for context in contexts),
+def _member_card(member: ClusterMember) -> MemberCard:
+    largest = max((a for c in member.contexts for a in c.activations), default=0.0)
+    return MemberCard(
+        member.latent,
+        member.explanation.text,
+        ", ".join(f"{p.latent} ({number(p.per_token)})" for p in member.partners),
+        tuple(tuple(pieces(context, largest)) for context in member.contexts),
     )

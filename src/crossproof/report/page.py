@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from plotly.offline import get_plotlyjs
 
+from crossproof.clusters.result import ClusterResult
 from crossproof.evaluation.contexts import LatentExample
 from crossproof.files import write_text
 from crossproof.report import attention, figures
@@ -43,15 +44,15 @@ def write_report(
     examples: Mapping[str, Sequence[LatentExample]],
     published: Mapping[str, Any] | None = None,
     measured: Mapping[str, Any] | None = None,
-    clusters: Mapping[str, Any] | None = None,
+    clusters: ClusterResult | None = None,
     attribution: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes `folder`/report.html about the content of results.json, and returns its path.
 
     `examples` are latents to show, by run. `published` is a sweep to draw behind the trade-off:
     {"points": [{"objective", "strength", "seed", "phi_keep", "phi_none", "fvu"}, ...], "note"}.
-    `measured`, `clusters` and `attribution` are the contents of measure.json, clusters.json and
-    attribution.json about the same runs.
+    `measured` and `attribution` are the contents of measure.json and attribution.json about the
+    same runs, `clusters` is their clusters.json.
     Raises CrossproofError if `results` has no runs, or the page cannot be written.
     """
     runs = runs_of(results)
@@ -143,7 +144,7 @@ def _attention(heads: Mapping[str, Any]) -> dict[str, list[tuple[Plot, go.Figure
 
 
 def _clusters(
-    runs: Sequence[Run], content: Mapping[str, Any] | None
+    runs: Sequence[Run], content: ClusterResult | None
 ) -> dict[str, list[tuple[Plot, go.Figure]]]:
     """Accuracy against cluster size, and the matrix of each run's first clusters."""
     sizes = size_figure(content, runs)

@@ -7,8 +7,8 @@ meaning tells them apart. Candidates are drawn in the same way for every cluster
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
+Control = Literal["clusters", "random", "random, matched"]
+CONTROLS: tuple[Control, ...] = ("clusters", "random", "random, matched")
+"""The clusters themselves; random ones of the same sizes; the same, matched in frequency."""
 OPTIONS = 5
 CHANCE = 1 / OPTIONS
 SHOWN = 4
@@ -85,6 +88,7 @@ def matched_labels(labels: Labels, frequencies: Floats, seed: int) -> Labels:
     return shuffled
 
 
-def positions(trials: Sequence[Trial]) -> list[int]:
-    """Every chosen latent that any trial needs, once, in order."""
-    return sorted({i for trial in trials for i in (*trial.shown, *trial.options)})
+def with_controls(labels: Labels, frequencies: Floats, seed: int) -> dict[Control, Labels]:
+    """The clusters and both random controls, by name."""
+    random, matched = random_labels(labels, seed), matched_labels(labels, frequencies, seed)
+    return dict(zip(CONTROLS, (labels, random, matched), strict=True))

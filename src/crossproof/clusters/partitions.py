@@ -6,7 +6,7 @@ import itertools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +16,9 @@ from sklearn.cluster import AffinityPropagation, AgglomerativeClustering, Spectr
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
+from crossproof.clusters.settings import Algorithm
 from crossproof.errors import CrossproofError
 
-Algorithm = Literal["affinity", "agglomerative", "spectral"]
 Labels = Int[Tensor, " R"]
 
 LATENTS_A_CLUSTER = 6
@@ -88,7 +88,7 @@ def agreement(partitions: Sequence[Partition]) -> float | None:
 
 
 def _affinity(values: NDArray[np.float64], seed: int) -> Partition:
-    found = None
+    unsettled = None
     for damping in DAMPING:
         model = AffinityPropagation(
             damping=damping,
@@ -101,15 +101,15 @@ def _affinity(values: NDArray[np.float64], seed: int) -> Partition:
             warnings.simplefilter("ignore")  # of not converging; it is in the answer
             labels = model.fit_predict(values)
         if (labels >= 0).all():
-            found = labels
+            unsettled = labels
             if model.n_iter_ < model.max_iter:
                 return Partition(_by_size(labels), True)
-    if found is None:
+    if unsettled is None:
         raise CrossproofError(
             "Affinity propagation found no clusters in this similarity: use --algorithm "
             "agglomerative or another --similarity."
         )
-    return Partition(_by_size(found), False)
+    return Partition(_by_size(unsettled), False)
 
 
 def _scaled(similarity: Float[Tensor, "R R"]) -> NDArray[np.float64]:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crossproof.clusters.accuracy import Answers
-from crossproof.clusters.trials import Labels, Trial
-from crossproof.evaluation.bootstrap import Estimate, estimate
+from crossproof.clusters import AnsweredTrials, Trial, interval, ratio
+from crossproof.tables import Estimate
+
+Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +21,7 @@ class Answered:
 
     labels: Labels
     """The cluster of each latent, [R], with the first seed."""
-    seeds: tuple[tuple[Sequence[Trial], Answers], ...]
+    seeds: AnsweredTrials
     """Questions and choices, a seed."""
 
 
@@ -50,24 +51,21 @@ def difference(one: Answered, other: Answered, resamples: int = 1000) -> dict[st
     """
     size = len(one.labels)
     counts = [*_counts(one, size), *_counts(other, size)]
-    found: list[Estimate] = []
+    figures: list[Estimate] = []
     for labels in (one.labels, other.labels):
         groups = np.unique(labels, return_inverse=True)[1]
         sums = {
             str(i): np.bincount(groups, weights=own).astype(np.float64)
             for i, own in enumerate(counts)
         }
-        found.append(estimate(sums, _gap, resamples))
-    widest = max(found, key=lambda f: f.ci[1] - f.ci[0])
-    return {"mean": widest.mean, "ci": list(widest.ci)}
+        figures.append(interval(sums, _gap, resamples))
+    mean, ci = figures[0].mean, max((f.ci for f in figures if f.ci), key=lambda ci: ci[1] - ci[0])
+    return {"mean": mean, "ci": list(ci)}
 
 
 def _gap(sums: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
     right, asked, other_right, other_asked = (sums[str(i)] for i in range(4))
-    gap: NDArray[np.float64] = right / np.maximum(asked, 1) - other_right / np.maximum(
-        other_asked, 1
-    )
-    return gap[:, None]
+    return ratio(right, asked) - ratio(other_right, other_asked)
 
 
 def _counts(answered: Answered, size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

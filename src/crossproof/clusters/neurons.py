@@ -1,32 +1,20 @@
-"""Where clusters live: the interaction inside each of them, neuron by neuron."""
+"""The interaction inside each cluster, neuron by neuron."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crossproof.clusters.similarities import PairValues
+from crossproof.clusters.result import NeuronShare
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.interactions.contributions import Dominance, MLPDictionary
-from crossproof.interactions.matrix import Interactions
-from crossproof.interactions.second_differences import second_difference_sums
 from crossproof.lm.constants import LIPSCHITZ
 
 _NUMBERS = 2**20
 """Numbers in the largest temporary."""
-
-
-@dataclass(frozen=True)
-class Neuron:
-    """A neuron and its share of a cluster's internal interaction."""
-
-    block: int
-    neuron: int
-    share: float
 
 
 def internal_interaction(
@@ -50,35 +38,21 @@ def internal_interaction(
     return sums
 
 
-def strongest_neurons(sums: Mapping[int, Float[Tensor, "C N"]], count: int) -> list[list[Neuron]]:
+def strongest_neurons(
+    sums: Mapping[int, Float[Tensor, "C N"]], count: int
+) -> list[list[NeuronShare]]:
     """The neurons that carry most of each cluster's internal interaction, largest first."""
     blocks = list(sums)
     every = torch.cat([sums[block] for block in blocks], 1)
-    place = [(block, neuron) for block in blocks for neuron in range(sums[block].shape[1])]
-    found = []
+    names = [(block, neuron) for block in blocks for neuron in range(sums[block].shape[1])]
+    strongest = []
     for row in every:
         share, index = (row / row.sum().clamp_min(1e-300)).topk(min(count, len(row)))
         ranked = zip(index.tolist(), share.tolist(), strict=True)
-        found.append([Neuron(place[i][0], place[i][1], value) for i, value in ranked if value > 0])
-    return found
-
-
-def differences_of(
-    views: Mapping[int, MLPDictionary], latents: SparseLatents, pairs: Int[Tensor, "M 2"]
-) -> PairValues:
-    """Σ over tokens and blocks of sum_n ‖o_n‖ |δ²_n| at each token's other latents."""
-    sums = torch.zeros(len(pairs), dtype=torch.float64)
-    for view in views.values():
-        sums += second_difference_sums(view, latents, pairs, "others").neurons
-    return PairValues(pairs, sums)
-
-
-def coactive_pairs(found: Interactions, latents: Int[Tensor, " R"]) -> Int[Tensor, "M 2"]:
-    """The measured pairs whose two latents are both among the chosen ones."""
-    chosen = torch.zeros(found.n_latents, dtype=torch.bool)
-    chosen[latents] = True
-    pairs = found.pairs.to(torch.int64)
-    return pairs[chosen[pairs].all(1)]
+        strongest.append(
+            [NeuronShare(names[i][0], names[i][1], value) for i, value in ranked if value > 0]
+        )
+    return strongest
 
 
 def _add(
@@ -93,8 +67,8 @@ def _add(
     entry = torch.arange(len(cluster))[:, None]
     inside = (leading == cluster[:, None]) & (cluster[:, None] >= 0) & (owner[token] != entry)
     charged = _charges(view, latents, dominance)
-    mine = (cluster >= 0).nonzero()[:, 0]
-    out.index_add_(0, cluster[mine], (charged * inside)[mine])
+    member = (cluster >= 0).nonzero()[:, 0]
+    out.index_add_(0, cluster[member], (charged * inside)[member])
 
 
 def _charges(

@@ -1,0 +1,191 @@
+"""`EncodedText`: a text with its latents in memory, and the pieces of it around activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from crossproof.crosscoder.encode import encode_batches
+from crossproof.crosscoder.latents import SparseLatents
+from crossproof.crosscoder.model import Crosscoder
+from crossproof.errors import CrossproofError
+from crossproof.evaluation.contexts import Context, token_strings
+from crossproof.lm.model import LanguageModel
+
+PARTS = ("explain shown", "explain options", "judge shown", "judge options", "score")
+"""What a text is dealt out to, sequence by sequence. No sequence serves two purposes, and what is
+shown of a cluster never comes from the sequences that its candidate members are shown on: latents
+active together would otherwise be recognised by their common text."""
+BEFORE, AFTER = 12, 6
+"""Tokens shown on either side of a position."""
+Step = Callable[[int, int], None]
+"""Called with how much is done, and of how much."""
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedText:
+    """Sequences [S, T], which positions are scored, and the latents of those B positions."""
+
+    tokens: Int[Tensor, "S T"]
+    scored: Bool[Tensor, "S T"]
+    latents: SparseLatents
+    tokenizer: PreTrainedTokenizerBase | None = None
+    before: int = BEFORE
+    after: int = AFTER
+
+    @classmethod
+    def read(
+        cls,
+        model: LanguageModel,
+        crosscoder: Crosscoder,
+        sequences: Int[Tensor, "S T"],
+        batch_sequences: int = 16,
+        progress: Step | None = None,
+    ) -> EncodedText:
+        """One pass of the model; memory grows with the active latents, not with D or H.
+
+        Raises CrossproofError if there are no sequences.
+        """
+        tokens, scored, latents = [], [], []
+        for batch in encode_batches(model, crosscoder, sequences, batch_sequences):
+            tokens.append(batch.tokens.cpu())
+            scored.append(batch.scored.cpu())
+            latents.append(batch.latents)
+            if progress is not None:
+                progress(batch.first + len(batch.tokens), len(sequences))
+        if not tokens:
+            raise CrossproofError("There is no text to read: give at least one sequence.")
+        return cls(torch.cat(tokens), torch.cat(scored), _joined(latents), model.tokenizer)
+
+    @cached_property
+    def positions(self) -> Int[Tensor, "B 2"]:
+        """Sequence and position of each scored token."""
+        return self.scored.nonzero()
+
+    @cached_property
+    def active_tokens(self) -> Int[Tensor, " H"]:
+        """Tokens at which each latent is active."""
+        return torch.bincount(self.latents.indices, minlength=self.latents.n_latents)
+
+    def active_sequences(self) -> Int[Tensor, " H"]:
+        """Sequences in which each latent is active anywhere."""
+        sequence = self.positions[self.latents.token_index, 0]
+        keys = torch.unique(self.latents.indices * len(self.tokens) + sequence)
+        return torch.bincount(keys // len(self.tokens), minlength=self.latents.n_latents)
+
+    def activations_of(self, latent: int) -> tuple[Int[Tensor, "A 2"], Float[Tensor, " A"]]:
+        """Where a latent is active (sequence and position), and how strongly."""
+        offsets, tokens, order = self.latents.transposed
+        span = slice(int(offsets[latent]), int(offsets[latent + 1]))
+        return self.positions[tokens[span]], self.latents.values[order[span]]
+
+    def strongest(self, latent: int, count: int) -> list[Context]:
+        """Around the latent's largest activations, at most one a sequence, strongest first."""
+        positions, values = self.activations_of(latent)
+        peaks = [(-v, *at) for at, v in zip(positions.tolist(), values.tolist(), strict=True)]
+        return self._contexts(latent, (at for _, *at in sorted(peaks)), count)
+
+    def active(self, latent: int, count: int, seed: int) -> list[Context]:
+        """Around activations drawn at random, at most one a sequence."""
+        positions, _ = self.activations_of(latent)
+        order = np.random.default_rng((seed, latent, 1)).permutation(len(positions))
+        return self._contexts(latent, positions[torch.from_numpy(order)].tolist(), count)
+
+    def inactive(self, latent: int, count: int, seed: int) -> list[Context]:
+        """Around scored positions drawn at random, at which and around which it is never active.
+
+        Every token of the window is checked; at most one a sequence, and fewer than `count` where
+        the text has no more.
+        """
+        positions, _ = self.activations_of(latent)
+        active = torch.zeros(self.tokens.shape, dtype=torch.bool)
+        active[positions[:, 0], positions[:, 1]] = True
+        order = np.random.default_rng((seed, latent, 0)).permutation(len(self.positions))
+        drawn = self.positions[torch.from_numpy(order)].tolist()
+        quiet = (at for at in drawn if not active[at[0], self._span(at[1])].any())
+        return self._contexts(latent, quiet, count)
+
+    def around(self, latent: int, row: int, column: int) -> Context:
+        """The window around one position, with the latent's activations in it."""
+        positions, values = self.activations_of(latent)
+        span = self._span(column)
+        ids = self.tokens[row, span].tolist()
+        activations = [0.0] * len(ids)
+        inside = (positions[:, 0] == row) & (positions[:, 1] >= span.start)
+        inside &= positions[:, 1] < span.stop
+        columns, shown = positions[inside, 1].tolist(), values[inside].tolist()
+        for at, value in zip(columns, shown, strict=True):
+            activations[at - span.start] = value
+        strings = token_strings(self.tokenizer, ids)
+        return Context(strings, tuple(activations), column - span.start)
+
+    def _contexts(self, latent: int, drawn: Iterable[list[int]], count: int) -> list[Context]:
+        """Windows around the first `count` of the positions that lie in different sequences."""
+        firsts: dict[int, int] = {}
+        for row, column in drawn:
+            if len(firsts) == count:
+                break
+            firsts.setdefault(row, column)
+        return [self.around(latent, row, column) for row, column in firsts.items()]
+
+    def _span(self, column: int) -> slice:
+        width = self.tokens.shape[1]
+        return slice(max(column - self.before, 0), min(column + self.after + 1, width))
+
+
+def deal(
+    model: LanguageModel,
+    crosscoder: Crosscoder,
+    sequences: Int[Tensor, "S T"],
+    progress: Step | None = None,
+) -> dict[str, EncodedText]:
+    """`sequences` dealt out to PARTS in turn and read.
+
+    Raises CrossproofError if there are fewer sequences than parts.
+    """
+    if len(sequences) < len(PARTS):
+        raise CrossproofError(
+            f"{len(sequences)} sequences cannot be dealt out to {len(PARTS)} purposes: give more "
+            f"--tokens or a smaller --context."
+        )
+    parts: dict[str, EncodedText] = {}
+    for at, part in enumerate(PARTS):
+        done = sum(len(text.tokens) for text in parts.values())
+
+        def step(read: int, _total: int, before: int = done) -> None:
+            if progress is not None:
+                progress(before + read, len(sequences))
+
+        parts[part] = EncodedText.read(
+            model, crosscoder, sequences[at :: len(PARTS)], progress=step
+        )
+    return parts
+
+
+def plain(context: Context) -> str:
+    """The text of a context on one line."""
+    return " ".join("".join(context.tokens).split())
+
+
+def marked(context: Context) -> str:
+    """The same with its peak between « and »."""
+    before, after = context.tokens[: context.peak], context.tokens[context.peak + 1 :]
+    peak = context.tokens[context.peak]
+    word = peak.strip() or "↵"
+    space = " " if peak[:1].isspace() else ""
+    return " ".join("".join([*before, space, f"«{word}»", *after]).split())
+
+
+def _joined(parts: list[SparseLatents]) -> SparseLatents:
+    counts = torch.cat([part.offsets.diff() for part in parts])
+    offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    indices = torch.cat([part.indices for part in parts])
+    values = torch.cat([part.values for part in parts])
+    return SparseLatents(offsets.cpu(), indices.cpu(), values.cpu(), parts[0].n_latents)
