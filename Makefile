@@ -52,6 +52,17 @@ bench: $(VENV)/.installed-dev  ## Every benchmark, one after another
 certificates: $(VENV)/.installed  ## Verify every example certificate
 	$(BIN)/crossproof verify $(dir $(wildcard examples/certificates/*/certificate.json))
 
+.PHONY: unreachable mutants release
+
+unreachable:  ## What no command, public name or figure reaches
+	$(PYTHON) -m tools.unreachable
+
+mutants: $(VENV)/.installed-dev  ## Mutants of MODULE=src/crossproof/... that no test notices; LIMIT=50 draws
+	$(TEST_THREADS) $(BIN)/python -m tools.mutants $(MODULE) --limit $(or $(LIMIT),0)
+
+release: $(VENV)/.installed-dev  ## Build sdist and wheel into dist/, if the wheel works alone
+	$(BIN)/python -m tools.release --torch "$(TORCH)"
+
 clean:  ## Remove .venv, caches and builds (runs/ stays)
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests paper models tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

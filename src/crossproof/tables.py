@@ -184,8 +184,9 @@ class Table:
         made = RichTable(title=self.title or None, caption=self.note or None)
         made.add_column(Text(self.corner), overflow="fold")
         for at, heading in enumerate(self.columns):
-            justify = "left" if self.is_text(at) else "right"
-            made.add_column(Text(heading), justify=justify, overflow="fold")
+            made.add_column(
+                Text(heading), justify="left" if self.is_text(at) else "right", overflow="fold"
+            )
         for label, *texts in list(self.lines())[1:]:
             made.add_row(Text(label), *map(Text, texts))
         return made
