@@ -20,7 +20,7 @@ PACKAGE = "crossproof"
 LAYERS = (
     *("errors", "extras", "files", "tables", "result", "kernels", "lm", "rounding"),
     *("activations", "crosscoder", "interactions", "training", "evaluation", "proof"),
-    *("clusters", "audit", "report", "commands", "cli", "__main__", ""),
+    *("clusters", "auditing", "report", "commands", "cli", "__main__", ""),
 )
 """Folders and modules of the package: each imports only itself and those before it.
 

@@ -9,7 +9,7 @@ from audits import HOOKPOINTS, WIDTH, random_codes, reading, views
 from torch import Tensor
 
 from crossproof.auditing.detectors import DETECTORS, detectors, fit_all, score_all
-from crossproof.auditing.detectors.pairs import PairSums, PairSurprise, counted, hashed
+from crossproof.auditing.detectors.pairs import PairGaussian, PairSurprise, counted, hashed
 from crossproof.auditing.detectors.tokens import TokenNumber, TokenRarity, rarity
 from crossproof.auditing.detectors.vectors import LatentGaussian, LatentSurprise, Mahalanobis
 from crossproof.auditing.readings import TextReading
@@ -69,7 +69,7 @@ def test_pair_surprise_is_weight_times_rarity() -> None:
 
 @pytest.mark.parametrize("measure", ["I", "shapley"])
 def test_pair_sums_see_texts_of_other_pairs(measure: str) -> None:
-    detector = PairSums(measure, components=4).fit([texts(halves(TEXTS * LENGTH, 0))])  # type: ignore[arg-type]
+    detector = PairGaussian(measure, components=4).fit([texts(halves(TEXTS * LENGTH, 0))])  # type: ignore[arg-type]
     usual = detector.score(texts(halves(TEXTS * LENGTH, 5))).numpy()
     odd = detector.score(texts(mixed(TEXTS * LENGTH, 7))).numpy()
     assert separation(usual, odd).auroc > 0.95

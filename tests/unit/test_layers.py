@@ -81,7 +81,7 @@ VIOLATIONS = {
         "upward",
         "README.md",
         "",
-        "crossproof.audit of LAYERS is gone",
+        "crossproof.auditing of LAYERS is gone",
     ),
     "a circle": (
         "circles",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from crossproof.auditing.detectors.base import Detector
-from crossproof.auditing.detectors.pairs import PairSums, PairSurprise
+from crossproof.auditing.detectors.pairs import PairGaussian, PairSurprise
 from crossproof.auditing.detectors.tokens import TokenNumber, TokenRarity
 from crossproof.auditing.detectors.vectors import LatentGaussian, LatentSurprise, Mahalanobis
 from crossproof.auditing.result import Kind
@@ -33,7 +33,7 @@ DETECTORS: dict[str, DetectorKind] = {
     "I pairs mean": DetectorKind(
         lambda: PairSurprise("I", "mean"), "interaction", "unusual pairs, weighed by I, mean"
     ),
-    "I sums": DetectorKind(lambda: PairSums("I"), "interaction", "pair sums of I under a Gaussian"),
+    "I sums": DetectorKind(lambda: PairGaussian("I"), "interaction", "pair sums of I under a Gaussian"),
     "Shapley-Taylor max": DetectorKind(
         lambda: PairSurprise("shapley", "max"),
         "interaction",
@@ -45,7 +45,7 @@ DETECTORS: dict[str, DetectorKind] = {
         "unusual pairs, weighed by Shapley-Taylor, mean",
     ),
     "Shapley-Taylor sums": DetectorKind(
-        lambda: PairSums("shapley"), "interaction", "pair sums of Shapley-Taylor under a Gaussian"
+        lambda: PairGaussian("shapley"), "interaction", "pair sums of Shapley-Taylor under a Gaussian"
     ),
     "pairs max": DetectorKind(
         lambda: PairSurprise("coactivation", "max"),

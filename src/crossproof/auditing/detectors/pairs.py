@@ -56,7 +56,7 @@ class PairSurprise:
 
 
 @dataclass
-class PairSums:
+class PairGaussian:
     """A text's pair sums, hashed into `width` columns, under a Gaussian of trusted texts.
 
     Columns get signed sums, so that pairs that share one do not add up; the Gaussian is
@@ -67,7 +67,7 @@ class PairSums:
     width: int = 1024
     components: int = 16
 
-    def fit(self, trusted: Sequence[TextReading]) -> PairSums:
+    def fit(self, trusted: Sequence[TextReading]) -> PairGaussian:
         vectors = torch.cat([self._vectors(reading) for reading in trusted])
         self.gaussian_ = fit_gaussian(vectors, self.components)
         return self
