@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from dictionaries import mlp_hookpoints, random_case, random_crosscoder
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from profiles import examples
 
 from crossproof.clusters.accuracy import accuracy
 from crossproof.clusters.comparison import family
@@ -23,7 +24,7 @@ from crossproof.interactions import measure_interactions
 
 LATENTS = 9
 EVERY = torch.arange(LATENTS)
-few = settings(deadline=None, max_examples=20)
+few = examples(20)
 
 
 def evidence() -> Evidence:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from profiles import examples
 
 from crossproof.clusters.accuracy import accuracy
 from crossproof.clusters.judges import EmbeddingJudge, OverlapJudge, Question, remembering
@@ -27,7 +28,7 @@ labelled = st.integers(0, 10_000).map(
         seed,
     )
 )
-few = settings(deadline=None, max_examples=25)
+few = examples(25)
 
 
 @few
