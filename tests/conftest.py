@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import profiles
 import pytest
-from hypothesis import settings
+import torch
 from tiny_models import ARCHITECTURES, save_model
 from transformers.utils import logging as transformers_logging
 
 from crossproof.lm import LanguageModel, load_model
 
-settings.register_profile("untimed", deadline=None)  # timings never decide a test
-settings.load_profile("untimed")
+profiles.register()
+
+
+def pytest_runtest_setup() -> None:
+    torch.manual_seed(0)  # what a test draws from the global generator depends on no other test
 
 
 @pytest.fixture(scope="session")

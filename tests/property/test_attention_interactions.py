@@ -9,8 +9,9 @@ from itertools import pairwise
 import pytest
 import torch
 from dictionaries import F64
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from profiles import examples
 from torch import Tensor
 
 from crossproof.crosscoder import SparseLatents
@@ -27,7 +28,7 @@ from crossproof.interactions import (
 from crossproof.lm import AttentionWeights, Rotary
 
 D, E, HEADS, GROUPS, LATENTS, TOKENS = 5, 6, 4, 2, 7, 6
-CASES = settings(max_examples=25, deadline=None)
+CASES = examples(25)
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 SLACK = 1e-9
 
@@ -400,7 +401,7 @@ def test_one_contribution_written_out() -> None:
 
 
 @given(st.integers(0, 2**31))
-@settings(max_examples=5, deadline=None)
+@examples(5)
 def test_single_precision_inputs_are_summed_in_double(seed: int) -> None:
     case = make_case(seed, rotary=ROTARIES[1])
     assume(len(case.latents.values) > 3)

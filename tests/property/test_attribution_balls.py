@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 from dictionaries import F64, random_mlp
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from profiles import examples
 from torch import Tensor
 
 from crossproof.lm import Activation, AttentionWeights, Rotary
@@ -40,7 +41,7 @@ def in_ball(generator: torch.Generator, radius: Tensor, count: int) -> Tensor:
     return directions / directions.norm(dim=-1, keepdim=True) * (lengths * radius)[..., None]
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(seed=st.integers(0, 10_000), radius=RADII, centred=st.booleans())
 def test_norms_turn_by_no_more(seed: int, radius: float, centred: bool) -> None:
     generator = draws(seed)
@@ -64,7 +65,7 @@ def test_the_turn_is_attained() -> None:
     assert float(turned(norm, r, radius)[0]) == pytest.approx(float(truth), rel=1e-6)
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(
     seed=st.integers(0, 10_000),
     radius=RADII,
@@ -111,7 +112,7 @@ def random_attention(
     )
 
 
-@settings(deadline=None, max_examples=30)
+@examples(30)
 @given(
     seed=st.integers(0, 10_000),
     radius=st.sampled_from([1e-6, 0.03, 0.3, 3.0]),
@@ -147,7 +148,7 @@ def test_an_attention_does_not_move_without_a_radius() -> None:
     assert AttentionBall(attention).spread(x, torch.zeros(2, 5, dtype=F64)).abs().max() == 0
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(seed=st.integers(0, 10_000), radius=RADII, centred=st.booleans())
 def test_no_point_of_a_ball_has_a_larger_loss(seed: int, radius: float, centred: bool) -> None:
     generator = draws(seed)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from dictionaries import random_case
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from profiles import examples
 from reference import DenseMLP, DenseView
 from torch import Tensor
 
@@ -49,7 +50,7 @@ def additive_neurons(view: DenseView) -> Tensor:
     return base + (moved - base[:, None]).sum(2)
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @CASES
 def test_outputs_and_gaps(
     seed: int, activation: Activation, gated: bool, scale: float, m: int | None
@@ -76,7 +77,7 @@ def test_outputs_and_gaps(
         assert bool((residual >= (true - among).abs() - 1e-9).all())
 
 
-@settings(deadline=None, max_examples=20)
+@examples(20)
 @CASES
 def test_terms_count_what_reaches_the_neurons(
     seed: int, activation: Activation, gated: bool, scale: float, m: int | None

@@ -8,8 +8,9 @@ import math
 import pytest
 import torch
 from dictionaries import F64, random_case
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from profiles import examples
 from reference import DenseMLP, DenseView, act
 from torch import Tensor
 
@@ -31,7 +32,7 @@ from crossproof.proof.bounds import (
 )
 from crossproof.proof.bounds.additive import pairwise_minima
 
-EXAMPLES = settings(max_examples=40, deadline=None)
+EXAMPLES = examples(40)
 SEEDS = st.integers(0, 2**31)
 ACTIVATIONS = st.sampled_from(list(Activation))
 SCALES = st.sampled_from([0.01, 0.1, 1.0, 10.0])

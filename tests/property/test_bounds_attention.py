@@ -7,8 +7,10 @@ import math
 import pytest
 import torch
 from dictionaries import F64
-from hypothesis import given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from profiles import examples
+from rounding import gamma
 from torch import Tensor
 
 from crossproof.proof.bounds import (
@@ -25,7 +27,7 @@ from crossproof.proof.bounds import (
     weight_interval,
 )
 
-EXAMPLES = settings(max_examples=60, deadline=None)
+EXAMPLES = examples(60)
 SEEDS = st.integers(0, 2**31)
 KEYS = st.integers(1, 8)
 SHIFTS = st.sampled_from([0.0, 0.01, 0.5, 3.0, 40.0])
@@ -85,6 +87,7 @@ def test_the_dominant_pair_drops_least_of_all_single_pairs(seed: int) -> None:
 
 @EXAMPLES
 @given(SEEDS, KEYS, SHIFTS)
+@example(seed=506062, keys=6, size=3.0)
 def test_softmax_moves_by_at_most_the_lemmas(seed: int, keys: int, size: float) -> None:
     scores, shift = 3 * noise(seed, 5, keys), size * noise(seed + 1, 5, keys)
     A, A_hat = (scores + shift).softmax(1), scores.softmax(1)
@@ -100,7 +103,8 @@ def test_softmax_moves_by_at_most_the_lemmas(seed: int, keys: int, size: float) 
     assert below(A, spread * A_hat)
     assert below(A_hat / spread, A)
     assert below(high, (spread * A_hat).clamp_max(1))
-    assert below(A_hat / spread, low + 1e-9)
+    # The interval is widened by what rounding may do to it, which grows with e^{2τ}.
+    assert below(A_hat / spread, low + 8 * gamma(2 * keys + 16) * spread)
 
 
 @EXAMPLES

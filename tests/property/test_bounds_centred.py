@@ -6,8 +6,9 @@ import pytest
 import torch
 from bound_checks import PEAK
 from dictionaries import F64, random_case
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from profiles import examples
 from torch import Tensor
 
 from crossproof.crosscoder import SparseLatents
@@ -22,7 +23,7 @@ CASES = given(
     scale=st.sampled_from([0.1, 1.0, 10.0]),
     error=st.sampled_from([0.0, 0.1, 1.0, 1e4]),
 )
-EXAMPLES = settings(deadline=None, max_examples=60)
+EXAMPLES = examples(60)
 
 
 def noise(seed: int, *shape: int) -> Tensor:

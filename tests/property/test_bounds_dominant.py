@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 from dictionaries import F64, Case, random_case, random_mlp
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from profiles import examples
 from reference import LIPSCHITZ, DenseMLP, DenseView
 from torch import Tensor
 
@@ -34,7 +35,7 @@ from crossproof.proof.bounds.ladder import spectral_residuals
 from crossproof.proof.bounds.paths import signed_sums
 
 SLACK = 1e-9
-EXAMPLES = settings(max_examples=40, deadline=None)
+EXAMPLES = examples(40)
 SEEDS = st.integers(0, 2**31)
 
 

@@ -7,8 +7,9 @@ import itertools
 import pytest
 import torch
 from dictionaries import F64, Case, random_case
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from profiles import examples
 from reference import DenseMLP, DenseView, act
 from torch import Tensor
 
@@ -30,7 +31,7 @@ from crossproof.proof.bounds import (
     linear_path,
 )
 
-EXAMPLES = settings(max_examples=40, deadline=None)
+EXAMPLES = examples(40)
 SEEDS = st.integers(0, 2**31)
 ACTIVATIONS = st.sampled_from(list(Activation))
 

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 from dictionaries import F64, Case, random_case, random_mlp
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from profiles import examples
 from reference import DenseMLP, DenseView
 from torch import Tensor
 
@@ -40,7 +41,7 @@ from crossproof.proof.bounds import (
 )
 from crossproof.proof.bounds.induction import latent_defects
 
-EXAMPLES = settings(max_examples=40, deadline=None)
+EXAMPLES = examples(40)
 SEEDS = st.integers(0, 2**31)
 CLASSES = 6
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from profiles import examples
 from safetensors.numpy import load_file, save_file
 
 from crossproof.errors import CrossproofError
@@ -27,7 +28,7 @@ from crossproof.proof.certificate.publish import publish
 from crossproof.proof.certificate.verifier import Verdict, verify
 
 ATTACKS = settings(
-    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    examples(25), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 

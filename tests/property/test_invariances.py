@@ -11,8 +11,9 @@ from dataclasses import replace
 import torch
 from dictionaries import F64, Case, random_case
 from differences import dense_delta
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from profiles import examples
 from reference import DenseMLP, DenseView
 from torch import Tensor
 
@@ -29,8 +30,8 @@ from crossproof.lm.constants import LIPSCHITZ
 
 SEEDS = st.integers(0, 2**31)
 ACTIVATIONS = st.sampled_from(list(Activation))
-EXAMPLES = settings(max_examples=30, deadline=None)
-FEW = settings(max_examples=12, deadline=None)
+EXAMPLES = examples(30)
+FEW = examples(12)
 
 
 def measure(case: Case) -> Tensor:

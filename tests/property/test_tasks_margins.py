@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from profiles import examples
 from torch import Tensor
 
 from crossproof.proof.bounds.network import Network
@@ -95,14 +96,14 @@ def loop(case: Case, t: int, engine: str) -> list[float]:
     return out
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(case=cases)
 @pytest.mark.parametrize("engine", list(ENGINES))
 def test_margins_are_never_above_the_networks(engine: str, case: Case) -> None:
     assert (case.bound(engine) <= case.truth() + SLACK).all()
 
 
-@settings(deadline=None, max_examples=15)
+@examples(15)
 @given(case=cases)
 @pytest.mark.parametrize("engine", list(ENGINES))
 def test_margins_are_the_theorems(engine: str, case: Case) -> None:
@@ -110,7 +111,7 @@ def test_margins_are_the_theorems(engine: str, case: Case) -> None:
     assert torch.allclose(case.bound(engine), expected, atol=1e-9, rtol=1e-9)
 
 
-@settings(deadline=None, max_examples=30)
+@examples(30)
 @given(case=cases)
 def test_signs_only_sharpen(case: Case) -> None:
     assert (case.bound("signed") >= case.bound("additive") - SLACK).all()

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import pytest
 import torch
 from dictionaries import F64, Case, random_case
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from profiles import examples
 from reference import LIPSCHITZ, DenseMLP, DenseView
 from torch import Tensor
 
@@ -26,7 +27,7 @@ from crossproof.lm import Activation, MLPWeights
 from crossproof.lm.constants import LIPSCHITZ as OUR_LIPSCHITZ
 
 SLACK = 1e-9
-CASES = settings(max_examples=60, deadline=None)
+CASES = examples(60)
 
 
 def cases(gated: bool | None = None) -> st.SearchStrategy[Case]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from dictionaries import random_crosscoder
+from rounding import close
 from tiny_models import ARCHITECTURES, CONTEXT, D_MODEL, N_BLOCKS, random_tokens
 from torch import Tensor
 
@@ -59,18 +60,19 @@ def test_parts_sum_to_the_models_scores(
     out = weights.b_O.double().expand(CONTEXT, D_MODEL).clone()
     for head in range(weights.n_heads):
         parts = score_parts(view, head, latents, x)
-        close = {"atol": 1e-5, "rtol": 1e-5, "check_dtype": False}
-        torch.testing.assert_close(parts.total, scores[head], **close)
-        torch.testing.assert_close(
-            parts.reconstructed, of_reconstruction[head], atol=1e-4, rtol=1e-5
-        )
+        for ours, theirs in (
+            (parts.total, scores[head].double()),
+            (parts.reconstructed, of_reconstruction[head]),
+        ):
+            torch.testing.assert_close(ours, theirs, **close(4 * D_MODEL, theirs, torch.float32))
         for part in (parts.constant, parts.query, parts.key, parts.query_key, parts.residual):
             assert part.abs().mean() > 1e-3  # nothing is zero for want of a test
         values = ov_contributions(view, head, latents)
         at_key = torch.zeros(CONTEXT, D_MODEL).double().index_add(0, latents.token_index, values)
         at_key += ov_constant(view, head) + (x - x_hat).double() @ view.attention.ov(head)
         out += pattern[head] @ at_key
-    torch.testing.assert_close(out, written, atol=1e-5, rtol=1e-5, check_dtype=False)
+    rounding = close(4 * D_MODEL, (1 + scores.abs().max()) * written, torch.float32)
+    torch.testing.assert_close(out, written.double(), **rounding)
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)

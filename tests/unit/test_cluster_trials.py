@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from profiles import examples
 
 from crossproof.clusters.builtin_judges import EmbeddingJudge, OverlapJudge, remembering
 from crossproof.clusters.judges import Question
@@ -28,7 +29,7 @@ labelled = st.integers(0, 10_000).map(
         seed,
     )
 )
-few = settings(deadline=None, max_examples=25)
+few = examples(25)
 
 
 @few

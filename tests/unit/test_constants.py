@@ -9,8 +9,9 @@ import pytest
 import torch
 from dictionaries import F64
 from flint import arb, arb_series, ctx
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from profiles import examples
 from reference import LIPSCHITZ as KNOWN
 from reference import act
 
@@ -119,7 +120,7 @@ def test_the_derivative_equals_autograd(activation: Activation) -> None:
     torch.testing.assert_close(single, expected, rtol=1e-5, atol=2e-6)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     st.sampled_from(list(Activation)),
     st.floats(-6, 6),
@@ -256,7 +257,7 @@ def test_slopes_on_an_interval_enclose_the_truth_by_arb(
     assert arb(top) < most + arb(1e-9)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.sampled_from(CURVED), st.floats(-40, 40))
 def test_the_rounding_slack_covers_libm(activation: Activation, x: float) -> None:
     """σ' at one point, in double and single precision, against 120-bit ball arithmetic."""
@@ -276,7 +277,7 @@ def test_slopes_far_out_are_finite_and_saturated(activation: Activation) -> None
     assert derivative(activation, far).tolist() == [left] * 3 + [1.0] * 3
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.sampled_from(list(Activation)), st.floats(-6, 6), st.floats(0, 6), st.integers(0, 99))
 def test_the_local_lipschitz_constant_bounds_every_secant(
     activation: Activation, low: float, length: float, seed: int

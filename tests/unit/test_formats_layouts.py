@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from foreign_layouts import LAYOUTS, PLACES, D, P, crosscoder_compiled
+from rounding import decode_close, encode_close
 
 import crossproof
 from crossproof.lm import LanguageModel
@@ -26,10 +27,10 @@ def test_a_save_in_the_librarys_layout_computes_its_forward_pass(
     assert 0 < int((code != 0).sum()) < code.numel()
     latents = crosscoder.encode(x)
     assert torch.equal(latents.dense() != 0, code != 0)
-    torch.testing.assert_close(latents.dense(), code.float(), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(
-        crosscoder.decode(latents), reconstruction.float(), rtol=1e-5, atol=1e-5
-    )
+    close = encode_close(crosscoder, x)
+    torch.testing.assert_close(latents.dense(), code.float(), **close)
+    close = decode_close(crosscoder, latents)
+    torch.testing.assert_close(crosscoder.decode(latents), reconstruction.float(), **close)
 
 
 def test_an_order_of_hookpoints_other_than_the_models_is_kept_apart(
@@ -42,6 +43,7 @@ def test_an_order_of_hookpoints_other_than_the_models_is_kept_apart(
     x = torch.randn(5, P, D, generator=torch.Generator().manual_seed(9))
     code, reconstruction = forward(x[:, [2, 0, 1]].double())
     latents = crosscoder.encode(x)
-    torch.testing.assert_close(latents.dense(), code.float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(latents.dense(), code.float(), **encode_close(crosscoder, x))
     found = crosscoder.decode(latents)[:, [2, 0, 1]]
-    torch.testing.assert_close(found, reconstruction.float(), rtol=1e-5, atol=1e-5)
+    close = decode_close(crosscoder, latents)
+    torch.testing.assert_close(found, reconstruction.float(), **close)

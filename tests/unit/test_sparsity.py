@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 from dictionaries import mlp_hookpoints, random_batch, random_crosscoder
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from profiles import examples
 from reference import batch_topk_mask
 from torch import Tensor
 
@@ -50,7 +51,7 @@ def test_ties_at_the_cut_never_exceed_the_budget() -> None:
     assert entries.values.tolist() == [3.0]
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(st.sampled_from(["topk", "batch_topk", "relu", "jumprelu"]), st.integers(0, 1000), st.data())
 def test_a_tokens_code_does_not_depend_on_its_batch(
     rule: str, seed: int, data: st.DataObject

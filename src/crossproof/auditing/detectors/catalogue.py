@@ -33,7 +33,9 @@ DETECTORS: dict[str, DetectorKind] = {
     "I pairs mean": DetectorKind(
         lambda: PairSurprise("I", "mean"), "interaction", "unusual pairs, weighed by I, mean"
     ),
-    "I sums": DetectorKind(lambda: PairGaussian("I"), "interaction", "pair sums of I under a Gaussian"),
+    "I sums": DetectorKind(
+        lambda: PairGaussian("I"), "interaction", "pair sums of I under a Gaussian"
+    ),
     "Shapley-Taylor max": DetectorKind(
         lambda: PairSurprise("shapley", "max"),
         "interaction",
@@ -45,7 +47,9 @@ DETECTORS: dict[str, DetectorKind] = {
         "unusual pairs, weighed by Shapley-Taylor, mean",
     ),
     "Shapley-Taylor sums": DetectorKind(
-        lambda: PairGaussian("shapley"), "interaction", "pair sums of Shapley-Taylor under a Gaussian"
+        lambda: PairGaussian("shapley"),
+        "interaction",
+        "pair sums of Shapley-Taylor under a Gaussian",
     ),
     "pairs max": DetectorKind(
         lambda: PairSurprise("coactivation", "max"),
