@@ -7,10 +7,11 @@ from itertools import islice
 import pytest
 import torch
 from rounding import close
-from tiny_models import ARCHITECTURES, VOCABULARY, pretraining, random_tokens
+from tiny_models import ARCHITECTURES, VOCABULARY, random_tokens
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from crossproof.errors import CrossproofError
+from models import pretraining
 
 
 def neo(activation: str = "relu", tied: bool = True, local: bool = False) -> GPTNeoForCausalLM:
