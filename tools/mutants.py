@@ -11,6 +11,7 @@ was promised; the second kind is for the reader to tell.
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import random
 import re
@@ -30,16 +31,17 @@ from cosmic_ray.work_item import MutationSpec, TestOutcome
 
 SUITES = {
     "src/crossproof/proof/certificate": ("tests/unit/test_certificate_*.py",),
+    "src/crossproof/proof/attribution": ("tests/*/test_attribution_*.py",),
     "src/crossproof/interactions/penalty.py": (
         *("tests/unit/test_interactions.py", "tests/unit/test_objectives.py"),
         "tests/property/test_theorems.py",
     ),
-    "src/crossproof": (
-        *("tests/unit/test_bounds_*.py", "tests/unit/test_constants.py"),
-        "tests/property/test_bounds_*.py",
+    **dict.fromkeys(
+        ("src/crossproof/proof", "src/crossproof/lm", "src/crossproof/rounding.py"),
+        ("tests/unit/test_constants.py", "tests/*/test_bounds_*.py"),
     ),
 }
-"""The tests that guard a module: those of the first path here that it is, or lies in."""
+"""The tests that guard a file: those of the first path here that it is, or lies in."""
 
 OPERATORS = re.compile(
     r"core/(ReplaceBinaryOperator_(Add_Sub|Sub_Add|Mul_Div|Div_Mul|Pow_Mul|BitAnd_BitOr|BitOr_BitAnd)"
@@ -50,10 +52,17 @@ OPERATORS = re.compile(
 """One replacement of each operator: cosmic-ray knows eleven of +, and most are errors of type."""
 
 
-def suite(module: Path, root: Path) -> list[str]:
-    """Test files that guard a module of the checkout, relative to it."""
-    patterns = next(p for path, p in SUITES.items() if module.is_relative_to(path))
-    return [str(path.relative_to(root)) for p in patterns for path in sorted(root.glob(p))]
+STAR = re.compile(r"[\s({\[,]\*{1,2}[^\s*]")
+"""A star that multiplies nothing: `*, key=0`, `f(*x)`. ruff puts a space after one that does."""
+
+
+def suite(file: Path) -> list[str]:
+    """Test files of the current folder's checkout that guard a file of the package."""
+    patterns = next((p for path, p in SUITES.items() if file.is_relative_to(path)), ())
+    files = [str(path) for pattern in patterns for path in sorted(Path().glob(pattern))]
+    if not files:
+        sys.exit(f"mutants: no tests are known to guard {file}; name them with --tests.")
+    return files
 
 
 def copy_checkout(root: Path, to: Path) -> None:
@@ -74,26 +83,60 @@ def mutations(module: Path) -> list[MutationSpec]:
         init(files, database, {})
         found = [item.mutations[0] for item in database.work_items]
         database.close()
-    return [mutation for mutation in found if OPERATORS.fullmatch(mutation.operator_name)]
+    texts = {file: file.read_text(encoding="utf-8") for file in files}
+    types = {file: annotated(text) for file, text in texts.items()}
+    return [
+        mutation
+        for mutation in found
+        if OPERATORS.fullmatch(mutation.operator_name)
+        and not any(low <= mutation.start_pos < high for low, high in types[mutation.module_path])
+        and not STAR.match(after(texts[mutation.module_path], mutation.start_pos))
+    ]
+
+
+def after(text: str, position: tuple[int, int]) -> str:
+    """The line from the character before a position on."""
+    line, column = position
+    return f"\n{text.splitlines()[line - 1]}"[column:]
+
+
+def annotated(text: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Where a module's annotations begin and end (line, column): no behaviour of ours is there."""
+    nodes = list(ast.walk(ast.parse(text)))
+    parts = [getattr(node, name, None) for node in nodes for name in ("annotation", "returns")]
+    return [
+        ((part.lineno, part.col_offset), (part.end_lineno or 0, part.end_col_offset or 0))
+        for part in parts
+        if isinstance(part, ast.expr)
+    ]
+
+
+def time_of(command: Sequence[str]) -> float:
+    """Seconds that the tests take; they must pass as long as nothing is changed."""
+    began = time.perf_counter()
+    if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
+        sys.exit(f"mutants: the tests fail without a mutant: {shlex.join(command)}")
+    return time.perf_counter() - began
 
 
 def run(module: Path, tests: Sequence[str], limit: int, seed: int) -> int:
     """Tries the mutants in the current folder; how many survive."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-    began = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    seconds = time.perf_counter() - began
     chosen = mutations(module)
-    print(f"{len(chosen)} mutants of {module}; the tests take {seconds:.0f} s", flush=True)
+    print(f"{len(chosen)} mutants of {module}", flush=True)
     if limit:
         chosen = random.Random(seed).sample(chosen, min(limit, len(chosen)))
+    seconds: dict[str, float] = {}
     survived = 0
     for number, mutation in enumerate(chosen, 1):
-        result = mutate_and_test([mutation], shlex.join(command), 3 * seconds + 10)
+        files = tests or suite(mutation.module_path)
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files]
+        line = shlex.join(command)
+        seconds[line] = seconds.get(line) or time_of(command)
+        result = mutate_and_test([mutation], line, 3 * seconds[line] + 10)
         alive = result.test_outcome == TestOutcome.SURVIVED
         survived += alive
-        line = f"{mutation.module_path}:{mutation.start_pos[0]}"
-        print(f"{number}/{len(chosen)} {'SURVIVED' if alive else 'killed'} {line}", flush=True)
+        place = f"{mutation.module_path}:{mutation.start_pos[0]}"
+        print(f"{number}/{len(chosen)} {'SURVIVED' if alive else 'killed'} {place}", flush=True)
         if alive:
             print(result.diff, flush=True)
     print(f"{survived} of {len(chosen)} survived")
@@ -116,8 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         copy_checkout(root, copy)
         os.chdir(copy)
         os.environ["PYTHONPATH"] = f"{copy / 'src'}{os.pathsep}{copy}"
-        tests = options.tests or suite(options.module, copy)
-        survived = run(options.module, tests, options.limit, options.seed)
+        survived = run(options.module, options.tests or [], options.limit, options.seed)
         os.chdir(root)
     sys.exit(bool(survived))
 
