@@ -9,20 +9,22 @@ import torch
 from dictionaries import F64
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-
-from crossproof.proof.bounds import (
+from theory.attention import (
     bilinear_scores,
     dominant_pair,
     extremal_average,
-    functional_value_error,
     score_error,
     score_residual,
     value_error,
+    weight_interval,
+)
+from torch import Tensor
+
+from crossproof.proof.bounds import (
+    functional_value_error,
     value_residual,
     variation_of_error,
     variation_of_range,
-    weight_interval,
 )
 
 EXAMPLES = settings(max_examples=60, deadline=None)

@@ -20,7 +20,7 @@ from crossproof.lm.constants import lipschitz
 from crossproof.lm.mlp import MLPWeights
 from crossproof.lm.norms import Norm
 from crossproof.proof.bounds.attention import EXACT, value_residual, variation_of_error
-from crossproof.proof.bounds.functionals import gram_bound, spectral_norm
+from crossproof.proof.bounds.outputs import gram_bound, spectral_norm
 from crossproof.rounding import upward
 
 

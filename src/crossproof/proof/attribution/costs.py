@@ -20,7 +20,7 @@ from crossproof.interactions.matrix import Accumulator, Interactions
 from crossproof.interactions.measuring import token_pairs
 from crossproof.lm.constants import LIPSCHITZ
 from crossproof.proof.bounds.gated import gated_interaction
-from crossproof.proof.bounds.paths import gate_path, linear_path
+from crossproof.proof.bounds.preactivations import gate_path, linear_path
 
 NEURONS = 5
 """Neurons named for a pair."""

@@ -20,8 +20,7 @@ from crossproof.lm.mlp import MLPWeights
 from crossproof.lm.norms import correct_through_norm, margins_through_norm
 from crossproof.lm.unembedding import Unembedding
 from crossproof.proof.attribution.simplified import Simplified
-from crossproof.proof.bounds.functionals import gram_bound
-from crossproof.proof.bounds.margins import label_margins
+from crossproof.proof.bounds.outputs import gram_bound, label_margins
 from crossproof.rounding import gamma, upward
 
 RIVALS = 8

@@ -13,7 +13,7 @@ from torch import Tensor
 from crossproof.lm.unembedding import Unembedding
 from crossproof.proof.attribution.balls import turned
 from crossproof.proof.bounds.attention import EXACT
-from crossproof.proof.bounds.margins import cross_entropy_bound, label_margins
+from crossproof.proof.bounds.outputs import cross_entropy_bound, label_margins
 from crossproof.rounding import upward
 
 CHUNK_ELEMENTS = 1 << 18

@@ -23,7 +23,7 @@ from crossproof.proof.attribution.last_block import Verdict
 from crossproof.proof.attribution.places import ModelParts, block_view, chain_hookpoints, last_view
 from crossproof.proof.attribution.simplified import ENGINES, Neurons, Simplified, chunks
 from crossproof.proof.attribution.steps import BlockInputs, MLPParts, mlp_parts, restarted
-from crossproof.proof.bounds.margins import Baselines
+from crossproof.proof.bounds.outputs import Baselines
 from crossproof.rounding import gamma
 
 Parts = Literal["both", "last-block"]
