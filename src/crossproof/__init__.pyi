@@ -21,6 +21,8 @@ from .lm import Hookpoints as Hookpoints
 from .lm import LanguageModel as LanguageModel
 from .lm import MLPWeights as MLPWeights
 from .lm import load_model as load_model
+from .proof.attribution import AttributionResult as AttributionResult
+from .proof.attribution import attribute as attribute
 from .training.objectives import Objective as Objective
 from .training.trainer import Optimisation as Optimisation
 from .training.trainer import Trainer as Trainer

@@ -38,11 +38,7 @@ class GatedTerms:
 
 
 def gated_terms(
-    slope: Float[Tensor, "*shape"],
-    opening: Float[Tensor, "*shape"],
-    value: Float[Tensor, "*shape"],
-    gate: Float[Tensor, "*shape"],
-    linear: Float[Tensor, "*shape"],
+    slope: float | Tensor, opening: Tensor, value: Tensor, gate: Tensor, linear: Tensor
 ) -> GatedTerms:
     """T3's charge: how far σ(γ)υ moves if γ moves by `gate` and υ by `linear`.
 

@@ -1,0 +1,86 @@
+"""Attributes the crosscoders of a run on the same text, and writes what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor
+
+from crossproof.activations.corpus import HeldOut
+from crossproof.crosscoder.model import Crosscoder
+from crossproof.files import make_folder, write_tensors
+from crossproof.lm.model import LanguageModel
+from crossproof.proof.attribution.model_parts import model_parts
+from crossproof.proof.attribution.result import AttributedRun, AttributionResult
+from crossproof.proof.attribution.summary import summarise
+from crossproof.proof.attribution.token_bounds import AttributedParts, token_bounds
+from crossproof.training.run_folder import RunFolder, objective_label
+
+SCHEMA = 1
+
+AttributionProgress = Callable[[str, int, int], None]
+"""Called with a crosscoder's name, sequences done and their number."""
+
+
+def attribute(
+    model: LanguageModel,
+    crosscoders: Crosscoder | Mapping[str, Crosscoder] | Path | str,
+    text: HeldOut | Int[Tensor, "S T"],
+    *,
+    parts: AttributedParts = "both",
+    top: int = 12,
+    out: Path | None = None,
+    progress: AttributionProgress | None = None,
+) -> AttributionResult:
+    """Walks the proof's shape through a model, token by token (docs/attribution.md).
+
+    `crosscoders` are one, several by name, or a run folder; `text` is a corpus or token ids
+    [S, T]. `parts` "last-block" leaves out the chain of bounds, which needs a decoder at every
+    block; `top` pairs and neurons are named. With `out`, attribution.json is written there and
+    per-token figures to NAME.safetensors beside it.
+
+    Raises CrossproofError if a crosscoder explains another model or lacks hookpoints, the model
+    has no form that the proof covers, the text has no token with a next one, or `out` cannot be
+    written.
+    """
+    named, labels = _named(model, crosscoders)
+    blocks = model_parts(model)
+    sequences = text.read(model) if isinstance(text, HeldOut) else text
+    if out is not None:
+        make_folder(out)
+    runs: dict[str, AttributedRun] = {}
+    for name, crosscoder in named.items():
+
+        def tell(done: int, total: int, name: str = name) -> None:
+            if progress is not None:
+                progress(name, done, total)
+
+        bounds = token_bounds(model, blocks, crosscoder, sequences, parts, top=top, progress=tell)
+        runs[name] = summarise(bounds, labels.get(name, "objective not recorded"))
+        if out is not None:
+            tensors = {f"tokens/{key}": values for key, values in bounds.tokens.items()}
+            tensors |= {f"last/{key}": values for key, values in bounds.last.items()}
+            write_tensors(out / f"{name}.safetensors", tensors)
+    place: dict[str, Any] = asdict(text) if isinstance(text, HeldOut) else {}
+    place["sequences"] = len(sequences)
+    result = AttributionResult(SCHEMA, model.name, model.weights_hash, runs, place)
+    if out is not None:
+        result.save(out / "attribution.json")
+    return result
+
+
+def _named(
+    model: LanguageModel, crosscoders: Crosscoder | Mapping[str, Crosscoder] | Path | str
+) -> tuple[Mapping[str, Crosscoder], dict[str, str]]:
+    """Crosscoders by name, and what those of a run folder were trained for."""
+    if isinstance(crosscoders, Crosscoder):
+        return {"crosscoder": crosscoders}, {}
+    if isinstance(crosscoders, Mapping):
+        return crosscoders, {}
+    folder = RunFolder.open(Path(crosscoders))
+    labels = {name: objective_label(folder.provenance(name)) for name in folder.names}
+    return folder.crosscoders(model), labels
