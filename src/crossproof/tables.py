@@ -83,7 +83,8 @@ def at_most(digits: int = 3, percent: bool = False) -> Style:
 def _directed(value: float, digits: int, percent: bool, rounding: str) -> str:
     exact = Context(prec=800, rounding=rounding)  # holds every float64 as it is
     scaled = exact.multiply(Decimal(value), Decimal(100 if percent else 1))
-    rounded = exact.quantize(scaled, Decimal(1).scaleb(-digits)) + 0  # no minus before zero
+    rounded = exact.quantize(scaled, Decimal(1).scaleb(-digits))
+    rounded = rounded if rounded else rounded.copy_abs()  # no minus before zero
     return minus(f"{rounded:,.{digits}f}{'%' if percent else ''}")
 
 

@@ -35,8 +35,9 @@ def report_run(model: LanguageModel, folder: Path, output: Path, results: dict[s
         latents = pick_latents(model, crosscoder, sequences, SHOWN_LATENTS)
         examples[name] = top_contexts(model, crosscoder, sequences, latents)
     published = published_sweep(model.weights_hash)
-    found = (read(folder, model.weights_hash) for read in (measured, clustered, attributed))
-    return write_report(output, results, examples, published, *found)
+    found = (read(folder, model.weights_hash) for read in (measured, clustered))
+    attribution = attributed(folder, model.weights_hash)
+    return write_report(output, results, examples, published, *found, attribution)
 
 
 def refresh_report(model: LanguageModel, folder: Path) -> Path:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
-
 from crossproof.proof.attribution.result import (
     AttributionResult,
     InteractionCosts,
-    Runs,
     StageKind,
     mean_of,
 )
@@ -24,16 +20,14 @@ CERTIFIED = (
     "certified: tokens whose prediction provably stays, with its 95% interval; true: those that "
     "stay. Ceilings, bounds and lengths of the proof are in attribution.json."
 )
-ABREAST = 2
-"""Crosscoders that fit beside each other in a table of the last block."""
 
 
 def attribution_tables(result: AttributionResult) -> list[Table]:
     """Losses, bounds, radii, the steps of the best chain, the last block, the costs."""
     whole = chain_tables(result) if result.chained else []
     steps = [stage_table(result, name) for name in result.chained]
-    costs = [cost_table(result, name) for name in result.runs]
-    return [*whole, *steps, *last_tables(result), *costs]
+    last = [last_table(result, name) for name in result.runs]
+    return [*whole, *steps, *last, *(cost_table(result, name) for name in result.runs)]
 
 
 def chain_tables(result: AttributionResult) -> list[Table]:
@@ -70,7 +64,7 @@ def _bound_table(result: AttributionResult) -> Table:
             bound = chain.loss_bound.mean
             values = (engine, attention, bound, says, first, chain.vacuous_tokens.mean)
             rows.append(Row(name, values, style=(*[at_most(2)] * 5, percent)))
-    headings = ("MLP", "attention", "bound", "says", "vacuous from", "vacuous tokens")
+    headings = ("MLP", "attention", "bound", "says", "vacuous from", "lost")
     return Table("Bounds on the model's loss, nats", headings, tuple(rows), "crosscoder")
 
 
@@ -120,15 +114,19 @@ def stage_table(result: AttributionResult, name: str) -> Table:
     return Table(f"{name}, step by step: {chain}", headings, tuple(rows), "step", note)
 
 
-def last_tables(result: AttributionResult) -> Iterator[Table]:
-    """Certified and true shares of the last block: a table a reference and few crosscoders."""
-    entries = iter(result.runs.items())
-    groups = [dict(islice(entries, ABREAST)) for _ in range(0, len(result.runs), ABREAST)]
-    references = list(next(iter(result.runs.values())).last_block) if result.runs else []
-    for reference in references:
-        for group in groups:
-            last = reference == references[-1] and group is groups[-1]
-            yield _last_table(reference, group, CERTIFIED if last else "")
+def last_table(result: AttributionResult, name: str) -> Table:
+    """Certified and true shares of one crosscoder's last block, a row a simplified MLP."""
+    blocks = result.runs[name].last_block
+    rows = []
+    for variant in dict.fromkeys(variant for block in blocks.values() for variant in block):
+        shown = [block.get(variant) for block in blocks.values()]
+        pairs = [(None, None) if f is None else (f.certified, f.unchanged.mean) for f in shown]
+        values = tuple(value for pair in pairs for value in pair)
+        rows.append(Row(variant, values, style=(at_least(1, percent=True), percent) * len(blocks)))
+    headings = [h for reference in blocks for h in (f"against {reference}, certified", "true")]
+    note = CERTIFIED if name == list(result.runs)[-1] else ""
+    title = f"{name}, last block: top-1 predictions that stay"
+    return Table(title, tuple(headings), tuple(rows), "MLP becomes", note)
 
 
 def cost_table(result: AttributionResult, name: str) -> Table:
@@ -146,19 +144,6 @@ def cost_table(result: AttributionResult, name: str) -> Table:
     title = f"{name}: pairs and neurons that cost the proof most"
     headings = ("a token", "block", "its neurons", "neuron", "a token")
     return Table(title, headings, tuple(rows), "pair", _share_shown(costs))
-
-
-def _last_table(reference: str, runs: Runs, note: str) -> Table:
-    headings = [f"{name} {what}" for name in runs for what in ("certified", "true")]
-    variants = dict.fromkeys(v for run in runs.values() for v in run.last_block.get(reference, {}))
-    rows = []
-    for variant in variants:
-        shown = [run.last_block.get(reference, {}).get(variant) for run in runs.values()]
-        pairs = [(None, None) if f is None else (f.certified, f.unchanged.mean) for f in shown]
-        values = tuple(value for pair in pairs for value in pair)
-        rows.append(Row(variant, values, style=(at_least(1, percent=True), percent) * len(runs)))
-    title = f"Last block: top-1 predictions that stay, against {reference}"
-    return Table(title, tuple(headings), tuple(rows), "MLP becomes", note)
 
 
 def _share_shown(costs: InteractionCosts) -> str:
