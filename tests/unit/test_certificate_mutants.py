@@ -72,7 +72,7 @@ def points_are_sound(load_part: Any) -> bool:
         inputs, labels = activations @ decoder + bias + noise, torch.arange(5) % 2
         latents = SparseLatents.from_dense(activations)
         draft = points_draft(network, inputs, labels, decoder, bias, latents)
-        engine = points.Engine(count, points.read(as_certificate(draft)))
+        engine = points.PointsEngine(count, points.read(as_certificate(draft)))
         truth = small.true_margins(network, inputs, labels)
         for label in (0, 1):
             rows = np.flatnonzero(labels.numpy() == label)

@@ -1,3 +1,3 @@
-from .attribute import attribute as attribute
 from .result import AttributedRun as AttributedRun
 from .result import AttributionResult as AttributionResult
+from .run import attribute as attribute
