@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas
     from cattrs import Converter
 
-ResultT = TypeVar("ResultT", bound="Result")  # typing.Self: checkers at run time refuse it
+R = TypeVar("R", bound="Result")  # not Self: beartype checks methods one by one
 
 MISSING = "missing"
 """The key under which a document says why a value is null."""
@@ -43,10 +43,10 @@ class Result:
         return content | ({MISSING: missing} if missing else {})
 
     @classmethod
-    def from_json(cls: type[ResultT], content: Mapping[str, Any]) -> ResultT:
+    def from_json(cls: type[R], content: Mapping[str, Any]) -> R:
         """The result that `to_json` wrote; CrossproofError if `content` is not one."""
         try:
-            made: ResultT = _converter().structure(
+            made: R = _converter().structure(
                 {key: value for key, value in content.items() if key != MISSING}, cls
             )
         except Exception as error:  # cattrs groups errors of every kind under its own
@@ -60,7 +60,7 @@ class Result:
         write_json(path, self.to_json())
 
     @classmethod
-    def load(cls: type[ResultT], path: Path) -> ResultT:
+    def load(cls: type[R], path: Path) -> R:
         """Reads what `save` wrote; CrossproofError if the file is missing, damaged or another's."""
         content = read_json(path)
         try:

@@ -118,9 +118,9 @@ def cell(value: Value, style: Style = number) -> Cell:
     if mean is None or not math.isfinite(mean):
         return Cell(DASH, "", value)
     if isinstance(value, int):
-        return Cell(count(value) if style is number else style(value), "", value)
+        return Cell((count if style is number else style)(float(value)), "", value)
     bounds = interval(*ci, style) if ci is not None and all(map(math.isfinite, ci)) else ""
-    return Cell(style(mean), bounds, value)
+    return Cell(style(float(mean)), bounds, value)
 
 
 @dataclass(frozen=True)
@@ -131,13 +131,13 @@ class Row:
     values: tuple[Value, ...]
     note: str = ""
     style: Style | tuple[Style, ...] = number
-    """For all values, or one a value."""
+    """How numbers are written: one style, or one a value."""
 
     @property
     def cells(self) -> tuple[Cell, ...]:
         """The values as written."""
-        several = self.style if isinstance(self.style, tuple) else (self.style,) * len(self.values)
-        return tuple(cell(v, style) for v, style in zip(self.values, several, strict=True))
+        styles = self.style if isinstance(self.style, tuple) else (self.style,) * len(self.values)
+        return tuple(map(cell, self.values, styles))
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,10 @@ class Table:
         made = tuple(Row(label, tuple(values), style=style) for label, values in rows.items())
         return cls(title, tuple(columns), made, **more)
 
+    def is_text(self, column: int) -> bool:
+        """Whether a value column holds words, which are aligned on the left."""
+        return all(isinstance(row.values[column], str) for row in self.rows)
+
     def lines(self) -> Iterator[tuple[str, ...]]:
         """Headings, then every row, as text."""
         yield (self.corner, *self.columns)
@@ -176,11 +180,14 @@ class Table:
         """Plain text in aligned columns, for `repr` and logs."""
         lines = list(self.lines())
         widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
+        left = [True, *map(self.is_text, range(len(self.columns)))]
+        align = [str.ljust if at else str.rjust for at in left]
         rows = [
-            "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
+            "  ".join(a(part, width) for a, part, width in zip(align, line, widths, strict=True))
             for line in lines
         ]
-        return "\n".join([self.title, *rows, *([self.note] if self.note else [])])
+        lines_of_text = [self.title, *map(str.rstrip, rows), self.note]
+        return "\n".join(line for line in lines_of_text if line)
 
     def to_markdown(self) -> str:
         """A Markdown table, without title and note."""
@@ -194,6 +201,7 @@ class Table:
         from rich.table import Table as RichTable
         from rich.text import Text
 
+        # As narrow as can be: 80 columns hold seven.
         made = RichTable(
             title=Text(f"\n{self.title}", style="italic") if self.title else None,
             caption=Text(self.note, style="dim") if self.note else None,
@@ -203,8 +211,11 @@ class Table:
             pad_edge=False,
         )
         made.title_justify = made.caption_justify = "left"
-        for at, heading in enumerate((self.corner, *self.columns)):
-            made.add_column(Text(heading), justify="right" if at else "left", overflow="fold")
+        made.add_column(Text(self.corner), overflow="fold")
+        for at, heading in enumerate(self.columns):
+            made.add_column(
+                Text(heading), justify="left" if self.is_text(at) else "right", overflow="fold"
+            )
         for label, *texts in list(self.lines())[1:]:
             made.add_row(Text(label), *map(Text, texts))
         return made

@@ -35,9 +35,16 @@ def report_run(model: LanguageModel, folder: Path, output: Path, results: dict[s
         latents = pick_latents(model, crosscoder, sequences, SHOWN_LATENTS)
         examples[name] = top_contexts(model, crosscoder, sequences, latents)
     published = published_sweep(model.weights_hash)
-    found = (read(folder, model.weights_hash) for read in (measured, clustered))
-    attribution = attributed(folder, model.weights_hash)
-    return write_report(output, results, examples, published, *found, attribution)
+    weights = model.weights_hash
+    return write_report(
+        output,
+        results,
+        examples,
+        published,
+        measured(folder, weights),
+        clustered(folder, weights),
+        attributed(folder, weights),
+    )
 
 
 def refresh_report(model: LanguageModel, folder: Path) -> Path:
