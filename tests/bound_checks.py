@@ -187,7 +187,6 @@ def added(m: SimpleNamespace) -> None:
         alone = act(activation.value, dense.beta[:, None] + dense.p) - base[:, None]
         distance = (case.mlp.neurons(x) - base - alone.sum(2)).abs()
         path, p = m.paths.linear_path(case.view, latents, x), dense.p.transpose(1, 2)
-        check(distance, m.additive.additive_gap(activation, path), 1e-9)
         check(distance, m.additive.additive_gap(activation, path, p), 1e-9)
         output = m.additive.additive_output(case.view, latents)
         torch.testing.assert_close(output, dense.additive_output())
@@ -209,13 +208,13 @@ def slackened(m: SimpleNamespace) -> None:
     """A path's slack is room for the truth: anything within it must stay within the gap."""
     beta, p = torch.tensor([-1.0, 0.0, 1.0], dtype=F64), torch.tensor([[0.4, 0.2, -0.3]], dtype=F64)
     slack = torch.full((1, 3), 0.5, dtype=F64)
-    path = m.paths.Path(beta, p, p.clamp_max(0), p.clamp_min(0), beta + p, slack)
+    path = m.paths.Preactivations(beta, p, p.clamp_max(0), p.clamp_min(0), beta + p, slack)
     for activation in Activation:
         for shift in (-0.5, 0.5):
             moved = (activation(beta + p + shift) - activation(beta + p)).abs()
             check(moved, m.ladder.residual_gap(activation, path))
             check(moved, m.ladder.dominant_gap(activation, path))
-            check(moved, m.additive.additive_gap(activation, path))
+            check(moved, m.additive.additive_gap(activation, path, p[:, None]))
 
 
 def boxed(m: SimpleNamespace) -> None:
@@ -280,7 +279,7 @@ def _gated(
     made = []
     for beta, (own, other) in zip(base, (gates, linears), strict=True):
         low, high = own.clamp_max(0) + other.clamp_max(0), own.clamp_min(0) + other.clamp_min(0)
-        made.append(m.paths.Path(beta, own, low, high, beta + own + other))
+        made.append(m.paths.Preactivations(beta, own, low, high, beta + own + other))
     full = activation(base[0] + sum(gates)) * (base[1] + sum(linears))
     alone = activation(base[0] + gates[0]) * (base[1] + linears[0])
     moved = (full - alone).abs()
@@ -289,7 +288,7 @@ def _gated(
     check(moved, m.gated.gated_gap(activation, *made))
     # The same movement as a residual: the owner is all that is reconstructed.
     left = [
-        m.paths.Path(beta, own, own.clamp_max(0), own.clamp_min(0), beta + own + other)
+        m.paths.Preactivations(beta, own, own.clamp_max(0), own.clamp_min(0), beta + own + other)
         for beta, (own, other) in zip(base, (gates, linears), strict=True)
     ]
     check(moved, m.gated.gated_residual(activation, *left).total)

@@ -24,6 +24,13 @@ from .lm import Hookpoints as Hookpoints
 from .lm import LanguageModel as LanguageModel
 from .lm import MLPWeights as MLPWeights
 from .lm import load_model as load_model
+from .proof.attribution import AttributionResult as AttributionResult
+from .proof.attribution import attribute as attribute
+from .proof.certificate import ProofResult as ProofResult
+from .proof.certificate import ProverOptions as ProverOptions
+from .proof.certificate import VerificationResult as VerificationResult
+from .proof.certificate import prove as prove
+from .proof.certificate import verify as verify
 from .training.objectives import Objective as Objective
 from .training.trainer import Optimisation as Optimisation
 from .training.trainer import Trainer as Trainer

@@ -21,7 +21,6 @@ from torch import Tensor
 from crossproof.errors import CrossproofError
 from crossproof.lm.activation import Activation
 from crossproof.lm.constants import LIPSCHITZ
-from crossproof.lm.mlp import MLPWeights
 
 ACTIVATION_ROUNDING = 8
 """Machine epsilons, relative to |x|, by which a computed σ(x) may be wrong."""
@@ -65,30 +64,3 @@ def activation_slack(
     exact = activation in (Activation.RELU, Activation.IDENTITY)
     own = 0.0 if exact else ACTIVATION_ROUNDING * torch.finfo(x.dtype).eps
     return upward(LIPSCHITZ[activation] * error + own * x.abs())
-
-
-def preactivation_slack(
-    x: Float[Tensor, "*batch D"], W: Float[Tensor, "D N"], b: Float[Tensor, " N"]
-) -> Float[Tensor, "*batch N"]:
-    """|fl(xW + b) - (xW + b)| at each neuron."""
-    return product_slack(x, W, b)
-
-
-def mlp_slack(mlp: MLPWeights, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
-    """|fl(MLP(x)) - MLP(x)|, coordinate by coordinate: two products and the neurons between."""
-    linear = x @ mlp.W_in + mlp.b_in
-    error = preactivation_slack(x, mlp.W_in, mlp.b_in)
-    if mlp.W_gate is None or mlp.b_gate is None:
-        error = activation_slack(mlp.activation, linear, error)
-    else:
-        gate = x @ mlp.W_gate + mlp.b_gate
-        gate_error = preactivation_slack(x, mlp.W_gate, mlp.b_gate)
-        opening = mlp.activation(gate).abs()
-        gate_error = activation_slack(mlp.activation, gate, gate_error)
-        product = gamma(2, x.dtype) * opening * linear.abs()
-        error = upward(linear.abs() * gate_error + opening * error + gate_error * error + product)
-    neurons = mlp.neurons(x)
-    return upward(
-        error @ mlp.W_out.abs() * (1 + gamma(mlp.n_neurons + 2, x.dtype))
-        + product_slack(neurons, mlp.W_out, mlp.b_out)
-    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -67,6 +68,24 @@ def fixed(digits: int) -> Style:
 def significant(digits: int) -> Style:
     """A style with so many significant digits."""
     return lambda value: minus(f"{value:,.{digits}g}")
+
+
+def at_least(digits: int = 3, percent: bool = False) -> Style:
+    """A style for certified lower bounds: rounded down, so that what is printed is proved."""
+    return lambda value: _directed(value, digits, percent, ROUND_FLOOR)
+
+
+def at_most(digits: int = 3, percent: bool = False) -> Style:
+    """A style for certified upper bounds: rounded up."""
+    return lambda value: _directed(value, digits, percent, ROUND_CEILING)
+
+
+def _directed(value: float, digits: int, percent: bool, rounding: str) -> str:
+    exact = Context(prec=800, rounding=rounding)  # holds every float64 as it is
+    scaled = exact.multiply(Decimal(value), Decimal(100 if percent else 1))
+    rounded = exact.quantize(scaled, Decimal(1).scaleb(-digits))
+    rounded = rounded if rounded else rounded.copy_abs()  # no minus before zero
+    return minus(f"{rounded:,.{digits}f}{'%' if percent else ''}")
 
 
 def minus(text: str) -> str:
@@ -178,10 +197,20 @@ class Table:
 
     def to_rich(self) -> rich.table.Table:
         """For `rich.console.Console.print`."""
+        from rich.box import SIMPLE_HEAD
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        made = RichTable(title=self.title or None, caption=self.note or None)
+        # As narrow as can be: 80 columns hold seven.
+        made = RichTable(
+            title=Text(f"\n{self.title}", style="italic") if self.title else None,
+            caption=Text(self.note, style="dim") if self.note else None,
+            box=SIMPLE_HEAD,
+            collapse_padding=True,
+            show_edge=False,
+            pad_edge=False,
+        )
+        made.title_justify = made.caption_justify = "left"
         made.add_column(Text(self.corner), overflow="fold")
         for at, heading in enumerate(self.columns):
             made.add_column(

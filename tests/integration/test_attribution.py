@@ -23,9 +23,9 @@ from crossproof.interactions import MLPDictionary
 from crossproof.lm import LanguageModel
 from crossproof.lm.hookpoints import Hookpoints
 from crossproof.proof.attribution import chain as chain_module
-from crossproof.proof.attribution.places import ModelParts, model_parts
-from crossproof.proof.attribution.stream import Attribution, attribute
+from crossproof.proof.attribution.model_parts import ModelParts, model_parts
 from crossproof.proof.attribution.summary import first_vacuous, summarise
+from crossproof.proof.attribution.token_bounds import TokenBounds, token_bounds
 from crossproof.training.config import RECIPES
 
 ROUNDING = 1e-6
@@ -42,7 +42,7 @@ def parts(doubles: dict[str, LanguageModel]) -> dict[str, ModelParts]:
     return {kind: model_parts(model) for kind, model in doubles.items()}
 
 
-def assert_sound(found: Attribution) -> None:
+def assert_sound(found: TokenBounds) -> None:
     """Every per-token bound is at least the quantity that it bounds."""
     rows = found.tokens
     for name, stages in found.stages.items():
@@ -82,14 +82,14 @@ def test_every_bound_holds_for_an_untrained_dictionary(
     kind: str, doubles: dict[str, LanguageModel], parts: dict[str, ModelParts]
 ) -> None:
     model = doubles[kind]
-    found = attribute(model, parts[kind], trained_looking(model), text())
+    found = token_bounds(model, parts[kind], trained_looking(model), text())
     assert len(found.stages) == 4
     assert_sound(found)
     summary = summarise(found, resamples=20)
-    for figures in summary["chains"].values():
-        assert figures["violations"] == 0
-        lost = [row["first_vacuous_here"] for row in figures["stages"]]
-        whole = sum(lost) + figures["vacuous_by_claimed_loss"] + figures["never_vacuous"]
+    for figures in summary.chains.values():
+        assert figures.violations == 0
+        lost = [stage.first_vacuous_here for stage in figures.stages]
+        whole = sum(lost) + figures.vacuous_by_claimed_loss + figures.never_vacuous
         assert whole == pytest.approx(1)
 
 
@@ -101,7 +101,7 @@ def test_every_bound_holds_at_extreme_scales(
     crosscoder = trained_looking(doubles[kind])
     with torch.no_grad():
         crosscoder.W_dec.mul_(scale)
-    assert_sound(attribute(doubles[kind], parts[kind], crosscoder, text()))
+    assert_sound(token_bounds(doubles[kind], parts[kind], crosscoder, text()))
 
 
 @pytest.mark.parametrize("kind", SEQUENTIAL)
@@ -110,7 +110,7 @@ def test_a_perfect_dictionary_proves_the_models_own_loss(
 ) -> None:
     model, tokens = doubles[kind], text()
     values = everything(model, tokens)
-    found = attribute(model, parts[kind], Lookup(model, values, values), tokens)
+    found = token_bounds(model, parts[kind], Lookup(model, values, values), tokens)
     assert_sound(found)
     for name in found.stages:
         final = found.tokens[f"{name}/loss_bound"][:, -1]
@@ -137,7 +137,7 @@ def propagation_only(kind: str, doubles: dict[str, LanguageModel], parts: Any, s
     tokens[tokens == 0] = 7  # every position is scored, so that every key is decoded
     other = everything(shifted_embeddings(model, size), tokens)
     crosscoder = Lookup(model, everything(model, tokens), other)
-    return attribute(model, parts[kind], crosscoder, tokens)
+    return token_bounds(model, parts[kind], crosscoder, tokens)
 
 
 @pytest.mark.parametrize("kind", SEQUENTIAL)
@@ -170,7 +170,7 @@ def test_forgetting_a_part_of_the_propagation_is_noticed(
             object.__setattr__(first, "true_pre", first.pre)
             return whole([first, *inputs[1:]], *rest)
 
-        monkeypatch.setattr("crossproof.proof.attribution.stream.run_chain", without_base)
+        monkeypatch.setattr("crossproof.proof.attribution.token_bounds.run_chain", without_base)
     elif forgotten == "attention moves":
         step = chain_module.bounded_attention
         monkeypatch.setattr(
@@ -184,7 +184,7 @@ def test_forgetting_a_part_of_the_propagation_is_noticed(
         assert_sound(found)
 
 
-def interaction_only(kind: str, doubles: dict[str, LanguageModel], parts: Any) -> Attribution:
+def interaction_only(kind: str, doubles: dict[str, LanguageModel], parts: Any) -> TokenBounds:
     """Two latents a token; behind block 0 the dictionary decodes what its dominant one gives."""
     model, tokens = doubles[kind], text()
     tokens[tokens == 0] = 7
@@ -200,7 +200,7 @@ def interaction_only(kind: str, doubles: dict[str, LanguageModel], parts: Any) -
     simple = view.output(*[part for part in _dominant(view, latents)])
     decoded = values.clone()
     decoded[:, places.resid_post] = values[:, places.resid_mid] + simple
-    return attribute(model, parts[kind], Lookup(model, values, decoded, split=2), tokens)
+    return token_bounds(model, parts[kind], Lookup(model, values, decoded, split=2), tokens)
 
 
 def _dominant(view: Any, latents: Any) -> tuple[Any, Any]:
@@ -236,7 +236,7 @@ def test_dropping_the_interaction_is_noticed(
             object.__setattr__(mlp, "interaction", 0 * mlp.interaction)
         return whole(inputs, changed, *rest)
 
-    monkeypatch.setattr("crossproof.proof.attribution.stream.run_chain", without)
+    monkeypatch.setattr("crossproof.proof.attribution.token_bounds.run_chain", without)
     with pytest.raises(AssertionError):
         assert_sound(interaction_only(kind, doubles, parts))
 
@@ -249,8 +249,8 @@ def test_batches_do_not_matter(
     tokens, last = (1e-6, 1e-4) if kind == "gpt-neo" else (1e-9, 1e-9)
     model = doubles[kind]
     crosscoder = trained_looking(model)
-    one = attribute(model, parts[kind], crosscoder, text(), batch_sequences=1)
-    all_at_once = attribute(model, parts[kind], crosscoder, text(), batch_sequences=4)
+    one = token_bounds(model, parts[kind], crosscoder, text(), batch_sequences=1)
+    all_at_once = token_bounds(model, parts[kind], crosscoder, text(), batch_sequences=4)
     for name, values in one.tokens.items():
         torch.testing.assert_close(values, all_at_once.tokens[name], rtol=tokens, atol=tokens / 1e3)
     for name, values in one.last.items():
@@ -261,16 +261,18 @@ def test_batches_do_not_matter(
 def test_costs_add_up_and_name_their_neurons(
     kind: str, doubles: dict[str, LanguageModel], parts: dict[str, ModelParts]
 ) -> None:
-    found = attribute(doubles[kind], parts[kind], trained_looking(doubles[kind]), text(), top=9999)
-    pairs = sum(pair["per_token"] for pair in found.costs["pairs"])
-    neurons = sum(row["per_token"] for row in found.costs["neurons"])
-    assert neurons == pytest.approx(found.costs["per_token"])
+    found = token_bounds(
+        doubles[kind], parts[kind], trained_looking(doubles[kind]), text(), top=9999
+    )
+    pairs = sum(pair.per_token for pair in found.costs.pairs)
+    neurons = sum(neuron.per_token for neuron in found.costs.neurons)
+    assert neurons == pytest.approx(found.costs.per_token)
     if kind == "gpt-neo":
         assert pairs == pytest.approx(neurons)
-    for pair in found.costs["pairs"][:5]:
-        assert sum(pair["by_block"].values()) == pytest.approx(pair["per_token"])
-        named = sum(row["per_token"] for row in pair["neurons"])
-        assert 0 < named <= pair["per_token"] * (1 + 1e-9)
+    for pair in found.costs.pairs[:5]:
+        assert sum(pair.by_block.values()) == pytest.approx(pair.per_token)
+        named = sum(neuron.per_token for neuron in pair.neurons)
+        assert 0 < named <= pair.per_token * (1 + 1e-9)
 
 
 def test_the_first_vacuous_stage() -> None:
@@ -290,14 +292,14 @@ def test_missing_hookpoints_are_named(
         crosscoder.W_dec.normal_()
         crosscoder.W_enc.normal_()
     with pytest.raises(CrossproofError, match=r"lacks blocks\.0\.hook_resid_mid, blocks\.0\.mlp"):
-        attribute(model, parts["gpt-neo"], crosscoder, text())
-    found = attribute(model, parts["gpt-neo"], crosscoder, text(), "last-block")
+        token_bounds(model, parts["gpt-neo"], crosscoder, text())
+    found = token_bounds(model, parts["gpt-neo"], crosscoder, text(), "last-block")
     assert not found.tokens
     assert_sound(found)
     blind = Hookpoints.from_names(names[:1], 2)
     without = Crosscoder(CrosscoderConfig(8, "topk", 2), blind, model.d_model).double()
     with pytest.raises(CrossproofError, match=r"no decoder at blocks\.1\.mlp\.hook_in"):
-        attribute(model, parts["gpt-neo"], without, text(), "last-block")
+        token_bounds(model, parts["gpt-neo"], without, text(), "last-block")
 
 
 def test_text_without_ordinary_tokens_is_refused(
@@ -305,7 +307,7 @@ def test_text_without_ordinary_tokens_is_refused(
 ) -> None:
     model = doubles["gpt-neo"]
     with pytest.raises(CrossproofError, match="no tokens to attribute"):
-        attribute(model, parts["gpt-neo"], trained_looking(model), torch.zeros(2, 8).long())
+        token_bounds(model, parts["gpt-neo"], trained_looking(model), torch.zeros(2, 8).long())
 
 
 @pytest.fixture(scope="module")

@@ -13,17 +13,17 @@ import certificates as small
 import pytest
 import torch
 
+import crossproof
 from crossproof.commands import prove, verify
 from crossproof.errors import CrossproofError
+from crossproof.proof.bounds.network import Dictionary
 
 
-@dataclass
-class Learned:
-    decoder: torch.Tensor
-    bias: torch.Tensor
+def learned(decoder: torch.Tensor, bias: torch.Tensor) -> Dictionary:
+    def encode(x: torch.Tensor) -> torch.Tensor:
+        return torch.relu((x - bias) @ torch.linalg.pinv(decoder) - 1e-3)
 
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu((x - self.bias) @ torch.linalg.pinv(self.decoder) - 1e-3)
+    return Dictionary(decoder, bias, encode)
 
 
 @dataclass
@@ -41,7 +41,7 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> None:
         if task.startswith("modular"):
             return Built(*small.modular(11, (1, 2, 3), 8, noise=0.02, seed=seed), None)
         network, domain = small.sparse(seed=seed, noise=0.3)
-        return Built(network, domain, Learned(domain.decoder, domain.bias))
+        return Built(network, domain, learned(domain.decoder, domain.bias))
 
     module = types.ModuleType("crossproof.proof.tasks")
     module.build = build  # type: ignore[attr-defined]
@@ -128,3 +128,20 @@ def test_a_task_without_a_dictionary_says_so(
     monkeypatch.setattr(sys.modules["crossproof.proof.tasks"], "build", build)
     with pytest.raises(CrossproofError, match="use --dictionary true"):
         prove.run(["sparse", "--out", str(tmp_path / "proof")], 0.0)
+
+
+def test_a_network_in_memory_is_certified(tmp_path: Path) -> None:
+    network, domain = small.sparse(seed=0, noise=0.3)
+    dictionary = learned(domain.decoder, domain.bias)
+    options = crossproof.ProverOptions(points=50)
+    result = crossproof.prove(
+        network, tmp_path / "proof", options, domain=domain, dictionary=dictionary
+    )
+    assert result.verification.kind == "points"
+    assert result.verification.accuracy <= result.truth.accuracy
+    again = crossproof.verify(tmp_path / "proof")
+    assert (again.holds, again.network) == (True, network.hash)
+    assert crossproof.VerificationResult.from_json(again.to_json()) == again
+    assert "The truth" in repr(result)
+    with pytest.raises(CrossproofError, match="certified on a domain"):
+        crossproof.prove(network, tmp_path / "proof")

@@ -10,21 +10,24 @@ from pathlib import Path
 
 import pytest
 
-from crossproof.proof.certificate.verifier import Verdict, verify
+from crossproof.proof.certificate.result import VerificationResult
+from crossproof.proof.certificate.verifier import verify
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "certificates"
 FOLDERS = sorted(path.parent for path in EXAMPLES.glob("*/certificate.json"))
 
 
 @pytest.fixture(scope="module")
-def verdicts() -> dict[str, Verdict]:
+def verdicts() -> dict[str, VerificationResult]:
     began = time.process_time()
     found = {folder.name: verify(folder) for folder in FOLDERS}
     assert time.process_time() - began < 60
     return found
 
 
-def test_every_example_is_verified_and_says_something(verdicts: dict[str, Verdict]) -> None:
+def test_every_example_is_verified_and_says_something(
+    verdicts: dict[str, VerificationResult],
+) -> None:
     assert set(verdicts) == {"coactive", "continuum", "modular-113", "modular-53", "sparse"}
     for name, verdict in verdicts.items():
         assert verdict.holds, name
@@ -32,7 +35,7 @@ def test_every_example_is_verified_and_says_something(verdicts: dict[str, Verdic
 
 
 def test_modular_examples_are_compact_and_the_sparse_ones_keep_most(
-    verdicts: dict[str, Verdict],
+    verdicts: dict[str, VerificationResult],
 ) -> None:
     for name in ("modular-53", "modular-113"):
         verdict = verdicts[name]

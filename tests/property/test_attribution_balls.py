@@ -15,8 +15,13 @@ from torch import Tensor
 from crossproof.lm import Activation, AttentionWeights, Rotary
 from crossproof.lm.norms import Norm
 from crossproof.lm.unembedding import Unembedding
-from crossproof.proof.attribution.balls import AttentionBall, MLPBall, through_norm, turned
-from crossproof.proof.attribution.logits import LogitBall
+from crossproof.proof.attribution.balls import (
+    AttentionBall,
+    LogitBall,
+    MLPBall,
+    through_norm,
+    turned,
+)
 
 RADII = st.sampled_from([0.0, 1e-6, 0.1, 1.0, 3.0, 100.0])
 WIDTH = 4

@@ -11,20 +11,22 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from profiles import examples
 from rounding import gamma
-from torch import Tensor
-
-from crossproof.proof.bounds import (
+from theory.attention import (
     bilinear_scores,
     dominant_pair,
     extremal_average,
-    functional_value_error,
     score_error,
     score_residual,
     value_error,
+    weight_interval,
+)
+from torch import Tensor
+
+from crossproof.proof.bounds import (
+    functional_value_error,
     value_residual,
     variation_of_error,
     variation_of_range,
-    weight_interval,
 )
 
 EXAMPLES = examples(60)

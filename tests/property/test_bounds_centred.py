@@ -14,7 +14,11 @@ from torch import Tensor
 from crossproof.crosscoder import SparseLatents
 from crossproof.lm import Activation
 from crossproof.lm.constants import lipschitz
-from crossproof.proof.bounds import centred_gap, centred_slope, linear_path
+from crossproof.proof.bounds import (
+    centred_gap,
+    centred_slope,
+    linear_path,
+)
 
 SEEDS = st.integers(0, 2**31)
 CASES = given(

@@ -11,6 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from profiles import examples
 from reference import LIPSCHITZ, DenseMLP, DenseView
+from theory.blocks import (
+    as_blocks,
+)
+from theory.dominant import (
+    dominant_ladder,
+    spectral_residuals,
+)
+from theory.functionals import (
+    functional_bound,
+    margin_bound,
+    spectral_bound,
+    triangle_bound,
+)
 from torch import Tensor
 
 from crossproof.crosscoder import SparseLatents
@@ -18,21 +31,16 @@ from crossproof.errors import CrossproofError
 from crossproof.interactions import MLPDictionary, interaction, residual
 from crossproof.lm import Activation
 from crossproof.proof.bounds import (
-    as_blocks,
     contributions,
     dominant_gap,
-    dominant_ladder,
-    functional_bound,
     gate_path,
     gram_bound,
     linear_path,
-    margin_bound,
     residual_gap,
-    spectral_bound,
-    triangle_bound,
 )
-from crossproof.proof.bounds.ladder import spectral_residuals
-from crossproof.proof.bounds.paths import signed_sums
+from crossproof.proof.bounds.preactivations import (
+    signed_sums,
+)
 
 SLACK = 1e-9
 EXAMPLES = examples(40)
@@ -172,7 +180,8 @@ def test_margin_bounds_are_the_same_in_slices(monkeypatch: pytest.MonkeyPatch) -
     delta, readout, labels = noise(0, 5, 7).abs(), noise(1, 7, 9), torch.arange(5)
     whole = margin_bound(delta, readout, labels)
     gram = gram_bound(delta, readout)
-    monkeypatch.setattr("crossproof.proof.bounds.functionals.CHUNK_ELEMENTS", 14)
+    monkeypatch.setattr("crossproof.proof.bounds.outputs.CHUNK_ELEMENTS", 14)
+    monkeypatch.setattr("theory.functionals.CHUNK_ELEMENTS", 14)
     torch.testing.assert_close(margin_bound(delta, readout, labels), whole)
     torch.testing.assert_close(gram_bound(delta, readout), gram)
 

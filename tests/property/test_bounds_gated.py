@@ -11,22 +11,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from profiles import examples
 from reference import DenseMLP, DenseView, act
+from theory.blocks import (
+    as_blocks,
+)
+from theory.gated import (
+    gated_additive_error,
+    gated_pair_interactions,
+)
 from torch import Tensor
 
 from crossproof.interactions import interaction, residual
 from crossproof.lm import Activation
 from crossproof.lm.constants import LIPSCHITZ
 from crossproof.proof.bounds import (
-    Path,
+    Preactivations,
     additive_error,
-    as_blocks,
     contributions,
     gate_path,
     gated_additive_bound,
-    gated_additive_error,
     gated_gap,
     gated_interaction,
-    gated_pair_interactions,
     gated_residual,
     linear_path,
 )
@@ -55,7 +59,7 @@ def below(small: Tensor, large: Tensor, slack: float = 1e-9) -> bool:
     return bool((small <= large * (1 + slack) + slack).all())
 
 
-def paths(case: Case, rigorous: bool = False) -> tuple[Path, Path]:
+def paths(case: Case, rigorous: bool = False) -> tuple[Preactivations, Preactivations]:
     arguments = case.view, case.latents, case.x, None, rigorous
     return gate_path(*arguments), linear_path(*arguments)
 
@@ -136,8 +140,8 @@ def test_one_latent_on_the_gate_and_another_on_the_value_interact() -> None:
     """p^γ_i p^υ_j is a genuine interaction, although each path has a single latent."""
     zero, one = torch.zeros(1, 1, dtype=F64), torch.ones(1, 1, dtype=F64)
     base = torch.zeros(1, dtype=F64)
-    gate = Path(base, one, zero, one, one)  # the owner acts on the gate
-    linear = Path(base, zero, zero, one, one)  # the other on the linear path
+    gate = Preactivations(base, one, zero, one, one)  # the owner acts on the gate
+    linear = Preactivations(base, zero, zero, one, one)  # the other on the linear path
     charge = gated_interaction(Activation.RELU, gate, linear)
     assert charge.total.item() == 1.0  # σ(1)·1 - σ(1)·0
     assert gated_gap(Activation.RELU, gate, linear).item() == pytest.approx(1.0, abs=1e-12)
@@ -243,11 +247,11 @@ def test_an_attack_on_the_gate_reaches_the_lipschitz_constant(
         base, two = torch.zeros(at.shape[1], dtype=F64), torch.full_like(at, 2.0)
         if part == "gate":  # the owner brings `at`, another latent `shift`
             low, high = at.clamp_max(0), at.clamp_min(0) + shift
-            gate = Path(base, at, low, high, at + shift)
-            bound = gated_interaction(activation, gate, Path(base, two, zero, two, two))
+            gate = Preactivations(base, at, low, high, at + shift)
+            bound = gated_interaction(activation, gate, Preactivations(base, two, zero, two, two))
         else:  # the owner is alone, the model is `shift` further
-            gate = Path(base, at, at.clamp_max(0), at.clamp_min(0), at + shift)
-            bound = gated_residual(activation, gate, Path(base, two, zero, two, two))
+            gate = Preactivations(base, at, at.clamp_max(0), at.clamp_min(0), at + shift)
+            bound = gated_residual(activation, gate, Preactivations(base, two, zero, two, two))
         reached = (activation(at + shift) - activation(at)).abs() * 2
         best = (reached / bound.total).max().item()
     assert 0.99 <= best <= 1 + 1e-9

@@ -12,6 +12,7 @@ import certificates as small
 import numpy as np
 import pytest
 import torch
+from crossproof.proof.certificate.publish import publish
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from profiles import examples
@@ -24,8 +25,8 @@ from crossproof.proof.certificate.cost import Cost
 from crossproof.proof.certificate.provers.boxes import boxes_draft
 from crossproof.proof.certificate.provers.latents import generating_latents
 from crossproof.proof.certificate.provers.pairs import effects, pairs_draft
-from crossproof.proof.certificate.publish import publish
-from crossproof.proof.certificate.verifier import Verdict, verify
+from crossproof.proof.certificate.result import VerificationResult
+from crossproof.proof.certificate.verifier import verify
 
 ATTACKS = settings(
     examples(25), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -57,7 +58,7 @@ def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return Target(folder, folder.with_name("attacked"))
 
 
-def sound(folder: Path, verdict: Verdict) -> None:
+def sound(folder: Path, verdict: VerificationResult) -> None:
     """The certified figures against the network and domain that the folder itself holds."""
     tensors = {k: torch.from_numpy(t) for k, t in form.read_certificate(folder).tensors.items()}
     network = Network(**{k[8:]: t for k, t in tensors.items() if k.startswith("network.")})
@@ -78,7 +79,7 @@ def sound(folder: Path, verdict: Verdict) -> None:
         assert verdict.cross_entropy >= truth.cross_entropy * (1 - 1e-12)
 
 
-def judged(folder: Path) -> Verdict | None:
+def judged(folder: Path) -> VerificationResult | None:
     try:
         verdict = verify(folder)
     except CrossproofError:

@@ -16,7 +16,7 @@ from crossproof.lm.unembedding import (
     mlp_norm,
     unembedding,
 )
-from crossproof.proof.attribution.places import model_parts
+from crossproof.proof.attribution.model_parts import model_parts
 
 
 @pytest.mark.parametrize("kind", SEQUENTIAL)

@@ -60,7 +60,7 @@ def points_cases() -> list[Case]:
 def points_are_sound() -> bool:
     """Every margin of every point is below the true one."""
     for case in points_cases():
-        engine = points.Engine(Arithmetic(), points.read(case.certificate))
+        engine = points.PointsEngine(Arithmetic(), points.read(case.certificate))
         for label in (0, 1):
             rows = np.flatnonzero(case.labels == label)
             if not (engine.margins(rows, label) <= case.truth[rows] + 1e-12).all():
@@ -183,21 +183,21 @@ CHECKS = {
 }
 
 MUTANTS = [
-    ("points", "points", "Engine.margins", "count.subtract(margin, X)", "margin"),
-    ("points", "points", "Engine.margins", "count.add(margin, X).low", "margin.low"),
-    ("points", "points", "Engine.margins", "np.maximum(best, low)", "best + np.abs(low)"),
-    ("points", "points", "Engine.dominant", "count.add(residual, X)", "residual"),
-    ("points", "points", "Engine.dominant", "count.add(residual, X)", "X"),
-    ("points", "points", "Engine.dominant", "highest.high <= 0", "highest.high <= 1"),
-    ("points", "points", "Engine.dominant", "count.maximum(X, kept)", "kept"),
-    ("points", "points", "Engine.additive", "count.maximum(z, X).high", "X.high"),
-    ("points", "points", "Engine.additive", "down.low >= 0", "down.low >= -1"),
-    ("points", "points", "Engine.additive", "up.high <= 0", "up.high <= 1"),
-    ("points", "points", "Engine.additive", "_unless(off, X)", "_unless(off | True, X)"),
-    ("points", "points", "Engine._chain", "X > 0", "X < 0"),
-    ("points", "points", "Engine._chain", "count.add(less, X)", "X"),
-    ("points", "points", "Engine._chain", "count.add(more, X)", "X"),
-    ("points", "points", "Engine._chain", "range(1, X)", "range(2, X)"),
+    ("points", "points", "PointsEngine.margins", "count.subtract(margin, X)", "margin"),
+    ("points", "points", "PointsEngine.margins", "count.add(margin, X).low", "margin.low"),
+    ("points", "points", "PointsEngine.margins", "np.maximum(best, low)", "best + np.abs(low)"),
+    ("points", "points", "PointsEngine.dominant", "count.add(residual, X)", "residual"),
+    ("points", "points", "PointsEngine.dominant", "count.add(residual, X)", "X"),
+    ("points", "points", "PointsEngine.dominant", "highest.high <= 0", "highest.high <= 1"),
+    ("points", "points", "PointsEngine.dominant", "count.maximum(X, kept)", "kept"),
+    ("points", "points", "PointsEngine.additive", "count.maximum(z, X).high", "X.high"),
+    ("points", "points", "PointsEngine.additive", "down.low >= 0", "down.low >= -1"),
+    ("points", "points", "PointsEngine.additive", "up.high <= 0", "up.high <= 1"),
+    ("points", "points", "PointsEngine.additive", "_unless(off, X)", "_unless(off | True, X)"),
+    ("points", "points", "PointsEngine._chain", "X > 0", "X < 0"),
+    ("points", "points", "PointsEngine._chain", "count.add(less, X)", "X"),
+    ("points", "points", "PointsEngine._chain", "count.add(more, X)", "X"),
+    ("points", "points", "PointsEngine._chain", "range(1, X)", "range(2, X)"),
     ("pairs", "pairs", "margins", "arithmetic.subtract(gap, charge)", "gap"),
     ("pairs", "pairs", "margins", "(a + b) % p", "(a + b + 1) % p"),
     ("pairs", "pairs", "margins", "arithmetic.norm(X)", "arithmetic.norm(X[b // 2])"),

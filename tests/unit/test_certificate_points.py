@@ -21,7 +21,7 @@ from crossproof.proof.certificate.writer import Draft, as_certificate
 
 def margins_of(draft: Draft) -> np.ndarray:
     problem = points.read(as_certificate(draft))
-    engine = points.Engine(Arithmetic(), problem)
+    engine = points.PointsEngine(Arithmetic(), problem)
     found = np.empty((len(problem.labels), problem.weights.W_out.shape[1]))
     for label in np.unique(problem.labels):
         rows = np.flatnonzero(problem.labels == label)

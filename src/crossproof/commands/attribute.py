@@ -9,17 +9,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from crossproof.activations.corpus import HeldOut
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError
-from crossproof.lm import load_model
-from crossproof.proof.attribution import attribute_runs
-from crossproof.report import refresh_report
-from crossproof.report.terminal import console, evaluation_display
-from crossproof.report.terminal_attribute import attribution_tables
-from crossproof.training.machine import thread_setting
-from crossproof.training.run import config_from_dict
-from crossproof.training.run_folder import run_crosscoders
 
 
 @dataclass(frozen=True)
@@ -61,19 +52,38 @@ def run(arguments: Sequence[str], began: float) -> None:
     for name in ("sequences", "context", "top"):
         if getattr(options, name) < 1:
             raise CrossproofError(f"--{name} is {getattr(options, name)}: give at least 1.")
+    _attribute(options)
+
+
+def _attribute(options: Attribute) -> None:
+    from crossproof.activations.corpus import HeldOut
+    from crossproof.lm import load_model
+    from crossproof.proof.attribution import attribute
+    from crossproof.report import refresh_report
+    from crossproof.report.terminal import console, evaluation_display
+    from crossproof.training.machine import thread_setting
+    from crossproof.training.run import config_from_dict
+    from crossproof.training.run_folder import RunFolder
+
     thread_setting(options.threads)
-    provenance = next(iter(run_crosscoders(options.run).values()))[1]
+    provenance = RunFolder.open(options.run).provenance()
     config = config_from_dict(dict(provenance.training))
     model = load_model(options.model or provenance.model, device=config.device)
     context = min(options.context, model.context)
     text = HeldOut(options.text or config.text, options.split, options.sequences, context)
-    output = options.out or options.run / "attribution"
+    out = options.out or options.run / "attribution"
     with evaluation_display("attributing", "sequences") as progress:
-        content = attribute_runs(
-            model, options.run, output, text, options.parts, options.top, progress
+        result = attribute(
+            model,
+            options.run,
+            text,
+            parts=options.parts,
+            top=options.top,
+            out=out,
+            progress=progress,
         )
-    for table in attribution_tables(content):
-        console.print(table)
-    print(f"Figures: {output / 'attribution.json'}")
-    if output == options.run / "attribution" and (options.run / "results.json").exists():
+    for table in result.tables():
+        console.print(table.to_rich())
+    print(f"Figures: {out / 'attribution.json'}")
+    if out == options.run / "attribution" and (options.run / "results.json").exists():
         print(f"Report: {refresh_report(model, options.run)}")

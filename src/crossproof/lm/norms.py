@@ -56,16 +56,6 @@ class Norm:
         high = (length + radius + blur).square() + offset
         return low.sqrt() * (1 - lost), high.sqrt() * (1 + lost)
 
-    def lipschitz(
-        self, r: Float[Tensor, "*batch D"], radius: Float[Tensor, "*batch"]
-    ) -> Float[Tensor, "*batch"]:
-        """A Lipschitz constant on the ball: max |weight| · √D / s_lo.
-
-        The Jacobian of √D Pr / s is (√D / s)(I - (Pr)(Pr)ᵀ / s²)P, of norm at most √D / s.
-        """
-        low, _ = self.scale_range(r, radius)
-        return self.weight.abs().max() * math.sqrt(self.width) / low * (1 + gamma(8, r.dtype))
-
     def directions(self, unembedding: Float[Tensor, "V D"]) -> Float[Tensor, "V D"]:
         """P(weight ⊙ U_v): <ũ, r> √D / s + <bias, U_v> is the logit of v."""
         return self.centre(self.weight * unembedding)

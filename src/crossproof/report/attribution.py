@@ -1,170 +1,93 @@
-"""What `crossproof attribute` found, as plain values for the template."""
+"""What `crossproof attribute` found, as the page shows it: tables and sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from crossproof.proof.attribution.reading import best_chain, short_step, vacuous_from
-from crossproof.report.runs import Run, Value
-from crossproof.report.stored import stored
-from crossproof.report.table import Cell, Group, Row, cell, number
+from crossproof.proof.attribution.result import (
+    AttributedRun,
+    AttributionResult,
+    ReplacementFigures,
+    mean_of,
+)
+from crossproof.proof.attribution.tables import chain_tables, cost_table
+from crossproof.report.runs import Run
+from crossproof.tables import Table, at_least, at_most, number
 
-SHOWN = 8
-"""Rows of each table of costs."""
 REFERENCES = {"model": "Against the model", "all latents": "Against all latents"}
-Found = Sequence[Mapping[str, Any] | None]
-"""The entry of attribution.json of each run of the page."""
 
 
 @dataclass(frozen=True)
-class CostRow:
-    """A pair and, beside it, the neuron of the same rank; texts are empty where there is none."""
-
-    latents: str
-    pair_cost: str
-    block: str
-    neuron: str
-    neuron_cost: str
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What one run's interactions are charged for."""
-
-    whole: str
-    rows: tuple[CostRow, ...]
-
-
-@dataclass(frozen=True)
-class AttributedRuns:
-    """The section's tables and words; `groups` is empty if only the last block was attributed."""
+class AttributionSection:
+    """The section's tables and words; `tables` is empty if only the last block was attributed."""
 
     tokens: str
     limit: str
     unbounded: str
     """A sentence on why attention could not be bounded, if so."""
-    groups: tuple[Group, ...]
+    tables: tuple[Table, ...]
     breaks: tuple[str, ...]
     kept: tuple[str, ...]
-    costs: dict[str, Costs]
+    costs: dict[str, Table]
 
 
-def attributed(folder: Path, weights_hash: str) -> dict[str, Any] | None:
-    """The content of attribution.json of a run, if it is about these weights."""
-    return stored(folder / "attribution" / "attribution.json", weights_hash)
+def attributed(folder: Path, weights_hash: str) -> AttributionResult | None:
+    """What attribution.json of a run folder says, if there is one and it is about these weights."""
+    path = folder / "attribution" / "attribution.json"
+    result = AttributionResult.load(path) if path.exists() else None
+    return result if result is not None and result.model_hash == weights_hash else None
 
 
-def attributed_runs(
-    content: Mapping[str, Any] | None, runs: Sequence[Run]
-) -> AttributedRuns | None:
+def attribution_section(
+    result: AttributionResult | None, runs: Sequence[Run]
+) -> AttributionSection | None:
     """The section's content, or None where nothing was attributed."""
-    found = [(content or {"runs": {}})["runs"].get(run.name) for run in runs]
-    present = [(run, f) for run, f in zip(runs, found, strict=True) if f is not None]
-    if not present:
+    shown = of_runs(result, runs)
+    if shown is None:
         return None
-    first = present[0][1]
-    chain = best_chain(figures for _, figures in present)
-    chained = [(run, figures) for run, figures in present if "chains" in figures]
-    return AttributedRuns(
-        f"each of {first['tokens']:,} tokens" if "tokens" in first else "every token",
+    first = next(iter(shown.runs.values()))
+    return AttributionSection(
+        "every token" if first.tokens is None else f"each of {first.tokens:,} tokens",
         _limit(first),
-        first["attention_unbounded_because"] or "",
-        () if chain is None else tuple(_groups(found, chain)),
-        () if chain is None else tuple(_breaks(chained, chain)),
-        tuple(_kept(present)),
-        {run.name: _costs(figures["costs"]) for run, figures in present},
+        first.attention_unbounded_because,
+        tuple(chain_tables(shown)) if shown.chained else (),
+        tuple(_breaks(shown)),
+        tuple(_kept(shown.runs)),
+        {name: cost_table(shown, name) for name in shown.runs},
     )
 
 
-def _limit(figures: Mapping[str, Any]) -> str:
-    baselines = figures["baselines"]
-    entropy = baselines["unigram_entropy"] <= baselines["log_classes"]
+def of_runs(result: AttributionResult | None, runs: Sequence[Run]) -> AttributionResult | None:
+    """The attribution of the page's runs, in their order; None if there is none."""
+    every = {} if result is None else result.runs
+    found = {run.name: every[run.name] for run in runs if run.name in every}
+    return replace(result, runs=found) if result is not None and found else None
+
+
+def _limit(run: AttributedRun) -> str:
+    entropy = run.baselines.unigram_entropy <= run.baselines.log_classes
     why = (
         "the frequencies of the next tokens alone predict as well"
         if entropy
         else "guessing evenly among all tokens does as well"
     )
-    return f"From {number(vacuous_from(figures))} nats on a bound is vacuous: {why}."
-
-
-def _groups(found: Found, chain: str) -> Iterator[Group]:
-    """Losses and the ball's radius, of the chain that the figures show."""
-    chains = [(f or {}).get("chains", {}).get(chain) for f in found]
-    losses = [(f or {}).get("loss", {}) for f in found]
-    rows = [
-        Row("The model’s loss", "", tuple(_cell(loss.get("true")) for loss in losses)),
-        Row("Claimed loss", "", tuple(_cell(loss.get("claimed")) for loss in losses)),
-        Row("Bound", f"chain: {chain}", tuple(_cell((c or {}).get("loss_bound")) for c in chains)),
-        Row("Verdict", "on the mean", tuple(_verdict(c) for c in chains)),
-        Row("First vacuous step", "", tuple(_step(c) for c in chains)),
-        Row(
-            "Tokens with a vacuous bound",
-            "",
-            tuple(_share((c or {}).get("vacuous_tokens")) for c in chains),
-        ),
-    ]
-    yield Group("Cross-entropy in nats", tuple(rows))
-    yield Group("The ball around the decoded stream", tuple(_radii(found, chain)))
-
-
-def _radii(found: Found, chain: str) -> Iterator[Row]:
-    whole = [f if f is not None and "chains" in f else None for f in found]
-    ends = [None if f is None else f["chains"][chain]["stages"][-1]["radius"] for f in whole]
-    truths = [None if f is None else f["true_radius"][-1] for f in whole]
-    moved = [None if f is None else _moving(f["chains"][chain]["stages"]) for f in whole]
-    cells = tuple(cell(None) if v is None else Cell(f"{v:.1%}", "", Value(v)) for v in moved)
-    yield Row("Proved radius at the end", "", tuple(_plain(v) for v in ends))
-    yield Row("Of it, the ball’s own growth", "how far layers could move within it", cells)
-    yield Row("True distance at the end", "", tuple(_plain(v) for v in truths))
-
-
-def _moving(stages: Sequence[Mapping[str, Any]]) -> float | None:
-    """The share of the radius that propagating steps add."""
-    whole = sum(float(stage["adds"]["mean"]) for stage in stages)
-    moved = sum(float(s["adds"]["mean"]) for s in stages if s["kind"] == "propagates")
-    return moved / whole if whole > 0 else None
-
-
-def _cell(figure: Mapping[str, Any] | None) -> Cell:
-    return cell(None if figure is None else Value(figure["mean"], *figure["ci"]))
-
-
-def _share(figure: Mapping[str, Any] | None) -> Cell:
-    if figure is None:
-        return cell(None)
-    low, high = figure["ci"]
-    value = Value(figure["mean"], low, high)
-    return Cell(f"{value.mean:.1%}", f"[{100 * low:.1f}, {100 * high:.1f}]", value)
-
-
-def _plain(value: float | None) -> Cell:
-    return cell(None if value is None else Value(value))
-
-
-def _verdict(chain: Mapping[str, Any] | None) -> Cell:
-    if chain is None:
-        return cell(None)
-    return Cell("vacuous" if chain["vacuous"] else "not vacuous", "", None)
-
-
-def _step(chain: Mapping[str, Any] | None) -> Cell:
-    if chain is None:
-        return cell(None)
-    return Cell(_named(chain["mean_first_vacuous"] or "none"), "", None)
+    return f"From {number(run.vacuous_from)} nats on a bound is vacuous: {why}."
 
 
 def _named(step: str) -> str:
     """`blocks.0 MLP moves` as `block 0, MLP moves`."""
-    block, _, part = short_step(step).partition(" ")
+    block, _, part = step.removeprefix("blocks.").partition(" ")
     return f"block {block}, {part}" if block.isdecimal() else step
 
 
-def _breaks(chained: Sequence[tuple[Run, Mapping[str, Any]]], chain: str) -> Iterator[str]:
-    for run, figures in chained:
-        yield _broken(run, figures, chain)
+def _breaks(result: AttributionResult) -> Iterator[str]:
+    chain = result.best_chain
+    if chain is None:
+        return
+    for name, run in result.chained.items():
+        yield f"“{name}”: {_broken(run, chain)}"
     if chain.endswith("measured"):
         yield (
             "This chain reads the model’s own attention outputs: what it says is true, and it is "
@@ -172,81 +95,48 @@ def _breaks(chained: Sequence[tuple[Run, Mapping[str, Any]]], chain: str) -> Ite
         )
 
 
-def _broken(run: Run, figures: Mapping[str, Any], chain: str) -> str:
+def _broken(run: AttributedRun, name: str) -> str:
     """Where one run's bound stops to say anything, and by how much that step exaggerates."""
-    found, limit = figures["chains"][chain], number(vacuous_from(figures))
-    bound, first = number(found["loss_bound"]["mean"]), found["mean_first_vacuous"]
+    chain, limit, bounded = run.chains[name], number(run.vacuous_from), at_most(2)
+    bound, first = bounded(mean_of(chain.loss_bound)), chain.mean_first_vacuous
     if first is None:
         return (
-            f"“{run.name}”: the mean bound is {bound} nats, below {limit}: it says something. "
-            f"It is vacuous at {found['vacuous_tokens']['mean']:.1%} of the tokens."
+            f"the mean bound is {bound} nats, below {limit}: it says something. It is vacuous at "
+            f"{mean_of(chain.vacuous_tokens):.1%} of the tokens."
         )
     if first == "claimed loss":
-        claimed = number(figures["loss"]["claimed"]["mean"])
-        return (
-            f"“{run.name}”: the claim itself is vacuous, at {claimed} nats, so no bound can help."
+        assert run.loss is not None  # every run with chains has losses
+        claimed = number(mean_of(run.loss.claimed))
+        return f"the claim itself is vacuous, at {claimed} nats, so no bound can help."
+    stage = next(stage for stage in chain.stages if stage.stage == first)
+    alone, truth = run.restarted_at(stage), run.restarted_at(stage, truth=True)
+    restarted = ""
+    if alone is not None and truth is not None:
+        restarted = (
+            f" ({number(alone)} if the ball before it had the true radius; the output truly moves "
+            f"by {number(truth)})"
         )
-    row = next(stage for stage in found["stages"] if stage["stage"] == first)
     return (
-        f"“{run.name}”: the mean bound passes {limit} nats at “{_named(first)}” and ends at "
-        f"{bound}. That step adds {number(row['adds']['mean'])} to the radius"
-        f"{_restarted(figures['restarted'], row)}; {row['first_vacuous_here']:.1%} of the tokens "
-        "are lost there."
+        f"the mean bound passes {limit} nats at “{_named(first)}” and ends at {bound}. That step "
+        f"adds {number(mean_of(stage.adds))} to the radius{restarted}; "
+        f"{stage.first_vacuous_here:.1%} of the tokens are lost there."
     )
 
 
-def _restarted(columns: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    part, block = row["part"], row["block"]
-    if part not in columns or f"{part} true" not in columns:
-        return ""
-    alone, truth = (number(columns[key][block]["mean"]) for key in (part, f"{part} true"))
-    return (
-        f" ({alone} if the ball before it had the true radius; the output truly moves by {truth})"
-    )
-
-
-def _kept(present: Sequence[tuple[Run, Mapping[str, Any]]]) -> Iterator[str]:
+def _kept(runs: Mapping[str, AttributedRun]) -> Iterator[str]:
     """The most that any variant certifies, a sentence a reference."""
     for reference, title in REFERENCES.items():
-        found = [(run.name, figures["last_block"].get(reference)) for run, figures in present]
-        texts = [_most(name, variants) for name, variants in found if variants]
+        found = {name: run.last_block.get(reference) for name, run in runs.items()}
+        texts = [_most(name, variants) for name, variants in found.items() if variants]
         if texts:
             yield f"{title}, at most {'; '.join(texts)}."
 
 
-def _most(name: str, variants: Mapping[str, Any]) -> str:
-    variant = max(variants, key=lambda key: float(variants[key]["certified"]["mean"]))
+def _most(name: str, variants: Mapping[str, ReplacementFigures]) -> str:
+    variant = max(variants, key=lambda key: mean_of(variants[key].certified))
     best = variants[variant]
     return (
-        f"{best['certified']['mean']:.1%} of the predictions in “{name}” are certified, where "
-        f"{best['unchanged']['mean']:.1%} truly stay ({variant}: {best['terms']:,.0f} pairs)"
+        f"{at_least(1, percent=True)(mean_of(best.certified))} of the predictions in “{name}” are "
+        f"certified, where {mean_of(best.unchanged):.1%} truly stay ({variant}: {best.terms:,.0f} "
+        "pairs)"
     )
-
-
-def _costs(costs: Mapping[str, Any]) -> Costs:
-    pairs, neurons = costs["pairs"][:SHOWN], costs["neurons"][:SHOWN]
-    count = max(len(pairs), len(neurons))
-    rows = [
-        CostRow(
-            *(_pair(pairs[place]) if place < len(pairs) else ("", "", "")),
-            *(_neuron(neurons[place]) if place < len(neurons) else ("", "")),
-        )
-        for place in range(count)
-    ]
-    whole = costs.get("per_token", 0.0)
-    if not neurons or whole <= 0:
-        return Costs("no interaction is charged", ())
-    share = sum(row["per_token"] for row in neurons) / whole
-    return Costs(
-        f"{number(whole)} a token in all; the {len(neurons)} neurons below carry {share:.1%} of it",
-        tuple(rows),
-    )
-
-
-def _pair(row: Mapping[str, Any]) -> tuple[str, str, str]:
-    block = max(row["by_block"], key=row["by_block"].get)
-    return ", ".join(map(str, row["latents"])), number(row["per_token"]), block
-
-
-def _neuron(row: Mapping[str, Any]) -> tuple[str, str]:
-    return f"{row['neuron']} in block {row['block']}", number(row["per_token"])

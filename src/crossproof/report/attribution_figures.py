@@ -8,16 +8,22 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from crossproof.proof.attribution.reading import best_chain, short_step, vacuous_from
-from crossproof.proof.attribution.stream import CENTRED
-from crossproof.report.attribution import REFERENCES
+from crossproof.proof.attribution.replacements import CENTRED
+from crossproof.proof.attribution.result import (
+    AttributedRun,
+    AttributionResult,
+    ReplacementFigures,
+    mean_of,
+)
+from crossproof.report.attribution import REFERENCES, of_runs
 from crossproof.report.figures import plain_figure
 from crossproof.report.runs import Run
-from crossproof.report.table import number
+from crossproof.tables import at_most, number
 
 Panel = tuple[str, str, go.Figure]
 """Title, what a reader who cannot see the figure is told, and the figure."""
-Entries = Sequence[tuple[Run, Mapping[str, Any]]]
+Entries = Sequence[tuple[Run, AttributedRun]]
+Variants = Mapping[str, ReplacementFigures]
 CLAIM = "claimed loss"
 MEASURED_AFTER = ("base", "attention error", "attention consistency", "MLP consistency")
 """Parts after which the ball is around a hookpoint, so that the true distance is known."""
@@ -27,48 +33,48 @@ MARGIN = 1.4
 """Rows between the outer steps and the frame."""
 
 
-def chain_panels(content: Mapping[str, Any] | None, runs: Sequence[Run]) -> list[Panel]:
+def chain_panels(result: AttributionResult | None, runs: Sequence[Run]) -> list[Panel]:
     """The bound on the loss and the radius after each step; empty without chains."""
-    found = [(run, figures) for run, figures in _entries(content, runs) if "chains" in figures]
-    chain = best_chain(figures for _, figures in found)
-    if chain is None:
+    shown = of_runs(result, runs)
+    if shown is None or (name := shown.best_chain) is None:
         return []
-    return [_loss_panel(found, chain), _radius_panel(found, chain)]
+    entries = [(run, f) for run in runs if (f := shown.chained.get(run.name)) is not None]
+    return [_loss_panel(entries, name), _radius_panel(entries, name)]
 
 
-def certified_panels(content: Mapping[str, Any] | None, runs: Sequence[Run]) -> list[Panel]:
+def certified_panels(result: AttributionResult | None, runs: Sequence[Run]) -> list[Panel]:
     """Certified and true shares of unchanged predictions against the proof's length."""
-    found = _entries(content, runs)
+    shown = of_runs(result, runs)
+    if shown is None:
+        return []
+    entries = [(run, shown.runs[run.name]) for run in runs if run.name in shown.runs]
     terms = [
-        float(figures["terms"])
-        for _, run in found
-        for variants in run["last_block"].values()
+        figures.terms
+        for _, run in entries
+        for variants in run.last_block.values()
         for variant, figures in variants.items()
         if variant.startswith("keep ")
     ]
     return [
-        _certified_panel(found, reference, (min(terms), max(terms)))
+        _certified_panel(entries, reference, (min(terms), max(terms)))
         for reference in REFERENCES
-        if any(run["last_block"].get(reference) for _, run in found)
+        if any(run.last_block.get(reference) for _, run in entries)
     ]
 
 
-def _entries(content: Mapping[str, Any] | None, runs: Sequence[Run]) -> Entries:
-    found = (content or {"runs": {}})["runs"]
-    return [(run, found[run.name]) for run in runs if run.name in found]
-
-
-def _loss_panel(found: Entries, chain: str) -> Panel:
-    steps = _steps(found[0][1], chain)
+def _loss_panel(entries: Entries, name: str) -> Panel:
+    steps = _steps(entries[0][1], name)
     figure = _downward(steps)
     ends = []
-    for place, (run, figures) in enumerate(found):
-        stages = figures["chains"][chain]["stages"]
-        values = [figures["loss"]["claimed"]["mean"], *(s["loss_bound"]["mean"] for s in stages)]
-        _add_steps(figure, run, place, values, steps, "%{y}: %{x:.3f} nats")
-        ends.append(f"{run.name} ends at {number(values[-1])} nats")
-    first = found[0][1]
-    limit, truth = vacuous_from(first), first["loss"]["true"]["mean"]
+    for at, (run, figures) in enumerate(entries):
+        assert figures.loss is not None  # every run with chains has losses
+        bounds = [mean_of(stage.loss_bound) for stage in figures.chains[name].stages]
+        values = [mean_of(figures.loss.claimed), *bounds]
+        _add_steps(figure, run, at, values, steps, "%{y}: %{x:.3f} nats")
+        ends.append(f"{run.name} ends at {at_most(2)(values[-1])} nats")
+    first = entries[0][1]
+    assert first.loss is not None
+    limit, truth = first.vacuous_from, mean_of(first.loss.true)
     bottom = len(steps) - 1
     _add_line(figure, limit, f"vacuous from {limit:.2f}", "dash", (-MARGIN, bottom + 0.5))
     _add_line(figure, truth, f"the model’s own, {truth:.2f}", "dot", (bottom + MARGIN, -0.5))
@@ -78,31 +84,30 @@ def _loss_panel(found: Entries, chain: str) -> Panel:
     return "Bound on the loss", told, figure
 
 
-def _radius_panel(found: Entries, chain: str) -> Panel:
-    steps = _steps(found[0][1], chain)
+def _radius_panel(entries: Entries, name: str) -> Panel:
+    steps = _steps(entries[0][1], name)
     figure = _downward(steps)
     ends = []
-    for place, (run, figures) in enumerate(found):
-        stages = figures["chains"][chain]["stages"]
-        values = [None, *(_positive(stage["radius"]) for stage in stages)]
-        _add_steps(figure, run, place, values, steps, "%{y}: radius %{x:,.2f}")
-        places = [short_step(s["stage"]) for s in stages if s["part"] in MEASURED_AFTER]
+    for at, (run, figures) in enumerate(entries):
+        stages = figures.chains[name].stages
+        values = [None, *(_positive(stage.radius) for stage in stages)]
+        _add_steps(figure, run, at, values, steps, "%{y}: radius %{x:,.2f}")
         figure.add_scatter(
-            x=[_positive(value) for value in figures["true_radius"]],
-            y=places,
+            x=[_positive(value) for value in figures.true_radius],
+            y=[stage.short for stage in stages if stage.part in MEASURED_AFTER],
             mode="markers",
-            marker={"size": 9 - 3 * (place % 2), "symbol": "circle-open", **_colour(run)},
+            marker={"size": 9 - 3 * (at % 2), "symbol": "circle-open", **_colour(run)},
             name=run.name,
             hovertemplate="%{y}: in truth %{x:,.2f}<extra>%{fullData.name}</extra>",
         )
-        truth = figures["true_radius"][-1]
-        ends.append(f"{run.name} ends at {number(stages[-1]['radius'])}, in truth {number(truth)}")
+        radius, truth = at_most(2)(stages[-1].radius), number(figures.true_radius[-1])
+        ends.append(f"{run.name} ends at {radius}, in truth {truth}")
     _log_axis(figure, [v for trace in figure.data for v in trace.x if v], "length")
     return "Radius of the ball", f"Radius after each step: {'; '.join(ends)}.", figure
 
 
-def _steps(figures: Mapping[str, Any], chain: str) -> list[str]:
-    return [CLAIM, *(short_step(s["stage"]) for s in figures["chains"][chain]["stages"])]
+def _steps(figures: AttributedRun, name: str) -> list[str]:
+    return [CLAIM, *(stage.short for stage in figures.chains[name].stages)]
 
 
 def _downward(steps: Sequence[str]) -> go.Figure:
@@ -168,33 +173,34 @@ def _log_axis(figure: go.Figure, values: Sequence[float], title: str) -> None:
     )
 
 
-def _certified_panel(found: Entries, reference: str, terms: tuple[float, float]) -> Panel:
+def _certified_panel(entries: Entries, reference: str, terms: tuple[float, float]) -> Panel:
     figure = plain_figure(height=380, showlegend=False, hovermode="closest")
     told = []
-    for run, figures in found:
-        variants = figures["last_block"].get(reference, {})
-        kept = [name for name in variants if name.startswith("keep ")]
-        plain = [name for name in kept if not name.endswith(CENTRED)]
-        centred = [name for name in kept if name.endswith(CENTRED)]
-        _add_truth(figure, run, [(n, variants[n]) for n in plain])
-        styles = ((plain, "dot", "diamond", 6), (centred, "solid", "circle", 8))
-        for names, dash, symbol, size in styles:
-            own = [(name, variants[name]) for name in names]
-            _add_shares(figure, run, own, dash, {"symbol": symbol, "size": size})
+    every = [figures.last_block.get(reference, {}) for _, figures in entries]
+    for (run, _), variants in zip(entries, every, strict=True):
+        kept = {name: f for name, f in variants.items() if name.startswith("keep ")}
+        plain = {name: f for name, f in kept.items() if not name.endswith(CENTRED)}
+        centred = {name: f for name, f in kept.items() if name.endswith(CENTRED)}
+        _add_truth(figure, run, plain)
+        for some, dash, symbol, size in (
+            (plain, "dot", "diamond", 6),
+            (centred, "solid", "circle", 8),
+        ):
+            _add_shares(figure, run, some, dash, {"symbol": symbol, "size": size})
         told += list(_told(run, variants))
-    _add_names(figure, [figures["last_block"].get(reference, {}) for _, figures in found])
+    _add_names(figure, every)
     figure.update_yaxes(range=[-0.02, 1.08], tickformat=".0%", nticks=6, automargin=True)
     _log_axis(figure, terms, "pairs through the nonlinearity, a token")
     title = REFERENCES[reference]
     return title, f"Certified shares, {title[0].lower() + title[1:]}: {'; '.join(told)}.", figure
 
 
-def _add_truth(figure: go.Figure, run: Run, rows: Sequence[tuple[str, Any]]) -> None:
+def _add_truth(figure: go.Figure, run: Run, variants: Variants) -> None:
     """How many predictions truly stay."""
     figure.add_scatter(
-        x=[row["terms"] for _, row in rows],
-        y=[row["unchanged"]["mean"] for _, row in rows],
-        customdata=[name for name, _ in rows],
+        x=[variant.terms for variant in variants.values()],
+        y=[mean_of(variant.unchanged) for variant in variants.values()],
+        customdata=list(variants),
         mode="lines+markers",
         line={"width": 1, **_colour(run)},
         marker={"size": 7, "symbol": "circle-open", **_colour(run)},
@@ -203,13 +209,13 @@ def _add_truth(figure: go.Figure, run: Run, rows: Sequence[tuple[str, Any]]) -> 
     )
 
 
-def _add_names(figure: go.Figure, found: Sequence[Mapping[str, Any]]) -> None:
+def _add_names(figure: go.Figure, every: Sequence[Variants]) -> None:
     """How many contributions are kept, above the highest true share of any run."""
-    names = [n for n in found[0] if n.startswith("keep ") and not n.endswith(CENTRED)]
-    rows = [[variants[name] for variants in found if name in variants] for name in names]
+    names = [n for n in every[0] if n.startswith("keep ") and not n.endswith(CENTRED)]
+    rows = [[variants[name] for variants in every if name in variants] for name in names]
     figure.add_scatter(
-        x=[row[0]["terms"] for row in rows],
-        y=[max(entry["unchanged"]["mean"] for entry in row) + 0.015 for row in rows],
+        x=[row[0].terms for row in rows],
+        y=[max(mean_of(variant.unchanged) for variant in row) + 0.015 for row in rows],
         text=[name.removeprefix("keep ") for name in names],
         mode="text",
         textposition="top center",
@@ -219,22 +225,24 @@ def _add_names(figure: go.Figure, found: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _add_shares(
-    figure: go.Figure, run: Run, rows: Sequence[tuple[str, Any]], dash: str, marker: dict[str, Any]
+    figure: go.Figure, run: Run, variants: Variants, dash: str, marker: dict[str, Any]
 ) -> None:
     """Certified shares with their intervals."""
-    shares = [row["certified"] for _, row in rows]
+    shares = [variant.certified for variant in variants.values()]
+    means = [mean_of(share) for share in shares]
+    ends = [share.ci or (mean, mean) for share, mean in zip(shares, means, strict=True)]
     figure.add_scatter(
-        x=[row["terms"] for _, row in rows],
-        y=[share["mean"] for share in shares],
-        customdata=[name for name, _ in rows],
+        x=[variant.terms for variant in variants.values()],
+        y=means,
+        customdata=list(variants),
         mode="lines+markers",
         line={"width": 2, "dash": dash, **_colour(run)},
         marker=marker | _colour(run),
         error_y={
             "type": "data",
             "symmetric": False,
-            "array": [share["ci"][1] - share["mean"] for share in shares],
-            "arrayminus": [share["mean"] - share["ci"][0] for share in shares],
+            "array": [high - mean for (_, high), mean in zip(ends, means, strict=True)],
+            "arrayminus": [mean - low for (low, _), mean in zip(ends, means, strict=True)],
             "thickness": 1.2,
             "width": 3,
             **_colour(run),
@@ -244,8 +252,8 @@ def _add_shares(
     )
 
 
-def _told(run: Run, variants: Mapping[str, Any]) -> Iterator[str]:
-    shares = [row["certified"]["mean"] for row in variants.values()]
+def _told(run: Run, variants: Variants) -> Iterator[str]:
+    shares = [mean_of(variant.certified) for variant in variants.values()]
     if shares:
         yield f"{run.name} {min(shares):.1%} to {max(shares):.1%}"
 

@@ -14,8 +14,9 @@ from plotly.offline import get_plotlyjs
 from crossproof.clusters.result import ClusterResult
 from crossproof.evaluation.contexts import LatentExample
 from crossproof.files import write_text
+from crossproof.proof.attribution.result import AttributionResult
 from crossproof.report import attention, figures
-from crossproof.report.attribution import attributed_runs
+from crossproof.report.attribution import attribution_section
 from crossproof.report.attribution_figures import certified_panels, chain_panels
 from crossproof.report.clusters import cluster_matrices, clustered_runs, size_figure
 from crossproof.report.matrix_plot import heat_map_of
@@ -45,7 +46,7 @@ def write_report(
     published: Mapping[str, Any] | None = None,
     measured: Mapping[str, Any] | None = None,
     clusters: ClusterResult | None = None,
-    attribution: Mapping[str, Any] | None = None,
+    attribution: AttributionResult | None = None,
 ) -> Path:
     """Writes `folder`/report.html about the content of results.json, and returns its path.
 
@@ -76,7 +77,7 @@ def write_report(
         passages={run.name: passages(examples.get(run.name, ())) for run in runs},
         measured=measured_runs(measured, runs),
         heads={name: attention.caption(example) for name, example in heads.items()},
-        attributed=attributed_runs(attribution, runs),
+        attributed=attribution_section(attribution, runs),
         clustered=clustered_runs(clusters, runs),
         facts=facts(results),
         command=command(results),
@@ -159,7 +160,7 @@ def _clusters(
 
 
 def _attribution(
-    runs: Sequence[Run], content: Mapping[str, Any] | None
+    runs: Sequence[Run], content: AttributionResult | None
 ) -> dict[str, list[tuple[Plot, go.Figure]]]:
     """The bound step by step, and certified shares of the last block against the proof's length."""
     drawn = {"chain": chain_panels(content, runs), "certified": certified_panels(content, runs)}

@@ -4,17 +4,6 @@ As costly as running the model, hence no compact proof; it tells which step, whi
 which neurons a proof would fail on (docs/attribution.md).
 """
 
-from crossproof.proof.attribution.chain import Chain, Stage
-from crossproof.proof.attribution.last_block import LastBlock, Verdict
-from crossproof.proof.attribution.run import attribute_runs
-from crossproof.proof.attribution.stream import Attribution, attribute
+import lazy_loader
 
-__all__ = [
-    "Attribution",
-    "Chain",
-    "LastBlock",
-    "Stage",
-    "Verdict",
-    "attribute",
-    "attribute_runs",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,9 +7,6 @@ for gated MLPs, where L is inside).
 
 from __future__ import annotations
 
-from collections import defaultdict
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,92 +16,88 @@ from crossproof.interactions.contributions import MLPDictionary, owned_contribut
 from crossproof.interactions.matrix import Accumulator, Interactions
 from crossproof.interactions.measuring import token_pairs
 from crossproof.lm.constants import LIPSCHITZ
-from crossproof.proof.bounds.gated import gated_interaction
-from crossproof.proof.bounds.paths import gate_path, linear_path
+from crossproof.proof.attribution.result import InteractionCosts, NeuronCost, PairCost
+from crossproof.proof.bounds.gated import gated_interaction, gated_terms
+from crossproof.proof.bounds.preactivations import gate_path, linear_path
 
 NEURONS = 5
 """Neurons named for a pair."""
 
 
-class Costs:
+Charges = dict[tuple[int, int, int], Tensor]
+"""Of a pair (i, j) at a block: what each neuron is charged."""
+
+
+class CostSums:
     """Sums charges over a pass."""
 
     def __init__(self, views: dict[int, MLPDictionary]) -> None:
         self.views = views
         self.pairs = Accumulator()
         self.neurons: dict[int, Tensor] = {}
-        self.codes: list[SparseLatents] = []
+        self.latents: list[SparseLatents] = []
 
     def add(self, latents: SparseLatents) -> None:
         """One batch of tokens."""
-        found = token_pairs(latents, self.views)
-        self.pairs.add(found.collected())
-        self.codes.append(latents)
+        self.pairs.add(token_pairs(latents, self.views).collected())
+        self.latents.append(latents)
         for block, view in self.views.items():
             charge = neuron_charges(view, latents).sum(0)
             self.neurons[block] = self.neurons.get(block, torch.zeros_like(charge)) + charge
 
-    def rows(self, count: int) -> dict[str, Any]:
-        """The costliest pairs and neurons, per token; a list each, largest first."""
-        found = self.pairs.result()
-        if found is None or found.tokens == 0:
-            return {"pairs": [], "neurons": []}
-        slope = _slope(self.views)
-        top = found.top_pairs(count, normalise="sum")
-        chosen = [tuple(pair) for pair in found.pairs[top].tolist()]
-        where = self._pair_neurons({(int(h), int(k)) for h, k in chosen})
-        pairs = [self._pair(found, int(row), slope, where) for row in top.tolist()]
+    def costliest(self, count: int) -> InteractionCosts:
+        """The costliest pairs and neurons, per token."""
+        interactions = self.pairs.result()
+        if interactions is None or interactions.tokens == 0:
+            return InteractionCosts([], [])
+        top = interactions.top_pairs(count, normalise="sum")
+        chosen = {(int(h), int(k)) for h, k in interactions.pairs[top].tolist()}
+        charges = self._pair_charges(chosen)
         whole = sum(float(sums.sum()) for sums in self.neurons.values())
-        return {
-            "pairs": pairs,
-            "neurons": self._top_neurons(count, found.tokens),
-            "per_token": whole / found.tokens,
-        }
+        return InteractionCosts(
+            [self._pair(interactions, int(row), charges) for row in top.tolist()],
+            self._top_neurons(count, interactions.tokens),
+            whole / interactions.tokens,
+        )
 
-    def _pair(
-        self, found: Interactions, row: int, slope: float, where: dict[Any, Tensor]
-    ) -> dict[str, Any]:
-        h, k = (int(latent) for latent in found.pairs[row])
-        by_block = {
-            str(block): slope * float(found.pair_sums("I", normalise="mean", block=block)[row])
-            for block in found.blocks
-        }
+    def _pair(self, interactions: Interactions, row: int, charges: Charges) -> PairCost:
+        h, k = (int(latent) for latent in interactions.pairs[row])
+        slope = _slope(self.views)
+
+        def size(block: int | None = None) -> float:
+            sums = interactions.pair_sums("I", normalise="mean", block=block)
+            return slope * float(sums[row])
+
         neurons = []
-        for block in found.blocks:
-            values, places = where[h, k, block].topk(min(NEURONS, len(where[h, k, block])))
+        for block in interactions.blocks:
+            values, names = charges[h, k, block].topk(min(NEURONS, len(charges[h, k, block])))
             neurons += [
-                {"block": block, "neuron": int(n), "per_token": float(v) / found.tokens}
-                for v, n in zip(values, places, strict=True)
-                if v > 0
+                NeuronCost(block, int(n), float(value) / interactions.tokens)
+                for value, n in zip(values, names, strict=True)
+                if value > 0
             ]
-        neurons.sort(key=lambda entry: -float(entry["per_token"]))
-        return {
-            "latents": [h, k],
-            "coactive": int(found.coactive[row]),
-            "per_token": slope * float(found.pair_sums("I", normalise="mean")[row]),
-            "by_block": by_block,
-            "neurons": neurons[:NEURONS],
-        }
+        neurons.sort(key=lambda neuron: -neuron.per_token)
+        by_block = {str(block): size(block) for block in interactions.blocks}
+        coactive = int(interactions.coactive[row])
+        return PairCost((h, k), coactive, size(), by_block, neurons[:NEURONS])
 
-    def _top_neurons(self, count: int, tokens: int) -> list[dict[str, Any]]:
-        rows = [
-            {"block": block, "neuron": n, "per_token": value / tokens}
+    def _top_neurons(self, count: int, tokens: int) -> list[NeuronCost]:
+        every = [
+            NeuronCost(block, n, value / tokens)
             for block, sums in self.neurons.items()
             for n, value in enumerate(sums.tolist())
         ]
-        return sorted(rows, key=lambda row: -float(row["per_token"]))[:count]
+        return sorted(every, key=lambda neuron: -neuron.per_token)[:count]
 
-    def _pair_neurons(self, chosen: set[tuple[int, int]]) -> dict[Any, Tensor]:
+    def _pair_charges(self, chosen: set[tuple[int, int]]) -> Charges:
         """Charges [N] of each chosen pair at each block, summed over all tokens."""
-        sums: dict[Any, Tensor] = defaultdict(lambda: torch.zeros(0))
-        for block, view in self.views.items():
-            for h, k in chosen:
-                sums[h, k, block] = torch.zeros(view.mlp.n_neurons, dtype=torch.float64)
-        for latents in self.codes:
+        sums: Charges = {}
+        for latents in self.latents:
             for block, view in self.views.items():
                 owner = view.dominance(latents).owner
                 for h, k in chosen:
-                    sums[h, k, block] += _pair_charges(view, latents, owner, h, k).cpu()
+                    charge = _pair_charges(view, latents, owner, h, k).cpu()
+                    sums[h, k, block] = sums.get((h, k, block), 0 * charge) + charge
         return sums
 
 
@@ -135,8 +128,9 @@ def _pair_charges(
         gates = values.abs()[:, None] * view.G_gate[other].abs()
         value = (view.baseline + owned_contributions(latents, view.G, owner))[tokens]
         gate = (view.baseline_gate + owned_contributions(latents, view.G_gate, owner))[tokens]
-        opened = view.mlp.activation(gate).abs()
-        total = total + (led * (slope * value.abs() * gates + opened * sizes)).sum(0)
+        opening = view.mlp.activation(gate).abs()
+        terms = gated_terms(slope, opening, value.abs(), gates, sizes)
+        total = total + (led * (terms.gate + terms.linear)).sum(0)
     return total * view.output_norms
 
 

@@ -20,8 +20,7 @@ from crossproof.lm.mlp import MLPWeights
 from crossproof.lm.norms import correct_through_norm, margins_through_norm
 from crossproof.lm.unembedding import Unembedding
 from crossproof.proof.attribution.simplified import Simplified
-from crossproof.proof.bounds.functionals import gram_bound
-from crossproof.proof.bounds.margins import label_margins
+from crossproof.proof.bounds.outputs import gram_bound, label_margins
 from crossproof.rounding import gamma, upward
 
 RIVALS = 8
@@ -31,7 +30,7 @@ CHUNK_ELEMENTS = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
-class Verdict:
+class Replacement:
     """What replacing the MLP by a simplified one does to B tokens' predictions."""
 
     prediction: Int[Tensor, " B"]
@@ -59,7 +58,7 @@ class LastBlock:
 
     @cached_property
     def directions(self) -> Float[Tensor, "V D"]:
-        """ũ_v, as in `logits.LogitBall`."""
+        """ũ_v, as in `LogitBall`."""
         return self.unembedding.norm.directions(self.unembedding.weight)
 
     @cached_property
@@ -77,7 +76,7 @@ class LastBlock:
         mid: Float[Tensor, "B D"],
         neurons: Float[Tensor, "B N"],
         simplified: Simplified,
-    ) -> Verdict:
+    ) -> Replacement:
         """Compares the model whose last MLP's neurons are `neurons` with the simplified one."""
         true = neurons @ self.mlp.W_out + self.mlp.b_out
         truth = self._predictions(mid + true)
@@ -87,16 +86,16 @@ class LastBlock:
         scales = self.unembedding.norm.scale_range(r, bound + rounding[1])
         prediction, excess = self._rivals(r, gap, scales, rounding[0])
         certified = excess < 1
-        places = certified.nonzero()[:, 0]
+        rows = certified.nonzero()[:, 0]
         step = max(1, CHUNK_ELEMENTS // len(self.directions))
-        for some in places.split(step):
+        for some in rows.split(step):
             ends = scales[0][some], scales[1][some]
             certified[some] = self._certified(
                 r[some], prediction[some], gap[some], ends, rounding[0][some]
             )
         error = (true - simplified.output).norm(dim=1)
         unchanged = truth == prediction
-        return Verdict(prediction, unchanged, certified, error, bound, excess, simplified.terms)
+        return Replacement(prediction, unchanged, certified, error, bound, excess, simplified.terms)
 
     def _predictions(self, r: Tensor) -> Tensor:
         step = max(1, CHUNK_ELEMENTS // len(self.directions))

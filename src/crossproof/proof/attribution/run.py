@@ -1,88 +1,86 @@
-"""Attributes the crosscoders of a run folder and writes what it finds beside them."""
+"""Attributes the crosscoders of a run on the same text, and writes what was found."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from jaxtyping import Int
+from torch import Tensor
 
 from crossproof.activations.corpus import HeldOut
-from crossproof.errors import CrossproofError
-from crossproof.files import write_json
-from crossproof.lm import LanguageModel
-from crossproof.proof.attribution.places import model_parts
-from crossproof.proof.attribution.stream import Attribution, Parts, attribute
+from crossproof.crosscoder.model import Crosscoder
+from crossproof.files import make_folder, write_tensors
+from crossproof.lm.model import LanguageModel
+from crossproof.proof.attribution.model_parts import model_parts
+from crossproof.proof.attribution.result import AttributedRun, AttributionResult
 from crossproof.proof.attribution.summary import summarise
-from crossproof.training.run_folder import check_model, objective_label, run_crosscoders
+from crossproof.proof.attribution.token_bounds import AttributedParts, token_bounds
+from crossproof.training.run_folder import RunFolder, objective_label
 
 SCHEMA = 1
 
-Progress = Callable[[str, int, int], None]
+AttributionProgress = Callable[[str, int, int], None]
 """Called with a crosscoder's name, sequences done and their number."""
 
 
-def attribute_runs(
+def attribute(
     model: LanguageModel,
-    folder: Path,
-    output: Path,
-    held_out: HeldOut,
-    which: Parts = "both",
+    crosscoders: Crosscoder | Mapping[str, Crosscoder] | Path | str,
+    text: HeldOut | Int[Tensor, "S T"],
+    *,
+    parts: AttributedParts = "both",
     top: int = 12,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Attributes every crosscoder of a run on the same sequences; writes attribution.json.
+    out: Path | None = None,
+    progress: AttributionProgress | None = None,
+) -> AttributionResult:
+    """Walks the proof's shape through a model, token by token (docs/attribution.md).
 
-    Per-token figures go to NAME.safetensors beside it. Returns the content of attribution.json.
-    Raises CrossproofError if a crosscoder explains another model or lacks hookpoints, or if the
-    model has no form that the proof covers.
+    `crosscoders` are one, several by name, or a run folder; `text` is a corpus or token ids
+    [S, T]. `parts` "last-block" leaves out the chain of bounds, which needs a decoder at every
+    block; `top` pairs and neurons are named. With `out`, attribution.json is written there and
+    per-token figures to NAME.safetensors beside it.
+
+    Raises CrossproofError if a crosscoder explains another model or lacks hookpoints, the model
+    has no form that the proof covers, the text has no token with a next one, or `out` cannot be
+    written.
     """
-    found = run_crosscoders(folder)
-    for _, provenance in found.values():
-        check_model(model, provenance, folder)
-    parts = model_parts(model)
-    sequences = held_out.read(model)
-    content: dict[str, Any] = {
-        "schema": SCHEMA,
-        "model": model.name,
-        "model_hash": model.weights_hash,
-        "attributed_on": asdict(held_out) | {"sequences": len(sequences)},
-        "runs": {},
-    }
-    _make(output)
-    for name, (crosscoder, provenance) in found.items():
+    named, labels = _named(model, crosscoders)
+    blocks = model_parts(model)
+    sequences = text.read(model) if isinstance(text, HeldOut) else text
+    if out is not None:
+        make_folder(out)
+    runs: dict[str, AttributedRun] = {}
+    for name, crosscoder in named.items():
 
         def tell(done: int, total: int, name: str = name) -> None:
             if progress is not None:
                 progress(name, done, total)
 
-        result = attribute(model, parts, crosscoder, sequences, which, top=top, progress=tell)
-        label = {"objective": objective_label(provenance)}
-        content["runs"][name] = label | summarise(result)
-        _save(result, output / f"{name}.safetensors")
-    write_json(output / "attribution.json", content)
-    return content
+        bounds = token_bounds(model, blocks, crosscoder, sequences, parts, top=top, progress=tell)
+        runs[name] = summarise(bounds, labels.get(name, "objective not recorded"))
+        if out is not None:
+            tensors = {f"tokens/{key}": values for key, values in bounds.tokens.items()}
+            tensors |= {f"last/{key}": values for key, values in bounds.last.items()}
+            write_tensors(out / f"{name}.safetensors", tensors)
+    place: dict[str, Any] = asdict(text) if isinstance(text, HeldOut) else {}
+    place["sequences"] = len(sequences)
+    result = AttributionResult(SCHEMA, model.name, model.weights_hash, runs, place)
+    if out is not None:
+        result.save(out / "attribution.json")
+    return result
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CrossproofError(
-            f"Cannot write {folder} ({error.strerror}): choose a writable folder."
-        ) from error
-
-
-def _save(found: Attribution, path: Path) -> None:
-    """Every per-token array, those of the chains before "tokens/", of the last block "last/"."""
-    tensors = {f"tokens/{name}": values.contiguous().cpu() for name, values in found.tokens.items()}
-    tensors |= {f"last/{name}": values.contiguous().cpu() for name, values in found.last.items()}
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        save_file(tensors, temporary)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise CrossproofError(f"Cannot write {path} ({error}): choose a writable folder.") from None
+def _named(
+    model: LanguageModel, crosscoders: Crosscoder | Mapping[str, Crosscoder] | Path | str
+) -> tuple[Mapping[str, Crosscoder], dict[str, str]]:
+    """Crosscoders by name, and what those of a run folder were trained for."""
+    if isinstance(crosscoders, Crosscoder):
+        return {"crosscoder": crosscoders}, {}
+    if isinstance(crosscoders, Mapping):
+        return crosscoders, {}
+    folder = RunFolder.open(Path(crosscoders))
+    labels = {name: objective_label(folder.provenance(name)) for name in folder.names}
+    return folder.crosscoders(model), labels

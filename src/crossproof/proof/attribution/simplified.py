@@ -20,11 +20,14 @@ from torch import Tensor
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.interactions.contributions import Dominance, MLPDictionary
 from crossproof.proof.bounds.additive import additive_gap, steps
-from crossproof.proof.bounds.blocks import contributions
-from crossproof.proof.bounds.centred import centred_gap
+from crossproof.proof.bounds.dominant import centred_gap, dominant_gap, residual_gap
 from crossproof.proof.bounds.gated import gated_additive_bound, gated_gap, gated_residual
-from crossproof.proof.bounds.ladder import dominant_gap, residual_gap
-from crossproof.proof.bounds.paths import Path, gate_path, linear_path
+from crossproof.proof.bounds.preactivations import (
+    Preactivations,
+    contributions,
+    gate_path,
+    linear_path,
+)
 from crossproof.rounding import upward
 
 CHUNK_ELEMENTS = 1 << 22
@@ -79,13 +82,13 @@ class Neurons:
         return self.p.abs() if self.p_gate is None else self.p.abs() + self.p_gate.abs()
 
     @cached_property
-    def linear(self) -> Path:
+    def linear(self) -> Preactivations:
         """The linear path with the dominant latent kept."""
         path = linear_path(self.view, self.latents, self.x, self._dominance, self.rigorous)
         return self._blurred(path, self.view.mlp.W_in)
 
     @cached_property
-    def gate(self) -> Path | None:
+    def gate(self) -> Preactivations | None:
         """The gate with the dominant latent kept; None for a plain MLP."""
         if self.view.mlp.W_gate is None:
             return None
@@ -96,7 +99,7 @@ class Neurons:
     def _dominance(self) -> Dominance:
         return self.view.dominance(self.latents)
 
-    def _blurred(self, path: Path, W: Tensor) -> Path:
+    def _blurred(self, path: Preactivations, W: Tensor) -> Preactivations:
         if self.x_error is None or path.slack is None:
             return path
         return replace(path, slack=path.slack + upward(self.x_error[:, None] * W.norm(dim=0), 64))

@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crossproof.lm.activation import Activation
-from crossproof.lm.constants import LIPSCHITZ, lipschitz, oscillation
-from crossproof.proof.bounds.additive import additive_error, pairwise_minima
-from crossproof.proof.bounds.paths import Path
+from crossproof.lm.constants import LIPSCHITZ, lipschitz
+from crossproof.proof.bounds.additive import additive_error
+from crossproof.proof.bounds.preactivations import Preactivations
 from crossproof.rounding import activation_slack, upward
 
 
@@ -37,8 +37,22 @@ class GatedTerms:
         return self.gate + self.linear + self.both
 
 
+def gated_terms(
+    slope: float | Tensor, opening: Tensor, value: Tensor, gate: Tensor, linear: Tensor
+) -> GatedTerms:
+    """T3's charge: how far σ(γ)υ moves if γ moves by `gate` and υ by `linear`.
+
+    `opening` and `value` are |σ(γ)| and |υ| where they start; σ is `slope`-Lipschitz on the way.
+    """
+    return GatedTerms(slope * value * gate, opening * linear, slope * gate * linear)
+
+
 def gated_interaction(
-    activation: Activation, gate: Path, linear: Path, signed: bool = False, local: bool = False
+    activation: Activation,
+    gate: Preactivations,
+    linear: Preactivations,
+    signed: bool = False,
+    local: bool = False,
 ) -> GatedTerms:
     """T3: |σ(γ̂)υ̂ - σ(γ^d)υ^d| is at most `total`, d for the owner alone.
 
@@ -49,55 +63,34 @@ def gated_interaction(
     g = gate.signed_rest.abs() if signed else gate.rest
     v = linear.signed_rest.abs() if signed else linear.rest
     slope = _slope(activation, gate, gate.kept, local)
-    return _terms(activation, slope, gate.kept, linear.kept, g, v, gate.slack, linear.slack)
+    return _moved(activation, slope, (gate, gate.kept, g), (linear, linear.kept, v))
 
 
 def gated_residual(
-    activation: Activation, gate: Path, linear: Path, local: bool = False
+    activation: Activation, gate: Preactivations, linear: Preactivations, local: bool = False
 ) -> GatedTerms:
     """T3's residual: |σ(γ)υ - σ(γ̂)υ̂| is at most `total`; `local` takes L between γ̂ and γ."""
     slope = _slope(activation, gate, gate.true, local)
-    return _terms(
-        activation,
-        slope,
-        gate.reconstructed,
-        linear.reconstructed,
-        *(gate.error, linear.error, gate.slack, linear.slack),
-    )
+    moved = [(path, path.reconstructed, path.error) for path in (gate, linear)]
+    return _moved(activation, slope, *moved)
 
 
-def gated_gap(activation: Activation, gate: Path, linear: Path) -> Float[Tensor, "B N"]:
+def gated_gap(
+    activation: Activation, gate: Preactivations, linear: Preactivations
+) -> Float[Tensor, "B N"]:
     """δ_n ≥ |σ(γ)υ - σ(γ^d)υ^d|: local, signed interaction plus local residual.
 
     The interaction is the smaller of L g |υ^d| + |σ(γ̂)| l and L g |υ̂| + |σ(γ^d)| l, which drop
     T3's cross term by splitting the difference of products at either end.
     """
     moved = gated_interaction(activation, gate, linear, signed=True, local=True)
-    swapped = _terms(
-        activation,
-        _slope(activation, gate, gate.kept, True),
-        gate.reconstructed,
-        linear.reconstructed,
-        *(gate.signed_rest.abs(), linear.signed_rest.abs(), gate.slack, linear.slack),
-    )
+    slope = _slope(activation, gate, gate.kept, True)
+    back = [(path, path.reconstructed, path.signed_rest.abs()) for path in (gate, linear)]
+    swapped = _moved(activation, slope, *back)
     # Mixed ends: the gate's term at one end with the linear path's term at the other.
     sharp = torch.minimum(moved.gate + swapped.linear, swapped.gate + moved.linear)
     bound = sharp + gated_residual(activation, gate, linear, local=True).total
     return torch.where(bound > 0, upward(bound, 16), 0)
-
-
-def gated_additive_error(
-    activation: Activation,
-    baselines: tuple[Float[Tensor, " N"], Float[Tensor, " N"]],
-    p_gate: Float[Tensor, "B K N"],
-    p_linear: Float[Tensor, "B K N"],
-) -> Float[Tensor, "B N"]:
-    """F(ẑ) - F(β) - sum_h (F(β + p_h) - F(β)) for F(γ, υ) = σ(γ) υ; baselines are (γ's, υ's)."""
-    base_gate, base_linear = baselines
-    base = activation(base_gate) * base_linear
-    full = activation(base_gate + p_gate.sum(1)) * (base_linear + p_linear.sum(1))
-    alone = activation(base_gate + p_gate) * (base_linear + p_linear)
-    return full - base - (alone - base).sum(1)
 
 
 def gated_additive_bound(
@@ -106,62 +99,34 @@ def gated_additive_bound(
     p_gate: Float[Tensor, "B K N"],
     p_linear: Float[Tensor, "B K N"],
 ) -> Float[Tensor, "B N"]:
-    """Bounds |`gated_additive_error`|: |β^υ| |E^γ| + sum_h |p^υ_h| L_n |sum_{k≠h} p^γ_k|.
+    """Bounds |E|, E = F(ẑ) - F(β) - sum_h (F(β + p_h) - F(β)) for F(γ, υ) = σ(γ) υ.
 
-    From the identity E = β^υ E^γ + sum_h p^υ_h (σ(γ̂) - σ(β^γ + p^γ_h)); L_n is local to the gate's
-    hull.
+    |β^υ| |E^γ| + sum_h |p^υ_h| L_n |sum_{k≠h} p^γ_k|, from the identity
+    E = β^υ E^γ + sum_h p^υ_h (σ(γ̂) - σ(β^γ + p^γ_h)); L_n is local to the gate's hull.
+    `baselines` are (γ's, υ's).
     """
     base_gate, base_linear = baselines
     others = p_gate.sum(1, keepdim=True) - p_gate
-    slope = lipschitz(activation, *_hull(base_gate, p_gate))
+    low, high = (base_gate + part.sum(1) for part in (p_gate.clamp_max(0), p_gate.clamp_min(0)))
+    slope = lipschitz(activation, low, high)
     gate = additive_error(activation, base_gate, p_gate).abs()
     return base_linear.abs() * gate + slope * (p_linear.abs() * others.abs()).sum(1)
 
 
-def gated_pair_interactions(
-    activation: Activation,
-    baselines: tuple[Float[Tensor, " N"], Float[Tensor, " N"]],
-    p_gate: Float[Tensor, "B K N"],
-    p_linear: Float[Tensor, "B K N"],
-    weights: Float[Tensor, " N"],
-) -> Float[Tensor, "B K K"]:
-    """Q^gated(h, k): sum_n w_n (|β^υ| ω_n min(|p^γ_h|, |p^γ_k|) + L_n (|p^γ_h p^υ_k| + ...)).
-
-    The sum over pairs h < k bounds the weighted sum of |`gated_additive_error`| over neurons.
-    Second differences are taken at the baseline, so |β^υ| stands where a bound of |υ| on the whole
-    hull would do, and ω_n where sup |σ''| would be infinite for ReLU.
-    """
-    base_gate, base_linear = baselines
-    hull = _hull(base_gate, p_gate)
-    swing = base_linear.abs() * oscillation(activation, *hull) * weights
-    slope = lipschitz(activation, *hull) * weights
-    crossed = (p_gate.abs() * slope[:, None]) @ p_linear.abs().transpose(1, 2)
-    off = 1 - torch.eye(p_gate.shape[1], device=p_gate.device, dtype=p_gate.dtype)
-    return pairwise_minima(p_gate, swing) + (crossed + crossed.transpose(1, 2)) * off
-
-
-def _hull(baseline: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
-    return baseline + p.clamp_max(0).sum(1), baseline + p.clamp_min(0).sum(1)
-
-
-def _slope(activation: Activation, gate: Path, end: Tensor, local: bool) -> Tensor:
+def _slope(activation: Activation, gate: Preactivations, end: Tensor, local: bool) -> Tensor:
     if not local:
         return torch.full_like(end, LIPSCHITZ[activation])
     return lipschitz(activation, *gate.between(gate.reconstructed, end))
 
 
-def _terms(
-    activation: Activation,
-    slope: Tensor,
-    at_gate: Tensor,
-    at_linear: Tensor,
-    g: Tensor,
-    v: Tensor,
-    gate_slack: Tensor | None,
-    linear_slack: Tensor | None,
-) -> GatedTerms:
+_Move = tuple[Preactivations, Tensor, Tensor]
+"""A path, where it starts, and how far it moves."""
+
+
+def _moved(activation: Activation, slope: Tensor, gate: _Move, linear: _Move) -> GatedTerms:
+    (gate_path, at_gate, g), (linear_path, at_linear, v) = gate, linear
     opening, value = activation(at_gate).abs(), at_linear.abs()
-    if gate_slack is not None and linear_slack is not None:
-        opening = opening + activation_slack(activation, at_gate, gate_slack)
-        value, g, v = value + linear_slack, g + gate_slack, v + linear_slack
-    return GatedTerms(slope * value * g, opening * v, slope * g * v)
+    if gate_path.slack is not None and linear_path.slack is not None:
+        opening = opening + activation_slack(activation, at_gate, gate_path.slack)
+        value, g, v = value + linear_path.slack, g + gate_path.slack, v + linear_path.slack
+    return gated_terms(slope, opening, value, g, v)

@@ -1,4 +1,4 @@
-"""What a certificate speaks about: a small ReLU network and the domain it is certified on.
+"""What a certificate speaks about: a small ReLU network, its domain, and a dictionary.
 
 All tensors are float64, and every value is one that float32 can hold: a claim is about the
 real-arithmetic network with exactly these weights (THEORY section 8).
@@ -7,8 +7,8 @@ real-arithmetic network with exactly these weights (THEORY section 8).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -170,3 +170,20 @@ class SparseDomain(_Hashed):
         """The labels of these activations."""
         labels: Tensor = (activations @ self.readout).argmax(dim=1)
         return labels
+
+
+@dataclass(frozen=True, eq=False)
+class Dictionary:
+    """x ≈ Σ_h a_h d_h + bias with a = encode(x) >= 0; all float64, values that float32 holds.
+
+    Bounds hold for any numbers a: the encoder decides how tight they are, never whether they hold.
+    """
+
+    decoder: Float[Tensor, "H D"]
+    bias: Float[Tensor, " D"]
+    encode: Callable[[Tensor], Tensor] = field(repr=False)
+    """Inputs [B, D] to activations [B, H]."""
+
+    def decode(self, activations: Float[Tensor, "B H"]) -> Float[Tensor, "B D"]:
+        """The reconstruction x̂ of B inputs."""
+        return activations @ self.decoder + self.bias

@@ -1,7 +1,7 @@
 """Reading certificate folders: certificate.json and tensors.safetensors, nothing pickled.
 
-The one module of crossproof that the verifier imports. docs/certificate-format.md is the whole
-format on a page.
+All that the verifier shares with the prover. docs/certificate-format.md is the whole format on a
+page.
 """
 
 from __future__ import annotations

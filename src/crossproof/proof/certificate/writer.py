@@ -1,10 +1,11 @@
-"""Writing certificate folders: complete or absent."""
+"""From a draft to a certificate folder that claims exactly what the verifier confirms."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from crossproof.files import atomic_folder
+from crossproof.proof.certificate.cost import Cost
 from crossproof.proof.certificate.format import (
     HEADER,
     SCHEMA,
     TENSORS,
     Certificate,
+    Tensors,
     tensors_hash,
 )
-
-Tensors = Mapping[str, npt.NDArray[Any]]
+from crossproof.proof.certificate.result import VerificationResult
+from crossproof.proof.certificate.verifier.verdict import judge, verify
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +55,25 @@ def as_certificate(draft: Draft, claim: Mapping[str, float] | None = None) -> Ce
         bytes=0,
         verifier=SCHEMA,
     )
+
+
+def publish(draft: Draft, folder: Path, task: Mapping[str, Any], cost: Cost) -> VerificationResult:
+    """Writes the certificate and verifies the folder; `cost` is what finding the draft took.
+
+    Raises CrossproofError if the folder cannot be written.
+    """
+    proved = judge(as_certificate(draft))
+    claim = {"accuracy": proved.accuracy if draft.kind != "boxes" else _down(proved.accuracy)}
+    if proved.cross_entropy is not None:
+        claim["cross_entropy"] = _up(proved.cross_entropy)
+    spent = replace(cost, operations=cost.operations + proved.operations)
+    notes = {
+        "prover": asdict(spent),
+        "verifier_operations": proved.operations,
+        "brute_force_operations": proved.brute_force,
+    }
+    write_certificate(folder, draft, claim, task, notes)
+    return verify(folder)
 
 
 def _parts(draft: Draft) -> dict[str, Tensors]:
@@ -100,3 +122,14 @@ def _compact(tensor: npt.NDArray[Any]) -> npt.NDArray[Any]:
         short = tensor.astype(smaller)
     same = np.array_equal(short.astype(tensor.dtype), tensor)
     return np.ascontiguousarray(short if same else tensor)
+
+
+def _down(value: float) -> float:
+    """Nine decimals, never above what was verified: sums may round otherwise elsewhere."""
+    return min(math.floor(value * 1e9) / 1e9, value)
+
+
+def _up(value: float) -> float:
+    """Six significant digits or nine decimals, never below what was verified."""
+    step = 10.0 ** (math.floor(math.log10(value)) - 5) if value > 1e-3 else 1e-9
+    return max(math.ceil(value / step) * step, value)

@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from crossproof.errors import CrossproofError, nearest
-from crossproof.proof.bounds.network import Network, PairDomain, SparseDomain
+from crossproof.proof.bounds.network import Dictionary, Network, PairDomain, SparseDomain
 from crossproof.proof.tasks import dictionary as dictionaries
 from crossproof.proof.tasks import modular, sparse
-from crossproof.proof.tasks.dictionary import Dictionary
 from crossproof.proof.tasks.frequencies import Frequencies, find_frequencies
 from crossproof.training.objectives import Objective
 

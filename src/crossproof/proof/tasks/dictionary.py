@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -14,30 +13,13 @@ from crossproof.errors import CrossproofError
 from crossproof.lm.activation import Activation
 from crossproof.lm.hookpoints import Hookpoints
 from crossproof.lm.mlp import MLPWeights
-from crossproof.proof.bounds.network import Network, SparseDomain
+from crossproof.proof.bounds.network import Dictionary, Network, SparseDomain
 from crossproof.training.objectives import Objective
 from crossproof.training.trainer import Optimisation, Trainer
 
 HOOKPOINT = "blocks.0.mlp.hook_in"
 SAMPLE = 4096
 """Points from which a dictionary is initialised."""
-
-
-@dataclass(frozen=True, eq=False)
-class Dictionary:
-    """x ≈ Σ_h a_h d_h + bias with a = encode(x) >= 0; all float64, values that float32 holds.
-
-    Bounds hold for any numbers a: the encoder decides how tight they are, never whether they hold.
-    """
-
-    decoder: Float[Tensor, "H D"]
-    bias: Float[Tensor, " D"]
-    encode: Callable[[Tensor], Tensor] = field(repr=False)
-    """Inputs [B, D] to activations [B, H]."""
-
-    def decode(self, activations: Float[Tensor, "B H"]) -> Float[Tensor, "B D"]:
-        """The reconstruction x̂ of B inputs."""
-        return activations @ self.decoder + self.bias
 
 
 @dataclass(frozen=True)

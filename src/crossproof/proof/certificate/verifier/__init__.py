@@ -1,8 +1,8 @@
 """The verifier: reads a certificate and says what it proves, trusting nothing in it.
 
-Of crossproof it imports the format reader and nothing else; the rest is numpy.
+Of crossproof it imports the format reader and the type of its result; the rest is numpy.
 """
 
-from crossproof.proof.certificate.verifier.verdict import Verdict, verify
+from crossproof.proof.certificate.verifier.verdict import verify
 
-__all__ = ["Verdict", "verify"]
+__all__ = ["verify"]

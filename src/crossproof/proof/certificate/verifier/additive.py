@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from crossproof.proof.certificate.verifier.arithmetic import Array, Rounded
-from crossproof.proof.certificate.verifier.checks import Weights
+from crossproof.proof.certificate.verifier.checks import NetworkWeights
 from crossproof.proof.certificate.verifier.curves import Curves, Latents
 from crossproof.proof.certificate.verifier.enclosures import Boxes, Enclosures
 
@@ -20,7 +20,7 @@ class Additive:
     """Margins through a dictionary's latents."""
 
     def __init__(
-        self, enclosures: Enclosures, weights: Weights, latents: Latents, whole: Boxes
+        self, enclosures: Enclosures, weights: NetworkWeights, latents: Latents, whole: Boxes
     ) -> None:
         """`whole` [G] are the domain's own boxes, one a set."""
         self.enclosures, self.latents = enclosures, latents
@@ -106,7 +106,7 @@ class Additive:
         down, up = self._interaction(at_low, at_high, bottom, top, low.min(axis=1) >= 0)
         smallest, largest = self._residual(boxes)
         dead = (top.high <= 0) & (self.enclosures.pre_activations(boxes)[1].high <= 0)
-        smallest, largest = _where(dead, smallest), _where(dead, largest)
+        smallest, largest = smallest.zero_where(dead), largest.zero_where(dead)
         return count.add(down, count.below(smallest)), count.add(up, count.relu(largest))
 
     def _residual(self, boxes: Boxes) -> tuple[Rounded, Rounded]:
@@ -128,7 +128,7 @@ class Additive:
         for other in range(1, size.value.shape[1]):
             largest = count.maximum(largest, size[:, other])
         charge = count.relu(count.subtract(count.total(size, axis=1), largest))
-        charge = _where((bottom.low >= 0) | (top.high <= 0), charge)  # affine on the hull
+        charge = charge.zero_where((bottom.low >= 0) | (top.high <= 0))  # affine on the hull
         down, up = Rounded(-charge.value, *charge.bounds), charge
         if size.value.shape[1] != 2:
             return down, up
@@ -142,11 +142,6 @@ class Additive:
         alone = count.subtract(together, count.relu(count.add(first, base)))
         alone = count.subtract(alone, count.relu(count.add(second, base)))
         return count.add(alone, self.curves.resting[0])
-
-
-def _where(zero: np.ndarray, of: Rounded) -> Rounded:
-    """`of`, but exactly zero where `zero` is true."""
-    return Rounded(np.where(zero, 0.0, of.value), *of.bounds)
 
 
 def _choose(rows: np.ndarray, yes: Rounded, no: Rounded) -> Rounded:

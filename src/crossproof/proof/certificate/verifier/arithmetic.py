@@ -56,6 +56,10 @@ class Rounded:
         value = np.take_along_axis(self.value, columns[:, None], axis=1)
         return Rounded(value, self.size.max(keepdims=True), self.error.max(keepdims=True))
 
+    def zero_where(self, zero: npt.NDArray[np.bool_]) -> Rounded:
+        """The same, but exactly zero where `zero` is true."""
+        return Rounded(np.where(zero, 0.0, self.value), *self.bounds)
+
     def transposed(self) -> Rounded:
         """Rows [B, n] as columns [n, B]."""
         rows = len(self.value)

@@ -88,7 +88,7 @@ def insist(margins: Balls, label: int, what: str) -> None:
             )
 
 
-def check_points(problem: points.Problem, worst: Array) -> int:
+def check_points(problem: points.PointsProblem, worst: Array) -> int:
     """Derives the margins of proved points again; how many."""
     ready()
     proved = np.flatnonzero(worst > 0)
@@ -157,7 +157,7 @@ def _neuron(base: Ball, p: Balls, z: Ball) -> tuple[Room, Room]:
     return (relu(kept), dominant, dominant), (hidden, less + rest, more + rest)
 
 
-def check_pairs(problem: pairs.Problem, worst: Array) -> int:
+def check_pairs(problem: pairs.PairsProblem, worst: Array) -> int:
     """Derives the margins of proved pairs again; how many."""
     ready()
     proved = np.argwhere(worst > 0)
@@ -197,7 +197,7 @@ def _distance(left: Balls, right: Balls) -> Ball:
     return length([x - y for x, y in zip(left, right, strict=True)])
 
 
-def _blocks(problem: pairs.Problem) -> Any:
+def _blocks(problem: pairs.PairsProblem) -> Any:
     """The owned output rows on their frequencies, [N, V]; zero for neurons that nothing owns."""
     rows, p, found = problem.weights.W_out, len(problem.left), []
     for n, frequency in enumerate(problem.owners.tolist()):

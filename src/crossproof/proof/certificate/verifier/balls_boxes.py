@@ -24,7 +24,7 @@ from crossproof.proof.certificate.verifier.balls import (
 )
 
 
-def check_boxes(problem: boxes.Problem, proved: Indices) -> int:
+def check_boxes(problem: boxes.BoxesProblem, proved: Indices) -> int:
     """Derives the labels and margins of proved leaves (their numbers) again; how many."""
     ready()
     chosen = proved[sample(len(proved))] if len(proved) else proved
@@ -41,7 +41,7 @@ def check_boxes(problem: boxes.Problem, proved: Indices) -> int:
 class _Box:
     """One box of one active set; everything affine in the K true activations."""
 
-    def __init__(self, problem: boxes.Problem) -> None:
+    def __init__(self, problem: boxes.BoxesProblem) -> None:
         self.problem, weights, domain = problem, problem.weights, problem.domain
         W_in, self.W_out, skip = (matrix(m) for m in (weights.W_in, weights.W_out, weights.skip))
         decoder, bias = matrix(domain.decoder), vector(domain.bias)

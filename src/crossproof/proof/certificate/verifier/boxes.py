@@ -43,7 +43,7 @@ class Leaves:
 
 
 @dataclass(frozen=True, eq=False)
-class Domain:
+class BoxesDomain:
     """Boxes of activations of active features, and what labels them."""
 
     decoder: Array
@@ -55,23 +55,23 @@ class Domain:
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class BoxesProblem:
     """Everything of a `boxes` certificate, checked."""
 
-    weights: checks.Weights
-    domain: Domain
+    weights: checks.NetworkWeights
+    domain: BoxesDomain
     latents: Latents
     tree: Indices
 
 
-def read(certificate: Certificate) -> Problem:
+def read(certificate: Certificate) -> BoxesProblem:
     """Checks shapes, index ranges and budgets."""
     sizes: checks.Sizes = {}
     weights = checks.network(certificate, sizes)
     shapes = {"atoms": "F D", "bias": "D", "low": "F", "high": "F"}
     shapes |= {"active_sets": "G K", "readout": "F V"}
     parts = checks.part(certificate, "domain", shapes, sizes, frozenset({"active_sets"}))
-    domain = Domain(decoder=parts.pop("atoms"), **parts)
+    domain = BoxesDomain(decoder=parts.pop("atoms"), **parts)
     dictionary = checks.part(certificate, "dictionary", {"atoms": "H D", "bias": "D"}, sizes)
     shapes = {"latent_index": "G M", "latent_slopes": "G K M", "latent_offset": "G M", "tree": "L"}
     integers = frozenset({"latent_index", "tree"})
@@ -96,10 +96,10 @@ def read(certificate: Certificate) -> Problem:
         slopes=proof["latent_slopes"],
         offset=proof["latent_offset"],
     )
-    return Problem(weights, domain, latents, proof["tree"])
+    return BoxesProblem(weights, domain, latents, proof["tree"])
 
 
-def leaves(problem: Problem) -> Leaves:
+def leaves(problem: BoxesProblem) -> Leaves:
     """Walks the trees, one a set in order, each in preorder with the lower half first.
 
     Raises CertificateError if the codes are not exactly G whole trees.
@@ -136,7 +136,7 @@ def _halves(
     yield low, [*high[:side], middle, *high[side + 1 :]], depth + 1
 
 
-def masses(domain: Domain, sets: Indices, low: Array, high: Array) -> Array:
+def masses(domain: BoxesDomain, sets: Indices, low: Array, high: Array) -> Array:
     """The probability of each box, rounded down."""
     active = domain.active_sets[sets]
     whole = domain.high[active] - domain.low[active]
@@ -149,7 +149,7 @@ def masses(domain: Domain, sets: Indices, low: Array, high: Array) -> Array:
 class Prover:
     """Margins of boxes by any of the three bounds, and their labels."""
 
-    def __init__(self, arithmetic: Arithmetic, problem: Problem) -> None:
+    def __init__(self, arithmetic: Arithmetic, problem: BoxesProblem) -> None:
         self.arithmetic, self.domain = arithmetic, problem.domain
         domain = problem.domain
         self.enclosures = Enclosures(arithmetic, problem.weights, domain.decoder, domain.bias)
@@ -199,7 +199,7 @@ class Proved:
     """Their numbers, in the order of `leaves`."""
 
 
-def evaluate(arithmetic: Arithmetic, problem: Problem) -> Proved:
+def evaluate(arithmetic: Arithmetic, problem: BoxesProblem) -> Proved:
     """Checks every leaf that claims to be proved, each by the bound it names."""
     prover, everything = Prover(arithmetic, problem), leaves(problem)
     claimed = np.flatnonzero(everything.code > 0)

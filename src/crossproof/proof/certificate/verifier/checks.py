@@ -18,7 +18,7 @@ Tensors = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class Weights:
+class NetworkWeights:
     """The network: logits = x skip + relu(x W_in + b_in) W_out + b_out."""
 
     W_in: npt.NDArray[np.float64]
@@ -28,10 +28,10 @@ class Weights:
     skip: npt.NDArray[np.float64]
 
 
-def network(certificate: Certificate, sizes: Sizes) -> Weights:
+def network(certificate: Certificate, sizes: Sizes) -> NetworkWeights:
     """The network; writes D, N and V to `sizes`."""
     shapes = {"W_in": "D N", "b_in": "N", "W_out": "N V", "b_out": "V", "skip": "D V"}
-    weights = Weights(**part(certificate, "network", shapes, sizes))
+    weights = NetworkWeights(**part(certificate, "network", shapes, sizes))
     if sizes["V"] < 2:
         raise CertificateError("A network with fewer than two classes has nothing to certify.")
     return weights

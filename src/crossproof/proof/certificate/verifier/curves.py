@@ -20,7 +20,7 @@ from crossproof.proof.certificate.verifier.arithmetic import (
     Rounded,
     join,
 )
-from crossproof.proof.certificate.verifier.checks import Weights
+from crossproof.proof.certificate.verifier.checks import NetworkWeights
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,11 @@ class Curves:
     """The curves of a dictionary's latents, between the ends that the domain gives them."""
 
     def __init__(
-        self, arithmetic: Arithmetic, weights: Weights, latents: Latents, ends: tuple[Array, Array]
+        self,
+        arithmetic: Arithmetic,
+        weights: NetworkWeights,
+        latents: Latents,
+        ends: tuple[Array, Array],
     ) -> None:
         """`ends` [H] each: no latent leaves them."""
         self.arithmetic = count = arithmetic

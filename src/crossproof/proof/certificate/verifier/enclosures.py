@@ -18,7 +18,7 @@ from crossproof.proof.certificate.verifier.arithmetic import (
     Indices,
     Rounded,
 )
-from crossproof.proof.certificate.verifier.checks import Weights
+from crossproof.proof.certificate.verifier.checks import NetworkWeights
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Enclosures:
     def __init__(
         self,
         arithmetic: Arithmetic,
-        weights: Weights,
+        weights: NetworkWeights,
         decoder: Array,
         bias: Array,
     ) -> None:

@@ -34,10 +34,10 @@ LARGEST_WORK = 10**13
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class PairsProblem:
     """The rescaled network and the certificate's tables, checked."""
 
-    weights: checks.Weights
+    weights: checks.NetworkWeights
     left: Array
     right: Array
     effects: tuple[Array, Array, Array, Array]
@@ -46,7 +46,7 @@ class Problem:
     """[N]: the frequency that owns a neuron; 0 for none."""
 
 
-def read(certificate: Certificate) -> Problem:
+def read(certificate: Certificate) -> PairsProblem:
     """Checks the certificate's tensors and rescales the network."""
     sizes: checks.Sizes = {}
     weights = checks.network(certificate, sizes)
@@ -66,7 +66,7 @@ def read(certificate: Certificate) -> Problem:
     checks.budget("operations", p * p * sizes["N"] * p, LARGEST_WORK)
     scale = np.ldexp(1.0, proof["scale"].astype(np.int32))
     order = np.argsort(proof["owners"], kind="stable")  # a block is a slice of neurons
-    rescaled = checks.Weights(
+    rescaled = checks.NetworkWeights(
         W_in=(weights.W_in * scale)[:, order],
         b_in=(weights.b_in * scale)[order],
         W_out=(weights.W_out / scale[:, None])[order],
@@ -79,7 +79,7 @@ def read(certificate: Certificate) -> Problem:
     if not all(map(np.array_equal, undone, given)):
         raise CertificateError("proof.scale loses digits of the network: use smaller powers of 2.")
     tables = [proof[f"effect_{name}"][:, order] for name in names]
-    return Problem(
+    return PairsProblem(
         weights=rescaled,
         left=domain["left"],
         right=domain["right"],
@@ -89,7 +89,7 @@ def read(certificate: Certificate) -> Problem:
 
 
 @dataclass(frozen=True, eq=False)
-class Blocks:
+class FrequencyBlocks:
     """The frequencies in use, the neurons they own, and what they leave of the output rows."""
 
     slices: list[slice]
@@ -107,7 +107,7 @@ def waves(p: int, frequency: int) -> Array:
     return np.stack([np.cos(angle), np.sin(angle)])
 
 
-def build_blocks(arithmetic: Arithmetic, problem: Problem) -> Blocks:
+def build_blocks(arithmetic: Arithmetic, problem: PairsProblem) -> FrequencyBlocks:
     """Projects every owned output row on its frequency and measures what is left."""
     p = len(problem.left)
     rows = arithmetic.exact(problem.weights.W_out)
@@ -127,7 +127,7 @@ def build_blocks(arithmetic: Arithmetic, problem: Problem) -> Blocks:
         bases.append(basis)
     left_over = join(rest, axis=0)
     joined = arithmetic.exact(np.concatenate(bases)) if bases else None
-    return Blocks(slices, coefficients, joined, _distances(arithmetic, left_over))
+    return FrequencyBlocks(slices, coefficients, joined, _distances(arithmetic, left_over))
 
 
 def _distances(arithmetic: Arithmetic, rows: Rounded) -> Rounded:
@@ -138,7 +138,7 @@ def _distances(arithmetic: Arithmetic, rows: Rounded) -> Rounded:
 
 
 @dataclass(frozen=True, eq=False)
-class Tables:
+class EffectTables:
     """What each of the four effects adds to the logits, [p, V], and the pre-activations."""
 
     first: Rounded
@@ -147,7 +147,7 @@ class Tables:
     logits: list[Rounded]
 
 
-def build_tables(arithmetic: Arithmetic, problem: Problem) -> Tables:
+def build_tables(arithmetic: Arithmetic, problem: PairsProblem) -> EffectTables:
     """Everything that depends on one of a, b, a+b, a-b alone."""
     weights = problem.weights
     W_in, W_out = arithmetic.exact(weights.W_in), arithmetic.exact(weights.W_out)
@@ -162,11 +162,15 @@ def build_tables(arithmetic: Arithmetic, problem: Problem) -> Tables:
         skip = arithmetic.exact(weights.skip)
         logits[0] = arithmetic.add(logits[0], arithmetic.product(left, skip))
         logits[1] = arithmetic.add(logits[1], arithmetic.product(right, skip))
-    return Tables(first, second, effects, logits)
+    return EffectTables(first, second, effects, logits)
 
 
 def margins(
-    arithmetic: Arithmetic, problem: Problem, tables: Tables, blocks: Blocks, a: int
+    arithmetic: Arithmetic,
+    problem: PairsProblem,
+    tables: EffectTables,
+    blocks: FrequencyBlocks,
+    a: int,
 ) -> Rounded:
     """Lower bounds on the margins of (a, b) against every class, [b, V]; 0 at the label."""
     p = len(problem.left)
@@ -190,7 +194,7 @@ def margins(
     return arithmetic.subtract(gap, charge)
 
 
-def evaluate(arithmetic: Arithmetic, problem: Problem) -> Iterator[tuple[int, Array, Array]]:
+def evaluate(arithmetic: Arithmetic, problem: PairsProblem) -> Iterator[tuple[int, Array, Array]]:
     """For every a: the worst margin of each b (a lower bound) and its CE (an upper bound)."""
     tables, blocks = build_tables(arithmetic, problem), build_blocks(arithmetic, problem)
     p = len(problem.left)

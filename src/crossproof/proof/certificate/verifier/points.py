@@ -30,10 +30,10 @@ LARGEST_WORK = 10**13
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class PointsProblem:
     """Everything of a `points` certificate, checked."""
 
-    weights: checks.Weights
+    weights: checks.NetworkWeights
     inputs: Array
     labels: Indices
     decoder: Array
@@ -48,7 +48,7 @@ class Problem:
         return int(np.diff(self.offsets).max(initial=1))
 
 
-def read(certificate: Certificate) -> Problem:
+def read(certificate: Certificate) -> PointsProblem:
     """Checks shapes, index ranges and budgets."""
     sizes: checks.Sizes = {}
     weights = checks.network(certificate, sizes)
@@ -65,14 +65,14 @@ def read(certificate: Certificate) -> Problem:
     if not all(ends) or (np.diff(offsets) < 0).any():
         raise CertificateError("proof.offsets must rise from 0 to the number of latents, T+1 long.")
     decoder, bias = dictionary["atoms"], dictionary["bias"]
-    problem = Problem(weights, **domain, decoder=decoder, bias=bias, **proof)
+    problem = PointsProblem(weights, **domain, decoder=decoder, bias=bias, **proof)
     checks.budget("numbers a point", problem.widest * sizes["N"], LARGEST_ENTRIES)
     work = sizes["T"] * sizes["N"] * (sizes["D"] + 2 * sizes["V"] + 30 * problem.widest)
     checks.budget("operations", work + sizes["N"] * sizes["V"] ** 2, LARGEST_WORK)
     return problem
 
 
-def padded(problem: Problem, rows: Indices) -> tuple[Indices, Array]:
+def padded(problem: PointsProblem, rows: Indices) -> tuple[Indices, Array]:
     """Latents of some points [B, K]: index and activation, 0 where there is none."""
     width = problem.widest
     start = problem.offsets[rows][:, None] + np.arange(width)
@@ -82,10 +82,10 @@ def padded(problem: Problem, rows: Indices) -> tuple[Indices, Array]:
     return index, np.where(there, problem.values[start], 0.0)
 
 
-class Engine:
+class PointsEngine:
     """The two bounds, with what all points share."""
 
-    def __init__(self, arithmetic: Arithmetic, problem: Problem) -> None:
+    def __init__(self, arithmetic: Arithmetic, problem: PointsProblem) -> None:
         self.arithmetic = count = arithmetic
         self.problem, weights = problem, problem.weights
         self.W_in, self.W_out = count.exact(weights.W_in), count.exact(weights.W_out)
@@ -131,7 +131,7 @@ class Engine:
         residual = count.absolute(count.subtract(z, reconstructed))
         error = count.add(residual, count.absolute(others))
         highest = count.maximum(count.maximum(z, reconstructed), kept)
-        error = _unless(highest.high <= 0, error)
+        error = error.zero_where(highest.high <= 0)
         return count.relu(kept), error, error
 
     def additive(self, p: Rounded, z: Rounded) -> tuple[Rounded, Rounded, Rounded]:
@@ -149,8 +149,8 @@ class Engine:
         reconstructed = count.add(count.total(p, axis=1), base)
         residual = count.absolute(count.subtract(z, reconstructed))
         off = count.maximum(z, reconstructed).high <= 0
-        residual = _unless(off, residual)
-        less, more = _unless(affine, less), _unless(affine, more)
+        residual = residual.zero_where(off)
+        less, more = less.zero_where(affine), more.zero_where(affine)
         return hidden, count.add(less, residual), count.add(more, residual)
 
     def _chain(self, p: Rounded) -> tuple[Rounded, Rounded]:
@@ -164,19 +164,17 @@ class Engine:
         for k in range(1, p.value.shape[1]):
             step = count.minimum(count.absolute(so_far), count.absolute(p[:, k]))
             same = so_far.value * p.value[:, k] > 0
-            less, more = count.add(less, _unless(same, step)), count.add(more, _unless(~same, step))
+            less = count.add(less, step.zero_where(same))
+            more = count.add(more, step.zero_where(~same))
             so_far = count.add(so_far, p[:, k])
         return less, more
 
 
-def _unless(zero: np.ndarray, of: Rounded) -> Rounded:
-    """`of`, but exactly zero where `zero` is true."""
-    return Rounded(np.where(zero, 0.0, of.value), *of.bounds)
-
-
-def evaluate(arithmetic: Arithmetic, problem: Problem) -> Iterator[tuple[Indices, Array, Array]]:
+def evaluate(
+    arithmetic: Arithmetic, problem: PointsProblem
+) -> Iterator[tuple[Indices, Array, Array]]:
     """Rows, the worst margin of each (a lower bound) and its CE (an upper bound)."""
-    engine = Engine(arithmetic, problem)
+    engine = PointsEngine(arithmetic, problem)
     entries = problem.widest * problem.weights.W_in.shape[1]
     chunk = max(LARGEST_ENTRIES // entries, 1)
     for label in np.unique(problem.labels):

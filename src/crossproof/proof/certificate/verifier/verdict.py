@@ -11,54 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from crossproof.proof.certificate.format import Certificate, CertificateError, read_certificate
+from crossproof.proof.certificate.result import VerificationResult
 from crossproof.proof.certificate.verifier import balls, balls_boxes, boxes, pairs, points
 from crossproof.proof.certificate.verifier.arithmetic import UNIT, UP, Arithmetic, Array, gamma
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The verifier's own figures; `holds` says whether they reach the certificate's claim."""
-
-    kind: str
-    holds: bool
-    accuracy: float
-    """Certified: the network's accuracy on the domain is at least this."""
-    cross_entropy: float | None
-    """Certified: the network's mean cross-entropy (nats) is at most this; None without bound."""
-    claimed_accuracy: float | None
-    claimed_cross_entropy: float | None
-    chance: float
-    """Accuracy of always giving the likeliest label (of any label, where that is not known)."""
-    classes: int
-    operations: int
-    """Arithmetic operations of this verification; a multiply-add is two."""
-    brute_force: int | None
-    """Operations of running the network on every input; None where there are uncountably many."""
-    seconds: float
-    bytes: int
-    """Size of the certificate, the network and the domain included."""
-    network: str
-    domain: str
-    dictionary: str | None
-    balls: int = 0
-    """Groups whose inequality was derived again in ball arithmetic."""
-    by_bound: dict[str, float] = field(default_factory=dict)
-    """Of `boxes`: the mass that each bound proved."""
-
-    @property
-    def accuracy_vacuous(self) -> bool:
-        """Whether the certified accuracy says no more than guessing."""
-        return self.accuracy <= self.chance
-
-    @property
-    def cross_entropy_vacuous(self) -> bool:
-        """Whether the certified cross-entropy says no more than a uniform guess."""
-        return self.cross_entropy is None or not self.cross_entropy < math.log(self.classes)
-
-
 def verify(
     folder: str | Path, *, network: str | None = None, domain: str | None = None, arb: bool = False
-) -> Verdict:
+) -> VerificationResult:
     """Verifies the certificate in `folder`.
 
     `network` and `domain` are hashes it must speak about, where the caller knows them. With `arb`
@@ -78,19 +38,21 @@ def verify(
     return judge(certificate, arb, began)
 
 
-def judge(certificate: Certificate, arb: bool = False, began: float | None = None) -> Verdict:
+def judge(
+    certificate: Certificate, arb: bool = False, began: float | None = None
+) -> VerificationResult:
     """The verdict on a certificate that has been read."""
     began = time.perf_counter() if began is None else began
     arithmetic = Arithmetic()
-    found = {"points": _points, "pairs": _pairs, "boxes": _boxes}[certificate.kind]
+    figures_of = {"points": _points, "pairs": _pairs, "boxes": _boxes}[certificate.kind]
     with np.errstate(all="ignore"):  # what is not a number proves nothing
-        figures = found(arithmetic, certificate, arb)
+        figures = figures_of(arithmetic, certificate, arb)
     claim = certificate.claim
     accuracy, entropy = claim.get("accuracy"), claim.get("cross_entropy")
     reached = accuracy is None or figures.accuracy >= accuracy
     bound = figures.cross_entropy
     reached = reached and (entropy is None or (bound is not None and bound <= entropy))
-    return Verdict(
+    return VerificationResult(
         kind=certificate.kind,
         holds=reached,
         accuracy=figures.accuracy,

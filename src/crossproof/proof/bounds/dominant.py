@@ -1,4 +1,6 @@
-"""Theorem T1c: the first-order part of what a simplified neuron misses, exactly; the rest, bounded.
+"""Theorems T1 and T1c: what a neuron loses when only the largest contributions reach it.
+
+T1 charges the loss by its absolute value. T1c gives its first-order part exactly,
 
  σ(z) - σ(z') = s (z - z') + r,   |r| ≤ (ω_J / 2) |z - z'|
 
@@ -17,9 +19,33 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crossproof.lm.activation import Activation
-from crossproof.lm.constants import slope_range
-from crossproof.proof.bounds.paths import Path
+from crossproof.lm.constants import lipschitz, slope_range
+from crossproof.proof.bounds.preactivations import Preactivations
 from crossproof.rounding import upward
+
+
+def dominant_gap(activation: Activation, path: Preactivations) -> Float[Tensor, "B N"]:
+    """δ_n ≥ |σ(z_n) - σ(ẑ^dom_n)| without evaluating σ: L' e_n + L'' |s_n|.
+
+    L' is local to the interval from z to ẑ and L'' to that from ẑ to ẑ^dom, so δ_n is at most T1's
+    L_n (e_n + |s_n|). Rounding is covered if the path carries its slack.
+    """
+    error, rest = path.error, path.signed_rest.abs()
+    if path.slack is not None:
+        rest = rest + path.slack
+    first = lipschitz(activation, *path.between(path.true, path.reconstructed))
+    second = lipschitz(activation, *path.between(path.reconstructed, path.kept))
+    return _zero_or_upward(first * error + second * rest)
+
+
+def residual_gap(activation: Activation, path: Preactivations) -> Float[Tensor, "B N"]:
+    """δ_n ≥ |σ(z_n) - σ(ẑ_n)|: L' e_n, what the residual alone costs."""
+    slope = lipschitz(activation, *path.between(path.true, path.reconstructed))
+    return _zero_or_upward(slope * path.error)
+
+
+def _zero_or_upward(bound: Tensor) -> Tensor:
+    return torch.where(bound > 0, upward(bound), 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +70,7 @@ def centred_slope(
     return slope, torch.maximum(top - slope, slope - bottom)
 
 
-def centred_gap(activation: Activation, path: Path) -> Centred:
+def centred_gap(activation: Activation, path: Preactivations) -> Centred:
     """T1c between the model's pre-activation and the kept one, J the interval between them.
 
     Rounding is covered if the path carries its slack.

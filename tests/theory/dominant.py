@@ -15,12 +15,12 @@ from torch import Tensor
 
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.interactions.contributions import Dominance, MLPDictionary
-from crossproof.lm.activation import Activation
 from crossproof.lm.constants import LIPSCHITZ, lipschitz
 from crossproof.lm.mlp import MLPWeights
-from crossproof.proof.bounds.functionals import gram_bound, spectral_bound, spectral_norm
-from crossproof.proof.bounds.paths import Path, linear_path
+from crossproof.proof.bounds.outputs import gram_bound, spectral_norm
+from crossproof.proof.bounds.preactivations import linear_path
 from crossproof.rounding import upward
+from theory.functionals import spectral_bound
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,8 @@ def dominant_ladder(
     gaps = mlp.activation(path.true) - mlp.activation(path.kept)
     norms, slope = view.output_norms, LIPSCHITZ[mlp.activation]
     moved = path.error + path.signed_rest.abs()
-    local = lipschitz(mlp.activation, *path.hull_of_all())
+    points = torch.stack([path.true, path.reconstructed, path.kept])
+    local = lipschitz(mlp.activation, points.amin(0), points.amax(0))
     residual, interaction = slope * (path.error @ norms), path.rest @ norms
     return Ladder(
         B0=(gaps @ mlp.W_out).norm(dim=1),
@@ -77,26 +78,6 @@ def dominant_ladder(
     )
 
 
-def dominant_gap(activation: Activation, path: Path) -> Float[Tensor, "B N"]:
-    """δ_n ≥ |σ(z_n) - σ(ẑ^dom_n)| without evaluating σ: L' e_n + L'' |s_n|.
-
-    L' is local to the interval from z to ẑ and L'' to that from ẑ to ẑ^dom, so δ_n is at most T1's
-    L_n (e_n + |s_n|). Rounding is covered if the path carries its slack.
-    """
-    error, rest = path.error, path.signed_rest.abs()
-    if path.slack is not None:
-        rest = rest + path.slack
-    first = lipschitz(activation, *path.between(path.true, path.reconstructed))
-    second = lipschitz(activation, *path.between(path.reconstructed, path.kept))
-    return _zero_or_upward(first * error + second * rest)
-
-
-def residual_gap(activation: Activation, path: Path) -> Float[Tensor, "B N"]:
-    """δ_n ≥ |σ(z_n) - σ(ẑ_n)|: L' e_n, what the residual alone costs."""
-    slope = lipschitz(activation, *path.between(path.true, path.reconstructed))
-    return _zero_or_upward(slope * path.error)
-
-
 def spectral_residuals(
     mlp: MLPWeights, error: Float[Tensor, "B D"]
 ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
@@ -109,7 +90,3 @@ def spectral_residuals(
     first = outer * (error @ plain.W_in).norm(dim=1)
     second = outer * spectral_norm(plain.W_in) * error.norm(dim=1)
     return upward(first, sum(plain.W_in.shape)), upward(second, sum(plain.W_in.shape))
-
-
-def _zero_or_upward(bound: Tensor) -> Tensor:
-    return torch.where(bound > 0, upward(bound), 0)

@@ -1,11 +1,11 @@
-"""Groups of latents as the units that interact (THEORY T2.5), and contributions spelt out."""
+"""Groups of latents as the units that interact (THEORY T2.5)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from crossproof.crosscoder.latents import SparseLatents
@@ -53,17 +53,3 @@ def as_blocks(view: MLPDictionary, latents: SparseLatents, partition: Int[Tensor
 
     gate = None if view.G_gate is None else summed(view.G_gate)
     return Blocks(replace(view, G=summed(view.G), G_gate=gate), units, pairs % width)
-
-
-def contributions(latents: SparseLatents, G: Float[Tensor, "H N"]) -> Float[Tensor, "B K N"]:
-    """p of each token's active latents in turn, K being the largest number of them; 0 beyond.
-
-    Takes [B, K, N] memory: for the bounds that have to sort or pair contributions.
-    """
-    counts = latents.offsets.diff()
-    width = int(counts.max()) if len(counts) else 0
-    slots = torch.arange(len(latents.indices), device=counts.device)
-    slots = slots - latents.offsets[latents.token_index]
-    out = G.new_zeros(latents.n_tokens, width, G.shape[1])
-    p = latents.values[:, None] * G[latents.indices]
-    return out.index_put((latents.token_index, slots), p)

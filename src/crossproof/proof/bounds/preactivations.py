@@ -16,7 +16,7 @@ from crossproof.rounding import gamma, product_slack
 
 
 @dataclass(frozen=True, eq=False)
-class Path:
+class Preactivations:
     """One path of an MLP (the only one of a plain MLP) at each token and neuron.
 
     z = `true` is the model's pre-activation; ẑ = `reconstructed` = β + sum_h p_h that of all
@@ -66,11 +66,6 @@ class Path:
         """Q_n: every value that β plus any subset of the contributions can take."""
         return self._widened(self.baseline + self.low, self.baseline + self.high)
 
-    def hull_of_all(self) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]]:
-        """J_n: from the least to the largest of z, ẑ and ẑ^dom."""
-        points = torch.stack([self.true, self.reconstructed, self.kept])
-        return self._widened(points.amin(0), points.amax(0))
-
     def between(
         self, one: Float[Tensor, "B N"], other: Float[Tensor, "B N"]
     ) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]]:
@@ -87,7 +82,7 @@ def linear_path(
     x: Float[Tensor, "B D"] | None = None,
     dominance: Dominance | None = None,
     rigorous: bool = False,
-) -> Path:
+) -> Preactivations:
     """The linear path (the only one of a plain MLP) of every token.
 
     Without `x` the model is taken to run on the reconstruction. `dominance` defaults to the
@@ -104,7 +99,7 @@ def gate_path(
     x: Float[Tensor, "B D"] | None = None,
     dominance: Dominance | None = None,
     rigorous: bool = False,
-) -> Path:
+) -> Preactivations:
     """The gate of a gated MLP, like `linear_path`; raises CrossproofError for a plain one."""
     dominance = view.dominance(latents) if dominance is None else dominance
     W, b = view.mlp.W_gate, view.mlp.b_gate
@@ -122,14 +117,14 @@ def _path(
     x: Tensor | None,
     weights: tuple[Tensor, Tensor],
     rigorous: bool,
-) -> Path:
+) -> Preactivations:
     low, high = signed_sums(latents, G)
     true = baseline + (low + high) if x is None else x @ weights[0] + weights[1]
     slack = None
     if rigorous:
         slack = rounding_slack(latents, baseline, high - low)
         slack = slack if x is None else slack + product_slack(x, *weights)
-    return Path(baseline, dominant, low, high, true, slack)
+    return Preactivations(baseline, dominant, low, high, true, slack)
 
 
 def signed_sums(
@@ -152,3 +147,17 @@ def rounding_slack(
     counts = latents.offsets.diff()
     terms = int(counts.max()) if len(counts) else 0
     return gamma(8 * terms + 32, magnitude.dtype) * (baseline.abs() + magnitude)
+
+
+def contributions(latents: SparseLatents, G: Float[Tensor, "H N"]) -> Float[Tensor, "B K N"]:
+    """p of each token's active latents in turn, K being the largest number of them; 0 beyond.
+
+    Takes [B, K, N] memory: for the bounds that have to sort or pair contributions.
+    """
+    counts = latents.offsets.diff()
+    width = int(counts.max()) if len(counts) else 0
+    slots = torch.arange(len(latents.indices), device=counts.device)
+    slots = slots - latents.offsets[latents.token_index]
+    out = G.new_zeros(latents.n_tokens, width, G.shape[1])
+    p = latents.values[:, None] * G[latents.indices]
+    return out.index_put((latents.token_index, slots), p)

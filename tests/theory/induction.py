@@ -1,4 +1,4 @@
-"""Several blocks: a ball around the reconstruction, pushed from hookpoint to hookpoint (T4).
+"""T4 by Lipschitz constants: a ball around the reconstruction, pushed through a block.
 
 If ‖r - r̂(a)‖ ≤ ρ before r -> r + MLP(norm r), then behind it
 
@@ -6,10 +6,13 @@ If ‖r - r̂(a)‖ ≤ ρ before r -> r + MLP(norm r), then behind it
 
 where Lip is a Lipschitz constant on the ball. The middle term is T1, T2.2 or T3 at x = norm r̂, so
 that the norm's defect ν takes the place of the residual: e_n = |<w_n, norm(r̂) - x̂>|. κ is the
-dictionary's own inconsistency, a function of latents alone.
+dictionary's own inconsistency, a function of latents alone. What ships (`attribution.chain`)
+spreads the ball neuron by neuron instead of by one constant.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from jaxtyping import Float
@@ -21,8 +24,9 @@ from crossproof.lm.constants import slope_range
 from crossproof.lm.mlp import MLPWeights
 from crossproof.lm.norms import Norm
 from crossproof.proof.bounds.additive import steps
-from crossproof.proof.bounds.functionals import spectral_norm
-from crossproof.rounding import preactivation_slack, upward
+from crossproof.proof.bounds.outputs import spectral_norm
+from crossproof.rounding import gamma, upward
+from theory.rounding import preactivation_slack
 
 
 def block_step(
@@ -65,7 +69,7 @@ def block_lipschitz(
     mlp: MLPWeights, norm: Norm, r: Float[Tensor, "B D"], radius: Float[Tensor, " B"]
 ) -> Float[Tensor, " B"]:
     """Lip of r -> r + MLP(norm r) on the ball around each r: 1 + Lip(norm)·Lip(MLP)."""
-    through = norm.lipschitz(r, radius)
+    through = norm_lipschitz(norm, r, radius)
     inner = mlp_lipschitz(mlp, norm(r), upward(through * radius))
     return upward(1 + through * inner)
 
@@ -113,3 +117,14 @@ def latent_defects(
     moved = steps(mlp.activation, view.baseline, values * view.G[latents.indices])
     defects: Tensor = (values * decoder_steps[latents.indices] - moved @ mlp.W_out).norm(dim=1)
     return defects
+
+
+def norm_lipschitz(
+    norm: Norm, r: Float[Tensor, "*batch D"], radius: Float[Tensor, "*batch"]
+) -> Float[Tensor, "*batch"]:
+    """A Lipschitz constant of the norm on the ball: max |weight| · √D / s_lo.
+
+    The Jacobian of √D Pr / s is (√D / s)(I - (Pr)(Pr)ᵀ / s²)P, of norm at most √D / s.
+    """
+    low, _ = norm.scale_range(r, radius)
+    return norm.weight.abs().max() * math.sqrt(norm.width) / low * (1 + gamma(8, r.dtype))

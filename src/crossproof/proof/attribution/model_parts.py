@@ -19,9 +19,8 @@ from crossproof.lm.unembedding import (
     mlp_norm,
     unembedding,
 )
-from crossproof.proof.attribution.balls import AttentionBall, MLPBall
+from crossproof.proof.attribution.balls import AttentionBall, LogitBall, MLPBall
 from crossproof.proof.attribution.last_block import LastBlock
-from crossproof.proof.attribution.logits import LogitBall
 
 ROLES = ("resid_pre", "resid_mid", "mlp_in", "resid_post")
 _SPELLING = {
@@ -33,7 +32,7 @@ _SPELLING = {
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
+class BlockParts:
     """One block's steps as the chain of bounds takes them, in float64."""
 
     index: int
@@ -50,7 +49,7 @@ class Block:
 class ModelParts:
     """A model's blocks and logits, in float64."""
 
-    blocks: tuple[Block, ...]
+    blocks: tuple[BlockParts, ...]
     unembedding: Unembedding
     logits: LogitBall
     last: LastBlock
@@ -72,15 +71,15 @@ def model_parts(model: LanguageModel) -> ModelParts:
     return ModelParts(blocks, view, LogitBall(view), LastBlock(blocks[-1].mlp.mlp, view))
 
 
-def _block(model: LanguageModel, index: int) -> Block:
+def _block(model: LanguageModel, index: int) -> BlockParts:
     check_sequential(model, index)
     mlp = MLPBall(model.mlp(index).to(dtype=torch.float64))
     norms = attention_norm(model, index), mlp_norm(model, index)
     try:
         attention = AttentionBall(model.attention(index).to(dtype=torch.float64))
     except CrossproofError as error:
-        return Block(index, *norms, mlp, None, str(error))
-    return Block(index, *norms, mlp, attention)
+        return BlockParts(index, *norms, mlp, None, str(error))
+    return BlockParts(index, *norms, mlp, attention)
 
 
 def chain_hookpoints(crosscoder: Crosscoder) -> tuple[BlockHookpoints, ...]:
@@ -114,7 +113,7 @@ def last_view(parts: ModelParts, crosscoder: Crosscoder) -> MLPDictionary:
     return block_view(parts.blocks[index], crosscoder, place)
 
 
-def block_view(block: Block, crosscoder: Crosscoder, place: int) -> MLPDictionary:
+def block_view(block: BlockParts, crosscoder: Crosscoder, place: int) -> MLPDictionary:
     """The dictionary as one block's MLP sees it, in float64."""
     with torch.no_grad():
         decoder, bias = (

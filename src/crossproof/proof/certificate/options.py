@@ -1,0 +1,26 @@
+"""What `crossproof prove` searches for, without PyTorch: its command line is made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ProverOptions:
+    """What is certified, and how long the search may take."""
+
+    seed: int = 0
+    """Of the training, and of the sample."""
+    quick: bool = False
+    """Train for a shorter time."""
+    kind: Literal["auto", "points", "boxes"] = "auto"
+    """Certify a sample (points) or a continuum (boxes); auto: boxes for the task continuum."""
+    dictionary: Literal["learned", "true"] = "learned"
+    """The task's learned dictionary, or the features that generate its inputs."""
+    points: int = 2000
+    """Inputs in the sample."""
+    nodes: int = 50_000
+    """How many boxes to look at; more of them prove more."""
+    blocks: int = -1
+    """Frequencies of a modular certificate; -1 searches the cheapest of highest accuracy."""

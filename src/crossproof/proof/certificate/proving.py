@@ -1,0 +1,128 @@
+"""Trains a task or takes a network, searches a certificate of its accuracy, and verifies it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from crossproof.crosscoder.latents import SparseLatents
+from crossproof.errors import CrossproofError
+from crossproof.proof.bounds.network import Dictionary, Network, PairDomain, SparseDomain
+from crossproof.proof.certificate.cost import BruteForce, Cost, brute_force, brute_force_pairs
+from crossproof.proof.certificate.options import ProverOptions
+from crossproof.proof.certificate.provers.boxes import boxes_draft
+from crossproof.proof.certificate.provers.latents import fitted_latents, generating_latents
+from crossproof.proof.certificate.provers.pairs import best_draft, effects, pairs_draft
+from crossproof.proof.certificate.provers.points import points_draft
+from crossproof.proof.certificate.result import VerificationResult
+from crossproof.proof.certificate.verifier.arithmetic import Arithmetic
+from crossproof.proof.certificate.writer import Draft, publish
+from crossproof.result import Result
+from crossproof.tables import Row, Table, fixed
+
+
+@dataclass(frozen=True, repr=False)
+class ProofResult(Result):
+    """A written certificate, what the verifier says of it, and the truth beside it."""
+
+    folder: Path
+    verification: VerificationResult
+    truth: BruteForce
+    truth_of: str
+    """Which inputs the truth was measured on."""
+    cost: Cost
+    """What the search took."""
+
+    def tables(self) -> list[Table]:
+        """The verifier's tables, and what running the network gave."""
+        truth = self.truth
+        rows = (
+            Row("accuracy", (truth.accuracy,), style=fixed(6)),
+            Row("cross-entropy", (truth.cross_entropy,), style=fixed(6)),
+            Row("operations", (truth.cost.operations,)),
+            Row("seconds", (truth.cost.seconds,), style=fixed(3)),
+        )
+        return [*self.verification.tables(), Table("The truth", (self.truth_of,), rows)]
+
+
+def prove(
+    task: str | Network,
+    out: Path | str,
+    options: ProverOptions | None = None,
+    *,
+    domain: PairDomain | SparseDomain | None = None,
+    dictionary: Dictionary | None = None,
+) -> ProofResult:
+    """Writes a certificate folder, replacing an earlier one, and verifies what it says.
+
+    `task` names one of `crossproof.proof.tasks.TASKS`, whose network and dictionary are trained,
+    or is a network; then `domain` is what it is certified on, with the latents of `dictionary`
+    (the features that generate the domain, if there is none; pairs need neither).
+
+    Raises CrossproofError for an unknown task, a network without domain, classes that do not fit
+    the domain, or a folder that cannot be written.
+    """
+    options = options or ProverOptions()
+    about: dict[str, object] = {}
+    if isinstance(task, str):
+        from crossproof.proof.tasks import build
+
+        built = build(task, options.seed, quick=options.quick)
+        network, domain, dictionary = built.network, built.domain, built.dictionary
+        about = {"name": task, "seed": options.seed, "quick": options.quick}
+        untaught = dictionary is None and isinstance(domain, SparseDomain)
+        if untaught and options.dictionary != "true":
+            raise CrossproofError(
+                f"The task {task} has no learned dictionary: use --dictionary true."
+            )
+    else:
+        network = task
+    if domain is None:
+        raise CrossproofError("A network is certified on a domain: give one.")
+    learned = None if options.dictionary == "true" else dictionary
+    boxes = options.kind == "boxes" or (options.kind == "auto" and task == "continuum")
+    began, count = time.perf_counter(), Arithmetic()
+    draft, truth, truth_of = _search(network.double(), domain, learned, boxes, options, count)
+    cost = Cost(count.operations, time.perf_counter() - began, 0)
+    verification = publish(draft, Path(out), about | {"prover": asdict(options)}, cost)
+    return ProofResult(Path(out), verification, truth, truth_of, cost)
+
+
+def _search(
+    network: Network,
+    domain: PairDomain | SparseDomain,
+    learned: Dictionary | None,
+    boxes: bool,
+    options: ProverOptions,
+    count: Arithmetic,
+) -> tuple[Draft, BruteForce, str]:
+    """A draft, the truth beside it, and what that truth is of."""
+    if isinstance(domain, PairDomain):
+        truth = brute_force_pairs(network, domain)
+        if options.blocks < 0:
+            return best_draft(network, domain, arithmetic=count), truth, "Brute force"
+        draft = pairs_draft(network, domain, effects(network, domain), options.blocks)
+        return draft, truth, "Brute force"
+    generator = torch.Generator().manual_seed(options.seed)
+    activations, labels = domain.sample(options.points, generator)
+    inputs = domain.inputs(activations)
+    truth = brute_force(network, inputs, labels)
+    if boxes:
+        latents = (
+            generating_latents(domain)
+            if learned is None
+            else fitted_latents(domain, learned.decoder, learned.bias, learned.encode)
+        )
+        draft = boxes_draft(network, domain, latents, nodes=options.nodes, arithmetic=count)
+        return draft, truth, f"The network on {options.points} random inputs"
+    if learned is None:
+        sparse = SparseLatents.from_dense(activations)
+        decoder, bias = domain.decoder, domain.bias
+    else:
+        sparse = SparseLatents.from_dense(learned.encode(inputs))
+        decoder, bias = learned.decoder, learned.bias
+    draft = points_draft(network, inputs, labels, decoder, bias, sparse)
+    return draft, truth, "Brute force"
