@@ -61,7 +61,9 @@ class Constant:
 @cache
 def _homes() -> dict[str, list[str]]:
     homes: dict[str, list[str]] = {}
-    for module in read_modules(Path(crossproof.__file__).parent, "crossproof").values():
+    package = read_modules(Path(crossproof.__file__).parent, "crossproof")
+    theory = read_modules(Path(__file__).parent / "theory", "theory")
+    for module in (*package.values(), *theory.values()):
         for node in statements(module.tree.body):
             target = getattr(node, "target", None)
             name = getattr(node, "name", None) or getattr(target, "id", None)
@@ -70,7 +72,7 @@ def _homes() -> dict[str, list[str]]:
 
 
 def home(name: str, module: str = "") -> ModuleType:
-    """The one module of the package that defines a name; outside the certificates, by default."""
+    """The one module that defines a name; outside the certificates, by default."""
     places = _homes().get(name, [])
     if module:
         places = [place for place in places if place.endswith(f".{module}")]
@@ -78,6 +80,13 @@ def home(name: str, module: str = "") -> ModuleType:
         places = [place for place in places if ".certificate" not in place]
     assert len(places) == 1, f"{name} is defined in {', '.join(places) or 'no module'}"
     return import_module(places[0])
+
+
+class Everywhere:
+    """The package (and the reference theory of the tests) with its names on one level."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(home(name), name)
 
 
 def find_function(name: str, module: str = "") -> FunctionType:

@@ -7,7 +7,6 @@ more, unnamed ones.
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import pytest
 from bound_checks import (
@@ -33,32 +32,16 @@ from bound_checks import (
     swinging,
     through_norm,
 )
-from mutating import Change, Constant, find_function, home
+from mutating import Change, Constant, Everywhere, find_function
 
 from crossproof.lm import Activation
 
-LANDMARKS = {
-    "constants": "slope_range",
-    "slack": "product_slack",
-    "paths": "linear_path",
-    "functionals": "gram_bound",
-    "ladder": "dominant_gap",
-    "additive": "additive_gap",
-    "gated": "gated_gap",
-    "attention": "weight_interval",
-    "norms": "margins_through_norm",
-    "margins": "certified_margins",
-    "induction": "block_step",
-    "centred": "centred_gap",
-}
-"""The modules that the checks name, each by something it defines."""
-
-MODULES = SimpleNamespace(**{name: home(landmark) for name, landmark in LANDMARKS.items()})
+PACKAGE = Everywhere()
 
 RELU, GELU, GELU_TANH = Activation.RELU, Activation.GELU, Activation.GELU_TANH
 SILU, QUICK_GELU, IDENTITY = Activation.SILU, Activation.QUICK_GELU, Activation.IDENTITY
 
-Check = Callable[[SimpleNamespace], None]
+Check = Callable[[Everywhere], None]
 MUTANTS: dict[str, tuple[Change | Constant, Check]] = {
     # The constants of the activations.
     **{
@@ -393,11 +376,11 @@ PASSED: set[Check] = set()
 def test_a_mutant_breaks_an_inequality(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     change, check = MUTANTS[name]
     if check not in PASSED:
-        check(MODULES)
+        check(PACKAGE)
         PASSED.add(check)
     change.apply(monkeypatch)
     with pytest.raises(AssertionError):
-        check(MODULES)
+        check(PACKAGE)
 
 
 # --- the tool itself ------------------------------------------------------------------------------
