@@ -389,7 +389,7 @@ def normed(m: SimpleNamespace) -> None:
             across = across - (across * along).sum(1, keepdim=True) * along
             across = 1e-5 * across / across.norm(dim=1, keepdim=True)
             moved = (norm(nearest + across) - norm(nearest)).norm(dim=1) / 1e-5
-            check(moved, norm.lipschitz(r, radius), 1e-6)
+            check(moved, m.norms.norm_lipschitz(norm, r, radius), 1e-6)
     least = torch.tensor([[2.0, -2.0, 2.0, -2.0]], dtype=F64)
     shift = torch.tensor([[1.0, 1.0, -1.0, -1.0]], dtype=F64)
     scales = torch.tensor([1.0], dtype=F64), torch.tensor([4.0], dtype=F64)
