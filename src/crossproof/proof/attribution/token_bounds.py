@@ -134,9 +134,7 @@ def _chains(
     alone = restarted(inputs, batch.scored).items()
     rows |= {f"restarted/{name}": values[labelled] for name, values in alone}
     chains: dict[str, Chain] = {}
-    modes: tuple[AttentionMode, ...] = (
-        ("measured", "bounded") if parts.attention_bounded else MEASURED
-    )
+    modes = BOTH if parts.attention_bounded else BOTH[:1]
     for engine in ENGINES:
         mlps: list[MLPParts] = [piece[engine] for piece in pieces]
         for name in ("interaction", "norm_defect"):
