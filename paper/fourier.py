@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crossproof.proof.tasks.frequencies import power
+from crossproof.proof.tasks.modular import power
 
 
 def pair_shares(tables: Float[Tensor, "L p p"]) -> Float[Tensor, "L frequencies"]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
 from crossproof.lm import Hookpoints, LanguageModel
 from crossproof.lm.unembedding import unembedding
-from crossproof.proof.tasks.frequencies import power
+from crossproof.proof.tasks.modular import power
 from paper.fourier import class_shares, pair_shares
 from paper.modular_network import EQUALS_AT, all_pairs
 

@@ -72,7 +72,7 @@ def _homes() -> dict[str, list[str]]:
 
 
 def home(name: str, module: str = "") -> ModuleType:
-    """The one module that defines a name; outside the certificates, by default."""
+    """The one module of package or theory that defines a name; not the certificates, by default."""
     places = _homes().get(name, [])
     if module:
         places = [place for place in places if place.endswith(f".{module}")]
@@ -80,13 +80,6 @@ def home(name: str, module: str = "") -> ModuleType:
         places = [place for place in places if ".certificate" not in place]
     assert len(places) == 1, f"{name} is defined in {', '.join(places) or 'no module'}"
     return import_module(places[0])
-
-
-class Everywhere:
-    """The package (and the reference theory of the tests) with its names on one level."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(home(name), name)
 
 
 def find_function(name: str, module: str = "") -> FunctionType:

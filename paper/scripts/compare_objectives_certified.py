@@ -26,20 +26,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from crossproof.crosscoder import SparseLatents
-from crossproof.proof.bounds.network import Network, SparseDomain
+from crossproof.proof.bounds.network import Dictionary, Network, SparseDomain
 from crossproof.proof.certificate.provers.points import points_draft
 from crossproof.proof.certificate.verifier.verdict import judge
 from crossproof.proof.certificate.writer import as_certificate
 from crossproof.proof.tasks import TASKS, Plan, held_out_seed, sparse
-from crossproof.proof.tasks.dictionary import Dictionary, Recipe, learn
-from crossproof.proof.tasks.margins import certify_sample
+from crossproof.proof.tasks.dictionary import DictionaryRecipe, learn
 from crossproof.training.objectives import Objective
+from paper.toys.certified_margins import certify_sample
 
 T_QUANTILE = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
 """97.5% quantile of Student's t with n - 1 degrees of freedom, by n."""
 ENGINES = ("signed", "additive", "dominant", "verified")
 """verified: a `points` certificate, whose verifier takes the better of T1 and T2.2 margin by margin
-and accounts for rounding; the others: `tasks.margins`."""
+and accounts for rounding; the others: `paper.toys.certified_margins`."""
 ENGINE = "verified"
 """By whose certified accuracy strengths are chosen."""
 OBJECTIVES: dict[str, list[Objective]] = {
@@ -117,7 +117,7 @@ def figures(
     }
 
 
-def variants(recipe: Recipe) -> Iterator[tuple[str, float, Recipe]]:
+def variants(recipe: DictionaryRecipe) -> Iterator[tuple[str, float, DictionaryRecipe]]:
     """Objective, strength and recipe of every dictionary."""
     for name, objectives in OBJECTIVES.items():
         for objective in objectives:

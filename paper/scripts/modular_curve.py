@@ -26,7 +26,8 @@ from crossproof.proof.bounds.network import Network, PairDomain
 from crossproof.proof.certificate.provers.pairs import best_draft
 from crossproof.proof.certificate.verifier.verdict import judge
 from crossproof.proof.certificate.writer import as_certificate
-from crossproof.proof.tasks import TASKS, find_frequencies, modular
+from crossproof.proof.tasks import TASKS, modular
+from paper.toys.frequencies import find_frequencies
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,11 @@ def train(
 ) -> None:
     """One network; `curve` gains a point and is saved at every checkpoint."""
     recipe = TASKS[f"modular-{options.p}"]
-    assert isinstance(recipe, modular.Recipe)
+    assert isinstance(recipe, modular.ModularRecipe)
     recipe = replace(recipe, steps=max(options.checkpoints), purity=purity, output_purity=purity)
     curve |= {"seed": seed, "recipe": asdict(recipe), "points": []}
 
-    def watch(step: int, weights: modular.Weights) -> None:
+    def watch(step: int, weights: modular.ModularWeights) -> None:
         if step not in options.checkpoints:
             return
         last = {"step": step} | describe(*weights.fold())

@@ -68,7 +68,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     small = Plan(network, replace(plan.dictionary, steps=5))
     monkeypatch.setitem(TASKS, "sparse", small)
     monkeypatch.setitem(TASKS, "continuum", small)
-    recipe = modular.Recipe(p=7, steps=20, neurons=8, width=8, rank=8)
+    recipe = modular.ModularRecipe(p=7, steps=20, neurons=8, width=8, rank=8)
     monkeypatch.setitem(TASKS, "modular-7", recipe)
     few = {"none": [Objective()], "certified": [Objective(certified=0.1)]}
     monkeypatch.setattr(compare, "OBJECTIVES", few)

@@ -12,7 +12,7 @@ from profiles import examples
 from torch import Tensor
 
 from crossproof.proof.bounds.network import Network
-from crossproof.proof.tasks.margins import ENGINES, certify_sample, contributions, margins
+from paper.toys.certified_margins import ENGINES, certify_sample, contributions, margins
 
 F64 = torch.float64
 D, N, V, H, T = 4, 7, 3, 5, 9

@@ -50,6 +50,6 @@ def test_links_and_files_exist(page: Path) -> None:
         other = (page.parent / target).resolve()
         assert other.exists(), target
         assert not anchor or anchor in anchors(other), (target, anchor)
-    for path in re.findall(r"`((?:tests|proof)/[\w/]+\.py)`", text):
-        base = ROOT / "src" / "crossproof" if path.startswith("proof") else ROOT
+    for path in re.findall(r"`((?:tests|proof|lm)/[\w/]+\.py|rounding\.py)`", text):
+        base = ROOT if path.startswith("tests") else ROOT / "src" / "crossproof"
         assert (base / path).exists(), path

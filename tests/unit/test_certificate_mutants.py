@@ -193,7 +193,7 @@ MUTANTS = [
     ("points", "points", "PointsEngine.additive", "count.maximum(z, X).high", "X.high"),
     ("points", "points", "PointsEngine.additive", "down.low >= 0", "down.low >= -1"),
     ("points", "points", "PointsEngine.additive", "up.high <= 0", "up.high <= 1"),
-    ("points", "points", "PointsEngine.additive", "_unless(off, X)", "_unless(off | True, X)"),
+    ("points", "points", "PointsEngine.additive", "X.zero_where(off)", "X.zero_where(off | True)"),
     ("points", "points", "PointsEngine._chain", "X > 0", "X < 0"),
     ("points", "points", "PointsEngine._chain", "count.add(less, X)", "X"),
     ("points", "points", "PointsEngine._chain", "count.add(more, X)", "X"),

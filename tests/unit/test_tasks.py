@@ -10,9 +10,10 @@ from torch import Tensor
 
 from crossproof.errors import CrossproofError
 from crossproof.proof.bounds.network import Network, PairDomain, SparseDomain
-from crossproof.proof.tasks import TASKS, Built, Plan, build, find_frequencies, modular, sparse
+from crossproof.proof.tasks import TASKS, Built, Plan, build, modular, sparse
 from crossproof.proof.tasks import dictionary as dictionaries
 from crossproof.training.objectives import Objective
+from paper.toys.frequencies import find_frequencies
 
 F64 = torch.float64
 
@@ -73,7 +74,7 @@ def test_a_seed_fixes_everything() -> None:
 
 
 def test_modular_training_is_fixed_by_its_seed_and_watched() -> None:
-    recipe = modular.Recipe(p=7, steps=5, neurons=6, width=8, rank=8)
+    recipe = modular.ModularRecipe(p=7, steps=5, neurons=6, width=8, rank=8)
     seen: list[int] = []
     network, domain = modular.train(recipe, 0, watch=lambda step, _: seen.append(step))
     again, same = modular.train(recipe, 0)
@@ -85,7 +86,9 @@ def test_modular_training_is_fixed_by_its_seed_and_watched() -> None:
 
 
 def test_folding_keeps_the_function() -> None:
-    weights = modular.Weights.draw(modular.Recipe(p=7, steps=1, neurons=9, width=8, rank=4), 0)
+    weights = modular.ModularWeights.draw(
+        modular.ModularRecipe(p=7, steps=1, neurons=9, width=8, rank=4), 0
+    )
     with torch.no_grad():
         weights.b_in.normal_()
         network, domain = weights.fold()
@@ -106,7 +109,7 @@ def test_the_penalty_of_purity_is_what_lies_outside_the_strongest_frequency() ->
 
 @pytest.mark.parametrize(("active", "sets", "size"), [("pairs", 276, 2), ("partners", 66, 4)])
 def test_active_sets(active: str, sets: int, size: int) -> None:
-    found = sparse.active_sets(sparse.Recipe(active=active))  # type: ignore[arg-type]
+    found = sparse.active_sets(sparse.SparseRecipe(active=active))  # type: ignore[arg-type]
     assert found.shape == (sets, size)
     assert len({tuple(row) for row in found.tolist()}) == sets
     if active == "partners":

@@ -62,8 +62,8 @@ def attribution_section(
 def of_runs(result: AttributionResult | None, runs: Sequence[Run]) -> AttributionResult | None:
     """The attribution of the page's runs, in their order; None if there is none."""
     every = {} if result is None else result.runs
-    found = {run.name: every[run.name] for run in runs if run.name in every}
-    return replace(result, runs=found) if result is not None and found else None
+    shown = {run.name: every[run.name] for run in runs if run.name in every}
+    return replace(result, runs=shown) if result is not None and shown else None
 
 
 def _limit(run: AttributedRun) -> str:
@@ -126,8 +126,8 @@ def _broken(run: AttributedRun, name: str) -> str:
 def _kept(runs: Mapping[str, AttributedRun]) -> Iterator[str]:
     """The most that any variant certifies, a sentence a reference."""
     for reference, title in REFERENCES.items():
-        found = {name: run.last_block.get(reference) for name, run in runs.items()}
-        texts = [_most(name, variants) for name, variants in found.items() if variants]
+        variants_of = {name: run.last_block.get(reference) for name, run in runs.items()}
+        texts = [_most(name, variants) for name, variants in variants_of.items() if variants]
         if texts:
             yield f"{title}, at most {'; '.join(texts)}."
 

@@ -125,15 +125,15 @@ def _downward(steps: Sequence[str]) -> go.Figure:
 
 
 def _add_steps(
-    figure: go.Figure, run: Run, place: int, values: Sequence[Any], steps: Sequence[str], hover: str
+    figure: go.Figure, run: Run, rank: int, values: Sequence[Any], steps: Sequence[str], hover: str
 ) -> None:
     """One run's line; later ones are thinner, so that a line beneath shows where they agree."""
-    size = 9 - 3 * (place % 2)
+    size = 9 - 3 * (rank % 2)
     figure.add_scatter(
         x=list(values),
         y=list(steps),
         mode="lines+markers",
-        line={"width": 4 - 2 * (place % 2), **_colour(run)},
+        line={"width": 4 - 2 * (rank % 2), **_colour(run)},
         marker={"size": size, **_colour(run)},
         name=run.name,
         hovertemplate=f"{hover}<extra>%{{fullData.name}}</extra>",

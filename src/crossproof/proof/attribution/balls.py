@@ -216,6 +216,6 @@ class LogitBall:
 
     def _apart(self, labels: Tensor) -> Tensor:
         """‖ũ_y - ũ_c‖ of each token's label and every class."""
-        unique, place = labels.unique(return_inverse=True)
+        unique, row = labels.unique(return_inverse=True)
         distances = torch.cdist(self.directions[unique], self.directions, compute_mode=EXACT)
-        return upward(distances, self.unembedding.norm.width + 8)[place]
+        return upward(distances, self.unembedding.norm.width + 8)[row]

@@ -100,24 +100,26 @@ def block_inputs(
     parts: ModelParts, crosscoder: Crosscoder, batch: StreamBatch, views: dict[int, MLPDictionary]
 ) -> list[BlockInputs]:
     """Every block's streams, decoded and true."""
-    found = []
-    for block, places in zip(parts.blocks, crosscoder.hookpoints.blocks, strict=True):
-        pre = _streams(batch, block.index, "pre", places.resid_pre)
-        mid = _streams(batch, block.index, "mid", places.resid_mid)
-        post = _streams(batch, block.index, "post", places.resid_post)
-        assert places.mlp_in is not None  # `chain_hookpoints` looked
-        x_hat = batch.decoded[:, places.mlp_in]
+    inputs = []
+    for block, names in zip(parts.blocks, crosscoder.hookpoints.blocks, strict=True):
+        pre = _streams(batch, block.index, "pre", names.resid_pre)
+        mid = _streams(batch, block.index, "mid", names.resid_mid)
+        post = _streams(batch, block.index, "post", names.resid_post)
+        assert names.mlp_in is not None  # `chain_hookpoints` looked
+        x_hat = batch.decoded[:, names.mlp_in]
         true, view = (pre[0], mid[0], post[0]), views[block.index]
-        found.append(BlockInputs(block, view, *true, pre[1], mid[1], post[1], x_hat))
-    return found
+        inputs.append(BlockInputs(block, view, *true, pre[1], mid[1], post[1], x_hat))
+    return inputs
 
 
-def _streams(batch: StreamBatch, block: int, role: str, place: int | None) -> tuple[Tensor, Tensor]:
+def _streams(
+    batch: StreamBatch, block: int, role: str, hookpoint: int | None
+) -> tuple[Tensor, Tensor]:
     """The model's stream, and the decoded one where positions are scored."""
-    assert place is not None  # `chain_hookpoints` looked
+    assert hookpoint is not None  # `chain_hookpoints` looked
     true = batch.true(block, role)
     decoded = true.clone()
-    decoded[batch.scored] = batch.decoded[:, place]
+    decoded[batch.scored] = batch.decoded[:, hookpoint]
     return true, decoded
 
 
@@ -190,9 +192,9 @@ def mlp_parts(
     mid, post = given.mid[scored], given.post[scored]
     x = given.block.mlp_norm(mid)
     rows: dict[Engine, list[MLPParts]] = {engine: [] for engine in ENGINES}
-    for part, code in chunks(given.view, latents):
-        found = _chunk(given, code, mid[part], post[part], x[part], given.x_hat[part])
-        for engine, values in found.items():
+    for part, piece in chunks(given.view, latents):
+        parts = _chunk(given, piece, mid[part], post[part], x[part], given.x_hat[part])
+        for engine, values in parts.items():
             rows[engine].append(values)
     names = MLPParts.__dataclass_fields__
     return {
@@ -209,17 +211,17 @@ def _chunk(
     among = Neurons(view, latents)
     whole = ball.mlp(x_hat)
     defect_true = (ball.mlp(x) - whole).norm(dim=1)
-    found: dict[Engine, MLPParts] = {}
+    parts: dict[Engine, MLPParts] = {}
     for engine in ENGINES:
         simple = among.simplified(engine)
-        found[engine] = MLPParts(
+        parts[engine] = MLPParts(
             norm_defect=defect,
             interaction=ball.output_bound(simple.gap),
             consistency=(post - (mid + simple.output)).norm(dim=1),
             norm_defect_true=defect_true,
             interaction_true=(whole - simple.output).norm(dim=1),
         )
-    return found
+    return parts
 
 
 def _joined(pieces: list[Tensor]) -> Tensor:
@@ -240,7 +242,7 @@ def restarted(
         distance = (given.true_mid - given.mid)[scored].norm(dim=1)
         mid = given.mid[scored]
         x, reach = block.mlp_norm(mid), through_norm(block.mlp_norm, mid, distance)
-        found = {
+        moves = {
             "MLP moves": block.mlp.spread(x, reach),
             "MLP moves true": _distance(
                 (given.true_post - given.true_mid)[scored], block.mlp.mlp(x)
@@ -251,11 +253,11 @@ def restarted(
             before = (given.true_pre - given.pre).norm(dim=-1)
             reach = through_norm(block.attention_norm, given.pre, before)
             attended = given.true_mid - given.true_pre
-            found["attention moves"] = block.attention.spread(x, reach)[scored]
-            found["attention moves true"] = _distance(
+            moves["attention moves"] = block.attention.spread(x, reach)[scored]
+            moves["attention moves true"] = _distance(
                 attended[scored], block.attention.attention(x)[scored]
             )
-        for name, values in found.items():
+        for name, values in moves.items():
             columns.setdefault(name, []).append(values)
     return {name: torch.stack(values, 1) for name, values in columns.items()}
 

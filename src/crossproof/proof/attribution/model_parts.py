@@ -104,20 +104,20 @@ def chain_hookpoints(crosscoder: Crosscoder) -> tuple[BlockHookpoints, ...]:
 def last_view(parts: ModelParts, crosscoder: Crosscoder) -> MLPDictionary:
     """The dictionary at the last MLP's input; raises CrossproofError if it has no decoder there."""
     index = len(parts.blocks) - 1
-    place = crosscoder.hookpoints.blocks[index].mlp_in
-    if place is None:
+    hookpoint = crosscoder.hookpoints.blocks[index].mlp_in
+    if hookpoint is None:
         raise CrossproofError(
             f"This crosscoder has no decoder at {_SPELLING['mlp_in'].format(index)}, the last "
             f"MLP's input: attribution needs one."
         )
-    return block_view(parts.blocks[index], crosscoder, place)
+    return block_view(parts.blocks[index], crosscoder, hookpoint)
 
 
-def block_view(block: BlockParts, crosscoder: Crosscoder, place: int) -> MLPDictionary:
+def block_view(block: BlockParts, crosscoder: Crosscoder, hookpoint: int) -> MLPDictionary:
     """The dictionary as one block's MLP sees it, in float64."""
     with torch.no_grad():
         decoder, bias = (
-            crosscoder.decoder_vectors(place).double(),
-            crosscoder.decoder_bias(place).double(),
+            crosscoder.decoder_vectors(hookpoint).double(),
+            crosscoder.decoder_bias(hookpoint).double(),
         )
         return MLPDictionary.build(block.mlp.mlp, decoder, bias)

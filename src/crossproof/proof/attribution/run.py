@@ -65,9 +65,9 @@ def attribute(
             tensors = {f"tokens/{key}": values for key, values in bounds.tokens.items()}
             tensors |= {f"last/{key}": values for key, values in bounds.last.items()}
             write_tensors(out / f"{name}.safetensors", tensors)
-    place: dict[str, Any] = asdict(text) if isinstance(text, HeldOut) else {}
-    place["sequences"] = len(sequences)
-    result = AttributionResult(SCHEMA, model.name, model.weights_hash, runs, place)
+    about: dict[str, Any] = asdict(text) if isinstance(text, HeldOut) else {}
+    about["sequences"] = len(sequences)
+    result = AttributionResult(SCHEMA, model.name, model.weights_hash, runs, about)
     if out is not None:
         result.save(out / "attribution.json")
     return result

@@ -137,8 +137,8 @@ class Neurons:
         value, gate, terms = self._kept(m)
         activation, linear = self.view.mlp.activation, replace(self.linear, dominant=value)
         path = linear if self.gate is None or gate is None else replace(self.gate, dominant=gate)
-        found = centred_gap(activation, path)
-        neurons, gap = activation(path.kept) + found.step, found.gap
+        centred = centred_gap(activation, path)
+        neurons, gap = activation(path.kept) + centred.step, centred.gap
         lost = 64 * torch.finfo(neurons.dtype).eps * (path.true - path.kept).abs()
         if path is not linear:
             blur = 0 if linear.slack is None else linear.slack

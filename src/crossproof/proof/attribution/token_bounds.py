@@ -92,7 +92,7 @@ def token_bounds(
         if progress is not None:
             progress(batch.encoded.first + len(batch.tokens), len(sequences))
     why = next((block.why_not for block in parts.blocks if block.attention is None), "")
-    joined = [{name: torch.cat(rows) for name, rows in found.items()} for found in (tokens, final)]
+    joined = [{k: torch.cat(rows) for k, rows in every.items()} for every in (tokens, final)]
     return TokenBounds(baselines, stages, joined[0], joined[1], costs.costliest(top), why)
 
 
@@ -107,9 +107,9 @@ def label_baselines(model: LanguageModel, sequences: Int[Tensor, "S T"]) -> Base
 
 def _views(parts: ModelParts, crosscoder: Crosscoder) -> dict[int, MLPDictionary]:
     views = {}
-    for block, places in zip(parts.blocks, chain_hookpoints(crosscoder), strict=True):
-        assert places.mlp_in is not None
-        views[block.index] = block_view(block, crosscoder, places.mlp_in)
+    for block, names in zip(parts.blocks, chain_hookpoints(crosscoder), strict=True):
+        assert names.mlp_in is not None
+        views[block.index] = block_view(block, crosscoder, names.mlp_in)
     return views
 
 
@@ -134,14 +134,12 @@ def _chains(
     alone = restarted(inputs, batch.scored).items()
     rows |= {f"restarted/{name}": values[labelled] for name, values in alone}
     chains: dict[str, Chain] = {}
-    modes: tuple[AttentionMode, ...] = (
-        ("measured", "bounded") if parts.attention_bounded else ("measured",)
-    )
+    modes = BOTH if parts.attention_bounded else BOTH[:1]
     for engine in ENGINES:
         mlps: list[MLPParts] = [piece[engine] for piece in pieces]
         for name in ("interaction", "norm_defect"):
-            found = [getattr(mlp, f"{name}_true")[labelled] for mlp in mlps]
-            rows[f"{engine}/{name}_true"] = torch.stack(found, 1)
+            truth = [getattr(mlp, f"{name}_true")[labelled] for mlp in mlps]
+            rows[f"{engine}/{name}_true"] = torch.stack(truth, 1)
         for mode in modes:
             chains[f"{engine}, attention {mode}"] = run_chain(inputs, mlps, batch.scored, mode)
     every = torch.cat([chain.radii[:, labelled] for chain in chains.values()])
@@ -173,6 +171,6 @@ def _true_radii(inputs: list[BlockInputs], batch: StreamBatch) -> Tensor:
     return torch.stack([(true - ours)[batch.scored].norm(dim=1) for true, ours in pairs], 1)
 
 
-def _extend(rows: dict[str, list[Tensor]], found: dict[str, Tensor]) -> None:
-    for name, values in found.items():
+def _extend(rows: dict[str, list[Tensor]], more: dict[str, Tensor]) -> None:
+    for name, values in more.items():
         rows[name].append(values)

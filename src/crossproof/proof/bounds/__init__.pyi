@@ -16,6 +16,10 @@ from .gated import gated_gap as gated_gap
 from .gated import gated_interaction as gated_interaction
 from .gated import gated_residual as gated_residual
 from .gated import gated_terms as gated_terms
+from .network import Dictionary as Dictionary
+from .network import Network as Network
+from .network import PairDomain as PairDomain
+from .network import SparseDomain as SparseDomain
 from .outputs import Baselines as Baselines
 from .outputs import cross_entropy_bound as cross_entropy_bound
 from .outputs import gram_bound as gram_bound

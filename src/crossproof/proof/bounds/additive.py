@@ -80,7 +80,7 @@ def additive_gap(
     """
     additive = additive_bound(activation, path.baseline, p, path.slack)
     if path.slack is not None:
-        swing = oscillation(activation, *path.hull_of_latents())
+        swing = hull_oscillation(activation, path.baseline, p, path.slack)
         additive = additive + swing * p.shape[1] * path.slack
     bound = residual_gap(activation, path) + additive
     return torch.where(bound > 0, upward(bound, 4 * p.shape[1] + 8), 0)

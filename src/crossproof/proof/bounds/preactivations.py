@@ -62,10 +62,6 @@ class Preactivations:
         """sum of |p_nj| over j other than i(n); exactly zero where at most one latent acts."""
         return ((self.high - self.low) - self.dominant.abs()).clamp_min(0)
 
-    def hull_of_latents(self) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]]:
-        """Q_n: every value that β plus any subset of the contributions can take."""
-        return self._widened(self.baseline + self.low, self.baseline + self.high)
-
     def between(
         self, one: Float[Tensor, "B N"], other: Float[Tensor, "B N"]
     ) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]]:

@@ -1,5 +1,13 @@
 from .options import ProverOptions as ProverOptions
+from .provers.boxes import boxes_draft as boxes_draft
+from .provers.latents import AffineLatents as AffineLatents
+from .provers.latents import fitted_latents as fitted_latents
+from .provers.latents import generating_latents as generating_latents
+from .provers.pairs import best_draft as best_draft
+from .provers.points import points_draft as points_draft
 from .proving import ProofResult as ProofResult
 from .proving import prove as prove
 from .result import VerificationResult as VerificationResult
+from .verifier.verdict import judge as judge
 from .verifier.verdict import verify as verify
+from .writer import as_certificate as as_certificate

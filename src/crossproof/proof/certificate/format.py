@@ -91,13 +91,13 @@ def read_certificate(folder: Path) -> Certificate:
         part = {k: t for k, t in tensors.items() if k.startswith(f"{name}.")}
         if stated is None and name == "dictionary" and not part:
             continue
-        found = tensors_hash({k.removeprefix(f"{name}."): t for k, t in part.items()})
-        if stated != found:
+        hashed = tensors_hash({k.removeprefix(f"{name}."): t for k, t in part.items()})
+        if stated != hashed:
             raise CertificateError(
-                f"The {name} in {folder} has hash {found}, and the certificate speaks about "
+                f"The {name} in {folder} has hash {hashed}, and the certificate speaks about "
                 f"{stated!r}: they do not belong together."
             )
-        hashes[name] = found
+        hashes[name] = hashed
     return Certificate(
         kind=header["kind"],
         claim={name: float(value) for name, value in header["claim"].items()},

@@ -13,12 +13,22 @@ import torch
 
 from crossproof.errors import CrossproofError, nearest
 from crossproof.proof.bounds.network import Dictionary, Network, PairDomain, SparseDomain
-from crossproof.proof.tasks import dictionary as dictionaries
 from crossproof.proof.tasks import modular, sparse
-from crossproof.proof.tasks.frequencies import Frequencies, find_frequencies
+from crossproof.proof.tasks.dictionary import DictionaryRecipe, learn
 from crossproof.training.objectives import Objective
 
-__all__ = ["TASKS", "Built", "Dictionary", "Frequencies", "Plan", "build", "find_frequencies"]
+__all__ = [
+    "TASKS",
+    "Built",
+    "Dictionary",
+    "DictionaryRecipe",
+    "Plan",
+    "build",
+    "held_out_seed",
+    "learn",
+    "modular",
+    "sparse",
+]
 
 HELD_OUT = 20_000
 """Points on which the accuracy of a sparse task's network is measured."""
@@ -28,25 +38,25 @@ HELD_OUT = 20_000
 class Plan:
     """A sparse task: its network, and the dictionary learned for it."""
 
-    network: sparse.Recipe
-    dictionary: dictionaries.Recipe
+    network: sparse.SparseRecipe
+    dictionary: DictionaryRecipe
 
 
-TASKS: dict[str, Plan | modular.Recipe] = {
+TASKS: dict[str, Plan | modular.ModularRecipe] = {
     "sparse": Plan(
-        sparse.Recipe(),
-        dictionaries.Recipe(latents=48, k=2, objective=Objective(certified=0.1)),
+        sparse.SparseRecipe(),
+        DictionaryRecipe(latents=48, k=2, objective=Objective(certified=0.1)),
     ),
     "coactive": Plan(
-        sparse.Recipe(active="partners", width=24, weight_decay=1.0),
-        dictionaries.Recipe(latents=96, k=4, objective=Objective(certified=0.1), steps=6000),
+        sparse.SparseRecipe(active="partners", width=24, weight_decay=1.0),
+        DictionaryRecipe(latents=96, k=4, objective=Objective(certified=0.1), steps=6000),
     ),
     "continuum": Plan(
-        sparse.Recipe(weight_decay=0.5),
-        dictionaries.Recipe(latents=48, k=2, objective=Objective(certified=0.1)),
+        sparse.SparseRecipe(weight_decay=0.5),
+        DictionaryRecipe(latents=48, k=2, objective=Objective(certified=0.1)),
     ),
-    "modular-53": modular.Recipe(p=53, steps=1000),
-    "modular-113": modular.Recipe(p=113, steps=1000),
+    "modular-53": modular.ModularRecipe(p=53, steps=1000),
+    "modular-113": modular.ModularRecipe(p=113, steps=1000),
 }
 """sparse: any two of 24 features in 20 dimensions; coactive: two couples of features that are
 only ever active together; continuum: like sparse, for certificates over all activations at once;
@@ -65,8 +75,8 @@ class Built:
     network: Network
     domain: PairDomain | SparseDomain
     dictionary: Dictionary | None
-    """Learned from the network's inputs; None for modular addition, whose features are frequencies
-    (`find_frequencies`)."""
+    """Learned from the network's inputs; None for modular addition, whose features are
+    frequencies."""
     accuracy: float
     """Of the network: over all pairs of a `PairDomain`, on 20,000 held-out points otherwise."""
     seconds: float
@@ -91,18 +101,18 @@ def build(task: str, seed: int = 0, quick: bool = False) -> Built:
 
 
 def _train(
-    plan: Plan | modular.Recipe, seed: int
+    plan: Plan | modular.ModularRecipe, seed: int
 ) -> tuple[Network, PairDomain | SparseDomain, Dictionary | None]:
-    if isinstance(plan, modular.Recipe):
+    if isinstance(plan, modular.ModularRecipe):
         return *modular.train(plan, seed), None
     domain = sparse.make_domain(plan.network, seed)
     network = sparse.train(plan.network, domain, seed)
-    return network, domain, dictionaries.learn(network, domain, plan.dictionary, seed)
+    return network, domain, learn(network, domain, plan.dictionary, seed)
 
 
-def shortened(plan: Plan | modular.Recipe) -> Plan | modular.Recipe:
+def shortened(plan: Plan | modular.ModularRecipe) -> Plan | modular.ModularRecipe:
     """The same task in `QUICK_STEPS` steps."""
-    if isinstance(plan, modular.Recipe):
+    if isinstance(plan, modular.ModularRecipe):
         return replace(plan, steps=QUICK_STEPS)
     return Plan(
         replace(plan.network, steps=QUICK_STEPS), replace(plan.dictionary, steps=QUICK_STEPS)

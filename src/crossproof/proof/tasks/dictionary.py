@@ -23,7 +23,7 @@ SAMPLE = 4096
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DictionaryRecipe:
     """How a dictionary is learned."""
 
     latents: int
@@ -58,7 +58,9 @@ def network_mlp(network: Network) -> MLPWeights:
     )
 
 
-def learn(network: Network, domain: SparseDomain, recipe: Recipe, seed: int) -> Dictionary:
+def learn(
+    network: Network, domain: SparseDomain, recipe: DictionaryRecipe, seed: int
+) -> Dictionary:
     """A one-hookpoint crosscoder at the MLP's input, trained on points drawn from the domain."""
     generator = torch.Generator().manual_seed(seed)
     config = CrosscoderConfig(recipe.latents, "topk", recipe.k)

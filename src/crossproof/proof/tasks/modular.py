@@ -2,8 +2,8 @@
 
 All p² pairs are trained on at once: what matters here is not generalisation but what the weights
 look like. AdamW with weight decay alone finds a few frequencies and stops a little short of purity:
-a ReLU network reads and writes some of their harmonics because that pays. `Recipe.purity` can
-charge each neuron for the interaction between frequencies, in the form of the paper's penalty
+a ReLU network reads and writes some of their harmonics because that pays. The recipe's `purity`
+can charge each neuron for the interaction between frequencies, in the form of the paper's penalty
 with frequencies for features: Σ_f ‖amplitude at f‖ - max_f ‖amplitude at f‖. It is part of
 training; no weight is edited afterwards. Certificates do not need it.
 """
@@ -19,11 +19,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from crossproof.proof.bounds.network import Network, PairDomain
-from crossproof.proof.tasks.frequencies import power
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ModularRecipe:
     """How a modular-addition network is trained."""
 
     p: int
@@ -48,7 +47,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, eq=False)
-class Weights:
+class ModularWeights:
     """What is trained; the network is x -> relu(x W_in + b_in) W_mid W_unembed."""
 
     left: Float[Tensor, "p D"]
@@ -59,7 +58,7 @@ class Weights:
     W_unembed: Float[Tensor, "M p"]
 
     @classmethod
-    def draw(cls, recipe: Recipe, seed: int) -> Weights:
+    def draw(cls, recipe: ModularRecipe, seed: int) -> ModularWeights:
         """Gaussian weights, small enough that features are learned rather than picked."""
         generator = torch.Generator().manual_seed(seed)
         p, D, N, M = recipe.p, recipe.width, recipe.neurons, recipe.rank
@@ -91,7 +90,7 @@ class Weights:
         return network, PairDomain(left, right)
 
 
-def loss(weights: Weights, recipe: Recipe, ramp: float) -> Tensor:
+def loss(weights: ModularWeights, recipe: ModularRecipe, ramp: float) -> Tensor:
     """Cross-entropy over all pairs, and the penalties at a fraction of their strength."""
     first, second, out = weights.tables()
     number = torch.arange(recipe.p)
@@ -105,6 +104,13 @@ def loss(weights: Weights, recipe: Recipe, ramp: float) -> Tensor:
     return total
 
 
+def power(table: Float[Tensor, "p N"]) -> Float[Tensor, "frequencies N"]:
+    """Squared amplitude at frequencies 1 to p//2 of every column, constants left out."""
+    spectrum = torch.fft.rfft(table, dim=0, norm="ortho")[1:]
+    squared: Tensor = spectrum.real**2 + spectrum.imag**2
+    return squared
+
+
 def spread(power: Float[Tensor, "frequencies N"]) -> Tensor:
     """Mean over neurons of Σ_f - max_f of the amplitudes; 0 where each has one frequency."""
     amplitude = (power + 1e-12).sqrt()  # the root's slope is infinite at 0
@@ -112,10 +118,10 @@ def spread(power: Float[Tensor, "frequencies N"]) -> Tensor:
 
 
 def train(
-    recipe: Recipe, seed: int, watch: Callable[[int, Weights], None] | None = None
+    recipe: ModularRecipe, seed: int, watch: Callable[[int, ModularWeights], None] | None = None
 ) -> tuple[Network, PairDomain]:
     """Trains on all pairs; `watch` sees the weights before every step and after the last."""
-    weights = Weights.draw(recipe, seed)
+    weights = ModularWeights.draw(recipe, seed)
     adam = torch.optim.AdamW(
         weights.tensors(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
     )

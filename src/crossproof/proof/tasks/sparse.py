@@ -22,7 +22,7 @@ LEAST_CLASS = 0.05
 
 
 @dataclass(frozen=True)
-class Recipe:
+class SparseRecipe:
     """The domain, and how the network is trained on it."""
 
     features: int = 24
@@ -44,7 +44,7 @@ class Recipe:
     """Random readouts to choose the clearest from."""
 
 
-def active_sets(recipe: Recipe) -> Int[Tensor, "G K"]:
+def active_sets(recipe: SparseRecipe) -> Int[Tensor, "G K"]:
     """Every set of features that is active together."""
     if recipe.active == "pairs":
         return torch.tensor(list(combinations(range(recipe.features), 2)))
@@ -65,7 +65,7 @@ def spread_vectors(count: int, width: int, generator: torch.Generator) -> Float[
     return normalize(decoder.detach())
 
 
-def make_domain(recipe: Recipe, seed: int) -> SparseDomain:
+def make_domain(recipe: SparseRecipe, seed: int) -> SparseDomain:
     """Decoder vectors, ranges and active sets, labelled by the clearest of some random readouts."""
     generator = torch.Generator().manual_seed(seed)
     decoder = spread_vectors(recipe.features, recipe.width, generator).double()
@@ -80,7 +80,7 @@ def make_domain(recipe: Recipe, seed: int) -> SparseDomain:
     return replace(domain, readout=best)
 
 
-def _readout(recipe: Recipe, generator: torch.Generator) -> Float[Tensor, "F V"]:
+def _readout(recipe: SparseRecipe, generator: torch.Generator) -> Float[Tensor, "F V"]:
     return torch.randn(recipe.features, recipe.classes, generator=generator).double()
 
 
@@ -96,7 +96,7 @@ def clarity(scores: Float[Tensor, "T V"]) -> float:
     return ((first - second).quantile(0.2) / scores.std()).item()
 
 
-def train(recipe: Recipe, domain: SparseDomain, seed: int) -> Network:
+def train(recipe: SparseRecipe, domain: SparseDomain, seed: int) -> Network:
     """A network trained by AdamW on points drawn afresh at every step."""
     generator = torch.Generator().manual_seed(seed)
     D, N, V = recipe.width, recipe.neurons, recipe.classes

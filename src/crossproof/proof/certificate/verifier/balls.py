@@ -199,12 +199,12 @@ def _distance(left: Balls, right: Balls) -> Ball:
 
 def _blocks(problem: pairs.PairsProblem) -> Any:
     """The owned output rows on their frequencies, [N, V]; zero for neurons that nothing owns."""
-    rows, p, found = problem.weights.W_out, len(problem.left), []
+    rows, p, blocks = problem.weights.W_out, len(problem.left), []
     for n, frequency in enumerate(problem.owners.tolist()):
         if frequency:
             basis = pairs.waves(p, frequency)
             fitted = rows[n] @ basis.T / (basis * basis).sum(axis=1)
-            found.append(times(vector(fitted), matrix(basis)))
+            blocks.append(times(vector(fitted), matrix(basis)))
         else:
-            found.append([ball(0)] * p)
-    return flint.arb_mat(found)
+            blocks.append([ball(0)] * p)
+    return flint.arb_mat(blocks)

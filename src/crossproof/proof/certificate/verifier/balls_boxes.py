@@ -84,11 +84,11 @@ class _Box:
 
     def neurons(self) -> list[tuple[Balls, Ball, Ball]]:
         """Slopes, least and largest pre-activation of every neuron."""
-        found = []
+        ranges = []
         for n, base in enumerate(self.base):
             slopes = [self.G[h, n] for h in self.active]
-            found.append((slopes, base + self.least(slopes), base + self.most(slopes)))
-        return found
+            ranges.append((slopes, base + self.least(slopes), base + self.most(slopes)))
+        return ranges
 
     def interval(self, label: int) -> Balls:
         """The interval bound."""
@@ -168,7 +168,7 @@ class _Box:
         return smallest
 
     def _interactions(self, index: list[int], ranges: list[tuple[Ball, Ball]]) -> list[Balls]:
-        found = []
+        enclosures = []
         for n, base in enumerate(self.own_base):
             at = [
                 (low * self.own_G[h, n], high * self.own_G[h, n])
@@ -183,15 +183,15 @@ class _Box:
             charge = ball(0) if bottom >= 0 or top <= 0 else total(size) - largest
             corners = [_second_difference(base, [ends[i] for ends in at]) for i in (0, 1)]
             if len(index) == 2 and all(low >= 0 for low, _ in ranges):
-                found.append([corners[0].min(corners[1]), corners[0].max(corners[1])])
+                enclosures.append([corners[0].min(corners[1]), corners[0].max(corners[1])])
             else:
-                found.append([-charge, charge])
-        return found
+                enclosures.append([-charge, charge])
+        return enclosures
 
     def _residuals(
         self, index: list[int], slopes: list[Balls], offset: Balls, ranges: list[tuple[Ball, Ball]]
     ) -> list[Balls]:
-        found = []
+        ends = []
         for n, (direction, _, high) in enumerate(self.neurons()):
             own = [self.own_G[h, n] for h in index]
             start = self.base[n] - self.own_base[n]
@@ -200,11 +200,11 @@ class _Box:
             for g, (low, up) in zip(own, ranges, strict=True):
                 top += (g * low).max(g * up).max(ball(0))
             if top <= 0 and high <= 0:
-                found.append([ball(0), ball(0)])
+                ends.append([ball(0), ball(0)])
             else:
                 low, up = start + self.least(rest), start + self.most(rest)
-                found.append([low.min(ball(0)), up.max(ball(0))])
-        return found
+                ends.append([low.min(ball(0)), up.max(ball(0))])
+        return ends
 
     def _skip_residual(
         self, index: list[int], slopes: list[Balls], offset: Balls, label: int, other: int

@@ -85,7 +85,7 @@ class Curves:
 
     def at(self, latent: Indices, value: Array) -> Rounded:
         """The curves' values, [.., V], for latents and their activations, both [M]."""
-        count, found = self.arithmetic, []
+        count, parts = self.arithmetic, []
         for start in range(0, len(value), 4096):
             part = slice(start, start + 4096)
             activation = count.exact(value[part, None])
@@ -93,8 +93,8 @@ class Curves:
             moved = count.relu(count.add(directions, self.base[0]))
             change = count.subtract(moved, self.resting[0])
             straight = count.times(self.skip[latent[part]], activation)
-            found.append(count.add(straight, count.product(change, self.W_out)))
-        return join(found, axis=0)
+            parts.append(count.add(straight, count.product(change, self.W_out)))
+        return join(parts, axis=0)
 
     def smallest(self, latent: Indices, low: Array, high: Array, label: int) -> Rounded:
         """min over [low, high] of the curve's margin, summed over latents; [B, M] to [B, V]."""

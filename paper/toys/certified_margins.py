@@ -14,14 +14,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crossproof.proof.bounds.network import Network
+from crossproof.proof.bounds import Network
 
 CHUNK = 512
 """Points at a time: arrays [points, N, V] stay in the megabytes."""
 
 
 @dataclass(frozen=True, eq=False)
-class Contributions:
+class PointContributions:
     """What the K largest latents of every point (all that are active) add to every neuron."""
 
     p: Float[Tensor, "B N K"]
@@ -44,7 +44,7 @@ class Contributions:
 
 
 @dataclass(frozen=True, eq=False)
-class Abstract:
+class AbstractNeurons:
     """Neurons of a simpler model, and between what bounds the true ones differ from them."""
 
     neurons: Float[Tensor, "B N"]
@@ -58,46 +58,46 @@ def contributions(
     bias: Float[Tensor, " D"],
     activations: Float[Tensor, "B H"],
     x: Float[Tensor, "B D"],
-) -> Contributions:
+) -> PointContributions:
     """p, β and z of some points; any activations, decoder and bias are allowed."""
     active = max(1, int((activations != 0).sum(1).max()))
     which = activations.abs().topk(active, dim=1).indices
     p = (activations.gather(1, which)[..., None] * (decoder @ network.W_in)[which]).mT
     order = p.abs().argsort(dim=2, descending=True, stable=True)
-    return Contributions(
+    return PointContributions(
         p.gather(2, order), bias @ network.W_in + network.b_in, x @ network.W_in + network.b_in
     )
 
 
-def dominant(given: Contributions) -> Abstract:
+def dominant(given: PointContributions) -> AbstractNeurons:
     """T1: σ(β + p_i(n)), wrong by at most L_n (e_n + |Σ_{j≠i(n)} p_nj|)."""
     kept, rebuilt = given.baseline + given.p[..., 0], given.rebuilt
     slack = (given.true - rebuilt).abs() + (rebuilt - kept).abs()
     slack = slack * (torch.maximum(torch.maximum(given.true, rebuilt), kept) > 0)
-    return Abstract(torch.relu(kept), -slack, slack)
+    return AbstractNeurons(torch.relu(kept), -slack, slack)
 
 
-def additive(given: Contributions) -> Abstract:
+def additive(given: PointContributions) -> AbstractNeurons:
     """T2.2: σ(β) + Σ_h (σ(β + p_h) - σ(β)), wrong by ω_n Σ_{k>=2} min(|S_{k-1}|, |p_(k)|)."""
     down, up = _second_differences(given)
     slack = down + up + given.residual
-    return Abstract(_sum_of_curves(given), -slack, slack)
+    return AbstractNeurons(_sum_of_curves(given), -slack, slack)
 
 
-def signed(given: Contributions) -> Abstract:
+def signed(given: PointContributions) -> AbstractNeurons:
     """The same, with T2.3's signs: a second difference of a convex σ has the sign of S p."""
     down, up = _second_differences(given)
     slack = given.residual
-    return Abstract(_sum_of_curves(given), -down - slack, up + slack)
+    return AbstractNeurons(_sum_of_curves(given), -down - slack, up + slack)
 
 
-def _sum_of_curves(given: Contributions) -> Float[Tensor, "B N"]:
+def _sum_of_curves(given: PointContributions) -> Float[Tensor, "B N"]:
     resting = torch.relu(given.baseline)
     curves = torch.relu(given.baseline[:, None] + given.p) - resting[:, None]
     return resting + curves.sum(2)
 
 
-def _second_differences(given: Contributions) -> tuple[Tensor, Tensor]:
+def _second_differences(given: PointContributions) -> tuple[Tensor, Tensor]:
     """Bounds of the negative and of the positive part of E_n, each [B, N] and >= 0."""
     p, baseline = given.p, given.baseline
     before, step = p.cumsum(2)[..., :-1], p[..., 1:]
@@ -108,12 +108,12 @@ def _second_differences(given: Contributions) -> tuple[Tensor, Tensor]:
     return (charge * ~same).sum(2), (charge * same).sum(2)
 
 
-Engine = Callable[[Contributions], Abstract]
+Engine = Callable[[PointContributions], AbstractNeurons]
 ENGINES: dict[str, Engine] = {"dominant": dominant, "additive": additive, "signed": signed}
 
 
 def margins(
-    network: Network, x: Float[Tensor, "B D"], labels: Int[Tensor, " B"], abstract: Abstract
+    network: Network, x: Float[Tensor, "B D"], labels: Int[Tensor, " B"], abstract: AbstractNeurons
 ) -> Float[Tensor, "B V"]:
     """A lower bound of logit_label - logit_c for every class c; infinity at the label itself.
 

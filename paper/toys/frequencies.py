@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crossproof.proof.bounds.network import Network, PairDomain
+from crossproof.proof.bounds import Network, PairDomain
+from crossproof.proof.tasks.modular import power
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +35,6 @@ class Frequencies:
     def used(self) -> list[int]:
         """The frequencies that own a neuron of weight above 1%."""
         return sorted({int(k) for k in self.owner[self.weight > 0.01]})
-
-
-def power(table: Float[Tensor, "p N"]) -> Float[Tensor, "frequencies N"]:
-    """Squared amplitude at frequencies 1 to p//2 of every column, constants left out."""
-    spectrum = torch.fft.rfft(table, dim=0, norm="ortho")[1:]
-    squared: Tensor = spectrum.real**2 + spectrum.imag**2
-    return squared
 
 
 def find_frequencies(network: Network, domain: PairDomain) -> Frequencies:
