@@ -11,7 +11,6 @@ from dictionaries import mlp_hookpoints, random_case, random_crosscoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossproof.clusters.scoring import accuracy
 from crossproof.clusters.similarities import (
     LEAST_TOGETHER,
     Evidence,
@@ -20,7 +19,7 @@ from crossproof.clusters.similarities import (
     normalised,
     similarity,
 )
-from crossproof.clusters.task import draw_trials
+from crossproof.clusters.task import accuracy, draw_trials
 from crossproof.crosscoder import CrosscoderConfig
 from crossproof.errors import CrossproofError
 from crossproof.interactions import measure_interactions

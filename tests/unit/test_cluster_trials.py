@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from crossproof.clusters.builtin_judges import EmbeddingJudge, OverlapJudge, remembering
 from crossproof.clusters.judges import Question
-from crossproof.clusters.scoring import accuracy
 from crossproof.clusters.task import (
     BIN,
     NEIGHBOURS,
     OPTIONS,
     SHOWN,
     Trial,
+    accuracy,
     draw_trials,
     matched_labels,
     random_labels,

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from crossproof.clusters.explain import Clue, Explanation
-from crossproof.clusters.neurons import internal_interaction, strongest_neurons
-from crossproof.clusters.partitions import Partition
-from crossproof.clusters.prepare import ClusterMaterial
+from crossproof.clusters.clustering import Partition
+from crossproof.clusters.material import ClusterMaterial
 from crossproof.clusters.result import (
     ClusterMember,
-    ExplanationText,
     InteractionSquare,
     LatentCluster,
+    NeuronShare,
     Partner,
 )
+from crossproof.crosscoder.latents import SparseLatents
+from crossproof.interactions.contributions import Dominance, MLPDictionary
+from crossproof.lm.constants import LIPSCHITZ
 
 SHOWN_CLUSTERS = 8
 SHOWN_MEMBERS = 5
@@ -29,6 +30,8 @@ SQUARE = 32
 """Latents in the picture."""
 NEURON_TOKENS = 20_000
 """Tokens of the text from which the neurons of clusters are computed."""
+_NUMBERS = 2**20
+"""Numbers in the largest temporary."""
 
 
 def describe(material: ClusterMaterial, partition: Partition) -> tuple[LatentCluster, ...]:
@@ -67,7 +70,7 @@ def _member(material: ClusterMaterial, latent: int) -> ClusterMember:
     return ClusterMember(
         latent,
         float(interactions.active[latent]) / interactions.tokens,
-        _explained(material.texts.explanation("shown", latent)),
+        material.texts.explanation("shown", latent),
         tuple(material.texts.strongest("judge shown", latent)[:SHOWN_CONTEXTS]),
         _partners(material, latent),
     )
@@ -81,16 +84,6 @@ def _partners(material: ClusterMaterial, latent: int) -> tuple[Partner, ...]:
     best = torch.argsort(values, descending=True, stable=True)[:PARTNERS]
     pairs = zip(other[best].tolist(), (values[best] / tokens).tolist(), strict=True)
     return tuple(Partner(h, value) for h, value in pairs if value > 0)
-
-
-def _explained(explanation: Explanation) -> ExplanationText:
-    """An explanation as plain values, with the shares of activation where they are known."""
-
-    def shares(clues: tuple[Clue, ...]) -> dict[str, float]:
-        return {clue.word: round(clue.share, 3) for clue in clues}
-
-    by_position = shares(explanation.on), shares(explanation.after), shares(explanation.near)
-    return ExplanationText(explanation.text, explanation.by, *by_position)
 
 
 def _inside(
@@ -130,3 +123,77 @@ def _by_neuron(
     latents = material.texts.parts["score"].latents
     latents = latents.rows(0, min(latents.n_tokens, NEURON_TOKENS))
     return internal_interaction(material.views, latents, labels)
+
+
+def internal_interaction(
+    views: Mapping[int, MLPDictionary], latents: SparseLatents, labels: Int[Tensor, " H"]
+) -> dict[int, Float[Tensor, "C N"]]:
+    """By block: Σ over tokens of I_n(i,j) with i, the dominant one, and j in the same cluster.
+
+    `labels` numbers each latent's cluster, -1 where it is in none. Summed over neurons this is I
+    of the cluster's pairs, both directions, as `Interactions` counts it (claim 2; T3 for gated
+    MLPs, whose terms with two latents beside the dominant one are not counted here). float64.
+    """
+    count = int(labels.max()) + 1 if len(labels) else 0
+    sums = {}
+    for block, view in views.items():
+        out = torch.zeros(max(count, 0), view.mlp.n_neurons, dtype=torch.float64)
+        step = max(1, _NUMBERS // (view.mlp.n_neurons * _widest(latents)))
+        for start in range(0, latents.n_tokens, step):
+            part = latents.rows(start, min(start + step, latents.n_tokens))
+            _add(out, view, part, labels)
+        sums[block] = out
+    return sums
+
+
+def strongest_neurons(
+    sums: Mapping[int, Float[Tensor, "C N"]], count: int
+) -> list[list[NeuronShare]]:
+    """The neurons that carry most of each cluster's internal interaction, largest first."""
+    blocks = list(sums)
+    every = torch.cat([sums[block] for block in blocks], 1)
+    names = [(block, neuron) for block in blocks for neuron in range(sums[block].shape[1])]
+    strongest = []
+    for row in every:
+        share, index = (row / row.sum().clamp_min(1e-300)).topk(min(count, len(row)))
+        ranked = zip(index.tolist(), share.tolist(), strict=True)
+        strongest.append(
+            [NeuronShare(names[i][0], names[i][1], value) for i, value in ranked if value > 0]
+        )
+    return strongest
+
+
+def _add(
+    out: Float[Tensor, "C N"], view: MLPDictionary, latents: SparseLatents, labels: Tensor
+) -> None:
+    if len(latents.indices) == 0 or len(out) == 0:
+        return
+    cluster, token = labels[latents.indices], latents.token_index
+    dominance = view.dominance(latents)
+    owner = dominance.owner.to(torch.int64)
+    leading = torch.where(owner >= 0, cluster[owner.clamp_min(0)], -1)[token]
+    entry = torch.arange(len(cluster))[:, None]
+    inside = (leading == cluster[:, None]) & (cluster[:, None] >= 0) & (owner[token] != entry)
+    charged = _charges(view, latents, dominance)
+    member = (cluster >= 0).nonzero()[:, 0]
+    out.index_add_(0, cluster[member], (charged * inside)[member])
+
+
+def _charges(
+    view: MLPDictionary, latents: SparseLatents, dominance: Dominance
+) -> Float[Tensor, "E N"]:
+    """What each entry costs at each neuron if it is not the dominant one."""
+    values, token = latents.values.double()[:, None], latents.token_index
+    norms = view.output_norms.double()
+    linear = (values * view.G[latents.indices]).abs()
+    if view.G_gate is None or view.baseline_gate is None or dominance.gate is None:
+        return norms * linear
+    gate = (values * view.G_gate[latents.indices]).abs()
+    value = (view.baseline.double() + dominance.value.double()).abs()[token]
+    opened = view.baseline_gate.double() + dominance.gate.double()
+    opening = view.mlp.activation(opened).abs()[token]
+    return norms * (LIPSCHITZ[view.mlp.activation] * value * gate + opening * linear)
+
+
+def _widest(latents: SparseLatents) -> int:
+    return max(1, int(latents.offsets.diff().max())) if latents.n_tokens else 1

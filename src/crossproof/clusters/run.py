@@ -24,12 +24,12 @@ from crossproof.clusters.judges import (
     make_judge,
 )
 from crossproof.clusters.llm import LLM
-from crossproof.clusters.prepare import ClusterMaterial, prepare
+from crossproof.clusters.material import ClusterMaterial, prepare
 from crossproof.clusters.prompts import LLMPrompt, detect_prompt
 from crossproof.clusters.result import ClusteredRun, ClusterResult
-from crossproof.clusters.scoring import detection
 from crossproof.clusters.settings import ClusterSettings, JudgedText, check_measured
 from crossproof.clusters.similarities import NEED_DIFFERENCES, available, known
+from crossproof.clusters.task import detection
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.measure_run import measurable
