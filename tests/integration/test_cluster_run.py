@@ -22,15 +22,15 @@ from tiny_models import CONTEXT, D_MODEL, random_tokens
 import crossproof
 from crossproof.clusters.judges import JudgeOptions, Question
 from crossproof.clusters.llm import Endpoint
-from crossproof.clusters.result import ClusterResult
-from crossproof.clusters.run import (
+from crossproof.clusters.measured_run import (
     MeasuredCrosscoder,
-    cluster,
     judged_sequences,
     load_measurement,
     measured_corpus,
     measured_sequences,
 )
+from crossproof.clusters.result import ClusterResult
+from crossproof.clusters.run import cluster
 from crossproof.clusters.settings import ClusterSettings, JudgedText, LatentChoice
 from crossproof.commands import cluster as command
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
@@ -193,8 +193,8 @@ def test_halves_are_measured_again_up_to_a_limit(
         measured.append(sequences.shape)
         return measure(model, crosscoder, sequences, **options)
 
-    monkeypatch.setattr("crossproof.clusters.material.measure", watched)
-    monkeypatch.setattr("crossproof.clusters.material.HALF_TOKENS", 3 * CONTEXT + 1)
+    monkeypatch.setattr("crossproof.clusters.preparing.measure", watched)
+    monkeypatch.setattr("crossproof.clusters.preparing.HALF_TOKENS", 3 * CONTEXT + 1)
     cluster(gpt_neo, run_folder, replace(SETTINGS, seeds=1, against=(), scored=2))
     assert measured == 4 * [(3, CONTEXT)]  # two crosscoders, two halves
 
@@ -409,6 +409,4 @@ def test_the_command_prints_tables(
     written = json.loads((run_folder / "clusters" / "clusters.json").read_text())
     assert (written["settings"]["similarity"], written["settings"]["per_cluster"]) == ("Q", 2)
     with pytest.raises(CrossproofError, match=r"no similarity 'phii'"):
-        command.run(
-            [str(run_folder), "--judge", "overlap", "--against", "phii"], time.perf_counter()
-        )
+        command.run([str(run_folder), *arguments[:2], "--against", "phii"], time.perf_counter())

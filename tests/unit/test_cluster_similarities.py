@@ -13,7 +13,7 @@ from torch import Tensor
 
 from crossproof.clusters.clustering import Partition, agreement, partition
 from crossproof.clusters.description import internal_interaction, strongest_neurons
-from crossproof.clusters.material import coactive_pairs
+from crossproof.clusters.preparing import coactive_pairs
 from crossproof.clusters.similarities import (
     SIMILARITIES,
     Evidence,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from crossproof.clusters.explain import sides
 from crossproof.clusters.judges import Judge
-from crossproof.clusters.material import ClusterMaterial
+from crossproof.clusters.preparing import PreparedCrosscoder
 from crossproof.clusters.result import Accuracy, ClusteringSummary
 from crossproof.clusters.settings import CONTROLS, Algorithm, Control, Material
 from crossproof.clusters.similarities import similarity
@@ -180,7 +180,7 @@ class Clustering:
 
 
 def cluster_latents(
-    material: ClusterMaterial,
+    prepared: PreparedCrosscoder,
     name: str,
     algorithm: Algorithm = "affinity",
     clusters: int = 0,
@@ -188,13 +188,13 @@ def cluster_latents(
     per_cluster: int = 4,
 ) -> Clustering:
     """Clusters by one similarity, and the trials about them and about their random controls."""
-    values = similarity(name, material.evidence, material.latents)
+    values = similarity(name, prepared.evidence, prepared.latents)
     partitions = [partition(values, algorithm, seed, clusters) for seed in seeds]
     halves = None
-    if name not in TEXT_FREE and len(material.halves) > 1:
-        of_halves = [similarity(name, half, material.latents) for half in material.halves]
+    if name not in TEXT_FREE and len(prepared.halves) > 1:
+        of_halves = [similarity(name, half, prepared.latents) for half in prepared.halves]
         halves = agreement([partition(v, algorithm, seeds[0], clusters) for v in of_halves])
-    frequencies = material.frequencies
+    frequencies = prepared.frequencies
     trials: dict[Control, list[list[Trial]]] = {control: [] for control in CONTROLS}
     for seed, made in zip(seeds, partitions, strict=True):
         for control, labels in with_controls(made.labels.numpy(), frequencies, seed).items():
@@ -204,16 +204,16 @@ def cluster_latents(
 
 def ask(
     clusterings: Sequence[Clustering],
-    material: ClusterMaterial,
-    shown_by: Material,
+    prepared: PreparedCrosscoder,
+    material: Material,
     judge: Judge,
 ) -> dict[str, dict[Control, AnsweredTrials]]:
     """A judge's answers by similarity and control. All questions are put in one go."""
-    latents = material.latents.tolist()
+    latents = prepared.latents.tolist()
     trials = [trial for clustering in clusterings for trial in clustering.every_trial]
-    if shown_by == "explanations":
-        material.texts.explain(sides(trials, latents))
-    answers = judge.choose(material.texts.questions(trials, latents, shown_by))
+    if material == "explanations":
+        prepared.texts.explain(sides(trials, latents))
+    answers = judge.choose(prepared.texts.questions(trials, latents, material))
     if len(answers) != len(trials):
         raise CrossproofError(
             f"The judge {judge.name} gave {len(answers)} answers to {len(trials)} questions: run "

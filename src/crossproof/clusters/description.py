@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from crossproof.clusters.clustering import Partition
-from crossproof.clusters.material import ClusterMaterial
+from crossproof.clusters.preparing import PreparedCrosscoder
 from crossproof.clusters.result import (
     ClusterMember,
     InteractionSquare,
@@ -34,25 +34,25 @@ _NUMBERS = 2**20
 """Numbers in the largest temporary."""
 
 
-def describe(material: ClusterMaterial, partition: Partition) -> tuple[LatentCluster, ...]:
+def describe(prepared: PreparedCrosscoder, partition: Partition) -> tuple[LatentCluster, ...]:
     """Every cluster of two or more, most internal interaction first; the first few in detail."""
     groups = partition.groups(least=2)
-    inside = _inside(material, groups)
-    neurons = strongest_neurons(_by_neuron(material, groups), NEURONS)
+    inside = _inside(prepared, groups)
+    neurons = strongest_neurons(_by_neuron(prepared, groups), NEURONS)
     order = sorted(range(len(groups)), key=lambda i: (-inside[i][0], i))
-    whole = _among(material)
+    whole = _among(prepared)
     clusters = []
     for rank, i in enumerate(order):
-        latents = material.latents[groups[i]].tolist()
+        latents = prepared.latents[groups[i]].tolist()
         central = torch.argsort(whole[groups[i]][:, groups[i]].sum(1), descending=True, stable=True)
         shown = [latents[m] for m in central[:SHOWN_MEMBERS]] if rank < SHOWN_CLUSTERS else []
-        members = tuple(_member(material, latent) for latent in shown)
+        members = tuple(_member(prepared, latent) for latent in shown)
         clusters.append(LatentCluster(tuple(latents), *inside[i], tuple(neurons[i]), members))
     return tuple(clusters)
 
 
 def interaction_square(
-    material: ClusterMaterial, clusters: Sequence[LatentCluster]
+    prepared: PreparedCrosscoder, clusters: Sequence[LatentCluster]
 ) -> InteractionSquare:
     """I per token between members of the first clusters, who stand side by side."""
     chosen: list[int] = []
@@ -61,23 +61,23 @@ def interaction_square(
         if len(chosen) + len(cluster.latents) <= SQUARE:
             chosen += cluster.latents
             sizes.append(len(cluster.latents))
-    directed = material.evidence.interactions.matrix("I", normalise="mean")[chosen][:, chosen]
+    directed = prepared.evidence.interactions.matrix("I", normalise="mean")[chosen][:, chosen]
     return InteractionSquare(tuple(chosen), tuple(sizes), tuple(map(tuple, directed.tolist())))
 
 
-def _member(material: ClusterMaterial, latent: int) -> ClusterMember:
-    interactions = material.evidence.interactions
+def _member(prepared: PreparedCrosscoder, latent: int) -> ClusterMember:
+    interactions = prepared.evidence.interactions
     return ClusterMember(
         latent,
         float(interactions.active[latent]) / interactions.tokens,
-        material.texts.explanation("shown", latent),
-        tuple(material.texts.strongest("judge shown", latent)[:SHOWN_CONTEXTS]),
-        _partners(material, latent),
+        prepared.texts.explanation("shown", latent),
+        tuple(prepared.texts.strongest("judge shown", latent)[:SHOWN_CONTEXTS]),
+        _partners(prepared, latent),
     )
 
 
-def _partners(material: ClusterMaterial, latent: int) -> tuple[Partner, ...]:
-    tokens, whole = material.evidence.interactions.tokens, material.evidence.interaction("I")
+def _partners(prepared: PreparedCrosscoder, latent: int) -> tuple[Partner, ...]:
+    tokens, whole = prepared.evidence.interactions.tokens, prepared.evidence.interaction("I")
     with_latent = (whole.pairs == latent).any(1)
     other = whole.pairs[with_latent].sum(1) - latent
     values = whole.values[with_latent]
@@ -87,13 +87,13 @@ def _partners(material: ClusterMaterial, latent: int) -> tuple[Partner, ...]:
 
 
 def _inside(
-    material: ClusterMaterial, groups: list[list[int]]
+    prepared: PreparedCrosscoder, groups: list[list[int]]
 ) -> list[tuple[float, float, dict[int, float]]]:
     """Interaction I a token inside each cluster, its share of all that its members take part in,
     and what each block has of it."""
-    interactions = material.evidence.interactions
-    by_block = {block: _among(material, block) for block in interactions.blocks}
-    pairs = material.evidence.interaction("I")
+    interactions = prepared.evidence.interactions
+    by_block = {block: _among(prepared, block) for block in interactions.blocks}
+    pairs = prepared.evidence.interaction("I")
     touched_by = torch.zeros(interactions.n_latents, dtype=torch.float64)
     for side in pairs.pairs.to(torch.int64).unbind(1):
         touched_by.index_add_(0, side, pairs.values.double())
@@ -102,27 +102,27 @@ def _inside(
         sums = {b: float(square[group][:, group].sum() / 2) for b, square in by_block.items()}
         total = sum(sums.values())
         # A pair inside stands with both of its members.
-        touched = float(touched_by[material.latents[group]].sum()) - total
+        touched = float(touched_by[prepared.latents[group]].sum()) - total
         share = total / touched if touched > 0 else 0.0
         parts = {b: value / total if total > 0 else 0.0 for b, value in sums.items()}
         rows.append((total / interactions.tokens, share, parts))
     return rows
 
 
-def _among(material: ClusterMaterial, block: int | None = None) -> Float[Tensor, "R R"]:
-    n_latents = material.evidence.interactions.n_latents
-    return material.evidence.interaction("I", block).among(material.latents, n_latents)
+def _among(prepared: PreparedCrosscoder, block: int | None = None) -> Float[Tensor, "R R"]:
+    n_latents = prepared.evidence.interactions.n_latents
+    return prepared.evidence.interaction("I", block).among(prepared.latents, n_latents)
 
 
 def _by_neuron(
-    material: ClusterMaterial, groups: list[list[int]]
+    prepared: PreparedCrosscoder, groups: list[list[int]]
 ) -> dict[int, Float[Tensor, "C N"]]:
-    labels = torch.full((material.crosscoder.n_latents,), -1, dtype=torch.int64)
+    labels = torch.full((prepared.crosscoder.n_latents,), -1, dtype=torch.int64)
     for label, group in enumerate(groups):
-        labels[material.latents[group]] = label
-    latents = material.texts.parts["score"].latents
+        labels[prepared.latents[group]] = label
+    latents = prepared.texts.parts["score"].latents
     latents = latents.rows(0, min(latents.n_tokens, NEURON_TOKENS))
-    return internal_interaction(material.views, latents, labels)
+    return internal_interaction(prepared.views, latents, labels)
 
 
 def internal_interaction(

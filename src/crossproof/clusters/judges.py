@@ -28,7 +28,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Explanation:
-    """One line about a latent; if made from counts, also its words with their share of activation."""
+    """One line about a latent; if made from counts, its words with their shares of activation."""
 
     text: str
     by: str
