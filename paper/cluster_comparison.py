@@ -19,11 +19,11 @@ from crossproof.clusters import (
     LEAST_SEQUENCES,
     Algorithm,
     Clustering,
-    ClusterMaterial,
     EncodedText,
     Judge,
     LatentTexts,
     Material,
+    PreparedCrosscoder,
     accuracy,
     ask,
     cluster_latents,
@@ -40,8 +40,8 @@ SEEDS = (0, 1, 2)
 class Study:
     """One crosscoder in two halves of its latents, each with its own text to be judged on."""
 
-    choice: ClusterMaterial
-    report: ClusterMaterial
+    choice: PreparedCrosscoder
+    report: PreparedCrosscoder
 
 
 def family(name: str) -> Family:
@@ -54,18 +54,18 @@ def family(name: str) -> Family:
     return "mixed" if base.endswith("-phi") else "interaction"
 
 
-def study(material: ClusterMaterial, chosen_on: dict[str, EncodedText]) -> Study:
+def study(prepared: PreparedCrosscoder, chosen_on: dict[str, EncodedText]) -> Study:
     """Latents in order of frequency go to the two halves by turns.
 
-    The report is judged on the material's own text, the choice on `chosen_on`.
+    The report is judged on the crosscoder's own text, the choice on `chosen_on`.
     """
-    latents = material.latents
+    latents = prepared.latents
     for part in chosen_on.values():
         latents = latents[part.active_sequences()[latents] >= LEAST_SEQUENCES]
-    active = material.evidence.interactions.active[latents]
+    active = prepared.evidence.interactions.active[latents]
     ranked = latents[torch.argsort(active, descending=True, stable=True)]
-    first = replace(material, texts=LatentTexts(chosen_on), latents=ranked[0::2].sort().values)
-    return Study(first, replace(material, latents=ranked[1::2].sort().values))
+    first = replace(prepared, texts=LatentTexts(chosen_on), latents=ranked[0::2].sort().values)
+    return Study(first, replace(prepared, latents=ranked[1::2].sort().values))
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ Pooled = dict[str, dict[str, dict[str, dict[str, Answered]]]]
 
 
 def _half(
-    halves: Sequence[ClusterMaterial], plan: Plan, say: Callable[[str], None]
+    halves: Sequence[PreparedCrosscoder], plan: Plan, say: Callable[[str], None]
 ) -> tuple[list[list[Clustering]], Pooled]:
     found: list[list[Clustering]] = []
     for half in halves:
@@ -151,7 +151,7 @@ def _half(
 
 
 def _answered(
-    clusterings: Sequence[Clustering], half: ClusterMaterial, material: Material, judge: Judge
+    clusterings: Sequence[Clustering], half: PreparedCrosscoder, material: Material, judge: Judge
 ) -> dict[str, dict[str, Answered]]:
     labels = {c.similarity: c.partitions[0].labels.numpy() for c in clusterings}
     return {

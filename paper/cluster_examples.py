@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from crossproof.clusters import Algorithm, ClusterMaterial, describe, partition, similarity
+from crossproof.clusters import Algorithm, PreparedCrosscoder, describe, partition, similarity
 
 LEAST = 3
 MEMBERS = 4
@@ -15,7 +15,7 @@ RULE = (
 
 
 def examples(
-    half: ClusterMaterial,
+    half: PreparedCrosscoder,
     name: str,
     algorithm: Algorithm = "affinity",
     seed: int = 0,

@@ -14,7 +14,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from crossproof.activations import Split, read_sequences
-from crossproof.clusters import ClusterMaterial, LatentChoice, deal, prepare
+from crossproof.clusters import (
+    LatentChoice,
+    MeasuredCrosscoder,
+    PreparedCrosscoder,
+    deal,
+    prepare,
+)
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.evaluation.pair_sums import measure
 from crossproof.interactions.matrix import Interactions
@@ -43,7 +49,7 @@ def variants(lab: Lab) -> dict[str, RunConfig]:
     return {"λ = 0": lab.config(), "recipe": lab.config(**RECIPE)}
 
 
-def subjects(lab: Lab, config: RunConfig) -> list[ClusterMaterial]:
+def subjects(lab: Lab, config: RunConfig) -> list[PreparedCrosscoder]:
     """A subject a training seed, with all latents that qualify, read on held-out text."""
     lab.trainings.finish(replace(config, seed=seed) for seed in lab.settings.seeds)
     return [_subject(lab, replace(config, seed=seed)) for seed in lab.settings.seeds]
@@ -76,17 +82,19 @@ def setup_words(lab: Lab) -> str:
     )
 
 
-def _subject(lab: Lab, config: RunConfig) -> ClusterMaterial:
+def _subject(lab: Lab, config: RunConfig) -> PreparedCrosscoder:
     crosscoder = lab.trainings.load(config)
     measured = _rows(lab, "train")[: extent(lab).measured]
     rows, skip = _rows(lab, "held_out"), lab.setup()["skip"]
     subject = prepare(
         lab.model,
         f"seed {config.seed}",
-        crosscoder,
-        _interactions(lab, config, crosscoder, measured),
-        measured,
-        rows[skip : skip + extent(lab).judged],
+        MeasuredCrosscoder(
+            crosscoder,
+            _interactions(lab, config, crosscoder, measured),
+            measured,
+            rows[skip : skip + extent(lab).judged],
+        ),
         LatentChoice(latents=crosscoder.n_latents),
         stability=False,
     )

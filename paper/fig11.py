@@ -7,10 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from crossproof.clusters import (
-    ClusterMaterial,
     DetectionSheet,
     EmbeddingJudge,
     OverlapJudge,
+    PreparedCrosscoder,
     SentenceEmbedder,
     detection,
 )
@@ -44,7 +44,7 @@ def run(settings: Settings) -> Figure:
     return Figure(numbers, {"main": Chart("Detection from explanations", panels)}, words(numbers))
 
 
-def sheets(subject: ClusterMaterial) -> list[DetectionSheet]:
+def sheets(subject: PreparedCrosscoder) -> list[DetectionSheet]:
     """Latents spread over frequencies; explained, calibrated and scored on separate text."""
     return [subject.texts.sheet(h, WINDOWS, 0) for h in subject.spread(LATENTS)]
 

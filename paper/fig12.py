@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from crossproof.clusters import ClusterMaterial, EmbeddingJudge, SentenceEmbedder, marked
+from crossproof.clusters import EmbeddingJudge, PreparedCrosscoder, SentenceEmbedder, marked
 from paper.clustering import setup_words, subjects, variants
 from paper.fig11 import WINDOWS
 from paper.figure import Chart, Figure, Panel, Series
@@ -31,7 +31,7 @@ def run(settings: Settings) -> Figure:
     return Figure(numbers, {"main": chart}, words(numbers))
 
 
-def rows(subject: ClusterMaterial, scorer: EmbeddingJudge) -> list[dict[str, Any]]:
+def rows(subject: PreparedCrosscoder, scorer: EmbeddingJudge) -> list[dict[str, Any]]:
     """Explanation, strongest context on other text, and share of pieces told right."""
     texts = subject.texts
     found = subject.evidence.interactions

@@ -7,6 +7,7 @@ import re
 import sys
 import time
 import types
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,17 @@ from safetensors.torch import save_file
 from tiny_models import CONTEXT, D_MODEL, random_tokens
 
 import crossproof
-from crossproof.clusters.judges import JudgeOptions
+from crossproof.clusters.judges import JudgeOptions, Question
 from crossproof.clusters.llm import Endpoint
-from crossproof.clusters.result import ClusterResult
-from crossproof.clusters.run import (
+from crossproof.clusters.measured_run import (
     MeasuredCrosscoder,
-    cluster,
     judged_sequences,
     load_measurement,
     measured_corpus,
     measured_sequences,
 )
+from crossproof.clusters.result import ClusterResult
+from crossproof.clusters.run import cluster
 from crossproof.clusters.settings import ClusterSettings, JudgedText, LatentChoice
 from crossproof.commands import cluster as command
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
@@ -100,6 +101,7 @@ def test_the_file_holds_what_was_returned(
     path = run_folder / "clusters" / "clusters.json"
     assert json.loads(path.read_text()) == content
     assert ClusterResult.load(path) == result
+    assert list(content["runs"]) == ["unpenalised", "penalised"]
 
 
 def test_a_crosscoder_in_memory_gives_the_figures_of_its_run_folder(
@@ -129,7 +131,19 @@ def test_tables_have_every_figure_and_a_frame(result: ClusterResult) -> None:
     clusters = tables[f"penalised: {count} clusters"]
     assert len(clusters.rows) == min(count, 8)
     assert accuracy.title in repr(result)
-    assert list(written["runs"]) == ["unpenalised", "penalised"]
+
+
+def test_a_judge_that_leaves_questions_out_is_refused(
+    gpt_neo: LanguageModel, run_folder: Path
+) -> None:
+    class Lazy:
+        name = "lazy"
+
+        def choose(self, questions: Sequence[Question]) -> list[int | None]:
+            return [0]
+
+    with pytest.raises(CrossproofError, match=r"The judge lazy gave 1 answers to \d+ questions"):
+        cluster(gpt_neo, run_folder, SETTINGS, judge=Lazy())
 
 
 def test_clusters_are_disjoint_sorted_and_of_chosen_latents(content: dict[str, Any]) -> None:
@@ -179,8 +193,8 @@ def test_halves_are_measured_again_up_to_a_limit(
         measured.append(sequences.shape)
         return measure(model, crosscoder, sequences, **options)
 
-    monkeypatch.setattr("crossproof.clusters.prepare.measure", watched)
-    monkeypatch.setattr("crossproof.clusters.prepare.HALF_TOKENS", 3 * CONTEXT + 1)
+    monkeypatch.setattr("crossproof.clusters.preparing.measure", watched)
+    monkeypatch.setattr("crossproof.clusters.preparing.HALF_TOKENS", 3 * CONTEXT + 1)
     cluster(gpt_neo, run_folder, replace(SETTINGS, seeds=1, against=(), scored=2))
     assert measured == 4 * [(3, CONTEXT)]  # two crosscoders, two halves
 
@@ -395,4 +409,4 @@ def test_the_command_prints_tables(
     written = json.loads((run_folder / "clusters" / "clusters.json").read_text())
     assert (written["settings"]["similarity"], written["settings"]["per_cluster"]) == ("Q", 2)
     with pytest.raises(CrossproofError, match=r"no similarity 'phii'"):
-        command.run([str(run_folder), "--against", "phii"], time.perf_counter())
+        command.run([str(run_folder), *arguments[:2], "--against", "phii"], time.perf_counter())

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from profiles import examples
 
-from crossproof.clusters.scoring import accuracy
 from crossproof.clusters.similarities import (
     LEAST_TOGETHER,
     Evidence,
@@ -21,7 +20,7 @@ from crossproof.clusters.similarities import (
     normalised,
     similarity,
 )
-from crossproof.clusters.task import draw_trials
+from crossproof.clusters.task import accuracy, draw_trials
 from crossproof.crosscoder import CrosscoderConfig
 from crossproof.errors import CrossproofError
 from crossproof.interactions import measure_interactions

@@ -11,9 +11,9 @@ from dictionaries import F64, mlp_hookpoints, random_case, random_crosscoder
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
-from crossproof.clusters.neurons import internal_interaction, strongest_neurons
-from crossproof.clusters.partitions import Partition, agreement, partition
-from crossproof.clusters.prepare import coactive_pairs
+from crossproof.clusters.clustering import Partition, agreement, partition
+from crossproof.clusters.description import internal_interaction, strongest_neurons
+from crossproof.clusters.preparing import coactive_pairs
 from crossproof.clusters.similarities import (
     SIMILARITIES,
     Evidence,

@@ -13,19 +13,15 @@ from torch import Tensor
 from crossproof.clusters.builtin_judges import EmbeddingJudge, LLMJudge, OverlapJudge
 from crossproof.clusters.encoded_text import PARTS, EncodedText, deal, marked, plain
 from crossproof.clusters.explain import (
-    CERTAIN,
     SIDES,
-    Clue,
     DataExplainer,
-    Explanation,
     LatentTexts,
     log_odds,
     sides,
 )
-from crossproof.clusters.judges import DetectionSheet
+from crossproof.clusters.judges import DetectionSheet, Explanation
 from crossproof.clusters.result import Confusion, Detection
-from crossproof.clusters.scoring import detection
-from crossproof.clusters.task import Trial
+from crossproof.clusters.task import Trial, detection
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig, SparseLatents
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.contexts import Context, top_contexts
@@ -179,10 +175,9 @@ def test_an_explanation_names_the_words_that_distinguish(gpt_neo: LanguageModel)
         tokens[row, column], tokens[row, column - 1] = 7, 9
     explainer = DataExplainer(made_up({2: places}, tokens, gpt_neo.tokenizer))
     found = explainer.explain(2)
-    assert [clue.word for clue in found.on] == ["w7"]
-    assert [clue.word for clue in found.after] == ["w9"]
-    assert found.on[0].share == pytest.approx(1)
-    assert found.on[0].score > CERTAIN
+    assert list(found.on) == ["w7"]
+    assert list(found.after) == ["w9"]
+    assert found.on["w7"] == 1
     assert found.text.startswith("on “w7”; after “w9”")
     assert found.by == "data"
     assert explainer.explain(0).text == "never active in this text"
@@ -212,7 +207,7 @@ def test_counts_are_weighted_by_activation(gpt_neo: LanguageModel) -> None:
     code = SparseLatents.from_dense(values.flatten(0, 1))
     every = torch.ones_like(tokens, dtype=torch.bool)
     text = EncodedText(tokens, every, code, gpt_neo.tokenizer)
-    shares = {c.word: c.share for c in DataExplainer(text).explain(0).on}
+    shares = DataExplainer(text).explain(0).on
     assert shares["w7"] == pytest.approx(0.6)
     assert shares["w11"] == pytest.approx(0.4)
 
@@ -261,7 +256,7 @@ def test_questions_stand_for_their_trials() -> None:
     latents = [10, 11, 12, 13, 14, 15, 16]
     texts = LatentTexts({})
     for side, latent in sides([trial], latents):
-        texts._explained[side, latent] = Explanation(latent, f"{side} {latent}", "somebody")
+        texts._explained[side, latent] = Explanation(f"{side} {latent}", "somebody")
     (found,) = texts.questions([trial], latents, "explanations")
     assert found.shown == (("shown 11",), ("shown 12",))
     assert found.options == tuple((f"options {h}",) for h in (10, 13, 14, 15, 16))
@@ -279,12 +274,12 @@ def test_a_sheet_has_shuffled_pieces_and_says_which_are_active(texts: LatentText
 
 
 def made_sheet(text: str, windows: list[str], active: list[bool], **more: object) -> DetectionSheet:
-    explanation = Explanation(0, text, **({"by": "somebody"} | more))
+    explanation = Explanation(text, **({"by": "somebody"} | more))
     return DetectionSheet(explanation, tuple(windows), tuple(active), (("aa b", "a"), ("c", "cc")))
 
 
 def test_the_overlap_scorer_looks_for_the_words_in_question() -> None:
-    clues = {"by": "data", "on": (Clue("dog", 1.0, 9.0),), "after": (Clue("the", 1.0, 9.0),)}
+    clues = {"by": "data", "on": {"dog": 1.0}, "after": {"the": 1.0}}
     sheets = [
         made_sheet("on “dog”; after “the”", ["The cat", "a Dog!"], [False, True], **clues),
         made_sheet("names of dogs", ["of it", "dogs run"], [False, True]),

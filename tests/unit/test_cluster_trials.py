@@ -10,13 +10,13 @@ from profiles import examples
 
 from crossproof.clusters.builtin_judges import EmbeddingJudge, OverlapJudge, remembering
 from crossproof.clusters.judges import Question
-from crossproof.clusters.scoring import accuracy
 from crossproof.clusters.task import (
     BIN,
     NEIGHBOURS,
     OPTIONS,
     SHOWN,
     Trial,
+    accuracy,
     draw_trials,
     matched_labels,
     random_labels,

@@ -52,7 +52,7 @@ class OverlapJudge:
 
     def _clues(self, sheet: DetectionSheet) -> set[str]:
         if sheet.explanation.by == "data":
-            return words(tuple(clue.word for clue in sheet.explanation.on))
+            return words(tuple(sheet.explanation.on))
         return {word for word in words((sheet.explanation.text,)) if len(word) >= 4}
 
 

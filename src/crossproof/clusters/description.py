@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from crossproof.clusters.explain import Clue, Explanation
-from crossproof.clusters.neurons import internal_interaction, strongest_neurons
-from crossproof.clusters.partitions import Partition
-from crossproof.clusters.prepare import ClusterMaterial
+from crossproof.clusters.clustering import Partition
+from crossproof.clusters.preparing import PreparedCrosscoder
 from crossproof.clusters.result import (
     ClusterMember,
-    ExplanationText,
     InteractionSquare,
     LatentCluster,
+    NeuronShare,
     Partner,
 )
+from crossproof.crosscoder.latents import SparseLatents
+from crossproof.interactions.contributions import Dominance, MLPDictionary
+from crossproof.lm.constants import LIPSCHITZ
 
 SHOWN_CLUSTERS = 8
 SHOWN_MEMBERS = 5
@@ -29,27 +30,29 @@ SQUARE = 32
 """Latents in the picture."""
 NEURON_TOKENS = 20_000
 """Tokens of the text from which the neurons of clusters are computed."""
+_NUMBERS = 2**20
+"""Numbers in the largest temporary."""
 
 
-def describe(material: ClusterMaterial, partition: Partition) -> tuple[LatentCluster, ...]:
+def describe(prepared: PreparedCrosscoder, partition: Partition) -> tuple[LatentCluster, ...]:
     """Every cluster of two or more, most internal interaction first; the first few in detail."""
     groups = partition.groups(least=2)
-    inside = _inside(material, groups)
-    neurons = strongest_neurons(_by_neuron(material, groups), NEURONS)
+    inside = _inside(prepared, groups)
+    neurons = strongest_neurons(_by_neuron(prepared, groups), NEURONS)
     order = sorted(range(len(groups)), key=lambda i: (-inside[i][0], i))
-    whole = _among(material)
+    whole = _among(prepared)
     clusters = []
     for rank, i in enumerate(order):
-        latents = material.latents[groups[i]].tolist()
+        latents = prepared.latents[groups[i]].tolist()
         central = torch.argsort(whole[groups[i]][:, groups[i]].sum(1), descending=True, stable=True)
         shown = [latents[m] for m in central[:SHOWN_MEMBERS]] if rank < SHOWN_CLUSTERS else []
-        members = tuple(_member(material, latent) for latent in shown)
+        members = tuple(_member(prepared, latent) for latent in shown)
         clusters.append(LatentCluster(tuple(latents), *inside[i], tuple(neurons[i]), members))
     return tuple(clusters)
 
 
 def interaction_square(
-    material: ClusterMaterial, clusters: Sequence[LatentCluster]
+    prepared: PreparedCrosscoder, clusters: Sequence[LatentCluster]
 ) -> InteractionSquare:
     """I per token between members of the first clusters, who stand side by side."""
     chosen: list[int] = []
@@ -58,23 +61,23 @@ def interaction_square(
         if len(chosen) + len(cluster.latents) <= SQUARE:
             chosen += cluster.latents
             sizes.append(len(cluster.latents))
-    directed = material.evidence.interactions.matrix("I", normalise="mean")[chosen][:, chosen]
+    directed = prepared.evidence.interactions.matrix("I", normalise="mean")[chosen][:, chosen]
     return InteractionSquare(tuple(chosen), tuple(sizes), tuple(map(tuple, directed.tolist())))
 
 
-def _member(material: ClusterMaterial, latent: int) -> ClusterMember:
-    interactions = material.evidence.interactions
+def _member(prepared: PreparedCrosscoder, latent: int) -> ClusterMember:
+    interactions = prepared.evidence.interactions
     return ClusterMember(
         latent,
         float(interactions.active[latent]) / interactions.tokens,
-        _explained(material.texts.explanation("shown", latent)),
-        tuple(material.texts.strongest("judge shown", latent)[:SHOWN_CONTEXTS]),
-        _partners(material, latent),
+        prepared.texts.explanation("shown", latent),
+        tuple(prepared.texts.strongest("judge shown", latent)[:SHOWN_CONTEXTS]),
+        _partners(prepared, latent),
     )
 
 
-def _partners(material: ClusterMaterial, latent: int) -> tuple[Partner, ...]:
-    tokens, whole = material.evidence.interactions.tokens, material.evidence.interaction("I")
+def _partners(prepared: PreparedCrosscoder, latent: int) -> tuple[Partner, ...]:
+    tokens, whole = prepared.evidence.interactions.tokens, prepared.evidence.interaction("I")
     with_latent = (whole.pairs == latent).any(1)
     other = whole.pairs[with_latent].sum(1) - latent
     values = whole.values[with_latent]
@@ -83,24 +86,14 @@ def _partners(material: ClusterMaterial, latent: int) -> tuple[Partner, ...]:
     return tuple(Partner(h, value) for h, value in pairs if value > 0)
 
 
-def _explained(explanation: Explanation) -> ExplanationText:
-    """An explanation as plain values, with the shares of activation where they are known."""
-
-    def shares(clues: tuple[Clue, ...]) -> dict[str, float]:
-        return {clue.word: round(clue.share, 3) for clue in clues}
-
-    by_position = shares(explanation.on), shares(explanation.after), shares(explanation.near)
-    return ExplanationText(explanation.text, explanation.by, *by_position)
-
-
 def _inside(
-    material: ClusterMaterial, groups: list[list[int]]
+    prepared: PreparedCrosscoder, groups: list[list[int]]
 ) -> list[tuple[float, float, dict[int, float]]]:
     """Interaction I a token inside each cluster, its share of all that its members take part in,
     and what each block has of it."""
-    interactions = material.evidence.interactions
-    by_block = {block: _among(material, block) for block in interactions.blocks}
-    pairs = material.evidence.interaction("I")
+    interactions = prepared.evidence.interactions
+    by_block = {block: _among(prepared, block) for block in interactions.blocks}
+    pairs = prepared.evidence.interaction("I")
     touched_by = torch.zeros(interactions.n_latents, dtype=torch.float64)
     for side in pairs.pairs.to(torch.int64).unbind(1):
         touched_by.index_add_(0, side, pairs.values.double())
@@ -109,24 +102,98 @@ def _inside(
         sums = {b: float(square[group][:, group].sum() / 2) for b, square in by_block.items()}
         total = sum(sums.values())
         # A pair inside stands with both of its members.
-        touched = float(touched_by[material.latents[group]].sum()) - total
+        touched = float(touched_by[prepared.latents[group]].sum()) - total
         share = total / touched if touched > 0 else 0.0
         parts = {b: value / total if total > 0 else 0.0 for b, value in sums.items()}
         rows.append((total / interactions.tokens, share, parts))
     return rows
 
 
-def _among(material: ClusterMaterial, block: int | None = None) -> Float[Tensor, "R R"]:
-    n_latents = material.evidence.interactions.n_latents
-    return material.evidence.interaction("I", block).among(material.latents, n_latents)
+def _among(prepared: PreparedCrosscoder, block: int | None = None) -> Float[Tensor, "R R"]:
+    n_latents = prepared.evidence.interactions.n_latents
+    return prepared.evidence.interaction("I", block).among(prepared.latents, n_latents)
 
 
 def _by_neuron(
-    material: ClusterMaterial, groups: list[list[int]]
+    prepared: PreparedCrosscoder, groups: list[list[int]]
 ) -> dict[int, Float[Tensor, "C N"]]:
-    labels = torch.full((material.crosscoder.n_latents,), -1, dtype=torch.int64)
+    labels = torch.full((prepared.crosscoder.n_latents,), -1, dtype=torch.int64)
     for label, group in enumerate(groups):
-        labels[material.latents[group]] = label
-    latents = material.texts.parts["score"].latents
+        labels[prepared.latents[group]] = label
+    latents = prepared.texts.parts["score"].latents
     latents = latents.rows(0, min(latents.n_tokens, NEURON_TOKENS))
-    return internal_interaction(material.views, latents, labels)
+    return internal_interaction(prepared.views, latents, labels)
+
+
+def internal_interaction(
+    views: Mapping[int, MLPDictionary], latents: SparseLatents, labels: Int[Tensor, " H"]
+) -> dict[int, Float[Tensor, "C N"]]:
+    """By block: Σ over tokens of I_n(i,j) with i, the dominant one, and j in the same cluster.
+
+    `labels` numbers each latent's cluster, -1 where it is in none. Summed over neurons this is I
+    of the cluster's pairs, both directions, as `Interactions` counts it (claim 2; T3 for gated
+    MLPs, whose terms with two latents beside the dominant one are not counted here). float64.
+    """
+    count = int(labels.max()) + 1 if len(labels) else 0
+    sums = {}
+    for block, view in views.items():
+        out = torch.zeros(max(count, 0), view.mlp.n_neurons, dtype=torch.float64)
+        step = max(1, _NUMBERS // (view.mlp.n_neurons * _widest(latents)))
+        for start in range(0, latents.n_tokens, step):
+            part = latents.rows(start, min(start + step, latents.n_tokens))
+            _add(out, view, part, labels)
+        sums[block] = out
+    return sums
+
+
+def strongest_neurons(
+    sums: Mapping[int, Float[Tensor, "C N"]], count: int
+) -> list[list[NeuronShare]]:
+    """The neurons that carry most of each cluster's internal interaction, largest first."""
+    blocks = list(sums)
+    every = torch.cat([sums[block] for block in blocks], 1)
+    names = [(block, neuron) for block in blocks for neuron in range(sums[block].shape[1])]
+    strongest = []
+    for row in every:
+        share, index = (row / row.sum().clamp_min(1e-300)).topk(min(count, len(row)))
+        ranked = zip(index.tolist(), share.tolist(), strict=True)
+        strongest.append(
+            [NeuronShare(names[i][0], names[i][1], value) for i, value in ranked if value > 0]
+        )
+    return strongest
+
+
+def _add(
+    out: Float[Tensor, "C N"], view: MLPDictionary, latents: SparseLatents, labels: Tensor
+) -> None:
+    if len(latents.indices) == 0 or len(out) == 0:
+        return
+    cluster, token = labels[latents.indices], latents.token_index
+    dominance = view.dominance(latents)
+    owner = dominance.owner.to(torch.int64)
+    leading = torch.where(owner >= 0, cluster[owner.clamp_min(0)], -1)[token]
+    entry = torch.arange(len(cluster))[:, None]
+    inside = (leading == cluster[:, None]) & (cluster[:, None] >= 0) & (owner[token] != entry)
+    charged = _charges(view, latents, dominance)
+    member = (cluster >= 0).nonzero()[:, 0]
+    out.index_add_(0, cluster[member], (charged * inside)[member])
+
+
+def _charges(
+    view: MLPDictionary, latents: SparseLatents, dominance: Dominance
+) -> Float[Tensor, "E N"]:
+    """What each entry costs at each neuron if it is not the dominant one."""
+    values, token = latents.values.double()[:, None], latents.token_index
+    norms = view.output_norms.double()
+    linear = (values * view.G[latents.indices]).abs()
+    if view.G_gate is None or view.baseline_gate is None or dominance.gate is None:
+        return norms * linear
+    gate = (values * view.G_gate[latents.indices]).abs()
+    value = (view.baseline.double() + dominance.value.double()).abs()[token]
+    opened = view.baseline_gate.double() + dominance.gate.double()
+    opening = view.mlp.activation(opened).abs()[token]
+    return norms * (LIPSCHITZ[view.mlp.activation] * value * gate + opening * linear)
+
+
+def _widest(latents: SparseLatents) -> int:
+    return max(1, int(latents.offsets.diff().max())) if latents.n_tokens else 1

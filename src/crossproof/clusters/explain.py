@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from crossproof.clusters.encoded_text import EncodedText, marked, plain
-from crossproof.clusters.judges import DetectionSheet, Item, Question
+from crossproof.clusters.judges import DetectionSheet, Explanation, Item, Question
 from crossproof.clusters.llm import LLM
 from crossproof.clusters.prompts import LLMPrompt, explain_prompt, read_explanation
 from crossproof.clusters.settings import Material
@@ -33,30 +33,8 @@ NEARBY = 12
 """Tokens before the position in which words of the passage are looked for."""
 
 
-@dataclass(frozen=True)
-class Clue:
-    """A word, and how much of the latent's activation falls on it (or behind it)."""
-
-    word: str
-    share: float
-    score: float
-    """Log-odds against the corpus, in standard errors."""
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """One line about a latent."""
-
-    latent: int
-    text: str
-    by: str
-    """`data`, or the name of the language model that wrote it."""
-    on: tuple[Clue, ...] = ()
-    """Words at the positions where the latent is active."""
-    after: tuple[Clue, ...] = ()
-    """Words just before them."""
-    near: tuple[Clue, ...] = ()
-    """Words of three letters or more in the `NEARBY` tokens before them."""
+SPANS = {"on": (0,), "after": (1,), "near": tuple(range(1, NEARBY + 1))}
+"""Tokens before an activation at which words are counted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,20 +52,20 @@ class DataExplainer:
         """The words that distinguish the latent's activations, strongest evidence first."""
         positions, values = self.text.activations_of(latent)
         if len(values) == 0:
-            return Explanation(latent, "never active in this text", "data")
+            return Explanation("never active in this text", "data")
         weights = (values / values.mean()).double()
-        on = self._clues(*self._at(positions, weights, 0), self._background[0], 5)
-        after = self._clues(*self._at(positions, weights, 1), self._background[1], 3)
-        said = {clue.word for clue in (*on, *after)}
-        near = self._clues(*self._around(positions, weights), self._background[2], 4 + len(said))
-        near = [clue for clue in near if len(clue.word) >= 3 and clue.word not in said][:4]
+        on = self._clues("on", positions, weights, 5)
+        after = self._clues("after", positions, weights, 3)
+        said = {*on, *after}
+        near = self._clues("near", positions, weights, 4 + len(said))
+        new = [word for word in near if len(word) >= 3 and word not in said][:4]
+        clues = {"on": on, "after": after, "near": {word: near[word] for word in new}}
         parts = [
-            f"{label} {', '.join(f'“{clue.word}”' for clue in clues)}"
-            for label, clues in (("on", on), ("after", after), ("near", near))
-            if clues
+            f"{label} {', '.join(f'“{word}”' for word in words)}"
+            for label, words in clues.items()
+            if words
         ]
-        text = "; ".join(parts) or "no word stands out"
-        return Explanation(latent, text, "data", tuple(on), tuple(after), tuple(near))
+        return Explanation("; ".join(parts) or "no word stands out", "data", **clues)
 
     @cached_property
     def _words(self) -> tuple[list[str], Int[Tensor, "S T"]]:
@@ -100,51 +78,37 @@ class DataExplainer:
         return words, of_id[inverse]
 
     @cached_property
-    def _background(self) -> tuple[tuple[Tensor, float], ...]:
-        """Counts of words over all scored positions: at them, before them and around them."""
+    def _background(self) -> dict[str, Float[Tensor, " words"]]:
+        """Counts of words in each span before every scored position."""
         positions = self.text.positions
         ones = torch.ones(len(positions), dtype=torch.float64)
-        return (
-            self._at(positions, ones, 0),
-            self._at(positions, ones, 1),
-            self._around(positions, ones),
-        )
+        return {span: self._counts(span, positions, ones) for span in SPANS}
 
-    def _at(
-        self, positions: Int[Tensor, "A 2"], weights: Float[Tensor, " A"], back: int
-    ) -> tuple[Float[Tensor, " words"], float]:
-        """Weighted counts of the word `back` tokens before each position, and their total."""
+    def _counts(
+        self, span: str, positions: Int[Tensor, "A 2"], weights: Float[Tensor, " A"]
+    ) -> Float[Tensor, " words"]:
+        """Weighted counts of the positions that have the word in the span before them."""
         words, text = self._words
-        inside = positions[:, 1] >= back
-        found = text[positions[inside, 0], positions[inside, 1] - back]
-        counts = torch.bincount(found, weights[inside], minlength=len(words))
-        return counts.double(), float(weights.sum())  # of no place at all bincount gives integers
-
-    def _around(
-        self, positions: Int[Tensor, "A 2"], weights: Float[Tensor, " A"]
-    ) -> tuple[Float[Tensor, " words"], float]:
-        """Weighted counts of positions with the word in the tokens before them, each once."""
-        words, text = self._words
-        offsets = torch.arange(1, NEARBY + 1)
-        columns = positions[:, 1:] - offsets
-        found = text[positions[:, :1], columns.clamp_min(0)]
-        found = torch.where(columns >= 0, found, len(words)).sort(1).values
-        fresh = torch.ones_like(found, dtype=torch.bool)
-        fresh[:, 1:] = found[:, 1:] != found[:, :-1]
-        fresh &= found < len(words)
-        spread = weights[:, None].expand_as(found)[fresh]
-        counts = torch.bincount(found[fresh], spread, minlength=len(words))
-        return counts.double(), float(weights.sum())
+        columns = positions[:, 1:] - torch.tensor(SPANS[span])
+        before = text[positions[:, :1], columns.clamp_min(0)]
+        before = torch.where(columns >= 0, before, len(words)).sort(1).values
+        fresh = before < len(words)
+        fresh[:, 1:] &= before[:, 1:] != before[:, :-1]
+        spread = weights[:, None].expand_as(before)[fresh]
+        # Of no position at all bincount gives integers.
+        return torch.bincount(before[fresh], spread, minlength=len(words)).double()
 
     def _clues(
-        self, counts: Tensor, total: float, background: tuple[Tensor, float], most: int
-    ) -> list[Clue]:
-        scores = log_odds(counts, total, *background)
+        self, span: str, positions: Int[Tensor, "A 2"], weights: Float[Tensor, " A"], most: int
+    ) -> dict[str, float]:
+        """The words that stand out, strongest evidence first, with their shares of activation."""
+        counts, total = self._counts(span, positions, weights), float(weights.sum())
+        scores = log_odds(counts, total, self._background[span], float(len(self.text.positions)))
         shares = counts / total
         good = ((scores >= CERTAIN) & (shares >= LEAST_SHARE)).nonzero()[:, 0]
         ranked = good[torch.argsort(scores[good], descending=True, stable=True)][:most]
         words = self._words[0]
-        return [Clue(words[i], float(shares[i]), float(scores[i])) for i in ranked.tolist()]
+        return {words[i]: round(float(shares[i]), 3) for i in ranked.tolist()}
 
 
 def log_odds(
@@ -212,7 +176,7 @@ class LatentTexts:
             answers = self.llm.ask(prompts, read_explanation, "explaining")
             for (side, latent), answer in zip(new, answers, strict=True):
                 text = answer or "no readable explanation"
-                self._explained[side, latent] = Explanation(latent, text, self.llm.endpoint.model)
+                self._explained[side, latent] = Explanation(text, self.llm.endpoint.model)
             return
         for done, (side, latent) in enumerate(new, 1):
             self._explained[side, latent] = self._explainers[side].explain(latent)

@@ -9,13 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from crossproof.clusters.llm import LLM, Endpoint
 from crossproof.registry import Registry
-
-if TYPE_CHECKING:
-    from crossproof.clusters.explain import Explanation
 
 Item = tuple[str, ...]
 """What is shown of one latent: its explanation, or its contexts."""
@@ -27,6 +24,21 @@ class Question:
 
     shown: tuple[Item, ...]
     options: tuple[Item, ...]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One line about a latent; if made from counts, its words with their shares of activation."""
+
+    text: str
+    by: str
+    """`data`, or the name of the language model that wrote it."""
+    on: dict[str, float] = field(default_factory=dict)
+    """Words at the positions where the latent is active."""
+    after: dict[str, float] = field(default_factory=dict)
+    """Words just before them."""
+    near: dict[str, float] = field(default_factory=dict)
+    """Words of three letters or more in the dozen tokens before them."""
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from crossproof.clusters.settings import ClusterSettings
-from crossproof.clusters.task import CHANCE, CONTROLS, Control
+from crossproof.clusters.judges import Explanation
+from crossproof.clusters.settings import CHANCE, CONTROLS, ClusterSettings, Control
 from crossproof.evaluation.contexts import Context
 from crossproof.result import Result
 from crossproof.tables import Estimate, Row, Style, Table, number, percent
@@ -24,26 +24,28 @@ STYLES: tuple[Style, ...] = (number, percent, number, number)
 JUDGE_WORDS = {"overlap": "word overlap", "embedding": "embedding model", "llm": "language model"}
 
 
-@dataclass(frozen=True)
-class SizeAccuracy:
-    """How often the judge was right about clusters of some sizes."""
-
-    sizes: str
-    mean: float | None
-    ci: tuple[float, float] | None
-    by_seed: tuple[float, ...]
-    trials: int
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """How often the judge was right; no figure where nothing was asked."""
+@dataclass(frozen=True, kw_only=True)
+class PooledAccuracy:
+    """How often the judge was right, over all seeds; no figure where nothing was asked."""
 
     mean: float | None
     ci: tuple[float, float] | None
     """None where no seed has two clusters."""
     by_seed: tuple[float, ...]
     trials: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeAccuracy(PooledAccuracy):
+    """The same about clusters of some sizes."""
+
+    sizes: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy(PooledAccuracy):
+    """The same about all clusters, and by their size."""
+
     clusters: int
     """That were asked about, over all seeds."""
     unanswered: int
@@ -89,17 +91,6 @@ class ClusteringSummary:
 
 
 @dataclass(frozen=True)
-class ExplanationText:
-    """An explanation; from counts, also the words it is made of with their shares of activation."""
-
-    text: str
-    by: str
-    on: dict[str, float] = field(default_factory=dict)
-    after: dict[str, float] = field(default_factory=dict)
-    near: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Partner:
     """A latent that another interacts with, and their interaction I a token."""
 
@@ -113,7 +104,7 @@ class ClusterMember:
 
     latent: int
     frequency: float
-    explanation: ExplanationText
+    explanation: Explanation
     contexts: tuple[Context, ...]
     partners: tuple[Partner, ...]
 

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from jaxtyping import Int
-from torch import Tensor
-
-from crossproof.activations import read_sequences
 from crossproof.clusters.builtin_judges import LLMJudge, OverlapJudge
 from crossproof.clusters.clustering import Clustering, accuracies, ask, cluster_latents
 from crossproof.clusters.description import describe, interaction_square
-from crossproof.clusters.encoded_text import PARTS
 from crossproof.clusters.explain import LatentTexts, Side, sides
 from crossproof.clusters.judges import (
     DetectingJudge,
@@ -24,47 +18,33 @@ from crossproof.clusters.judges import (
     make_judge,
 )
 from crossproof.clusters.llm import LLM
-from crossproof.clusters.prepare import ClusterMaterial, prepare
+from crossproof.clusters.measured_run import (
+    MeasuredCrosscoder,
+    measured_corpus,
+    measured_crosscoders,
+)
+from crossproof.clusters.preparing import PreparedCrosscoder, Tell, prepare
 from crossproof.clusters.prompts import LLMPrompt, detect_prompt
 from crossproof.clusters.result import ClusteredRun, ClusterResult
-from crossproof.clusters.scoring import detection
-from crossproof.clusters.settings import ClusterSettings, JudgedText, check_measured
+from crossproof.clusters.settings import ClusterSettings
 from crossproof.clusters.similarities import NEED_DIFFERENCES, available, known
-from crossproof.crosscoder.model import Crosscoder
+from crossproof.clusters.task import detection
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.measure_run import measurable
-from crossproof.files import read_json
-from crossproof.interactions.matrix import Interactions
 from crossproof.lm.model import LanguageModel
-from crossproof.training.run_folder import RunFolder
-
-Tell = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, eq=False)
-class MeasuredCrosscoder:
-    """A crosscoder with its interactions and two texts that share no sequence."""
-
-    crosscoder: Crosscoder
-    interactions: Interactions
-    measured: Int[Tensor, "S T"]
-    """The sequences behind the interactions."""
-    judged: Int[Tensor, "other T"]
-    """Those on which latents are explained and clusters judged."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Clustered:
     """One crosscoder's clusters before anybody has judged them."""
 
-    material: ClusterMaterial
+    prepared: PreparedCrosscoder
     clusterings: list[Clustering]
     settings: ClusterSettings
 
     @property
     def scored(self) -> list[int]:
         """Latents whose explanations are scored."""
-        return self.material.spread(self.settings.scored)
+        return self.prepared.spread(self.settings.scored)
 
     @property
     def explained(self) -> list[tuple[Side, int]]:
@@ -72,7 +52,7 @@ class _Clustered:
         wanted: list[tuple[Side, int]] = [("shown", latent) for latent in self.scored]
         if self.settings.material == "explanations":
             trials = [trial for c in self.clusterings for trial in c.every_trial]
-            wanted += sides(trials, self.material.latents.tolist())
+            wanted += sides(trials, self.prepared.latents.tolist())
         return list(dict.fromkeys(wanted))
 
 
@@ -101,6 +81,7 @@ def cluster(
         kept = None if folder is None else folder / "clusters" / "answers"
         options = JudgeOptions(settings.embedding_model, answers=kept)
     judges = _judges(settings, options, judge)
+    settings = replace(settings, judge=judges[-1].name)
     writer = options.llm if settings.explainer == "llm" else None
     llm = options.llm if writer or any(isinstance(j, LLMJudge) for j in judges) else None
     tell = progress or (lambda _doing, _done, _total: None)
@@ -108,7 +89,7 @@ def cluster(
         corpus, inputs = {}, iter([("crosscoder", source)])
     else:
         corpus = measured_corpus(Path(source), model)
-        inputs = _measured_run(model, Path(source), corpus, settings.text)
+        inputs = measured_crosscoders(model, Path(source), corpus, settings.text)
     works = [_cluster(model, name, each, settings, writer, tell) for name, each in inputs]
     if llm is not None:
         for line in costs(works, judges, llm):
@@ -119,7 +100,7 @@ def cluster(
         settings,
         {"model": llm.endpoint.model, "address": llm.endpoint.address} if llm else None,
         corpus,
-        {work.material.name: _judged(work, judges, llm, tell) for work in works},
+        {work.prepared.name: _judged(work, judges, llm, tell) for work in works},
         llm.spent if llm else None,
     )
     if folder is not None:
@@ -135,60 +116,6 @@ def check_settings(settings: ClusterSettings) -> None:
         raise CrossproofError(f"--seeds is {settings.seeds}: give at least 1.")
 
 
-def measured_corpus(folder: Path, model: LanguageModel) -> dict[str, Any]:
-    """What `crossproof measure` says of the text it measured.
-
-    Raises CrossproofError if the run was not measured, or with another model.
-    """
-    path = folder / "measure" / "measure.json"
-    check_measured(folder)
-    content = read_json(path)
-    if content.get("model_hash") != model.weights_hash:
-        raise CrossproofError(
-            f"{path} is about a model with other weights than '{model.name}': run `crossproof "
-            f"measure {folder}` again."
-        )
-    corpus: dict[str, Any] = content["corpus"]
-    return corpus
-
-
-def measured_sequences(model: LanguageModel, corpus: dict[str, Any]) -> Int[Tensor, "S T"]:
-    """The sequences that were measured."""
-    every = read_sequences(corpus["text"], model, int(corpus["context"]), corpus["split"])
-    return every[: int(corpus["sequences"])]
-
-
-def judged_sequences(
-    model: LanguageModel, corpus: dict[str, Any], text: JudgedText
-) -> Int[Tensor, "S T"]:
-    """Sequences that were not measured: clusters are never judged on the text that made them.
-
-    Raises CrossproofError if none are left.
-    """
-    source, split = text.source or corpus["text"], text.split or corpus["split"]
-    context = int(corpus["context"])
-    every = read_sequences(source, model, context, split)
-    same = (source, split) == (corpus["text"], corpus["split"])
-    skip = int(corpus["sequences"]) if same else 0
-    if len(every) - skip < len(PARTS):
-        raise CrossproofError(
-            f"The {split} split has {len(every)} sequences and {skip} of them were measured; "
-            f"clusters are judged on others: choose another --split or measure fewer --tokens."
-        )
-    return every[skip : skip + max(len(PARTS), -(-text.tokens // context))]
-
-
-def load_measurement(folder: Path, name: str) -> Interactions:
-    """The pair sums of one crosscoder of a run. CrossproofError if they are missing."""
-    sums = folder / "measure" / name.replace("/", "-")
-    if not sums.exists():
-        raise CrossproofError(
-            f"The crosscoder {name} of {folder} has not been measured: run `crossproof measure "
-            f"{folder}` again."
-        )
-    return Interactions.load(sums)
-
-
 def costs(works: Sequence[_Clustered], judges: Sequence[Judge], llm: LLM) -> list[str]:
     """What the language model will be asked, in lines; explanations still to be written are taken
     to be as long as those from counts."""
@@ -196,14 +123,14 @@ def costs(works: Sequence[_Clustered], judges: Sequence[Judge], llm: LLM) -> lis
     judging: list[LLMPrompt] = []
     score: list[LLMPrompt] = []
     for work in works:
-        texts, settings = work.material.texts, work.settings
+        texts, settings = work.prepared.texts, work.settings
         if texts.llm is not None:
             explain += [texts.prompt(side, latent) for side, latent in work.explained]
         for judge in judges:
             if isinstance(judge, LLMJudge):
                 stand_in = LatentTexts(texts.parts, texts.contexts)
                 trials = [trial for c in work.clusterings for trial in c.every_trial]
-                latents = work.material.latents.tolist()
+                latents = work.prepared.latents.tolist()
                 judging += judge.prompts(stand_in.questions(trials, latents, settings.material))
                 sheets = [stand_in.sheet(h, settings.windows, settings.seed) for h in work.scored]
                 score += [detect_prompt(s.explanation.text, s.windows) for s in sheets]
@@ -222,16 +149,6 @@ def _judges(settings: ClusterSettings, options: JudgeOptions, judge: Judge | Non
     return judges
 
 
-def _measured_run(
-    model: LanguageModel, folder: Path, corpus: dict[str, Any], text: JudgedText
-) -> Iterator[tuple[str, MeasuredCrosscoder]]:
-    """The crosscoders of a run folder by name, with both texts."""
-    measured, judged = measured_sequences(model, corpus), judged_sequences(model, corpus, text)
-    for name, crosscoder in measurable(RunFolder.open(folder).crosscoders(model)).items():
-        interactions = load_measurement(folder, name)
-        yield name, MeasuredCrosscoder(crosscoder, interactions, measured, judged)
-
-
 def _cluster(
     model: LanguageModel,
     name: str,
@@ -247,43 +164,40 @@ def _cluster(
             f"The similarity {settings.similarity} is not defined for "
             f"{'gated' if gated else 'plain'} MLPs: choose from {', '.join(available(gated))}."
         )
-    material = prepare(
+    prepared = prepare(
         model,
         name,
-        source.crosscoder,
-        source.interactions,
-        source.measured,
-        source.judged,
+        source,
         settings.choice,
         differences=any(n in NEED_DIFFERENCES for n in settings.similarities),
         tell=lambda doing, done, total: tell(f"{name}: {doing}", done, total),
     )
-    texts = replace(material.texts, contexts=settings.contexts, llm=writer)
-    material = replace(material, texts=texts)
+    texts = replace(prepared.texts, contexts=settings.contexts, llm=writer)
+    prepared = replace(prepared, texts=texts)
     seeds = range(settings.seed, settings.seed + settings.seeds)
     clusterings = []
     how = settings.algorithm, settings.clusters, seeds, settings.per_cluster
     for done, similarity in enumerate(names, 1):
-        clusterings.append(cluster_latents(material, similarity, *how))
+        clusterings.append(cluster_latents(prepared, similarity, *how))
         tell(f"{name}: clustering", done, len(names))
-    return _Clustered(material, clusterings, settings)
+    return _Clustered(prepared, clusterings, settings)
 
 
 def _judged(work: _Clustered, judges: Sequence[Judge], llm: LLM | None, tell: Tell) -> ClusteredRun:
-    material, settings = work.material, work.settings
-    name, texts = material.name, material.texts
+    prepared, settings = work.prepared, work.settings
+    name, texts = prepared.name, prepared.texts
     if llm is not None:
         llm.progress = lambda doing, done, total: tell(f"{name}: {doing}", done, total)
     texts.explain(work.explained, lambda d, t: tell(f"{name}: explaining", d, t))
     accuracy = {}
     for done, judge in enumerate(judges, 1):
-        answers = ask(work.clusterings, material, settings.material, judge)
+        answers = ask(work.clusterings, prepared, settings.material, judge)
         accuracy[judge.name] = accuracies(answers, settings.resamples)
         tell(f"{name}: judging, {judge.name}", done, done)
     sheets = [texts.sheet(latent, settings.windows, settings.seed) for latent in work.scored]
-    clusters = describe(material, work.clusterings[0].partitions[0])
+    clusters = describe(prepared, work.clusterings[0].partitions[0])
     return ClusteredRun(
-        tuple(material.latents.tolist()),
+        tuple(prepared.latents.tolist()),
         {clustering.similarity: clustering.summary() for clustering in work.clusterings},
         accuracy,
         {
@@ -292,5 +206,5 @@ def _judged(work: _Clustered, judges: Sequence[Judge], llm: LLM | None, tell: Te
             if isinstance(judge, DetectingJudge)
         },
         clusters,
-        interaction_square(material, clusters),
+        interaction_square(prepared, clusters),
     )

@@ -12,6 +12,11 @@ Algorithm = Literal["affinity", "agglomerative", "spectral"]
 ExplainerName = Literal["data", "llm"]
 Material = Literal["explanations", "contexts"]
 """What stands for a latent in the odd-one-in task."""
+Control = Literal["clusters", "random", "random, matched"]
+CONTROLS: tuple[Control, ...] = ("clusters", "random", "random, matched")
+"""The clusters themselves; random ones of the same sizes; the same, matched in frequency."""
+OPTIONS = 5
+CHANCE = 1 / OPTIONS
 
 
 @dataclass(frozen=True)

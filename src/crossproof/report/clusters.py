@@ -9,8 +9,8 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from crossproof.clusters.result import Accuracy, ClusterMember, ClusterResult, LatentCluster
-from crossproof.clusters.scoring import SIZES
-from crossproof.clusters.task import CHANCE
+from crossproof.clusters.settings import CHANCE
+from crossproof.clusters.task import SIZES
 from crossproof.report.figures import plain_figure
 from crossproof.report.matrix_plot import heat_map_of
 from crossproof.report.passages import Piece, pieces

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from crossproof.clusters.encoded_text import EncodedText, Step, deal
 from crossproof.clusters.explain import LatentTexts
+from crossproof.clusters.measured_run import MeasuredCrosscoder
 from crossproof.clusters.settings import LatentChoice
 from crossproof.clusters.similarities import Evidence, PairValues, second_differences
 from crossproof.crosscoder.model import Crosscoder
@@ -39,7 +40,7 @@ Tell = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
-class ClusterMaterial:
+class PreparedCrosscoder:
     """One crosscoder with all that clusters are made of and judged on."""
 
     name: str
@@ -70,29 +71,26 @@ class ClusterMaterial:
 def prepare(
     model: LanguageModel,
     name: str,
-    crosscoder: Crosscoder,
-    interactions: Interactions,
-    measured: Int[Tensor, "S T"],
-    judged: Int[Tensor, "other T"],
+    source: MeasuredCrosscoder,
     choice: LatentChoice,
     differences: bool = False,
     stability: bool = True,
     tell: Tell | None = None,
-) -> ClusterMaterial:
+) -> PreparedCrosscoder:
     """Reads both texts and chooses latents.
 
-    `measured` are the sequences behind `interactions`; of either half of them, up to `HALF_TOKENS`
-    are measured again for stability. `judged` are others. With `differences`, second differences
-    are measured too. Raises CrossproofError if fewer than `FEWEST` latents qualify, or the
-    measurement is of another dictionary.
+    Of either half of the measured text, up to `HALF_TOKENS` are measured again for stability. With
+    `differences`, second differences are measured too. Raises CrossproofError if fewer than
+    `FEWEST` latents qualify, or the measurement is of another dictionary.
     """
+    crosscoder, interactions, measured = source.crosscoder, source.interactions, source.measured
     if interactions.n_latents != crosscoder.n_latents:
         raise CrossproofError(
             f"The measurement of {name} is of {interactions.n_latents} latents and the crosscoder "
             f"has {crosscoder.n_latents}: measure it again."
         )
     views = mlp_views(model, crosscoder)
-    parts = deal(model, crosscoder, judged, _step(tell, "reading"))
+    parts = deal(model, crosscoder, source.judged, _step(tell, "reading"))
     latents = choose_latents(interactions, parts.values(), choice)
     sides = [measured[0::2], measured[1::2]] if len(measured) > 1 else []
     deltas: list[PairValues] = []
@@ -109,7 +107,7 @@ def prepare(
             half = measure(model, crosscoder, side[:longest], progress=_step(tell, f"half {i + 1}"))
             halves.append(Evidence(half.interactions, crosscoder, deltas[i] if deltas else None))
     evidence = Evidence(interactions, crosscoder, reduce(add, deltas) if deltas else None)
-    return ClusterMaterial(
+    return PreparedCrosscoder(
         name, crosscoder, views, evidence, tuple(halves), LatentTexts(parts), latents
     )
 
