@@ -12,6 +12,7 @@ from torch import Tensor
 from crossproof.clusters.similarities import PairValues
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.interactions.contributions import Dominance, MLPDictionary
+from crossproof.interactions.gated import gated_terms
 from crossproof.interactions.matrix import Interactions
 from crossproof.interactions.second_differences import second_difference_sums
 from crossproof.lm.constants import LIPSCHITZ
@@ -110,7 +111,7 @@ def _charges(
     value = (view.baseline.double() + dominance.value.double()).abs()[token]
     opened = view.baseline_gate.double() + dominance.gate.double()
     opening = view.mlp.activation(opened).abs()[token]
-    return norms * (LIPSCHITZ[view.mlp.activation] * value * gate + opening * linear)
+    return norms * gated_terms(LIPSCHITZ[view.mlp.activation], opening, value, gate, linear).alone
 
 
 def _widest(latents: SparseLatents) -> int:

@@ -23,6 +23,7 @@ from crossproof.interactions.contributions import (
     magnitudes,
     owned_contributions,
 )
+from crossproof.interactions.gated import GatedTerms, gated_pair_form, gated_terms
 from crossproof.interactions.matrix import Accumulator, Interactions, merge
 from crossproof.interactions.measuring import TokenPairs, measure_interactions, token_pairs
 from crossproof.interactions.penalty import (
@@ -54,6 +55,7 @@ __all__ = [
     "AttentionDictionary",
     "Dominance",
     "Game",
+    "GatedTerms",
     "Interactions",
     "KeptPairs",
     "MLPDictionary",
@@ -71,6 +73,8 @@ __all__ = [
     "attention_interactions",
     "dominant_contributions",
     "dominant_share",
+    "gated_pair_form",
+    "gated_terms",
     "interaction",
     "keep_pairs",
     "magnitudes",

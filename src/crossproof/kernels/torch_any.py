@@ -123,10 +123,18 @@ def plain_pairs(
         charge = norms.double() * swings[low:high].double()
         charged = (owned * norms.double()) @ sizes.mT
         additive = (owned * charge[:, None]) @ sizes.mT
-        least = (torch.minimum(row[:, None], sizes) for row in sizes.unbind(1))
-        smaller = [(part @ charge[..., None])[..., 0] for part in least]
-        sums = [charged, charged.mT, additive, additive.mT, torch.stack(smaller, 1)]
+        smaller = pairwise_minima(sizes, charge)
+        sums = [charged, charged.mT, additive, additive.mT, smaller]
         out[starts[low] : starts[high]] = torch.stack(sums, -1)[upper(present)]
+
+
+def pairwise_minima(
+    sizes: Float[Tensor, "B K N"], weights: Float[Tensor, "B N"]
+) -> Float[Tensor, "B K K"]:
+    """Σ_n w_n min(s_hn, s_kn) for every two slots of each token, one row of pairs at a time."""
+    least = (torch.minimum(row[:, None], sizes) for row in sizes.unbind(1))
+    rows = [(part @ weights[..., None])[..., 0] for part in least]
+    return torch.stack(rows, 1) if rows else sizes.new_zeros(len(sizes), 0, 0)
 
 
 def pair_table(
