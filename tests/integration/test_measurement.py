@@ -82,7 +82,7 @@ def test_one_pass_seven_shards_and_another_batch_size_agree(model: LanguageModel
 
 @pytest.mark.parametrize("model", KINDS, indirect=True)
 def test_totals_are_those_of_the_formulas(model: LanguageModel) -> None:
-    from crossproof.evaluation.measure import mlp_views
+    from crossproof.interactions import mlp_views
 
     crosscoder, sequences = dictionary(model), text()
     found = measure(model, crosscoder, sequences)

@@ -18,7 +18,7 @@ from crossproof.crosscoder.diffing import CLASSES, diffing_figures, relative_nor
 from crossproof.crosscoder.store import load_crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation import EvaluationOptions, evaluate
-from crossproof.evaluation.measure import mlp_views
+from crossproof.interactions import mlp_views
 from crossproof.interactions import interaction
 from crossproof.lm import Hookpoints, LanguageModel, ModelPair, load_model
 from crossproof.training.config import RunConfig

@@ -16,7 +16,7 @@ from crossproof.audit.shapley import PLAYERS, shapley_pairs, strongest
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.measure import mlp_views
+from crossproof.interactions import mlp_views
 from crossproof.interactions.contributions import MLPDictionary
 from crossproof.interactions.measuring import COLUMNS, token_pairs
 from crossproof.lm import LanguageModel

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossproof.clusters.trials import CHANCE, Trial
-from crossproof.evaluation.bootstrap import estimate
+from crossproof.evaluation.intervals import estimate
 
 SIZES = ((2, 2, "2"), (3, 3, "3"), (4, 5, "4–5"), (6, 10, "6–10"), (11, 10**9, "11+"))
 """Sizes of clusters that are put together, both ends included, and what they are called."""

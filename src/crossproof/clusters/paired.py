@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from crossproof.clusters.accuracy import Answers
 from crossproof.clusters.trials import Labels, Trial
-from crossproof.evaluation.bootstrap import Estimate, estimate
+from crossproof.evaluation.intervals import Estimate, estimate
 
 
 @dataclass(frozen=True, eq=False)

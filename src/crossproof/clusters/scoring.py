@@ -14,7 +14,7 @@ from crossproof.clusters.judges import Embed, unmarked, words
 from crossproof.clusters.llm import LLM
 from crossproof.clusters.prompts import Prompt, detect_prompt, read_decisions
 from crossproof.clusters.windows import Windows, plain
-from crossproof.evaluation.bootstrap import Sums, estimate
+from crossproof.evaluation.intervals import Sums, estimate
 
 OUTCOMES = ("tp", "fn", "fp", "tn")
 

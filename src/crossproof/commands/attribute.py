@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from crossproof.activations.corpus import HeldOut
+from crossproof.activations.corpus import TextSlice
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError
 from crossproof.lm import load_model
@@ -66,7 +66,7 @@ def run(arguments: Sequence[str], began: float) -> None:
     config = config_from_dict(dict(provenance.training))
     model = load_model(options.model or provenance.model, device=config.device)
     context = min(options.context, model.context)
-    text = HeldOut(options.text or config.text, options.split, options.sequences, context)
+    text = TextSlice(options.text or config.text, options.split, options.sequences, context)
     output = options.out or options.run / "attribution"
     with evaluation_display("attributing", "sequences") as progress:
         content = attribute_runs(
@@ -76,4 +76,4 @@ def run(arguments: Sequence[str], began: float) -> None:
         console.print(table)
     print(f"Figures: {output / 'attribution.json'}")
     if output == options.run / "attribution" and (options.run / "results.json").exists():
-        print(f"Report: {refresh_report(model, options.run)}")
+        print(f"Report: {refresh_report(options.run)}")

@@ -133,7 +133,7 @@ def run(arguments: Sequence[str], began: float) -> None:
     console.print(detection_table(content))
     print(f"Clusters: {options.run / 'clusters' / 'clusters.json'}")
     if (options.run / "results.json").exists():
-        print(f"Report: {refresh_report(model, options.run)}")
+        print(f"Report: {refresh_report(options.run)}")
 
 
 def settings(options: Cluster) -> Settings:

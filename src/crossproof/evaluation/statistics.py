@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from crossproof.evaluation.bootstrap import Sums
+from crossproof.evaluation.intervals import Sums
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Sums], Array]

@@ -21,6 +21,7 @@ from crossproof.interactions.contributions import (
     MLPDictionary,
     dominant_contributions,
     magnitudes,
+    mlp_views,
     owned_contributions,
 )
 from crossproof.interactions.gated import GatedTerms, gated_pair_form, gated_terms
@@ -31,11 +32,6 @@ from crossproof.interactions.penalty import (
     dominant_share,
     interaction,
     residual,
-)
-from crossproof.interactions.ranks import (
-    RankCorrelation,
-    RankCorrelations,
-    rank_correlations,
 )
 from crossproof.interactions.second_differences import (
     PairSums,
@@ -61,8 +57,6 @@ __all__ = [
     "MLPDictionary",
     "PairScores",
     "PairSums",
-    "RankCorrelation",
-    "RankCorrelations",
     "ScoreParts",
     "ShapleySums",
     "ShapleyTaylor",
@@ -80,13 +74,13 @@ __all__ = [
     "magnitudes",
     "measure_interactions",
     "merge",
+    "mlp_views",
     "neuron_game",
     "output_game",
     "ov_constant",
     "ov_contributions",
     "owned_contributions",
     "pair_scores",
-    "rank_correlations",
     "residual",
     "score_parts",
     "second_difference_scores",

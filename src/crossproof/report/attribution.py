@@ -8,15 +8,32 @@ from pathlib import Path
 from typing import Any
 
 from crossproof.proof.attribution.reading import best_chain, short_step, vacuous_from
-from crossproof.report.runs import Run, Value
+from crossproof.report.runs import Run
 from crossproof.report.stored import stored
-from crossproof.report.table import Cell, Group, Row, cell, number
+from crossproof.tables import Cell, Estimate, cell, number
 
 SHOWN = 8
 """Rows of each table of costs."""
 REFERENCES = {"model": "Against the model", "all latents": "Against all latents"}
 Found = Sequence[Mapping[str, Any] | None]
 """The entry of attribution.json of each run of the page."""
+
+
+@dataclass(frozen=True)
+class AttributionRow:
+    """One figure of every run, as shown."""
+
+    label: str
+    note: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class AttributionGroup:
+    """Rows under a heading."""
+
+    title: str
+    rows: tuple[AttributionRow, ...]
 
 
 @dataclass(frozen=True)
@@ -46,7 +63,7 @@ class AttributedRuns:
     limit: str
     unbounded: str
     """A sentence on why attention could not be bounded, if so."""
-    groups: tuple[Group, ...]
+    groups: tuple[AttributionGroup, ...]
     breaks: tuple[str, ...]
     kept: tuple[str, ...]
     costs: dict[str, Costs]
@@ -90,35 +107,35 @@ def _limit(figures: Mapping[str, Any]) -> str:
     return f"From {number(vacuous_from(figures))} nats on a bound is vacuous: {why}."
 
 
-def _groups(found: Found, chain: str) -> Iterator[Group]:
+def _groups(found: Found, chain: str) -> Iterator[AttributionGroup]:
     """Losses and the ball's radius, of the chain that the figures show."""
     chains = [(f or {}).get("chains", {}).get(chain) for f in found]
     losses = [(f or {}).get("loss", {}) for f in found]
     rows = [
-        Row("The model’s loss", "", tuple(_cell(loss.get("true")) for loss in losses)),
-        Row("Claimed loss", "", tuple(_cell(loss.get("claimed")) for loss in losses)),
-        Row("Bound", f"chain: {chain}", tuple(_cell((c or {}).get("loss_bound")) for c in chains)),
-        Row("Verdict", "on the mean", tuple(_verdict(c) for c in chains)),
-        Row("First vacuous step", "", tuple(_step(c) for c in chains)),
-        Row(
+        AttributionRow("The model’s loss", "", tuple(_cell(loss.get("true")) for loss in losses)),
+        AttributionRow("Claimed loss", "", tuple(_cell(loss.get("claimed")) for loss in losses)),
+        AttributionRow("Bound", f"chain: {chain}", tuple(_cell((c or {}).get("loss_bound")) for c in chains)),
+        AttributionRow("Verdict", "on the mean", tuple(_verdict(c) for c in chains)),
+        AttributionRow("First vacuous step", "", tuple(_step(c) for c in chains)),
+        AttributionRow(
             "Tokens with a vacuous bound",
             "",
             tuple(_share((c or {}).get("vacuous_tokens")) for c in chains),
         ),
     ]
-    yield Group("Cross-entropy in nats", tuple(rows))
-    yield Group("The ball around the decoded stream", tuple(_radii(found, chain)))
+    yield AttributionGroup("Cross-entropy in nats", tuple(rows))
+    yield AttributionGroup("The ball around the decoded stream", tuple(_radii(found, chain)))
 
 
-def _radii(found: Found, chain: str) -> Iterator[Row]:
+def _radii(found: Found, chain: str) -> Iterator[AttributionRow]:
     whole = [f if f is not None and "chains" in f else None for f in found]
     ends = [None if f is None else f["chains"][chain]["stages"][-1]["radius"] for f in whole]
     truths = [None if f is None else f["true_radius"][-1] for f in whole]
     moved = [None if f is None else _moving(f["chains"][chain]["stages"]) for f in whole]
-    cells = tuple(cell(None) if v is None else Cell(f"{v:.1%}", "", Value(v)) for v in moved)
-    yield Row("Proved radius at the end", "", tuple(_plain(v) for v in ends))
-    yield Row("Of it, the ball’s own growth", "how far layers could move within it", cells)
-    yield Row("True distance at the end", "", tuple(_plain(v) for v in truths))
+    cells = tuple(cell(None) if v is None else Cell(f"{v:.1%}", "", Estimate(v)) for v in moved)
+    yield AttributionRow("Proved radius at the end", "", tuple(_plain(v) for v in ends))
+    yield AttributionRow("Of it, the ball’s own growth", "how far layers could move within it", cells)
+    yield AttributionRow("True distance at the end", "", tuple(_plain(v) for v in truths))
 
 
 def _moving(stages: Sequence[Mapping[str, Any]]) -> float | None:
@@ -129,19 +146,19 @@ def _moving(stages: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def _cell(figure: Mapping[str, Any] | None) -> Cell:
-    return cell(None if figure is None else Value(figure["mean"], *figure["ci"]))
+    return cell(None if figure is None else Estimate(figure["mean"], tuple(figure["ci"])))
 
 
 def _share(figure: Mapping[str, Any] | None) -> Cell:
     if figure is None:
         return cell(None)
     low, high = figure["ci"]
-    value = Value(figure["mean"], low, high)
-    return Cell(f"{value.mean:.1%}", f"[{100 * low:.1f}, {100 * high:.1f}]", value)
+    value = Estimate(figure["mean"], (low, high))
+    return Cell(f"{value.value:.1%}", f"[{100 * low:.1f}, {100 * high:.1f}]", value)
 
 
 def _plain(value: float | None) -> Cell:
-    return cell(None if value is None else Value(value))
+    return cell(None if value is None else Estimate(value))
 
 
 def _verdict(chain: Mapping[str, Any] | None) -> Cell:

@@ -13,7 +13,7 @@ from crossproof.proof.attribution.stream import CENTRED
 from crossproof.report.attribution import REFERENCES
 from crossproof.report.figures import plain_figure
 from crossproof.report.runs import Run
-from crossproof.report.table import number
+from crossproof.tables import number
 
 Panel = tuple[str, str, go.Figure]
 """Title, what a reader who cannot see the figure is told, and the figure."""

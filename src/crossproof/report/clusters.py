@@ -15,13 +15,22 @@ from crossproof.evaluation.contexts import Context
 from crossproof.report.figures import plain_figure
 from crossproof.report.matrix_plot import heat_map_of
 from crossproof.report.passages import Piece, pieces
-from crossproof.report.runs import Run, Value
+from crossproof.report.runs import Run
 from crossproof.report.stored import stored
-from crossproof.report.table import Cell, Row, cell, number
+from crossproof.tables import Cell, Estimate, cell, number
 
 SHOWN = 4
 NAMES = {"clusters": "", "random": "random clusters", "random, matched": "random, same frequencies"}
 JUDGES = {"overlap": "word overlap", "embedding": "embedding model", "llm": "language model"}
+
+
+@dataclass(frozen=True)
+class ClusterRow:
+    """One figure of every run, as shown."""
+
+    label: str
+    note: str
+    cells: tuple[Cell, ...]
 
 
 @dataclass(frozen=True)
@@ -51,8 +60,8 @@ class ClusteredRuns:
 
     similarity: str
     material: str
-    rows: tuple[Row, ...]
-    detection: tuple[Row, ...]
+    rows: tuple[ClusterRow, ...]
+    detection: tuple[ClusterRow, ...]
     clusters: dict[str, list[ShownCluster]]
 
 
@@ -152,7 +161,7 @@ def _ends(row: Mapping[str, Any]) -> tuple[float, float]:
     return low, high
 
 
-def _accuracies(found: Sequence[Mapping[str, Any] | None]) -> list[Row]:
+def _accuracies(found: Sequence[Mapping[str, Any] | None]) -> list[ClusterRow]:
     """One row a judge, similarity and control; controls of the first similarity only."""
     first = next(figures for figures in found if figures is not None)
     rows = []
@@ -163,7 +172,7 @@ def _accuracies(found: Sequence[Mapping[str, Any] | None]) -> list[Row]:
                     continue
                 cells = tuple(_accuracy(f, judge, similarity, control) for f in found)
                 label = similarity if control == "clusters" else NAMES[control]
-                rows.append(Row(label, f"judge: {JUDGES.get(judge, judge)}", cells))
+                rows.append(ClusterRow(label, f"judge: {JUDGES.get(judge, judge)}", cells))
     return rows
 
 
@@ -174,7 +183,7 @@ def _accuracy(figures: Mapping[str, Any] | None, judge: str, similarity: str, co
     return _value(entry)
 
 
-def _detections(found: Sequence[Mapping[str, Any] | None]) -> list[Row]:
+def _detections(found: Sequence[Mapping[str, Any] | None]) -> list[ClusterRow]:
     first = next(figures for figures in found if figures is not None)
     rows = []
     for scorer in first["detection"]:
@@ -183,14 +192,14 @@ def _detections(found: Sequence[Mapping[str, Any] | None]) -> list[Row]:
                 (f or {"detection": {}})["detection"].get(scorer, {}).get(key) for f in found
             ]
             note = f"decided by {JUDGES.get(scorer, scorer)}"
-            rows.append(Row(key.capitalize(), note, tuple(_value(entry) for entry in entries)))
+            rows.append(ClusterRow(key.capitalize(), note, tuple(_value(entry) for entry in entries)))
     return rows
 
 
 def _value(entry: Mapping[str, Any] | None) -> Cell:
     if entry is None or entry.get("mean") is None:
         return cell(None)
-    return cell(Value(entry["mean"], *(entry["ci"] or ())))
+    return cell(Estimate(entry["mean"], tuple(entry["ci"]) if entry["ci"] else None))
 
 
 def _cluster(row: Mapping[str, Any]) -> ShownCluster:

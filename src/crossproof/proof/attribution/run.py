@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from crossproof.activations.corpus import HeldOut
+from crossproof.activations.corpus import TextSlice
 from crossproof.errors import CrossproofError
 from crossproof.files import write_json
 from crossproof.lm import LanguageModel
@@ -29,7 +29,7 @@ def attribute_runs(
     model: LanguageModel,
     folder: Path,
     output: Path,
-    held_out: HeldOut,
+    held_out: TextSlice,
     which: Parts = "both",
     top: int = 12,
     progress: Progress | None = None,
@@ -45,11 +45,12 @@ def attribute_runs(
         check_model(model, provenance, folder)
     parts = model_parts(model)
     sequences = held_out.read(model)
+    known = {key: value for key, value in asdict(held_out).items() if value is not None}
     content: dict[str, Any] = {
         "schema": SCHEMA,
         "model": model.name,
         "model_hash": model.weights_hash,
-        "attributed_on": asdict(held_out) | {"sequences": len(sequences)},
+        "attributed_on": known | {"sequences": len(sequences)},
         "runs": {},
     }
     _make(output)
