@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from crossproof.errors import CrossproofError
 from crossproof.files import read_json, write_json
@@ -22,14 +22,12 @@ if TYPE_CHECKING:
     import pandas
     from cattrs import Converter
 
+R = TypeVar("R", bound="Result")
 MISSING = "missing"
 """The key under which a document says why a value is null."""
-_ABSENT = "absent"
-
-
-def absent() -> Any:
-    """A dataclass field that JSON leaves out where it is None: not measured, not undefined."""
-    return dataclasses.field(default=None, metadata={_ABSENT: True})
+ABSENT = {"absent": True}
+"""Metadata of a dataclass field that JSON leaves out where it is None: not measured, which is
+something else than undefined."""
 
 
 class Result:
@@ -47,10 +45,15 @@ class Result:
         return content | ({MISSING: missing} if missing else {})
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
+    def check(cls, content: Mapping[str, Any]) -> None:
+        """Raises CrossproofError where `content` can be told not to be one, such as by schema."""
+
+    @classmethod
+    def from_json(cls: type[R], content: Mapping[str, Any]) -> R:
         """The result that `to_json` wrote; CrossproofError if `content` is not one."""
+        cls.check(content)
         try:
-            made: Self = _converter().structure(
+            made: R = _converter().structure(
                 {key: value for key, value in content.items() if key != MISSING}, cls
             )
         except Exception as error:  # cattrs groups errors of every kind under its own
@@ -64,7 +67,7 @@ class Result:
         write_json(path, self.to_json())
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls: type[R], path: Path) -> R:
         """Reads what `save` wrote; CrossproofError if the file is missing, damaged or another's."""
         content = read_json(path)
         try:
@@ -113,9 +116,10 @@ def _converter() -> Converter:
         left_out = {
             field.name: override(omit_if_default=True)
             for field in dataclasses.fields(cls)
-            if field.metadata.get(_ABSENT)
+            if field.metadata.get("absent")
         }
-        return make_dict_unstructure_fn(cls, converter, **left_out)
+        overrides: dict[str, Any] = left_out
+        return make_dict_unstructure_fn(cls, converter, **overrides)
 
     converter.register_unstructure_hook_factory(dataclasses.is_dataclass, plain)
     return converter

@@ -109,7 +109,7 @@ class Cell:
         mean = self.value.mean if isinstance(self.value, Estimate) else self.value
         if mean is None or isinstance(mean, str | bool) or not math.isfinite(mean):
             return None
-        return mean
+        return float(mean)
 
     @property
     def ends(self) -> tuple[float, float] | None:
@@ -128,7 +128,7 @@ def cell(value: Value, style: Style = number) -> Cell:
     if mean is None or not math.isfinite(mean):
         return Cell(DASH, "", value)
     if isinstance(value, int):
-        return Cell(count(value) if style is number else style(value), "", value)
+        return Cell((count if style is number else style)(float(value)), "", value)
     bounds = interval(*ci, style) if ci is not None and all(map(math.isfinite, ci)) else ""
     return Cell(style(mean), bounds, value)
 

@@ -18,6 +18,7 @@ from reports import run as made_run
 from safetensors.torch import save_file
 from tiny_models import CONTEXT, D_MODEL, random_tokens
 
+from crossproof.activations import TextSlice
 from crossproof.clusters.llm import Endpoint
 from crossproof.clusters.run import Settings, cluster_run
 from crossproof.clusters.subject import Choice, Text
@@ -25,8 +26,12 @@ from crossproof.commands import cluster
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.crosscoder.store import Provenance, save_crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.measure_run import Corpus, measure_runs
-from crossproof.evaluation.pair_sums import measure
+from crossproof.evaluation import (
+    MeasureOptions,
+    RunEvaluation,
+    measure_runs,
+    tally_interactions,
+)
 from crossproof.lm import LanguageModel
 from crossproof.report.clusters import cluster_matrices, clustered, clustered_runs, size_figure
 from crossproof.report.runs import runs_of
@@ -61,7 +66,11 @@ def run_folder(gpt_neo: LanguageModel, tmp_path_factory: pytest.TempPathFactory)
         provenance = Provenance(gpt_neo.name, gpt_neo.weights_hash, seed, training)
         save_crosscoder(crosscoder, folder / name / "crosscoder", provenance)
     measure_runs(
-        gpt_neo, [folder], folder / "measure", Corpus(str(text), "held_out", 1600, CONTEXT), 2
+        gpt_neo,
+        [folder],
+        folder / "measure",
+        TextSlice.of_tokens(str(text), "held_out", 1600, CONTEXT),
+        MeasureOptions(pairs=2),
     )
     return folder
 
@@ -127,9 +136,9 @@ def test_halves_are_measured_again_up_to_a_limit(
 
     def watched(model: Any, crosscoder: Any, sequences: Any, **options: Any) -> Any:
         measured.append(sequences.shape)
-        return measure(model, crosscoder, sequences, **options)
+        return tally_interactions(model, crosscoder, sequences, **options)
 
-    monkeypatch.setattr("crossproof.clusters.subject.measure", watched)
+    monkeypatch.setattr("crossproof.clusters.subject.tally_interactions", watched)
     monkeypatch.setattr("crossproof.clusters.subject.HALF_TOKENS", 3 * CONTEXT + 1)
     cluster_run(gpt_neo, run_folder, replace(SETTINGS, seeds=1, against=(), scored=2))
     assert measured == 4 * [(3, CONTEXT)]  # two crosscoders, two halves
@@ -208,7 +217,8 @@ def test_the_page_section_has_the_clusters(
     gpt_neo: LanguageModel, run_folder: Path, content: dict[str, Any]
 ) -> None:
     (run_folder / "clusters" / "clusters.json").write_text(json.dumps(content))
-    runs = runs_of({"runs": {name: made_run("x", 0.1, 0.2, 0.3) for name in content["runs"]}})
+    made = {name: made_run("x", 0.1, 0.2, 0.3) for name in content["runs"]}
+    runs = runs_of(RunEvaluation.from_json({"runs": made}))
     found = clustered(run_folder, gpt_neo.weights_hash)
     section = clustered_runs(found, runs)
     assert section is not None
@@ -252,7 +262,8 @@ def test_the_template_shows_clusters_and_escapes_text(content: dict[str, Any]) -
     changed = json.loads(json.dumps(content))
     first = changed["runs"]["unpenalised"]["clusters"][0]["members"][0]
     first["explanation"]["text"] = "on <script>"
-    runs = runs_of({"runs": {name: made_run("x", 0.1, 0.2, 0.3) for name in content["runs"]}})
+    made = {name: made_run("x", 0.1, 0.2, 0.3) for name in content["runs"]}
+    runs = runs_of(RunEvaluation.from_json({"runs": made}))
     loader = PackageLoader("crossproof.report")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True

@@ -25,7 +25,7 @@ from crossproof.clusters.trials import Trial
 from crossproof.clusters.windows import Windows, marked, plain
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig, SparseLatents
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.contexts import Context, top_contexts
+from crossproof.evaluation import Context, top_contexts
 from crossproof.lm import LanguageModel
 
 LATENTS = 24

@@ -118,7 +118,9 @@ def test_plain_forms_equal_triple_loops(
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
-@pytest.mark.parametrize("activation", [Activation.RELU, Activation.SILU, Activation.GELU, Activation.IDENTITY])
+@pytest.mark.parametrize(
+    "activation", [Activation.RELU, Activation.SILU, Activation.GELU, Activation.IDENTITY]
+)
 def test_gated_forms_equal_triple_loops(activation: Activation, scale: float) -> None:
     case = random_case(5, activation, gated=True, scale=scale)
     found, wanted = measure_interactions(case.latents, {0: case.view}), brute_force(case)

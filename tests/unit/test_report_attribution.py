@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reports import attribution, results
+from reports import attribution, evaluation, results
 
 from crossproof.proof.attribution.reading import best_chain
 from crossproof.report import write_report
@@ -24,13 +24,13 @@ def light_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def section(content: dict[str, Any], runs: list[Run] | None = None) -> AttributedRuns:
-    found = attributed_runs(content, runs or runs_of(results()))
+    found = attributed_runs(content, runs or runs_of(evaluation()))
     assert found is not None
     return found
 
 
 def page(folder: Path, content: dict[str, Any] | None, of: dict[str, Any] | None = None) -> str:
-    path = write_report(folder, of or results(), {}, attribution=content)
+    path = write_report(folder, evaluation(of), attribution=content)
     return path.read_text(encoding="utf-8")
 
 
@@ -114,7 +114,7 @@ def test_costs_are_listed_side_by_side() -> None:
 
 def test_the_chain_is_drawn_with_its_line_of_vacuity() -> None:
     content = attribution()
-    loss, radius = (figure for _, _, figure in chain_panels(content, runs_of(results())))
+    loss, radius = (figure for _, _, figure in chain_panels(content, runs_of(evaluation())))
     chain = content["runs"]["penalised"]["chains"][CHAIN]
     bounds = [stage["loss_bound"]["mean"] for stage in chain["stages"]]
     assert list(loss.data[1].x) == [2.51, *bounds]
@@ -133,7 +133,7 @@ def test_a_radius_of_zero_is_left_out_of_the_logarithmic_axis() -> None:
     content = attribution()
     content["runs"]["penalised"]["true_radius"][0] = 0.0
     content["runs"]["penalised"]["chains"][CHAIN]["stages"][0]["radius"] = 0.0
-    _, (_, _, figure) = chain_panels(content, runs_of(results()))
+    _, (_, _, figure) = chain_panels(content, runs_of(evaluation()))
     assert figure.data[2].x[1] is None
     assert figure.data[3].x[0] is None
 
@@ -147,13 +147,13 @@ def test_many_blocks_stay_on_a_page() -> None:
             for block in range(60)
             for stage in stages[1:6]
         ]
-    panels = chain_panels(content, runs_of(results()))
+    panels = chain_panels(content, runs_of(evaluation()))
     assert all(figure.layout.height <= 900 for _, _, figure in panels)
 
 
 def test_certified_shares_are_drawn_against_the_proofs_length() -> None:
     content = attribution()
-    panels = certified_panels(content, runs_of(results()))
+    panels = certified_panels(content, runs_of(evaluation()))
     assert [title for title, _, _ in panels] == ["Against the model", "Against all latents"]
     figure = panels[0][2]
     truth, plain, centred = figure.data[3:6]
@@ -190,7 +190,7 @@ def test_the_last_block_alone(tmp_path: Path) -> None:
     assert "The claim is a loss" not in text
     assert 'id="plot-chain-0"' not in text
     assert 'id="plot-certified-1"' in text
-    assert chain_panels(content, runs_of(results())) == []
+    assert chain_panels(content, runs_of(evaluation())) == []
     assert best_chain(content["runs"].values()) is None
 
 
@@ -202,7 +202,7 @@ def test_a_run_that_was_not_attributed_has_dashes(tmp_path: Path) -> None:
     assert list(found.costs) == ["penalised"]
     assert "How far a proof gets" in page(tmp_path, content)
     content["runs"] = {"another": attribution()["runs"]["penalised"]}
-    assert attributed_runs(content, runs_of(results())) is None
+    assert attributed_runs(content, runs_of(evaluation())) is None
     assert "How far a proof gets" not in page(tmp_path, content)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from crossproof.activations.documents import DATASETS_PREFIX, read_documents
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
-from crossproof.result import absent
+from crossproof.result import ABSENT
 
 Split = Literal["train", "validation", "held_out"]
 
@@ -74,7 +74,7 @@ class TextSlice:
     """Tokens a sequence."""
     skip: int = 0
     """Sequences at the beginning of the split that are passed over."""
-    tokens: int | None = absent()
+    tokens: int | None = field(default=None, metadata=ABSENT)
     """How many tokens were asked for, where that decided the number of sequences."""
 
     @classmethod

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from crossproof.clusters.accuracy import Answers
 from crossproof.clusters.trials import Labels, Trial
-from crossproof.evaluation.intervals import Estimate, estimate
+from crossproof.evaluation.intervals import PartEstimate, estimate
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ def difference(one: Answered, other: Answered, resamples: int = 1000) -> dict[st
     """
     size = len(one.labels)
     counts = [*_counts(one, size), *_counts(other, size)]
-    found: list[Estimate] = []
+    found: list[PartEstimate] = []
     for labels in (one.labels, other.labels):
         groups = np.unique(labels, return_inverse=True)[1]
         sums = {

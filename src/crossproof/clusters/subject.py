@@ -22,9 +22,9 @@ from crossproof.clusters.similarities import Evidence, PairValues
 from crossproof.clusters.trials import Floats
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.interactions import mlp_views
 from crossproof.evaluation import tally_interactions
 from crossproof.files import read_json
+from crossproof.interactions import mlp_views
 from crossproof.interactions.contributions import MLPDictionary
 from crossproof.interactions.matrix import Interactions
 from crossproof.lm.model import LanguageModel
@@ -181,7 +181,9 @@ def prepare(
     if stability:
         longest = max(1, HALF_TOKENS // measured.shape[1])
         for i, side in enumerate(sides):
-            half = tally_interactions(model, crosscoder, side[:longest], progress=_step(tell, f"half {i + 1}"))
+            half = tally_interactions(
+                model, crosscoder, side[:longest], progress=_step(tell, f"half {i + 1}")
+            )
             own = parts[i] if parts else None
             halves.append(Evidence(half.interactions, crosscoder, own))
     whole = _sum(parts) if parts else None

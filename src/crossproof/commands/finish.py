@@ -14,7 +14,7 @@ from crossproof.evaluation.evaluate_run import evaluate_run
 from crossproof.files import make_folder
 from crossproof.lm import LanguageModel
 from crossproof.report import report_run
-from crossproof.report.terminal import console, evaluation_display, print_tables, training_display
+from crossproof.report.terminal import evaluation_display, print_tables, training_display
 from crossproof.training import distributed
 from crossproof.training.config import RunConfig
 from crossproof.training.run import Interrupted, Run
@@ -64,7 +64,5 @@ def finish_run(prepared: Run, began: float) -> Path:
     """Evaluates a finished run on its own held-out text; returns the page."""
     config, folder = prepared.config, prepared.folder
     context = min(config.context, prepared.model.context)
-    text = TextSlice(
-        config.text, "held_out", config.evaluation_sequences, context, config.skipped
-    )
+    text = TextSlice(config.text, "held_out", config.evaluation_sequences, context, config.skipped)
     return finish(prepared.model, config, folder, folder, text, began)

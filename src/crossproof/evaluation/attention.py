@@ -23,7 +23,7 @@ from crossproof.interactions.attention import (
 )
 from crossproof.interactions.attention_pairs import pair_scores
 from crossproof.lm.model import LanguageModel
-from crossproof.result import absent
+from crossproof.result import ABSENT
 
 PARTS = ("total", "query", "key", "query_key", "residual")
 """A score, and its parts that may differ from key to key of a query."""
@@ -110,8 +110,8 @@ class AttentionScores:
     sequences: int = 0
     rms: dict[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
     """By `PARTS`, [block, head]: root mean square over (query, key), about the queries' means."""
-    example: HeadExample | None = absent()
-    missing: str | None = absent()
+    example: HeadExample | None = field(default=None, metadata=ABSENT)
+    missing: str | None = field(default=None, metadata=ABSENT)
 
 
 def head_example(

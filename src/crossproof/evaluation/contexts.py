@@ -69,7 +69,9 @@ class StrongestContexts:
         """Takes what is strongest in the batch, by the values at its positions; ties by text."""
         highest, positions = values.max(dim=1)
         rows = zip(highest.tolist(), positions.tolist(), strict=True)
-        peaks = [Peak(-value, batch.first + s, at) for s, (value, at) in enumerate(rows) if value > 0]
+        peaks = [
+            Peak(-value, batch.first + s, at) for s, (value, at) in enumerate(rows) if value > 0
+        ]
         for peak in sorted(peaks)[: self.count]:
             if len(self.entries) < self.count or peak < self.entries[-1][0]:
                 context = _context(tokenizer, batch, values, peak, self.window)

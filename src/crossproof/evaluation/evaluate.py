@@ -92,7 +92,9 @@ def _measure_reconstruction(batch: DecodedBatch, tally: Tally) -> None:
     tally.fired = counts if tally.fired is None else tally.fired + counts
 
 
-def _measure_interactions(batch: DecodedBatch, views: dict[int, MLPDictionary], tally: Tally) -> None:
+def _measure_interactions(
+    batch: DecodedBatch, views: dict[int, MLPDictionary], tally: Tally
+) -> None:
     shares, histograms = [], []
     parts: dict[str, list[Tensor]] = {"interaction": [], "additive": [], "residual": []}
     latents = batch.encoded.latents

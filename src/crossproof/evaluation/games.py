@@ -9,9 +9,9 @@ from torch.nn import functional
 
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.batch import mlp_out
+from crossproof.evaluation.patching import mlp_out
 from crossproof.interactions.coalitions import coalition_neurons
-from crossproof.interactions.contributions import MLPDictionary
+from crossproof.interactions.contributions import MLPDictionary, mlp_views
 from crossproof.interactions.shapley import Game
 from crossproof.lm.model import LanguageModel
 
@@ -86,14 +86,10 @@ def _check(
 
 
 def _view(model: LanguageModel, crosscoder: Crosscoder, block: int) -> MLPDictionary:
-    hookpoints = crosscoder.hookpoints
-    if block not in hookpoints.mlp_blocks:
+    views = mlp_views(model, crosscoder)
+    if block not in views:
         raise CrossproofError(
             f"The crosscoder does not read the MLP input of block {block}; it reads those of "
-            f"blocks {', '.join(map(str, hookpoints.mlp_blocks))}."
+            f"blocks {', '.join(map(str, views))}."
         )
-    place = hookpoints.blocks[block].mlp_in
-    assert place is not None
-    with torch.no_grad():
-        decoder, bias = crosscoder.decoder_vectors(place), crosscoder.decoder_bias(place)
-        return MLPDictionary.build(model.mlp(block), decoder, bias)
+    return views[block]

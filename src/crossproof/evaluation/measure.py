@@ -17,8 +17,8 @@ from crossproof.evaluation.attention import AttentionScores, attention_scores
 from crossproof.evaluation.contexts import LatentExample, contexts_in
 from crossproof.evaluation.measurement import MeasurementResult, PairFigures, RunMeasurement
 from crossproof.evaluation.pair_contexts import PairExample, pair_examples
-from crossproof.evaluation.pair_sums import InteractionTally, tally_interactions
 from crossproof.evaluation.pair_summary import owners, ratios, square, totals
+from crossproof.evaluation.pair_sums import InteractionTally, tally_interactions
 from crossproof.interactions.contributions import mlp_views
 from crossproof.interactions.matrix import Interactions
 from crossproof.lm import LanguageModel
@@ -51,7 +51,7 @@ def measure(
     model: LanguageModel,
     crosscoder: Crosscoder,
     sequences: Int[Tensor, "S T"],
-    options: MeasureOptions = MeasureOptions(),  # noqa: B008  (frozen)
+    options: MeasureOptions = MeasureOptions(),
     progress: Callable[[int, int], None] | None = None,
 ) -> MeasurementResult:
     """How the crosscoder's latents interact on sequences of tokens [S, T].
@@ -68,7 +68,7 @@ def measure_runs(
     folders: list[Path],
     output: Path,
     text: TextSlice,
-    options: MeasureOptions = MeasureOptions(),  # noqa: B008  (frozen)
+    options: MeasureOptions = MeasureOptions(),
     progress: Progress | None = None,
 ) -> RunMeasurement:
     """Measures every crosscoder of `folders`; writes sums and measure.json into `output`.

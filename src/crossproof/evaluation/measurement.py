@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 from crossproof.activations.corpus import TextSlice
 from crossproof.errors import CrossproofError
@@ -16,7 +16,7 @@ from crossproof.evaluation.measurement_tables import (
     totals_table,
 )
 from crossproof.evaluation.results import BlockEstimate
-from crossproof.result import Result, absent
+from crossproof.result import ABSENT, Result
 from crossproof.tables import Table
 
 SCHEMA = 1
@@ -60,7 +60,7 @@ class PairFigures:
     contexts: tuple[Context, ...]
     latent_contexts: tuple[tuple[Context, ...], ...]
     """Of each of the two alone."""
-    shapley_taylor: float | None = absent()
+    shapley_taylor: float | None = field(default=None, metadata=ABSENT)
     """Σ over blocks of ‖φ_hk‖ of the MLP's output, mean over the first contexts' peaks."""
 
     @property
@@ -86,13 +86,14 @@ class MeasurementResult(Result):
     matrix: InteractionSquare
     top_pairs: tuple[PairFigures, ...]
     """The strongest pairs by I summed over tokens."""
-    attention: AttentionScores | None = absent()
+    attention: AttentionScores | None = field(default=None, metadata=ABSENT)
 
     def tables(self) -> Sequence[Table]:
         """Totals, the strongest pairs, and the parts of attention scores."""
         tables = [totals_table({"mean": self}, {}), pairs_table("Strongest pairs", self)]
-        shown = self.attention is not None and self.attention.missing is None
-        return tables + ([attention_table("Attention scores", self.attention)] if shown else [])
+        if self.attention is not None and self.attention.missing is None:
+            tables.append(attention_table("Attention scores", self.attention))
+        return tables
 
 
 @dataclass(frozen=True, repr=False)
@@ -102,7 +103,7 @@ class RunMeasurement(Result):
     schema: int = SCHEMA
     model: str = ""
     model_hash: str = ""
-    corpus: TextSlice | None = absent()
+    corpus: TextSlice | None = field(default=None, metadata=ABSENT)
     runs: dict[str, MeasurementResult] = field(default_factory=dict)
     ratios: dict[str, Totals] = field(default_factory=dict)
     """Every form over that of the first crosscoder; of `dominated` the difference."""
@@ -122,11 +123,10 @@ class RunMeasurement(Result):
         return totals_table(self.runs, self.ratios)
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """The content of measure.json; CrossproofError if it is of another schema or damaged."""
+    def check(cls, content: Mapping[str, Any]) -> None:
+        """Raises CrossproofError for another schema."""
         if content.get("schema", SCHEMA) != SCHEMA:
             raise CrossproofError(
                 f"measure.json has schema {content['schema']}, and this version reads schema "
                 f"{SCHEMA}: use the version of crossproof that wrote it."
             )
-        return super().from_json(content)

@@ -39,16 +39,16 @@ INTERACTIONS: Figures = (
 
 
 def result_tables(runs: Mapping[str, EvaluationResult]) -> list[Table]:
-    """Crosscoders side by side, each figure with its interval; rows that nobody has are left out."""
+    """Crosscoders side by side, each figure with its interval; rows that none has are left out."""
     columns = tuple(runs)
-    found = list(runs.values())
+    results = list(runs.values())
     tables = [
-        Table(f"Fidelity Φ, {label}", columns, tuple(_fidelities(found, mid)))
+        Table(f"Fidelity Φ, {label}", columns, tuple(_fidelities(results, mid)))
         for mid, label in MID_LABELS.items()
     ]
-    tables.append(Table("Reconstruction", columns, tuple(_rows(found, RECONSTRUCTION))))
-    tables.append(Table("Interactions", columns, tuple(_rows(found, INTERACTIONS))))
-    tables.append(Table("Latents by model", columns, tuple(_owners(found))))
+    tables.append(Table("Reconstruction", columns, tuple(_rows(results, RECONSTRUCTION))))
+    tables.append(Table("Interactions", columns, tuple(_rows(results, INTERACTIONS))))
+    tables.append(Table("Latents by model", columns, tuple(_owners(results))))
     return [table for table in tables if table.rows]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 from crossproof.activations.corpus import TextSlice
 from crossproof.crosscoder.diffing import DiffingFigures
@@ -13,10 +13,11 @@ from crossproof.errors import CrossproofError
 from crossproof.evaluation.contexts import LatentExample
 from crossproof.evaluation.intervals import PartEstimate
 from crossproof.evaluation.result_tables import result_tables
-from crossproof.result import Result, absent
+from crossproof.result import ABSENT, Result
 from crossproof.tables import Estimate, Table
 
 SCHEMA = 1
+
 
 @dataclass(frozen=True)
 class BlockEstimate(Estimate):
@@ -53,33 +54,33 @@ class EvaluationResult(Result):
     over tokens and blocks.
     """
 
-    objective: str | None = absent()
+    objective: str | None = field(default=None, metadata=ABSENT)
     """What it was trained for, in words."""
     sequences: int = 0
     tokens: int = 0
-    l0: float | None = absent()
-    fvu: float | None = absent()
-    fvu_mlp_in: float | None = absent()
-    dominant_share: float | None = absent()
-    interaction: float | None = absent()
-    residual: float | None = absent()
-    additive_interaction: float | None = absent()
-    ce_recovered: float | None = absent()
-    kl_recovered: float | None = absent()
-    dead: float | None = absent()
-    model_loss: float | None = absent()
+    l0: float | None = field(default=None, metadata=ABSENT)
+    fvu: float | None = field(default=None, metadata=ABSENT)
+    fvu_mlp_in: float | None = field(default=None, metadata=ABSENT)
+    dominant_share: float | None = field(default=None, metadata=ABSENT)
+    interaction: float | None = field(default=None, metadata=ABSENT)
+    residual: float | None = field(default=None, metadata=ABSENT)
+    additive_interaction: float | None = field(default=None, metadata=ABSENT)
+    ce_recovered: float | None = field(default=None, metadata=ABSENT)
+    kl_recovered: float | None = field(default=None, metadata=ABSENT)
+    dead: float | None = field(default=None, metadata=ABSENT)
+    model_loss: float | None = field(default=None, metadata=ABSENT)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     by_hookpoint: dict[str, dict[str, float]] = field(default_factory=dict)
     by_block: dict[str, tuple[float, ...]] = field(default_factory=dict)
     blocks: tuple[int, ...] = ()
     """The blocks whose MLP input the crosscoder reads."""
     phi: Fidelities = field(default_factory=dict)
-    phi_mlp_removed: Fidelities | None = absent()
-    share_histogram: ShareHistogram | None = absent()
-    diffing: DiffingFigures | None = absent()
-    latents: tuple[LatentExample, ...] | None = absent()
+    phi_mlp_removed: Fidelities | None = field(default=None, metadata=ABSENT)
+    share_histogram: ShareHistogram | None = field(default=None, metadata=ABSENT)
+    diffing: DiffingFigures | None = field(default=None, metadata=ABSENT)
+    latents: tuple[LatentExample, ...] | None = field(default=None, metadata=ABSENT)
     """A few latents, chosen by rule, with their strongest contexts."""
-    training: dict[str, Any] | None = absent()
+    training: dict[str, Any] | None = field(default=None, metadata=ABSENT)
 
     def figure(self, name: str) -> Estimate | None:
         """A figure of the whole crosscoder; None where it is not measured or not defined."""
@@ -106,14 +107,14 @@ class RunEvaluation(Result):
     schema: int = SCHEMA
     model: str = "a language model"
     model_hash: str = ""
-    seed: int | None = absent()
+    seed: int | None = field(default=None, metadata=ABSENT)
     """Of the training, like the next three; absent for imported crosscoders."""
-    steps: int | None = absent()
-    batch_tokens: int | None = absent()
-    tokens: int | None = absent()
-    seconds: float | None = absent()
+    steps: int | None = field(default=None, metadata=ABSENT)
+    batch_tokens: int | None = field(default=None, metadata=ABSENT)
+    tokens: int | None = field(default=None, metadata=ABSENT)
+    seconds: float | None = field(default=None, metadata=ABSENT)
     """Wall time of the whole command."""
-    evaluated_on: TextSlice | None = absent()
+    evaluated_on: TextSlice | None = field(default=None, metadata=ABSENT)
     runs: dict[str, EvaluationResult] = field(default_factory=dict)
 
     def tables(self) -> Sequence[Table]:
@@ -121,11 +122,8 @@ class RunEvaluation(Result):
         return result_tables(self.runs)
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """The content of results.json.
-
-        Raises CrossproofError for another schema, and if it holds no crosscoders.
-        """
+    def check(cls, content: Mapping[str, Any]) -> None:
+        """Raises CrossproofError for another schema, and if there are no crosscoders."""
         if content.get("schema", SCHEMA) != SCHEMA:
             raise CrossproofError(
                 f"results.json has schema {content['schema']}, and this version reads schema "
@@ -133,4 +131,3 @@ class RunEvaluation(Result):
             )
         if not content.get("runs"):
             raise CrossproofError("results.json holds no runs: evaluate at least one crosscoder.")
-        return super().from_json(content)

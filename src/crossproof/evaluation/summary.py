@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from crossproof.crosscoder.diffing import diffing_figures, is_joint
@@ -31,10 +33,11 @@ def summarise(
     names = [crosscoder.hookpoints.names[at] for at in crosscoder.written]
     picked = pick_latents(tally.encoded, crosscoder.n_latents, options.latents)
     joint = is_joint(crosscoder.hookpoints)
+    means: dict[str, Any] = {name: figure.mean for name, figure in figures.items()}
     return EvaluationResult(
         sequences=len(sums["tokens"]),
         tokens=int(sums["tokens"].sum()),
-        **{name: figure.mean for name, figure in figures.items()},
+        **means,
         dead=float((tally.fired == 0).double().mean()) if tally.fired is not None else 0.0,
         model_loss=float(sums["loss"].sum() / sums["predicted"].sum()),
         intervals={name: figure.ci for name, figure in figures.items()},

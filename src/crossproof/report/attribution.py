@@ -114,7 +114,9 @@ def _groups(found: Found, chain: str) -> Iterator[AttributionGroup]:
     rows = [
         AttributionRow("The model’s loss", "", tuple(_cell(loss.get("true")) for loss in losses)),
         AttributionRow("Claimed loss", "", tuple(_cell(loss.get("claimed")) for loss in losses)),
-        AttributionRow("Bound", f"chain: {chain}", tuple(_cell((c or {}).get("loss_bound")) for c in chains)),
+        AttributionRow(
+            "Bound", f"chain: {chain}", tuple(_cell((c or {}).get("loss_bound")) for c in chains)
+        ),
         AttributionRow("Verdict", "on the mean", tuple(_verdict(c) for c in chains)),
         AttributionRow("First vacuous step", "", tuple(_step(c) for c in chains)),
         AttributionRow(
@@ -134,7 +136,9 @@ def _radii(found: Found, chain: str) -> Iterator[AttributionRow]:
     moved = [None if f is None else _moving(f["chains"][chain]["stages"]) for f in whole]
     cells = tuple(cell(None) if v is None else Cell(f"{v:.1%}", "", Estimate(v)) for v in moved)
     yield AttributionRow("Proved radius at the end", "", tuple(_plain(v) for v in ends))
-    yield AttributionRow("Of it, the ball’s own growth", "how far layers could move within it", cells)
+    yield AttributionRow(
+        "Of it, the ball’s own growth", "how far layers could move within it", cells
+    )
     yield AttributionRow("True distance at the end", "", tuple(_plain(v) for v in truths))
 
 

@@ -192,7 +192,9 @@ def _detections(found: Sequence[Mapping[str, Any] | None]) -> list[ClusterRow]:
                 (f or {"detection": {}})["detection"].get(scorer, {}).get(key) for f in found
             ]
             note = f"decided by {JUDGES.get(scorer, scorer)}"
-            rows.append(ClusterRow(key.capitalize(), note, tuple(_value(entry) for entry in entries)))
+            rows.append(
+                ClusterRow(key.capitalize(), note, tuple(_value(entry) for entry in entries))
+            )
     return rows
 
 

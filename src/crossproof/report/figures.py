@@ -48,8 +48,12 @@ def published_colour(place: int) -> str:
 def trade_off(runs: Sequence[Run], points: Points) -> go.Figure:
     """Φ with one latent kept against Φ with all, a point a run; published sweeps behind."""
     figure = plain_figure(height=440, showlegend=False, hovermode="closest")
-    x_range = _span([float(p["phi_none"]) for p in points], [r.figures.fidelity("none") for r in runs])
-    y_range = _span([float(p["phi_keep"]) for p in points], [r.figures.fidelity("keep-largest") for r in runs])
+    x_range = _span(
+        [float(p["phi_none"]) for p in points], [r.figures.fidelity("none") for r in runs]
+    )
+    y_range = _span(
+        [float(p["phi_keep"]) for p in points], [r.figures.fidelity("keep-largest") for r in runs]
+    )
     for place, objective in enumerate(objectives_of(points)):
         own = [point for point in points if point["objective"] == objective]
         _sweep(figure, own, objective, place)

@@ -115,9 +115,7 @@ def _drawn(runs: Sequence[Run], points: figures.Points) -> dict[str, list[tuple[
     return found
 
 
-def _matrices(
-    runs: Sequence[Run], measured: RunMeasurement | None
-) -> list[tuple[Plot, go.Figure]]:
+def _matrices(runs: Sequence[Run], measured: RunMeasurement | None) -> list[tuple[Plot, go.Figure]]:
     """The interaction matrix of each measured run's strongest latents."""
     results = {} if measured is None else measured.runs
     entries = []
@@ -137,7 +135,9 @@ def _attention(heads: Mapping[str, HeadExample]) -> dict[str, list[tuple[Plot, g
     for at, (name, example) in enumerate(heads.items()):
         found[f"pattern-{name}"] = [
             _plot(f"pattern-{at}-{place}", title, f"{told} Run {name}.", figure)
-            for place, (title, told, figure) in enumerate(attention.pattern_panels(example, "var(--card)"))
+            for place, (title, told, figure) in enumerate(
+                attention.pattern_panels(example, "var(--card)")
+            )
         ]
         title, told, figure = attention.pair_panel(example, "var(--card)")
         found[f"latents-{name}"] = [_plot(f"head-{at}", title, f"{told} Run {name}.", figure)]

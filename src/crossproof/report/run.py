@@ -20,9 +20,15 @@ def report_run(folder: Path, output: Path, results: RunEvaluation) -> Path:
 
     The published sweep is drawn behind the runs if it was measured on the same model.
     """
-    published = published_sweep(results.model_hash)
-    later = (read(folder, results.model_hash) for read in (measured, clustered, attributed))
-    return write_report(output, results, published, *later)
+    model = results.model_hash
+    return write_report(
+        output,
+        results,
+        published_sweep(model),
+        measured(folder, model),
+        clustered(folder, model),
+        attributed(folder, model),
+    )
 
 
 def refresh_report(folder: Path) -> Path:

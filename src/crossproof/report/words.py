@@ -41,7 +41,8 @@ def summarise(results: RunEvaluation, runs: Sequence[Run]) -> Summary:
 
 def headline(first: Run, other: Run) -> str:
     """The effect on Φ(keep-largest), named for what it is."""
-    before, after = first.figures.fidelity("keep-largest"), other.figures.fidelity("keep-largest")
+    every = [run.figures.fidelity("none") for run in (first, other)]
+    before, after = (run.figures.fidelity("keep-largest") for run in (first, other))
     if before is None or after is None:
         return headline_alone(other)
     if before.overlaps(after):
@@ -52,7 +53,7 @@ def headline(first: Run, other: Run) -> str:
     if after.value > before.value:
         return (
             f"One latent per neuron keeps {percent(after)} of the MLPs’ work, up from "
-            f"{percent(before)}{_price(first.figures.fidelity('none'), other.figures.fidelity('none'))}"
+            f"{percent(before)}{_price(*every)}"
         )
     return (
         f"It did not help: one latent per neuron keeps {percent(after)} of the MLPs’ work, down "
@@ -115,7 +116,11 @@ def comparison(first: Run, other: Run) -> Iterator[str]:
 
 def alone(run: Run) -> Iterator[str]:
     """One run's figures, with nothing to compare them to."""
-    keep, every, fvu = run.figures.fidelity("keep-largest"), run.figures.fidelity("none"), run.figures.figure("fvu")
+    keep, every, fvu = (
+        run.figures.fidelity("keep-largest"),
+        run.figures.fidelity("none"),
+        run.figures.figure("fvu"),
+    )
     if keep is not None and every is not None:
         yield (
             f"Keeping only the largest latent at each token and neuron, Φ is {cell(keep)}; with "
@@ -137,7 +142,11 @@ def percent(value: Estimate) -> str:
 
 def _cards(runs: Sequence[Run]) -> Iterator[Card]:
     figures = (
-        ("Φ, only the largest latent", "higher is better", [r.figures.fidelity("keep-largest") for r in runs]),
+        (
+            "Φ, only the largest latent",
+            "higher is better",
+            [r.figures.fidelity("keep-largest") for r in runs],
+        ),
         ("Φ, all latents", "higher is better", [r.figures.fidelity("none") for r in runs]),
         ("FVU", "lower is better", [r.figures.figure("fvu") for r in runs]),
     )
@@ -146,7 +155,9 @@ def _cards(runs: Sequence[Run]) -> Iterator[Card]:
             yield Card(label, note, tuple(cell(value) for value in values))
 
 
-def _ratio(before: Estimate, after: Estimate, all_before: Estimate, all_after: Estimate) -> Iterator[str]:
+def _ratio(
+    before: Estimate, after: Estimate, all_before: Estimate, all_after: Estimate
+) -> Iterator[str]:
     if min(all_before.value, all_after.value) <= 0:
         return
     old, new = before.value / all_before.value, after.value / all_after.value
