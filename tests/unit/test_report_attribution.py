@@ -49,7 +49,7 @@ def test_the_table_holds_the_figures() -> None:
         for label, figure in expected.items():
             value = shown[label].value
             assert value is not None
-            assert [value.mean, value.low, value.high] == [figure["mean"], *figure["ci"]]
+            assert [value.mean, *value.ends] == [figure["mean"], *figure["ci"]]
         assert shown["Verdict"].text == "vacuous"
         assert shown["First vacuous step"].text == "block 0, MLP moves"
         ball = shown["Of it, the ball’s own growth"].value

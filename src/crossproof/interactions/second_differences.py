@@ -3,7 +3,8 @@
 At neuron n, δ²_n(h, k) = F(r + p_h + p_k) - F(r + p_h) - F(r + p_k) + F(r), where p are the
 contributions, r the neuron's pre-activation without the two, and F the activation, or σ(γ)υ of a
 gated MLP with both its paths. Nothing is bounded here: these are the true values, of which
-Q(h, k) = sum_n ‖o_n‖ ω_n min(|p_nh|, |p_nk|) is an upper bound.
+Q(h, k) = sum_n ‖o_n‖ ω_n min(|p_nh|, |p_nk|) is an upper bound; a gated MLP's Q bounds those of
+pairs alone.
 """
 
 from __future__ import annotations
