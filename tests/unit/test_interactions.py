@@ -98,7 +98,7 @@ def _owner(sizes: dict[int, float]) -> int | None:
 
 def matrix(found: Interactions, form: str) -> Tensor:
     out = found.matrix(form, normalise="sum")
-    return out + torch.diag(found.own.sum(0)) if form == "AND" else out
+    return out + torch.diag(found.diagonal.sum(0)) if form == "AND" else out
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
@@ -160,7 +160,7 @@ def test_one_active_latent_or_none_interacts_with_nothing(gated: bool) -> None:
     found = measure_interactions(SparseLatents.from_dense(activations), {0: case.view})
     assert len(found.pairs) == 0
     assert found.total("I", normalise="sum").tolist() == [0.0]
-    assert found.own.abs().max() == 0
+    assert found.diagonal.abs().max() == 0
     assert found.active.tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 0]
 
 
@@ -186,7 +186,7 @@ def assert_equal(left: Interactions, right: Interactions) -> None:
     for form in left.forms:
         ours, theirs = (m.matrix(form, normalise="sum") for m in (left, right))
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(left.own, right.own, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(left.diagonal, right.diagonal, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("gated", [False, True])

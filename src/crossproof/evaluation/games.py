@@ -37,20 +37,20 @@ def language_model_game(
     _check(model, tokens, position, logit)
     view = _view(model, crosscoder, block)
     prefix, names = tokens[None, : position + 1], crosscoder.hookpoints.names
-    own = model.activations(prefix, [*names, mlp_out(block)])
+    values = model.activations(prefix, [*names, mlp_out(block)])
     with torch.no_grad():
-        latents = crosscoder.encode(own[:, -1, : len(names)].float())
+        latents = crosscoder.encode(values[:, -1, : len(names)].float())
         players, neurons = coalition_neurons(view, latents, 0)
     W_out, b_out = view.mlp.W_out.double(), view.mlp.b_out.double()
 
     def value(coalitions: Tensor) -> Float[Tensor, " C"]:
         parts = (neurons(coalitions) @ W_out + b_out).split(batch_sequences)
-        scores = [_last_logits(model, prefix, own[:, :, -1], block, part) for part in parts]
-        found = torch.cat(scores).double()
+        scores = [_last_logits(model, prefix, values[:, :, -1], block, part) for part in parts]
+        logits = torch.cat(scores).double()
         if logit is not None:
-            return found[:, logit]
-        target = tokens[position + 1].to(found.device, torch.int64).expand(len(found))
-        return functional.cross_entropy(found, target, reduction="none")
+            return logits[:, logit]
+        target = tokens[position + 1].to(logits.device, torch.int64).expand(len(logits))
+        return functional.cross_entropy(logits, target, reduction="none")
 
     kind = "next-token loss (nats)" if logit is None else f"logit of token {logit}"
     return Game(players, value, f"{kind}, MLP of block {block} at position {position}")
@@ -59,12 +59,12 @@ def language_model_game(
 def _last_logits(
     model: LanguageModel,
     prefix: Int[Tensor, "1 T"],
-    own: Float[Tensor, "1 T D"],
+    values: Float[Tensor, "1 T D"],
     block: int,
     outputs: Float[Tensor, "C D"],
 ) -> Float[Tensor, "C V"]:
-    """Logits at the last position, where the block's MLP puts out `outputs` instead of `own`."""
-    patched = own.repeat(len(outputs), 1, 1)
+    """Logits at the last position, where the block's MLP puts out `outputs` instead of `values`."""
+    patched = values.repeat(len(outputs), 1, 1)
     patched[:, -1] = outputs.to(patched.dtype)
     return model.logits(prefix.expand(len(outputs), -1), {mlp_out(block): patched})[:, -1]
 

@@ -71,12 +71,12 @@ def second_difference_sums(
     counts = torch.zeros(chosen.n_distinct, dtype=torch.int64, device=norms.device)
     for _, rows in _blocks(active_latents(view, latents)):
         first, second = entry_pairs(rows.offsets)
-        place = chosen.find(rows.indices[first], rows.indices[second])
-        first, second, place = (entries[place >= 0] for entries in (first, second, place))
-        counts += torch.bincount(place, minlength=len(counts))
+        row = chosen.find(rows.indices[first], rows.indices[second])
+        first, second, row = (entries[row >= 0] for entries in (first, second, row))
+        counts += torch.bincount(row, minlength=len(counts))
         for part, delta in _deltas(exact, rows, first, second, context):
-            sums[0].index_add_(0, place[part], delta.abs() @ norms)
-            sums[1].index_add_(0, place[part], (delta @ exact.mlp.W_out).norm(dim=1))
+            sums[0].index_add_(0, row[part], delta.abs() @ norms)
+            sums[1].index_add_(0, row[part], (delta @ exact.mlp.W_out).norm(dim=1))
     return PairSums(pairs, chosen.spread(counts), *map(chosen.spread, sums))
 
 
@@ -129,13 +129,13 @@ def _deltas(
     size = max(1, _NUMBERS // view.mlp.n_neurons)
     for start in range(0, len(first), size):
         part = slice(start, start + size)
-        entries, places = torch.cat([first[part], second[part]]).unique(return_inverse=True)
+        entries, slots = torch.cat([first[part], second[part]]).unique(return_inverse=True)
         tokens, token = latents.token_index[entries].unique(return_inverse=True)
         roots = _roots(view, latents, tokens, context)
         sign = 1 if context == "alone" else -1
         steps = [sign * step for step in entry_contributions(view, latents, entries)]
         moved = [root[token] + step for root, step in zip(roots, steps, strict=True)]
-        one, other = places[: len(first[part])], places[len(first[part]) :]
+        one, other = slots[: len(first[part])], slots[len(first[part]) :]
         both = [value[one] + step[other] for value, step in zip(moved, steps, strict=True)]
         single, still = view.neurons(*moved), view.neurons(*roots)
         yield part, view.neurons(*both) - single[one] - single[other] + still[token[one]]

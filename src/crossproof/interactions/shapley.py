@@ -126,10 +126,10 @@ def absolute_sums(
             raise CrossproofError(f"Indices of different values cannot be added up: {several}.")
         m = len(result.players)
         one, other = torch.triu_indices(m, m, 1)
-        place = chosen.find(result.players[one], result.players[other]).cpu()
-        found = place >= 0
-        total.index_add_(0, place[found], result.matrix[one, other][found].abs())
-        tokens += torch.bincount(place[found], minlength=len(tokens))
+        row = chosen.find(result.players[one], result.players[other]).cpu()
+        known = row >= 0
+        total.index_add_(0, row[known], result.matrix[one, other][known].abs())
+        tokens += torch.bincount(row[known], minlength=len(tokens))
     return ShapleySums(pairs, chosen.spread(tokens), chosen.spread(total))
 
 

@@ -145,12 +145,12 @@ def pair_table(
 ) -> tuple[Int[Tensor, "M 2"], Int[Tensor, " M"], Float[Tensor, "M C"]]:
     """The pairs of all tokens by their latents: sorted pairs, how often they occur, their sums."""
     first, second = entry_pairs(offsets)
-    keys, place = torch.unique(indices[first] * n_latents + indices[second], return_inverse=True)
+    keys, row = torch.unique(indices[first] * n_latents + indices[second], return_inverse=True)
     table = sums.new_zeros(len(keys), sums.shape[1])
     for column, total in zip(sums.unbind(1), table.unbind(1), strict=True):
-        total.index_add_(0, place, column)
+        total.index_add_(0, row, column)
     pairs = torch.stack([keys // n_latents, keys % n_latents], 1)
-    return pairs, torch.bincount(place, minlength=len(keys)), table
+    return pairs, torch.bincount(row, minlength=len(keys)), table
 
 
 def entry_pairs(
@@ -175,10 +175,10 @@ def ragged(
 def slots(
     offsets: Int[Tensor, " bounds"], widest: int
 ) -> tuple[Bool[Tensor, "B K"], Int[Tensor, "B K"]]:
-    """Entries of each token padded to `widest` columns: which exist, and their places."""
-    place = torch.arange(widest, device=offsets.device)
-    present = place < offsets.diff()[:, None]
-    return present, torch.where(present, offsets[:-1, None] + place, 0)
+    """Entries of each token padded to `widest` columns: which exist, and where."""
+    column = torch.arange(widest, device=offsets.device)
+    present = column < offsets.diff()[:, None]
+    return present, torch.where(present, offsets[:-1, None] + column, 0)
 
 
 def upper(present: Bool[Tensor, "B K"]) -> Bool[Tensor, "B K K"]:
