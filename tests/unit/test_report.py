@@ -16,6 +16,7 @@ from reports import evaluation, examples, published, results, run
 
 from crossproof.commands.train import Train
 from crossproof.errors import CrossproofError
+from crossproof.evaluation import RunEvaluation
 from crossproof.report import write_report
 from crossproof.report.origin import command
 from crossproof.report.runs import runs_of
@@ -302,3 +303,32 @@ def test_labels_and_headings(tmp_path: Path) -> None:
     assert all(after - before <= 1 for before, after in pairwise(levels))
     ids = [a["id"] for _, a in found.elements if "id" in a]
     assert len(ids) == len(set(ids))
+
+
+def test_results_come_as_text_and_as_a_frame() -> None:
+    result = evaluation()
+    assert "Keep only the largest" in repr(result)
+    assert "0.660 [0.649, 0.672]" in repr(result.runs["penalised"])
+    pandas = pytest.importorskip("pandas")
+    frame = result.to_frame()
+    assert isinstance(frame, pandas.DataFrame)
+    assert frame.loc[("Reconstruction", "FVU, all hookpoints"), "penalised"] == 0.157
+    low = frame.loc[("Reconstruction", "FVU, all hookpoints"), "penalised low"]
+    assert low == pytest.approx(0.157 * 0.98)
+
+
+def test_what_is_not_defined_is_null_with_a_reason_and_what_is_not_measured_is_absent(
+    tmp_path: Path,
+) -> None:
+    content = results()
+    content["runs"]["penalised"]["fvu"] = float("nan")
+    del content["runs"]["penalised"]["l0"]
+    evaluation(content).save(tmp_path / "results.json")
+    saved = json.loads((tmp_path / "results.json").read_text())
+    assert saved["runs"]["penalised"]["fvu"] is None
+    assert saved["missing"] == {"runs/penalised/fvu": "not defined (0/0)"}
+    assert "l0" not in saved["runs"]["penalised"]
+    again = RunEvaluation.load(tmp_path / "results.json")
+    assert again.runs["penalised"].figure("fvu") is None
+    assert again.runs["penalised"].figure("l0") is None
+    assert again.to_json() == saved

@@ -6,9 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from crossproof.evaluation.tally import MIDS
+from crossproof.extras import needed
 from crossproof.tables import Row, Style, Table, Value, number, percent
 
 if TYPE_CHECKING:
+    import pandas
+
     from crossproof.evaluation.results import EvaluationResult
 
 SCHEME_LABELS = {
@@ -50,6 +53,15 @@ def result_tables(runs: Mapping[str, EvaluationResult]) -> list[Table]:
     tables.append(Table("Interactions", columns, tuple(_rows(results, INTERACTIONS))))
     tables.append(Table("Latents by model", columns, tuple(_owners(results))))
     return [table for table in tables if table.rows]
+
+
+def stacked(tables: Sequence[Table]) -> pandas.DataFrame:
+    """Tables of the same columns as one data frame, their titles as the outer index.
+
+    Raises CrossproofError if pandas is not installed.
+    """
+    pandas = needed("pandas", "pandas", "data frames")
+    return pandas.concat({table.title: table.to_frame() for table in tables})
 
 
 def mids_of(runs: Sequence[EvaluationResult]) -> list[str]:

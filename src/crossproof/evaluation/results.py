@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crossproof.activations.corpus import TextSlice
 from crossproof.crosscoder.diffing import DiffingFigures
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.contexts import LatentExample
 from crossproof.evaluation.intervals import PartEstimate
-from crossproof.evaluation.result_tables import result_tables
+from crossproof.evaluation.result_tables import result_tables, stacked
 from crossproof.result import ABSENT, Result
 from crossproof.tables import Estimate, Table
+
+if TYPE_CHECKING:
+    import pandas
 
 SCHEMA = 1
 
@@ -99,6 +102,10 @@ class EvaluationResult(Result):
         """Fidelities, reconstruction and interactions."""
         return result_tables({self.objective or "figure": self})
 
+    def to_frame(self) -> pandas.DataFrame:
+        """All tables, one below the other; CrossproofError if pandas is not installed."""
+        return stacked(self.tables())
+
 
 @dataclass(frozen=True, repr=False)
 class RunEvaluation(Result):
@@ -120,6 +127,10 @@ class RunEvaluation(Result):
     def tables(self) -> Sequence[Table]:
         """Fidelities, reconstruction and interactions of all crosscoders side by side."""
         return result_tables(self.runs)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """All tables, one below the other; CrossproofError if pandas is not installed."""
+        return stacked(self.tables())
 
     @classmethod
     def check(cls, content: Mapping[str, Any]) -> None:

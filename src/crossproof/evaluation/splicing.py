@@ -15,7 +15,7 @@ from crossproof.errors import CrossproofError, nearest
 from crossproof.lm.model import LanguageModel
 from crossproof.lm.pair import ModelPair
 
-Run = Callable[[Tensor, Mapping[str, Tensor] | None], Tensor]
+Forward = Callable[[Tensor, Mapping[str, Tensor] | None], Tensor]
 
 
 @contextmanager
@@ -63,8 +63,8 @@ def _methods(model: LanguageModel) -> tuple[str, ...]:
 
 def _with_reconstruction(
     model: LanguageModel, crosscoder: Crosscoder, names: Sequence[str], method: str
-) -> Run:
-    run: Run = getattr(model, method)
+) -> Forward:
+    run: Forward = getattr(model, method)
 
     def replaced(tokens: Tensor, replace: Mapping[str, Tensor] | None = None) -> Tensor:
         return run(tokens, reconstruction(model, crosscoder, tokens, names) | dict(replace or {}))

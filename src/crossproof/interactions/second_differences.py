@@ -24,7 +24,7 @@ from crossproof.interactions.exact import active_latents, entry_contributions, i
 from crossproof.interactions.pairs import Pairs
 from crossproof.kernels.torch_any import entry_pairs, ragged
 
-Context = Literal["alone", "others"]
+OtherLatents = Literal["alone", "others"]
 """What else the neuron sees. alone: r is the baseline β, no other latent is active. others: r is
 β plus the contributions of the token's other active latents."""
 
@@ -56,7 +56,7 @@ def second_difference_sums(
     view: MLPDictionary,
     latents: SparseLatents,
     pairs: Int[Tensor, "M 2"],
-    context: Context = "alone",
+    context: OtherLatents = "alone",
 ) -> PairSums:
     """Second differences of chosen pairs, summed over the tokens of one batch.
 
@@ -83,7 +83,7 @@ def second_difference_sums(
 def second_difference_scores(
     view: MLPDictionary,
     latents: SparseLatents,
-    context: Context = "alone",
+    context: OtherLatents = "alone",
     form: Literal["neurons", "output"] = "neurons",
 ) -> Float[Tensor, " B"]:
     """The second differences of all pairs of active latents, summed for each token; float64.
@@ -118,7 +118,7 @@ def _deltas(
     latents: SparseLatents,
     first: Int[Tensor, " C"],
     second: Int[Tensor, " C"],
-    context: Context,
+    context: OtherLatents,
 ) -> Iterator[tuple[slice, Float[Tensor, "c N"]]]:
     """δ²_n of each two entries, a slice of them at a time.
 
@@ -142,7 +142,7 @@ def _deltas(
 
 
 def _roots(
-    view: MLPDictionary, latents: SparseLatents, tokens: Int[Tensor, " U"], context: Context
+    view: MLPDictionary, latents: SparseLatents, tokens: Int[Tensor, " U"], context: OtherLatents
 ) -> list[Float[Tensor, "U N"]]:
     """What reaches the neurons of the tokens, on each path, before latents are moved."""
     paths = 1 if view.G_gate is None else 2

@@ -30,7 +30,7 @@ EXACT_PLAYERS = 12
 _COALITIONS = 2**12
 """Coalitions that are evaluated and weighed at a time."""
 
-Value = Callable[[Tensor], Tensor]
+CoalitionValue = Callable[[Tensor], Tensor]
 """From coalitions, bool [C, m], to their values [C], or [C, D] of D coordinates."""
 
 
@@ -40,7 +40,7 @@ class Game:
 
     players: Int[Tensor, " m"]
     """Latents; player i of a coalition is `players[i]`."""
-    value: Value
+    value: CoalitionValue
     name: str
     """What the value is."""
     baseline: str = "all latents removed: the decoder bias b"
