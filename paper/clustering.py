@@ -22,7 +22,7 @@ from crossproof.clusters import (
     prepare,
 )
 from crossproof.crosscoder.model import Crosscoder
-from crossproof.evaluation.pair_sums import measure
+from crossproof.evaluation import tally_interactions
 from crossproof.interactions.matrix import Interactions
 from crossproof.training.config import RunConfig
 from paper.cache import digest
@@ -114,7 +114,7 @@ def _interactions(
 
 
 def _measure(lab: Lab, crosscoder: Crosscoder, measured: Int[Tensor, "S T"], folder: Path) -> None:
-    measure(lab.model, crosscoder, measured).interactions.save(folder / SUMS)
+    tally_interactions(lab.model, crosscoder, measured).interactions.save(folder / SUMS)
 
 
 def _rows(lab: Lab, split: Split) -> Int[Tensor, "S T"]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from crossproof.evaluation import EvaluationOptions
-from crossproof.evaluation.schemes import SCHEMES
-from crossproof.evaluation.tally import MIDS
+from crossproof.evaluation import MIDS, SCHEMES, EvaluationOptions
 from crossproof.training.config import RunConfig
 from paper.figure import Panel, Series
 from paper.lab import Lab

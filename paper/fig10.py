@@ -8,8 +8,7 @@ from functools import partial
 from typing import Any
 
 from crossproof.activations import read_sequences
-from crossproof.evaluation import EvaluationOptions
-from crossproof.evaluation.measure import tally_sequences
+from crossproof.evaluation import EvaluationOptions, tally_sequences
 from crossproof.training.config import RunConfig
 from paper import modular_network as network
 from paper import scaling

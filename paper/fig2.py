@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from crossproof.evaluation.schemes import SCHEMES
+from crossproof.evaluation import SCHEMES
 from paper import fidelity
 from paper.figure import Chart, Figure
 from paper.lab import Lab

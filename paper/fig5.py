@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from crossproof.evaluation.attention import PARTS
+from crossproof.evaluation import PARTS
 from paper import heads
 from paper.figure import Chart, Figure, Series
 from paper.figure import Panel as Axes

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from crossproof.crosscoder.encode import encode_batches
 from crossproof.crosscoder.model import Crosscoder
-from crossproof.evaluation.attention import attention_views, encoded
-from crossproof.evaluation.bootstrap import Sums
-from crossproof.evaluation.statistics import Array, Statistic
+from crossproof.evaluation import Array, Statistic, Sums, attention_input, attention_views
 from crossproof.interactions.attention import score_parts
 from crossproof.interactions.attention_pairs import keep_pairs
 from paper import heads
@@ -53,12 +52,11 @@ def _kept(lab: Lab, crosscoder: Crosscoder, block: int, head: int) -> Sums:
     Queries and keys are weighted by the attention probability.
     """
     view = attention_views(lab.model, crosscoder)[block]
-    at = crosscoder.hookpoints.index(f"blocks.{block}.attn.hook_in")
     rows: list[list[float]] = []
-    for tokens in heads.texts(lab):
-        latents, values = encoded(lab.model, crosscoder, tokens)
-        weights = view.attention.pattern(score_parts(view, head, latents, values[:, at]).total)
-        found = [keep_pairs(view, head, latents, largest=count) for count in KEPT]
+    for batch in encode_batches(lab.model, crosscoder, heads.texts(lab), 1, every_position=True):
+        parts = score_parts(view, head, batch.latents, attention_input(batch, block))
+        weights = view.attention.pattern(parts.total)
+        found = [keep_pairs(view, head, batch.latents, largest=count) for count in KEPT]
         whole = (weights * (found[0].kept + found[0].omitted)).sum()
         kept = [(weights * pairs.kept).sum() for pairs in found]
         rows.append(torch.stack([whole, *kept]).tolist())

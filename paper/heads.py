@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
-from crossproof.evaluation.attention import (
+from crossproof.evaluation import (
+    Array,
+    Statistic,
+    Sums,
     attention_views,
-    example_values,
     head_example,
     head_sums,
 )
-from crossproof.evaluation.bootstrap import Sums
-from crossproof.evaluation.statistics import Array, Statistic
 from crossproof.training.config import RunConfig
 from paper.fidelity import RECIPE
 from paper.figure import Heat, Panel
@@ -62,7 +63,7 @@ def examples(lab: Lab, block: int, head: int) -> dict[str, Any]:
         views = attention_views(lab.model, crosscoders[0])
         tokens = texts(lab)[0, :SHOWN_TOKENS]
         example = head_example(lab.model, crosscoders[0], views, tokens, block, head)
-        found[name] = example_values(example)
+        found[name] = asdict(example)
     return found
 
 

@@ -22,8 +22,7 @@ from torch import Tensor
 from crossproof.activations import Split, read_sequences
 from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.measure import tally_sequences
-from crossproof.evaluation.tally import EvaluationOptions
+from crossproof.evaluation import EvaluationOptions, tally_sequences
 from crossproof.lm import LanguageModel, load_model
 from crossproof.training.config import DEMO, RunConfig
 from crossproof.training.machine import keep_freed_memory, thread_setting

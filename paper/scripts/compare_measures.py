@@ -22,14 +22,12 @@ from torch import Tensor
 from crossproof.activations import read_sequences
 from crossproof.crosscoder import SparseLatents
 from crossproof.crosscoder.encode import encode_batches
-from crossproof.evaluation.measure import mlp_views
-from crossproof.interactions import MLPDictionary, measure_interactions
-from crossproof.interactions.coalitions import output_game
-from crossproof.interactions.ranks import rank_correlations
+from crossproof.interactions import MLPDictionary, measure_interactions, mlp_views, output_game
 from crossproof.interactions.second_differences import second_difference_sums
 from crossproof.interactions.shapley import absolute_sums, shapley_taylor
 from crossproof.lm import load_model
 from crossproof.training.run_folder import check_model, run_crosscoders
+from paper.ranks import rank_correlations
 
 
 @dataclass(frozen=True)

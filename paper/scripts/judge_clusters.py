@@ -40,7 +40,7 @@ from crossproof.clusters import (
     prepare,
 )
 from crossproof.crosscoder import Crosscoder
-from crossproof.evaluation.measure_run import named_crosscoders
+from crossproof.evaluation import named_crosscoders
 from crossproof.lm import LanguageModel, load_model
 from crossproof.training.run_folder import run_crosscoders
 from paper.cluster_comparison import Plan, Study, compare, study

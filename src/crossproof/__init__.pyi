@@ -1,4 +1,5 @@
 from .activations import Harvest as Harvest
+from .activations import TextSlice as TextSlice
 from .activations import read_sequences as read_sequences
 from .activations import scored_positions as scored_positions
 from .auditing import AuditSettings as AuditSettings
@@ -11,8 +12,13 @@ from .crosscoder.formats import import_dictionaries as import_dictionaries
 from .crosscoder.formats import import_dictionary as import_dictionary
 from .errors import CrossproofError as CrossproofError
 from .evaluation import EvaluationOptions as EvaluationOptions
+from .evaluation import EvaluationResult as EvaluationResult
+from .evaluation import MeasurementResult as MeasurementResult
+from .evaluation import MeasureOptions as MeasureOptions
 from .evaluation import evaluate as evaluate
-from .evaluation.pair_sums import measure as measure
+from .evaluation import measure as measure
+from .evaluation import spliced as spliced
+from .evaluation import top_contexts as top_contexts
 from .interactions import Interactions as Interactions
 from .interactions import MLPDictionary as MLPDictionary
 from .interactions import additive_interaction as additive_interaction

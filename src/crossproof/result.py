@@ -26,6 +26,9 @@ R = TypeVar("R", bound="Result")  # not Self: beartype checks methods one by one
 
 MISSING = "missing"
 """The key under which a document says why a value is null."""
+ABSENT = {"absent": True}
+"""Metadata of a dataclass field that JSON leaves out where it is None: not measured, which is
+something else than undefined."""
 
 
 class Result:
@@ -43,8 +46,13 @@ class Result:
         return content | ({MISSING: missing} if missing else {})
 
     @classmethod
+    def check(cls, content: Mapping[str, Any]) -> None:
+        """Raises CrossproofError where `content` can be told not to be one, such as by schema."""
+
+    @classmethod
     def from_json(cls: type[R], content: Mapping[str, Any]) -> R:
         """The result that `to_json` wrote; CrossproofError if `content` is not one."""
+        cls.check(content)
         try:
             made: R = _converter().structure(
                 {key: value for key, value in content.items() if key != MISSING}, cls
@@ -95,11 +103,26 @@ def _below(path: str, key: object) -> str:
 @cache
 def _converter() -> Converter:
     """Dataclasses to plain values and back; made when it is first needed."""
+    from cattrs.gen import make_dict_unstructure_fn, override
     from cattrs.preconf.json import make_converter
 
     converter: Converter = make_converter(prefer_attrib_converters=False)
     converter.register_unstructure_hook(Path, str)
     converter.register_structure_hook(Path, lambda value, _: Path(value))
+    converter.register_structure_hook(
+        float, lambda value, _: math.nan if value is None else float(value)
+    )
+
+    def plain(cls: type) -> Any:
+        left_out = {
+            field.name: override(omit_if_default=True)
+            for field in dataclasses.fields(cls)
+            if field.metadata.get("absent")
+        }
+        overrides: dict[str, Any] = left_out
+        return make_dict_unstructure_fn(cls, converter, **overrides)
+
+    converter.register_unstructure_hook_factory(dataclasses.is_dataclass, plain)
     return converter
 
 

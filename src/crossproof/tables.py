@@ -32,6 +32,22 @@ class Estimate:
         """Whether there is a finite figure."""
         return self.mean is not None and math.isfinite(self.mean)
 
+    @property
+    def value(self) -> float:
+        """The figure; NaN where it is not defined."""
+        return math.nan if self.mean is None else self.mean
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The interval; the figure twice where there is none."""
+        if self.ci is None or not all(map(math.isfinite, self.ci)):
+            return self.value, self.value
+        return self.ci
+
+    def overlaps(self, other: Estimate) -> bool:
+        """Whether the intervals share a point; a figure without interval is its own."""
+        return self.ends[0] <= other.ends[1] and other.ends[0] <= self.ends[1]
+
 
 Value = float | int | str | bool | Estimate | None
 Style = Callable[[float], str]
@@ -105,6 +121,19 @@ class Cell:
     text: str
     interval: str
     value: Value
+
+    @property
+    def number(self) -> float | None:
+        """The figure as a number; None if it is none or not defined."""
+        mean = self.value.mean if isinstance(self.value, Estimate) else self.value
+        if mean is None or isinstance(mean, str | bool) or not math.isfinite(mean):
+            return None
+        return float(mean)
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """The interval, if it is shown."""
+        return self.value.ci if self.interval and isinstance(self.value, Estimate) else None
 
     def __str__(self) -> str:
         return f"{self.text} {self.interval}".strip()

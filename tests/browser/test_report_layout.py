@@ -10,7 +10,7 @@ import subprocess
 from typing import Any
 
 import pytest
-from reports import attribution, examples, published, results
+from reports import attribution, evaluation, examples, published
 
 from crossproof.report import write_report
 
@@ -49,7 +49,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, An
     if BROWSER is None:
         pytest.skip("no chromium on this machine: install it to check the report's layout")
     folder = tmp_path_factory.mktemp("report")
-    report = write_report(folder, results(), examples(), published(), attribution=attribution())
+    report = write_report(
+        folder, evaluation(shown=examples()), published(), attribution=attribution()
+    )
     text = report.read_text(encoding="utf-8").replace("</body>", f"{PROBE}</body>")
     (folder / "probed.html").write_text(text, encoding="utf-8")
     frames = "".join(

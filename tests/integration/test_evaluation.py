@@ -13,7 +13,7 @@ from torch import Tensor
 from crossproof.activations import scored_positions
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.errors import CrossproofError
-from crossproof.evaluation import SCHEMES, EvaluationOptions, evaluate
+from crossproof.evaluation import SCHEMES, EvaluationOptions, EvaluationResult, evaluate
 from crossproof.lm import LanguageModel
 
 KINDS = ("gpt-neo", "llama", "gpt-neox")  # plain; gated; plain in parallel with attention
@@ -51,7 +51,9 @@ def rough(model: LanguageModel) -> Crosscoder:
 
 def run(model: LanguageModel, crosscoder: Crosscoder, **options: Any) -> dict[str, Any]:
     settings = EvaluationOptions(resamples=options.pop("resamples", 50), **options)
-    return evaluate(model, crosscoder, sequences(), settings)
+    result = evaluate(model, crosscoder, sequences(), settings)
+    assert EvaluationResult.from_json(result.to_json()).to_json() == result.to_json()
+    return {key: value for key, value in result.to_json().items() if key != "latents"}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,18 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from reports import results
+from reports import evaluation
 from tiny_models import CONTEXT, D_MODEL, END, random_tokens
 
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.attention import (
+from crossproof.evaluation import (
     PARTS,
-    attention_figures,
+    AttentionScores,
+    MeasurementResult,
+    RunMeasurement,
+    attention_scores,
     attention_views,
     head_example,
     head_sums,
 )
+from crossproof.evaluation.measurement import InteractionSquare
 from crossproof.lm import LanguageModel
 from crossproof.lm.hookpoints import Hookpoints
 from crossproof.report import write_report
@@ -75,19 +79,20 @@ def test_an_example_shows_the_pair_whose_latents_stand_out(model: LanguageModel)
     assert example.error < 1e-10
     assert example.key < example.query
     assert 3 not in (example.key, example.query)
-    added = float(example.pairs.values[0].sum())
-    assert added == pytest.approx(float(example.parts.query_key[example.query, example.key]))
-    rows = example.parts.query_key
+    rows = example.parts["query_key"]  # five digits of each
+    assert sum(map(sum, example.pairs)) == pytest.approx(rows[example.query][example.key], rel=1e-3)
+
+    def beyond_mean(query: int, key: int) -> float:
+        seen = [value for value in rows[query] if value is not None]
+        return abs(rows[query][key] - sum(seen) / len(seen))
+
     best = max(
-        abs(float(rows[q, k] - rows[q, example.mask[q]].mean()))
+        beyond_mean(q, k)
         for q in range(10)
         for k in range(q)
-        if example.mask[q, k] and 3 not in (q, k)
+        if rows[q][k] is not None and 3 not in (q, k)
     )
-    chosen = (
-        rows[example.query, example.key] - rows[example.query, example.mask[example.query]].mean()
-    )
-    assert abs(float(chosen)) == pytest.approx(best)
+    assert beyond_mean(example.query, example.key) == pytest.approx(best, rel=1e-3)
 
 
 @pytest.mark.parametrize("model", ["gpt-neo"], indirect=True)
@@ -109,21 +114,36 @@ def test_blocks_heads_and_texts_that_are_not_there_are_refused(model: LanguageMo
 @pytest.mark.parametrize("model", ["gpt-neo"], indirect=True)
 def test_the_page_shows_the_parts_and_the_pairs(model: LanguageModel, tmp_path: Path) -> None:
     crosscoder, tokens = dictionary(model), random_tokens(4, 12, seed=6)
-    found = attention_figures(model, crosscoder, tokens)
-    size = np.array(found["rms"]["total"])
-    example = found["example"]
-    place = found["blocks"].index(example["block"])
-    assert size[place, example["head"]] == size.max()
-    run = {"totals": {}, "tokens": 48, "top_pairs": [], "matrix": {"latents": []}}
-    measured = {"runs": {"unpenalised": run | {"attention": found}, "penalised": run}}
-    page = write_report(tmp_path, results(), {}, measured=measured).read_text(encoding="utf-8")
+    scores = attention_scores(model, crosscoder, tokens)
+    size, example = np.array(scores.rms["total"]), scores.example
+    assert example is not None
+    assert size[scores.blocks.index(example.block), example.head] == size.max()
+    page = write_report(tmp_path, evaluation(), measured=measured(scores)).read_text("utf-8")
     assert "Inside one attention head" in page
-    assert f"block {example['block']}, head {example['head']}" in page
+    assert f"block {example.block}, head {example.head}" in page
     for title in ("Key latents, to ±", "Query × key latents, to ±", "Latents of query and key"):
         assert page.count(f"<h3>{title}") == 1
-    missing = {"runs": {"unpenalised": run | {"attention": {"missing": "why"}}}}
-    page = write_report(tmp_path, results(), {}, measured=missing).read_text(encoding="utf-8")
+    without = measured(AttentionScores(missing="why"))
+    page = write_report(tmp_path, evaluation(), measured=without).read_text("utf-8")
     assert "Inside one attention head" not in page
+
+
+def measured(scores: AttentionScores) -> RunMeasurement:
+    """Of the unpenalised crosscoder, without pairs."""
+    result = MeasurementResult(
+        tokens=48,
+        pairs=0,
+        blocks=(),
+        gated=False,
+        seconds={},
+        totals={},
+        owners={},
+        matrix=InteractionSquare(),
+        top_pairs=(),
+        attention=scores,
+    )
+    made = RunMeasurement(runs={"unpenalised": result})
+    return RunMeasurement.from_json(made.to_json())
 
 
 def test_words_and_charts_of_figures_5_and_6_come_from_their_numbers() -> None:

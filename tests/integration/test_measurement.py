@@ -14,15 +14,25 @@ from torch import Tensor
 from crossproof.activations import scored_positions
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.pair_contexts import pair_examples
+from crossproof.evaluation import (
+    MeasurementResult,
+    MeasureOptions,
+    measure,
+    pair_examples,
+    tally_interactions,
+)
 from crossproof.evaluation.pair_summary import owners, ratios, totals
-from crossproof.evaluation.pair_sums import LED, measure
+from crossproof.evaluation.pair_sums import DOMINATED
 from crossproof.interactions import (
     Interactions,
     additive_interaction,
     dominant_share,
     interaction,
     merge,
+    mlp_views,
+    output_game,
+    second_difference_sums,
+    shapley_taylor,
 )
 from crossproof.lm import LanguageModel
 from crossproof.lm.hookpoints import Hookpoints
@@ -71,10 +81,12 @@ def assert_equal(left: Interactions, right: Interactions) -> None:
 @pytest.mark.parametrize("model", KINDS, indirect=True)
 def test_one_pass_seven_shards_and_another_batch_size_agree(model: LanguageModel) -> None:
     crosscoder, sequences = dictionary(model), text()
-    whole = measure(model, crosscoder, sequences, batch_sequences=14)
-    parts = [measure(model, crosscoder, part) for part in torch.tensor_split(sequences, 7)]
+    whole = tally_interactions(model, crosscoder, sequences, batch_sequences=14)
+    parts = [
+        tally_interactions(model, crosscoder, part) for part in torch.tensor_split(sequences, 7)
+    ]
     assert_equal(merge(part.interactions for part in parts), whole.interactions)
-    small = measure(model, crosscoder, sequences, batch_sequences=3)
+    small = tally_interactions(model, crosscoder, sequences, batch_sequences=3)
     assert_equal(small.interactions, whole.interactions)
     for name, values in whole.totals.items():
         np.testing.assert_allclose(small.totals[name], values, rtol=1e-9)
@@ -82,10 +94,8 @@ def test_one_pass_seven_shards_and_another_batch_size_agree(model: LanguageModel
 
 @pytest.mark.parametrize("model", KINDS, indirect=True)
 def test_totals_are_those_of_the_formulas(model: LanguageModel) -> None:
-    from crossproof.evaluation.measure import mlp_views
-
     crosscoder, sequences = dictionary(model), text()
-    found = measure(model, crosscoder, sequences)
+    found = tally_interactions(model, crosscoder, sequences)
     scored = scored_positions(sequences, model.special_ids)
     x = model.activations(sequences, crosscoder.hookpoints.names)[scored]
     latents = crosscoder.encode(x)
@@ -100,43 +110,73 @@ def test_totals_are_those_of_the_formulas(model: LanguageModel) -> None:
             j = float(additive_interaction(view, latents, dominance).sum())
             assert found.totals["J"][:, place].sum() == pytest.approx(j, rel=1e-9)
         assert ours == pytest.approx(whole, rel=1e-9)
-        led = (dominant_share(view, latents, dominance) > LED).sum()
-        assert found.totals["led"][:, place].sum() == led
+        dominated = (dominant_share(view, latents, dominance) > DOMINATED).sum()
+        assert found.totals["dominated"][:, place].sum() == dominated
 
 
 @pytest.mark.parametrize("model", ["gpt-neo"], indirect=True)
 def test_summaries_are_per_token_and_paired(model: LanguageModel) -> None:
     crosscoder, sequences = dictionary(model), text()
-    first = measure(model, crosscoder, sequences)
+    first = tally_interactions(model, crosscoder, sequences)
     figures = totals(first, resamples=50)
     i = first.interactions.total("I", normalise="mean")
-    assert figures["I"]["by_block"] == pytest.approx(i.tolist(), rel=1e-9)
-    assert figures["I"]["ci"][0] < figures["I"]["mean"] < figures["I"]["ci"][1]
-    assert 0 <= figures["led"]["mean"] <= 1
+    assert list(figures["I"].by_block) == pytest.approx(i.tolist(), rel=1e-9)
+    assert figures["I"].ci[0] < figures["I"].mean < figures["I"].ci[1]
+    assert 0 <= figures["dominated"].mean <= 1
     same = ratios(first, first, resamples=50)
-    assert same["I"]["mean"] == same["I"]["ci"][0] == same["I"]["ci"][1] == 1
+    assert same["I"].mean == same["I"].ci[0] == same["I"].ci[1] == 1
     doubled = replace(first, totals={**first.totals, "I": first.totals["I"] * 2})
-    assert ratios(first, doubled, resamples=50)["I"]["ci"] == pytest.approx([2, 2])
+    assert ratios(first, doubled, resamples=50)["I"].ci == pytest.approx([2, 2])
     top = owners(first.interactions)["0"]
     owned = first.interactions.owned[0].double()
-    assert top[0]["share"] == pytest.approx(float(owned.max() / owned.sum()))
+    assert top[0].share == pytest.approx(float(owned.max() / owned.sum()))
 
 
 @pytest.mark.parametrize("model", ["gpt-neo"], indirect=True)
 def test_pair_contexts_show_where_the_interaction_is_largest(model: LanguageModel) -> None:
     crosscoder, sequences = dictionary(model), text()
-    found = measure(model, crosscoder, sequences).interactions
+    tally = tally_interactions(model, crosscoder, sequences, kept_sequences=len(sequences))
+    found, views = tally.interactions, mlp_views(model, crosscoder)
     row = found.top_pairs(1, normalise="sum")
     pair = (int(found.pairs[row, 0]), int(found.pairs[row, 1]))
-    example = pair_examples(model, crosscoder, sequences, [pair], contexts=4, window=12)[0]
+    example = pair_examples(model.tokenizer, tally.encoded, views, [pair], contexts=4)[0]
     peaks = [context.activations[context.peak] for context in example.contexts]
     assert peaks == sorted(peaks, reverse=True)
     assert 0 < len(peaks) <= 4
-    everywhere = pair_examples(model, crosscoder, sequences, [pair], contexts=99, window=12)[0]
+    everywhere = pair_examples(model.tokenizer, tally.encoded, views, [pair], contexts=99)[0]
     total = sum(sum(context.activations) for context in everywhere.contexts)
     assert total == pytest.approx(float(found.pair_sums("I", normalise="sum")[row]), rel=1e-6)
     per_token = float(found.pair_sums("I", normalise="coactive")[row])
     assert 0 < example.second_difference < 2.6 * per_token  # ω < 1.3, both directions
+
+
+@pytest.mark.parametrize("model", KINDS, indirect=True)
+def test_pairs_carry_their_exact_index_at_the_tokens_where_they_interact_most(
+    model: LanguageModel,
+) -> None:
+    crosscoder, sequences = dictionary(model), text()
+    result = measure(model, crosscoder, sequences, MeasureOptions(pairs=3, shapley_tokens=1))
+    assert MeasurementResult.from_json(result.to_json()).to_json() == result.to_json()
+    views = mlp_views(model, crosscoder)
+    tally = tally_interactions(model, crosscoder, sequences, kept_sequences=len(sequences))
+    for pair in result.top_pairs:
+        example = pair_examples(model.tokenizer, tally.encoded, views, [pair.latents])[0]
+        token, total = example.peaks[0], 0.0
+        assert set(pair.latents) <= set(token.indices.tolist())
+        at_peak = sum(
+            float(second_difference_sums(view, token, torch.tensor([pair.latents])).output[0])
+            for view in views.values()
+        )
+        assert at_peak > 0
+        for view in views.values():
+            index = shapley_taylor(output_game(view, token, 0))
+            h, k = (index.players.tolist().index(latent) for latent in pair.latents)
+            total += float(index.matrix[h, k])
+        assert pair.shapley_taylor == pytest.approx(total, rel=1e-9)
+    without = measure(model, crosscoder, sequences, MeasureOptions(pairs=3, shapley_tokens=0))
+    assert all(pair.shapley_taylor is None for pair in without.top_pairs)
+    assert "φ" in repr(result)
+    assert "φ" not in repr(without)
 
 
 @pytest.mark.parametrize("model", ["gpt-neo"], indirect=True)
@@ -145,8 +185,8 @@ def test_text_without_tokens_and_dictionaries_without_mlps_are_refused(
 ) -> None:
     crosscoder = dictionary(model)
     with pytest.raises(CrossproofError, match="no tokens to measure"):
-        measure(model, crosscoder, torch.full((3, 12), END))
+        tally_interactions(model, crosscoder, torch.full((3, 12), END))
     names = ("blocks.0.hook_resid_pre",)
     blind = Crosscoder(CrosscoderConfig(8, "topk", 2), Hookpoints.from_names(names, 2), D_MODEL)
     with pytest.raises(CrossproofError, match="no decoder at an MLP's input"):
-        measure(model, blind.double(), text())
+        tally_interactions(model, blind.double(), text())

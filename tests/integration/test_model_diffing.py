@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,7 @@ from crossproof.crosscoder.diffing import CLASSES, diffing_figures, relative_nor
 from crossproof.crosscoder.store import load_crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation import EvaluationOptions, evaluate
-from crossproof.evaluation.measure import mlp_views
-from crossproof.interactions import interaction
+from crossproof.interactions import interaction, mlp_views
 from crossproof.lm import Hookpoints, LanguageModel, ModelPair, load_model
 from crossproof.training.config import RunConfig
 from crossproof.training.objectives import Objective
@@ -75,10 +75,10 @@ def test_a_latent_of_one_model_has_relative_norm_zero_or_one() -> None:
     assert norms[2] == pytest.approx(0.5, abs=1e-12)
     assert norms[3].isnan()
     figures = diffing_figures(crosscoder)
-    assert sum(figures["counts"].values()) == 11
-    assert figures["relative_norms"][3] is None
-    assert figures["counts"]["base only"] == figures["counts"]["diff only"] == 1
-    json.dumps(figures, allow_nan=False)
+    assert sum(figures.counts.values()) == 11
+    assert figures.relative_norms[3] is None
+    assert figures.counts["base only"] == figures.counts["diff only"] == 1
+    json.dumps(asdict(figures), allow_nan=False)
 
 
 def test_every_hookpoint_counts_alike_whatever_its_scale() -> None:
@@ -141,8 +141,8 @@ def test_fidelity_of_a_pair_is_that_of_the_patched_model(gpt_neo: LanguageModel)
         joint.scale.copy_(single.scale.repeat(2))
     options = EvaluationOptions(resamples=10)
     texts = random_tokens(4, 12, seed=5)
-    one = evaluate(gpt_neo, single.eval(), texts, options)
-    two = evaluate(pair, joint.eval(), texts, options)
+    one = evaluate(gpt_neo, single.eval(), texts, options).to_json()
+    two = evaluate(pair, joint.eval(), texts, options).to_json()
     for scheme, mids in one["phi"].items():
         if scheme == "drop-random":  # its draw depends on the block's number
             continue

@@ -106,11 +106,13 @@ def test_measurements_are_those_of_evaluate(settings: Callable[..., Settings]) -
     crosscoder = lab.crosscoders(variants)["penalised"][0]
     figures = evaluate(lab.model, crosscoder, lab.text("held_out"), EvaluationOptions())
     for name in ("fvu", "fvu_mlp_in", "interaction", "ce_recovered", "kl_recovered", "l0"):
-        assert runs["penalised"].figure(name).value == pytest.approx(figures[name], rel=1e-12)
+        assert runs["penalised"].figure(name).value == pytest.approx(
+            getattr(figures, name), rel=1e-12
+        )
     keep = runs["penalised"].figure("phi/keep-largest/reconstructed_mid").estimate()
-    expected = figures["phi"]["keep-largest"]["reconstructed_mid"]
-    assert keep["parts"] == pytest.approx(expected["by_block"], rel=1e-12)
-    assert runs["penalised"].dead == [pytest.approx(figures["dead"])]
+    expected = figures.phi["keep-largest"]["reconstructed_mid"]
+    assert keep["parts"] == pytest.approx(expected.by_block, rel=1e-12)
+    assert runs["penalised"].dead == [pytest.approx(figures.dead)]
     with pytest.raises(CrossproofError, match="'phi/keep' was not measured"):
         runs["penalised"].figure("phi/keep")
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crossproof.evaluation.bootstrap import Sums, estimate
+from crossproof.evaluation.intervals import Sums, estimate
 
 
 def ratio(totals: Sums) -> np.ndarray:

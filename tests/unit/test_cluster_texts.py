@@ -24,7 +24,7 @@ from crossproof.clusters.result import Confusion, Detection
 from crossproof.clusters.task import Trial, detection
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig, SparseLatents
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.contexts import Context, top_contexts
+from crossproof.evaluation import Context, top_contexts
 from crossproof.lm import LanguageModel
 
 LATENTS = 24

@@ -7,9 +7,10 @@ import torch
 from tiny_models import END, random_tokens
 from torch import Tensor
 
+from crossproof.crosscoder.encode import encode_batches
 from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.contexts import pick_latents, token_strings, top_contexts
+from crossproof.evaluation import pick_latents, token_strings, top_contexts
 from crossproof.lm import LanguageModel
 
 LATENTS, K, LENGTH = 24, 4, 16
@@ -104,16 +105,17 @@ def test_latents_are_picked_by_rule(
     gpt_neo: LanguageModel, crosscoder: Crosscoder, sequences: Tensor
 ) -> None:
     fired = (dense(gpt_neo, crosscoder, sequences) > 0).sum((0, 1))
-    picked = pick_latents(gpt_neo, crosscoder, sequences, count=4, min_tokens=5, batch_sequences=3)
+    batches = list(encode_batches(gpt_neo, crosscoder, sequences, 3))
+    picked = pick_latents(batches, LATENTS, count=4, min_tokens=5)
     assert len(set(picked)) == 4
     counts = [int(fired[latent]) for latent in picked]
     assert counts == sorted(counts, reverse=True)
     assert min(counts) >= 5
     eligible = int((fired >= 5).sum())
-    everything = pick_latents(gpt_neo, crosscoder, sequences, count=1000, min_tokens=5)
+    everything = pick_latents(batches, LATENTS, count=1000, min_tokens=5)
     assert len(everything) == eligible
     assert picked == tuple(everything[(2 * i + 1) * eligible // 8] for i in range(4))
-    assert pick_latents(gpt_neo, crosscoder, sequences, min_tokens=10_000) == ()
+    assert pick_latents(batches, LATENTS, min_tokens=10_000) == ()
 
 
 def test_an_unknown_latent_is_named(

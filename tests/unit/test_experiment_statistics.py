@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.bootstrap import Sums, estimate
+from crossproof.evaluation.intervals import Sums, estimate
 from paper.statistics import over_seeds
 
 SEQUENCES, PARTS = 30, np.array([2.0, 5.0])

@@ -12,15 +12,16 @@ from typing import Any
 import plotly.offline
 import pytest
 import tyro
-from reports import examples, published, results, run
+from reports import evaluation, examples, published, results, run
 
 from crossproof.commands.train import Train
 from crossproof.errors import CrossproofError
+from crossproof.evaluation import RunEvaluation
 from crossproof.report import write_report
 from crossproof.report.origin import command
-from crossproof.report.runs import Value, runs_of
-from crossproof.report.table import number
+from crossproof.report.runs import runs_of
 from crossproof.report.words import comparison, headline
+from crossproof.tables import Estimate, number, percent
 from crossproof.training.config import RECIPES
 
 
@@ -63,7 +64,9 @@ def light_plotly(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 
 
 def page(folder: Path, content: dict[str, Any], *more: Any) -> Page:
-    return Page(write_report(folder, content, *(more or ({},))).read_text(encoding="utf-8"))
+    shown, *others = more or ({},)
+    path = write_report(folder, evaluation(content, shown), *others)
+    return Page(path.read_text(encoding="utf-8"))
 
 
 def figures(found: Page) -> dict[str, Any]:
@@ -71,7 +74,7 @@ def figures(found: Page) -> dict[str, Any]:
 
 
 def test_whole_page_is_self_contained(tmp_path: Path) -> None:
-    path = write_report(tmp_path, results(), examples(), published())
+    path = write_report(tmp_path, evaluation(shown=examples()), published())
     assert path == tmp_path / "report.html"
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
     found = Page(path.read_text(encoding="utf-8"))
@@ -99,6 +102,7 @@ def test_every_number_of_the_table_is_in_the_results(tmp_path: Path) -> None:
             expected.append(figures_of[name])
             expected_ends += interval
         expected.append(figures_of["dead"])
+        expected += [v for at in figures_of["by_hookpoint"].values() for v in at.values()]
         headline_phi = [figures_of["phi"][scheme]["exact_mid"] for scheme in CARD_SCHEMES]
         expected += [phi["mean"] for phi in headline_phi] + [figures_of["fvu"]]
         expected_ends += [end for phi in headline_phi for end in phi["ci"]]
@@ -106,7 +110,7 @@ def test_every_number_of_the_table_is_in_the_results(tmp_path: Path) -> None:
     assert sorted(shown) == sorted(expected)
     assert sorted(ends) == sorted(expected_ends)
     for value in shown:
-        assert number(value) in found.text
+        assert number(value) in found.text or percent(value) in found.text
 
 
 CARD_SCHEMES = ("keep-largest", "none")
@@ -223,7 +227,7 @@ def test_the_headline_follows_the_numbers(
 ) -> None:
     content = results()
     content["runs"]["penalised"] |= {"phi": run("x", keep, every, 0.2)["phi"]}
-    line = headline(*runs_of(content))
+    line = headline(*runs_of(evaluation(content)))
     assert words in line
     assert not_words not in line
 
@@ -231,32 +235,32 @@ def test_the_headline_follows_the_numbers(
 def test_a_ratio_bought_with_the_reconstruction_is_called_that() -> None:
     content = results()
     content["runs"]["penalised"] |= {"phi": run("x", 0.35, 0.38, 0.2)["phi"]}
-    sentences = " ".join(comparison(*runs_of(content)))
+    sentences = " ".join(comparison(*runs_of(evaluation(content))))
     assert "One latent does 92% of what all do, against 29%, but more because all do" in sentences
     assert "that is what it costs the full reconstruction" in sentences
     assert "(−0.510)" in sentences
 
 
 def test_runs_without_overlap() -> None:
-    assert Value(1.0, 0.9, 1.1).overlaps(Value(1.2, 1.05, 1.3))
-    assert not Value(1.0, 0.9, 1.1).overlaps(Value(1.2, 1.15, 1.3))
-    assert not Value(1.0).overlaps(Value(1.1, 1.05, 1.2))
+    assert Estimate(1.0, (0.9, 1.1)).overlaps(Estimate(1.2, (1.05, 1.3)))
+    assert not Estimate(1.0, (0.9, 1.1)).overlaps(Estimate(1.2, (1.15, 1.3)))
+    assert not Estimate(1.0).overlaps(Estimate(1.1, (1.05, 1.2)))
 
 
 def test_the_unpenalised_run_comes_first() -> None:
     content = results()
     content["runs"] = dict(reversed(content["runs"].items()))
-    assert [r.name for r in runs_of(content)] == ["unpenalised", "penalised"]
+    assert [r.name for r in runs_of(evaluation(content))] == ["unpenalised", "penalised"]
 
 
 def test_the_command_makes_the_same_configuration() -> None:
     content = results()
-    assert command(content) == "crossproof demo --seed 0"
+    assert command(evaluation(content)) == "crossproof demo --seed 0"
     training = content["runs"]["penalised"]["training"]
     training |= {"seed": 3, "steps": 70, "hookpoints": ["blocks.*.mlp.hook_in"], "baseline": False}
     training["crosscoder"] |= {"sparsity": "topk", "k": 9}
     training["objective"] |= {"interaction": 250.0, "interaction_weights": "output_norm"}
-    words = command(content)
+    words = command(evaluation(content))
     assert words is not None
     arguments = [word.strip("'") for word in words.split()]
     assert arguments[:4] == ["crossproof", "train", "--recipe", "demo"]
@@ -274,18 +278,18 @@ def test_a_foreign_run_has_no_command(tmp_path: Path) -> None:
     content = results()
     for figures_of in content["runs"].values():
         figures_of["training"] = {"lr": 1e-4}
-    assert command(content) is None
+    assert command(evaluation(content)) is None
     assert not [t for t, _ in page(tmp_path, content).elements if t == "pre"]
 
 
 def test_bad_results_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CrossproofError, match="no runs"):
-        write_report(tmp_path, {"schema": 1, "runs": {}}, {})
+        evaluation({"schema": 1, "runs": {}})
     with pytest.raises(CrossproofError, match="schema 2"):
-        write_report(tmp_path, results() | {"schema": 2}, {})
+        evaluation(results() | {"schema": 2})
     (tmp_path / "file").write_text("")
     with pytest.raises(CrossproofError, match="Cannot write"):
-        write_report(tmp_path / "file", results(), {})
+        write_report(tmp_path / "file", evaluation())
 
 
 def test_labels_and_headings(tmp_path: Path) -> None:
@@ -299,3 +303,32 @@ def test_labels_and_headings(tmp_path: Path) -> None:
     assert all(after - before <= 1 for before, after in pairwise(levels))
     ids = [a["id"] for _, a in found.elements if "id" in a]
     assert len(ids) == len(set(ids))
+
+
+def test_results_come_as_text_and_as_a_frame() -> None:
+    result = evaluation()
+    assert "Keep only the largest" in repr(result)
+    assert "0.660 [0.649, 0.672]" in repr(result.runs["penalised"])
+    pandas = pytest.importorskip("pandas")
+    frame = result.to_frame()
+    assert isinstance(frame, pandas.DataFrame)
+    assert frame.loc[("Reconstruction", "FVU, all hookpoints"), "penalised"] == 0.157
+    low = frame.loc[("Reconstruction", "FVU, all hookpoints"), "penalised low"]
+    assert low == pytest.approx(0.157 * 0.98)
+
+
+def test_what_is_not_defined_is_null_with_a_reason_and_what_is_not_measured_is_absent(
+    tmp_path: Path,
+) -> None:
+    content = results()
+    content["runs"]["penalised"]["fvu"] = float("nan")
+    del content["runs"]["penalised"]["l0"]
+    evaluation(content).save(tmp_path / "results.json")
+    saved = json.loads((tmp_path / "results.json").read_text())
+    assert saved["runs"]["penalised"]["fvu"] is None
+    assert saved["missing"] == {"runs/penalised/fvu": "not defined (0/0)"}
+    assert "l0" not in saved["runs"]["penalised"]
+    again = RunEvaluation.load(tmp_path / "results.json")
+    assert again.runs["penalised"].figure("fvu") is None
+    assert again.runs["penalised"].figure("l0") is None
+    assert again.to_json() == saved

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from crossproof.activations.documents import DATASETS_PREFIX, read_documents
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
+from crossproof.result import ABSENT
 
 Split = Literal["train", "validation", "held_out"]
 
@@ -61,15 +62,25 @@ def read_sequences(
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """The text that crosscoders are evaluated on."""
+class TextSlice:
+    """Which sequences of which text: what crosscoders are evaluated, measured and proved on."""
 
     text: str
+    """A corpus as `read_sequences` takes it."""
     split: Split
     sequences: int
+    """How many, if the split has them."""
     context: int
+    """Tokens a sequence."""
     skip: int = 0
     """Sequences at the beginning of the split that are passed over."""
+    tokens: int | None = field(default=None, metadata=ABSENT)
+    """How many tokens were asked for, where that decided the number of sequences."""
+
+    @classmethod
+    def of_tokens(cls, text: str, split: Split, tokens: int, context: int) -> TextSlice:
+        """As many sequences as hold `tokens` tokens, one at least."""
+        return cls(text, split, max(1, -(-tokens // context)), context, tokens=tokens)
 
     def read(self, model: LanguageModel) -> Int[Tensor, "S T"]:
         """The sequences [S, T]; CrossproofError if none is left."""

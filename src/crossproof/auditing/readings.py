@@ -16,7 +16,7 @@ from crossproof.auditing.shapley import PLAYERS, shapley_pairs, strongest
 from crossproof.crosscoder.encode import EncodedBatch, encode_batches
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.measure import mlp_views
+from crossproof.interactions import mlp_views
 from crossproof.interactions.contributions import MLPDictionary
 from crossproof.interactions.measuring import COLUMNS, token_pairs
 from crossproof.lm import LanguageModel

@@ -19,6 +19,7 @@ from crossproof.clusters.result import (
 )
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.interactions.contributions import Dominance, MLPDictionary
+from crossproof.interactions.gated import gated_terms
 from crossproof.lm.constants import LIPSCHITZ
 
 SHOWN_CLUSTERS = 8
@@ -192,7 +193,7 @@ def _charges(
     value = (view.baseline.double() + dominance.value.double()).abs()[token]
     opened = view.baseline_gate.double() + dominance.gate.double()
     opening = view.mlp.activation(opened).abs()[token]
-    return norms * (LIPSCHITZ[view.mlp.activation] * value * gate + opening * linear)
+    return norms * gated_terms(LIPSCHITZ[view.mlp.activation], opening, value, gate, linear).alone
 
 
 def _widest(latents: SparseLatents) -> int:

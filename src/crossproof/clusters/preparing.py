@@ -20,8 +20,8 @@ from crossproof.clusters.settings import LatentChoice
 from crossproof.clusters.similarities import Evidence, PairValues, second_differences
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.measure import mlp_views
-from crossproof.evaluation.pair_sums import measure
+from crossproof.evaluation.pair_sums import tally_interactions
+from crossproof.interactions import mlp_views
 from crossproof.interactions.contributions import MLPDictionary
 from crossproof.interactions.matrix import Interactions
 from crossproof.lm.model import LanguageModel
@@ -104,7 +104,9 @@ def prepare(
     if stability:
         longest = max(1, HALF_TOKENS // measured.shape[1])
         for i, side in enumerate(sides):
-            half = measure(model, crosscoder, side[:longest], progress=_step(tell, f"half {i + 1}"))
+            half = tally_interactions(
+                model, crosscoder, side[:longest], progress=_step(tell, f"half {i + 1}")
+            )
             halves.append(Evidence(half.interactions, crosscoder, deltas[i] if deltas else None))
     evidence = Evidence(interactions, crosscoder, reduce(add, deltas) if deltas else None)
     return PreparedCrosscoder(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from crossproof.clusters.judges import DetectionSheet
 from crossproof.clusters.result import Accuracy, Confusion, Detection, SizeAccuracy
 from crossproof.clusters.settings import CHANCE, CONTROLS, OPTIONS, Control
-from crossproof.evaluation.bootstrap import Sums, estimate
+from crossproof.evaluation.intervals import Sums, estimate
 from crossproof.tables import Estimate
 
 Floats = NDArray[np.float64]

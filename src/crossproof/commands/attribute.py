@@ -56,7 +56,7 @@ def run(arguments: Sequence[str], began: float) -> None:
 
 
 def _attribute(options: Attribute) -> None:
-    from crossproof.activations.corpus import HeldOut
+    from crossproof.activations.corpus import TextSlice
     from crossproof.lm import load_model
     from crossproof.proof.attribution import attribute
     from crossproof.report import refresh_report
@@ -70,7 +70,7 @@ def _attribute(options: Attribute) -> None:
     config = config_from_dict(dict(provenance.training))
     model = load_model(options.model or provenance.model, device=config.device)
     context = min(options.context, model.context)
-    text = HeldOut(options.text or config.text, options.split, options.sequences, context)
+    text = TextSlice(options.text or config.text, options.split, options.sequences, context)
     out = options.out or options.run / "attribution"
     with evaluation_display("attributing", "sequences") as progress:
         result = attribute(
@@ -86,4 +86,4 @@ def _attribute(options: Attribute) -> None:
         console.print(table.to_rich())
     print(f"Figures: {out / 'attribution.json'}")
     if out == options.run / "attribution" and (options.run / "results.json").exists():
-        print(f"Report: {refresh_report(model, options.run)}")
+        print(f"Report: {refresh_report(options.run)}")

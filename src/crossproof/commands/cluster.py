@@ -153,7 +153,7 @@ def run(arguments: Sequence[str], began: float) -> None:
         console.print(table.to_rich())
     print(f"Clusters: {options.run / 'clusters' / 'clusters.json'}")
     if (options.run / "results.json").exists():
-        print(f"Report: {refresh_report(model, options.run)}")
+        print(f"Report: {refresh_report(options.run)}")
 
 
 def settings(options: Cluster) -> ClusterSettings:

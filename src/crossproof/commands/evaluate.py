@@ -9,13 +9,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from crossproof.activations.corpus import HeldOut
+from crossproof.activations.corpus import TextSlice
 from crossproof.commands.finish import finish
 from crossproof.commands.parsing import parse
 from crossproof.lm import load_model
 from crossproof.training.machine import thread_setting
 from crossproof.training.run import config_from_dict
-from crossproof.training.run_folder import run_crosscoders
+from crossproof.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ def run(arguments: Sequence[str], began: float) -> None:
     """Measures and reports; `began` is when the process started."""
     options: Evaluate = parse(Evaluate, "evaluate", arguments)
     thread_setting(options.threads)
-    provenance = next(iter(run_crosscoders(options.run).values()))[1]
+    provenance = RunFolder.open(options.run).provenance()
     config = config_from_dict(dict(provenance.training))
     model = load_model(options.model or provenance.model, device=config.device)
     context = min(options.context, model.context)
-    text = options.text or config.text
-    held_out = HeldOut(text, options.split, options.sequences, context, options.skip)
+    source = options.text or config.text
+    text = TextSlice(source, options.split, options.sequences, context, options.skip)
     output = options.out or options.run / f"evaluation-{options.split}"
-    report = finish(model, config, options.run, output, held_out, began, options.seed)
+    report = finish(model, config, options.run, output, text, began, options.seed)
     print(f"Report: {report}")

@@ -5,16 +5,16 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
-from crossproof.activations.corpus import HeldOut
-from crossproof.errors import CrossproofError
+from crossproof.activations.corpus import TextSlice
 from crossproof.evaluation import EvaluationOptions
-from crossproof.evaluation.run_figures import evaluate_run, results
-from crossproof.files import write_json
+from crossproof.evaluation.evaluate_run import evaluate_run
+from crossproof.files import make_folder
 from crossproof.lm import LanguageModel
 from crossproof.report import report_run
-from crossproof.report.terminal import console, evaluation_display, results_table, training_display
+from crossproof.report.terminal import evaluation_display, print_tables, training_display
 from crossproof.training import distributed
 from crossproof.training.config import RunConfig
 from crossproof.training.run import Interrupted, Run
@@ -43,24 +43,19 @@ def finish(
     config: RunConfig,
     folder: Path,
     output: Path,
-    held_out: HeldOut,
+    text: TextSlice,
     began: float,
     seed: int = 0,
 ) -> Path:
     """Evaluates, prints the table, writes results.json and report.html; returns the page."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CrossproofError(
-            f"Cannot write {output} ({error.strerror}): choose a writable folder."
-        ) from error
+    make_folder(output)
     with evaluation_display() as progress:
-        runs = evaluate_run(model, folder, held_out, EvaluationOptions(seed=seed), progress)
-    console.print(results_table(runs))
-    content = results(model, config, held_out, runs, time.perf_counter() - began)
-    page = report_run(model, folder, output, content)
-    content["seconds"] = round(time.perf_counter() - began, 1)
-    write_json(output / "results.json", content)
+        options = EvaluationOptions(seed=seed)
+        results = evaluate_run(model, folder, config, text, options, progress)
+    print_tables(results.tables())
+    results = replace(results, seconds=round(time.perf_counter() - began, 1))
+    page = report_run(folder, output, results)
+    results.save(output / "results.json")
     print(f"Figures: {output / 'results.json'}")
     return page
 
@@ -69,7 +64,5 @@ def finish_run(prepared: Run, began: float) -> Path:
     """Evaluates a finished run on its own held-out text; returns the page."""
     config, folder = prepared.config, prepared.folder
     context = min(config.context, prepared.model.context)
-    held_out = HeldOut(
-        config.text, "held_out", config.evaluation_sequences, context, config.skipped
-    )
-    return finish(prepared.model, config, folder, folder, held_out, began)
+    text = TextSlice(config.text, "held_out", config.evaluation_sequences, context, config.skipped)
+    return finish(prepared.model, config, folder, folder, text, began)

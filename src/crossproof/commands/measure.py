@@ -10,16 +10,16 @@ from typing import Annotated, Literal
 
 import tyro
 
+from crossproof.activations.corpus import TextSlice
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.measure_run import Corpus, measure_runs
+from crossproof.evaluation.measure import MeasureOptions, measure_runs
 from crossproof.lm import load_model
 from crossproof.report import refresh_report
-from crossproof.report.terminal import console, evaluation_display
-from crossproof.report.terminal_measure import attention_table, comparison_table, pairs_table
+from crossproof.report.terminal import evaluation_display, print_contexts, print_tables
 from crossproof.training.machine import keep_freed_memory, thread_setting
 from crossproof.training.run import config_from_dict
-from crossproof.training.run_folder import run_crosscoders
+from crossproof.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class Measure:
     """How many of the strongest pairs to describe."""
     attention: bool = True
     """Measure what attention scores are made of, too."""
+    shapley_tokens: int = 2
+    """Tokens a pair at which its Shapley-Taylor index is computed; 0: none."""
     out: Path | None = None
     """Folder for the sums and measure.json; by default RUN/measure."""
     threads: int = 0
@@ -60,31 +62,28 @@ def run(arguments: Sequence[str], began: float) -> None:
     options: Measure = parse(Measure, "measure", arguments)
     if not 1 <= options.tokens < math.inf:
         raise CrossproofError(f"--tokens is {options.tokens:g}: give a number from 1 up.")
-    if options.pairs < 0:
-        raise CrossproofError(f"--pairs is {options.pairs}: give 0 or more.")
+    for name in ("pairs", "shapley_tokens"):
+        if getattr(options, name) < 0:
+            shown = name.replace("_", "-")
+            raise CrossproofError(f"--{shown} is {getattr(options, name)}: give 0 or more.")
     thread_setting(options.threads)
     keep_freed_memory()
-    provenance = next(iter(run_crosscoders(options.run).values()))[1]
+    provenance = RunFolder.open(options.run).provenance()
     config = config_from_dict(dict(provenance.training))
     model = load_model(options.model or provenance.model, device=config.device)
-    corpus = Corpus(
-        options.text or config.text,
-        options.split,
-        int(options.tokens),
-        min(options.context, model.context),
-    )
+    context = min(options.context, model.context)
+    source = options.text or config.text
+    text = TextSlice.of_tokens(source, options.split, int(options.tokens), context)
     folders = [options.run] if options.against is None else [options.run, options.against]
     output = options.out or options.run / "measure"
+    described = MeasureOptions(options.pairs, options.attention, options.shapley_tokens)
     with evaluation_display("measuring", "sequences") as progress:
-        content = measure_runs(
-            model, folders, output, corpus, options.pairs, progress, options.attention
-        )
-    for name, figures in content["runs"].items():
-        console.print(pairs_table(name, figures))
-    console.print(comparison_table(content))
-    for name, figures in content["runs"].items():
-        if "attention" in figures:
-            console.print(attention_table(name, figures["attention"]))
+        result = measure_runs(model, folders, output, text, described, progress)
+    print_tables(result.tables())
+    for name, figures in result.runs.items():
+        print_contexts(name, figures.top_pairs)
+        if figures.attention is not None and figures.attention.missing is not None:
+            print(f"{name}, attention not measured: {figures.attention.missing}")
     print(f"Sums and measure.json: {output}")
     if output == options.run / "measure" and (options.run / "results.json").exists():
-        print(f"Report: {refresh_report(model, options.run)}")
+        print(f"Report: {refresh_report(options.run)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -44,21 +44,24 @@ def relative_norms(crosscoder: Crosscoder) -> Float[Tensor, " H"]:
     return share
 
 
-def diffing_figures(crosscoder: Crosscoder) -> dict[str, Any]:
-    """The relative norm of every latent, and how many latents are whose: plain values for JSON.
+@dataclass(frozen=True)
+class DiffingFigures:
+    """The relative norm of every latent, and how many latents are whose."""
 
-    A latent without a decoder has None, and is nobody's.
-    """
+    relative_norms: tuple[float | None, ...]
+    """As `relative_norms` gives them, rounded; None for a latent without a decoder."""
+    edges: tuple[float, ...]
+    counts: dict[str, int]
+    """Latents of each of `CLASSES`; one without a decoder is nobody's."""
+
+
+def diffing_figures(crosscoder: Crosscoder) -> DiffingFigures:
+    """Whose the latents of a joint crosscoder are; raises as `relative_norms`."""
     norms = relative_norms(crosscoder)
     known = norms[~norms.isnan()]
     counts = torch.bincount(torch.bucketize(known, known.new_tensor(EDGES)), minlength=5)
-    return {
-        "relative_norms": [
-            None if math.isnan(value) else round(value, 4) for value in norms.tolist()
-        ],
-        "edges": list(EDGES),
-        "counts": dict(zip(CLASSES, counts.tolist(), strict=True)),
-    }
+    rounded = [None if math.isnan(value) else round(value, 4) for value in norms.tolist()]
+    return DiffingFigures(tuple(rounded), EDGES, dict(zip(CLASSES, counts.tolist(), strict=True)))
 
 
 def _matched(hookpoints: Hookpoints) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ It stands beside the dictionary because a batch's latents are the dictionary's.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -55,6 +55,10 @@ class EncodedBatch:
         shape = (len(self.tokens), *values.shape[1:])
         out = torch.zeros(shape, dtype=torch.float64, device=values.device)
         return out.index_add_(0, self.sequence, values.double())
+
+    def latents_only(self) -> EncodedBatch:
+        """The same without activations, which take most of the memory."""
+        return replace(self, x=self.x[:0], model_activations={})
 
     def activations_of(self, latent: int) -> Float[Tensor, "S T"]:
         """One latent's activations; 0 where a position is not encoded."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crossproof.activations.positions import scored_positions
-from crossproof.crosscoder.latents import SparseLatents
+from crossproof.crosscoder.encode import EncodedBatch, encode_batches
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.contexts import token_strings
@@ -22,8 +21,9 @@ from crossproof.interactions.attention import (
     attention_dictionary,
     score_parts,
 )
-from crossproof.interactions.attention_pairs import PairScores, pair_scores
+from crossproof.interactions.attention_pairs import pair_scores
 from crossproof.lm.model import LanguageModel
+from crossproof.result import ABSENT
 
 PARTS = ("total", "query", "key", "query_key", "residual")
 """A score, and its parts that may differ from key to key of a query."""
@@ -58,36 +58,60 @@ def head_sums(
     A softmax ignores what all keys of a query have in common, so each part is taken about its mean
     over the query's visible keys. `pairs` is the number of (query, key) pairs [S, L, 1].
     """
-    found: list[dict[str, Tensor]] = []
-    for tokens in sequences:
-        latents, values = encoded(model, crosscoder, tokens)
+    rows: list[dict[str, Tensor]] = []
+    for batch in encode_batches(model, crosscoder, sequences, 1, every_position=True):
         blocks, counts = [], []
         for block, view in views.items():
-            x = values[:, crosscoder.hookpoints.index(f"blocks.{block}.attn.hook_in")]
+            x = attention_input(batch, block)
             seen = view.attention.mask(torch.arange(len(x), device=x.device))
-            parts = (score_parts(view, h, latents, x) for h in range(view.attention.n_heads))
+            heads = range(view.attention.n_heads)
+            parts = (score_parts(view, head, batch.latents, x) for head in heads)
             blocks.append(torch.stack([_squares(part, seen) for part in parts]))
             counts.append(seen.sum().double())
         whole = torch.stack(blocks)
-        found.append({name: whole[..., at] for at, name in enumerate(PARTS)})
-        found[-1]["pairs"] = torch.stack(counts)[:, None]
-    return {name: torch.stack([row[name] for row in found]).cpu().numpy() for name in found[0]}
+        rows.append({name: whole[..., at] for at, name in enumerate(PARTS)})
+        rows[-1]["pairs"] = torch.stack(counts)[:, None]
+    return {name: torch.stack([row[name] for row in rows]).cpu().numpy() for name in rows[0]}
 
 
-@dataclass(frozen=True, eq=False)
+def attention_input(batch: EncodedBatch, block: int) -> Float[Tensor, "T D"]:
+    """The model's own values at one block's attention input, of a batch of one sequence."""
+    return batch.model_activations[f"blocks.{block}.attn.hook_in"][0]
+
+
+Rows = tuple[tuple[float | None, ...], ...]
+"""[query, key]; None where the query does not see the key."""
+
+
+@dataclass(frozen=True)
 class HeadExample:
     """One head on one short text: its scores in parts, and its strongest query and key."""
 
     block: int
     head: int
     tokens: tuple[str, ...]
-    mask: Bool[Tensor, "T T"]
-    parts: ScoreParts
+    parts: dict[str, Rows]
+    """By `SHOWN`."""
     query: int
     key: int
-    pairs: PairScores
+    query_latents: tuple[int, ...]
+    key_latents: tuple[int, ...]
+    pairs: Rows
+    """What each latent of the query adds to the score with each latent of the key."""
     error: float
     """Largest difference between the parts' sum and the model's own scores, where keys are seen."""
+
+
+@dataclass(frozen=True)
+class AttentionScores:
+    """What the scores of attention heads are made of, or the reason why that is not known."""
+
+    blocks: tuple[int, ...] = ()
+    sequences: int = 0
+    rms: dict[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
+    """By `PARTS`, [block, head]: root mean square over (query, key), about the queries' means."""
+    example: HeadExample | None = field(default=None, metadata=ABSENT)
+    missing: str | None = field(default=None, metadata=ABSENT)
 
 
 def head_example(
@@ -110,34 +134,44 @@ def head_example(
             f"The crosscoder does not read the attention of block {block}; choose from {known}."
         )
     view = views[block]
-    latents, values = encoded(model, crosscoder, tokens)
-    x = values[:, crosscoder.hookpoints.index(f"blocks.{block}.attn.hook_in")]
-    parts = score_parts(view, head, latents, x)
+    batch = next(encode_batches(model, crosscoder, tokens[None], 1, every_position=True))
+    x = attention_input(batch, block)
+    parts = score_parts(view, head, batch.latents, x)
     seen = view.attention.mask(torch.arange(len(x), device=x.device))
+    query, key = _strongest(model, tokens, parts, seen)
+    scores = view.attention.scores(x.double())[head]
+    pairs = pair_scores(view, batch.latents, query, key)
+    return HeadExample(
+        block,
+        head,
+        token_strings(model.tokenizer, tokens.tolist()),
+        {name: _rows(getattr(parts, name), ~seen) for name in SHOWN},
+        query,
+        key,
+        tuple(pairs.query_latents.tolist()),
+        tuple(pairs.key_latents.tolist()),
+        _rows(pairs.values[head]),
+        float((parts.total - scores)[seen].abs().max()),
+    )
+
+
+def _strongest(
+    model: LanguageModel, tokens: Int[Tensor, " T"], parts: ScoreParts, seen: Bool[Tensor, "T T"]
+) -> tuple[int, int]:
+    """The query and the earlier key, both scored positions, whose latents add most."""
     scored = scored_positions(tokens[None], model.special_ids)[0].to(seen.device)
     open_to = (seen & scored & scored[:, None]).tril(-1)
     if not open_to.any():
         raise CrossproofError("The text has no two ordinary tokens that see each other; give more.")
     strength = torch.where(open_to, _centred(parts.query_key, seen).abs(), -1)
-    query, key = divmod(int(strength.argmax()), len(x))
-    own = view.attention.scores(x.double())[head]
-    return HeadExample(
-        block,
-        head,
-        token_strings(model.tokenizer, tokens.tolist()),
-        seen,
-        parts,
-        query,
-        key,
-        pair_scores(view, latents, query, key),
-        float((parts.total - own)[seen].abs().max()),
-    )
+    query, key = divmod(int(strength.argmax()), len(tokens))
+    return query, key
 
 
-def attention_figures(
+def attention_scores(
     model: LanguageModel, crosscoder: Crosscoder, sequences: Int[Tensor, "S T"]
-) -> dict[str, Any]:
-    """Plain values for measure.json: what scores are made of, and one head as an example.
+) -> AttentionScores:
+    """What scores are made of, in the first sequences, and one head as an example.
 
     The head is the one whose scores differ most among keys: a fact of the model, so that
     crosscoders of one model show the same one. Errors as `attention_views`.
@@ -145,53 +179,25 @@ def attention_figures(
     views = attention_views(model, crosscoder)
     sums = head_sums(model, crosscoder, views, sequences[:SEQUENCES])
     size = {name: np.sqrt(sums[name].sum(0) / sums["pairs"].sum(0)) for name in PARTS}
-    place, head = divmod(int(size["total"].argmax()), size["total"].shape[1])
+    at, head = divmod(int(size["total"].argmax()), size["total"].shape[1])
     tokens = sequences[0, :EXAMPLE_TOKENS]
-    example = head_example(model, crosscoder, views, tokens, list(views)[place], head)
-    return {
-        "blocks": list(views),
-        "sequences": len(sequences[:SEQUENCES]),
-        "rms": {name: values.tolist() for name, values in size.items()},
-        "example": example_values(example),
-    }
+    return AttentionScores(
+        blocks=tuple(views),
+        sequences=len(sequences[:SEQUENCES]),
+        rms={name: tuple(map(tuple, values.tolist())) for name, values in size.items()},
+        example=head_example(model, crosscoder, views, tokens, list(views)[at], head),
+    )
 
 
-def example_values(example: HeadExample) -> dict[str, Any]:
-    """A head's example as plain values; keys that a query does not see are null."""
-    hidden = ~example.mask
-    parts = {name: _rows(getattr(example.parts, name), hidden) for name in SHOWN}
-    return {
-        "block": example.block,
-        "head": example.head,
-        "tokens": list(example.tokens),
-        "parts": parts,
-        "query": example.query,
-        "key": example.key,
-        "query_latents": example.pairs.query_latents.tolist(),
-        "key_latents": example.pairs.key_latents.tolist(),
-        "pairs": _rows(example.pairs.values[example.head]),
-        "error": example.error,
-    }
-
-
-def _rows(values: Tensor, hidden: Tensor | None = None) -> list[list[float | None]]:
-    rows = [[float(f"{value:.5g}") for value in row] for row in values.tolist()]
-    if hidden is None:
-        return [list(row) for row in rows]
-    return [
-        [None if gone else value for value, gone in zip(row, mask, strict=True)]
-        for row, mask in zip(rows, hidden.tolist(), strict=True)
-    ]
-
-
-def encoded(
-    model: LanguageModel, crosscoder: Crosscoder, tokens: Int[Tensor, " T"]
-) -> tuple[SparseLatents, Float[Tensor, "T P D"]]:
-    """The code of one sequence's tokens, and their activations at the crosscoder's hookpoints."""
-    with torch.no_grad():
-        rows = tokens[None].to(model.device)
-        values = model.activations(rows, crosscoder.hookpoints.names)[0]
-        return crosscoder.encode(values.to(crosscoder.b_dec.dtype)), values
+def _rows(values: Tensor, hidden: Tensor | None = None) -> Rows:
+    """Five significant digits, and None where hidden."""
+    mask = torch.zeros_like(values, dtype=torch.bool) if hidden is None else hidden
+    return tuple(
+        tuple(
+            None if gone else float(f"{value:.5g}") for value, gone in zip(row, gaps, strict=True)
+        )
+        for row, gaps in zip(values.tolist(), mask.tolist(), strict=True)
+    )
 
 
 def _squares(parts: ScoreParts, seen: Bool[Tensor, "T T"]) -> Float[Tensor, " parts"]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from crossproof.crosscoder.encode import encode_batches
+from crossproof.crosscoder.encode import EncodedBatch, encode_batches
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.lm.model import LanguageModel
@@ -45,11 +45,44 @@ class LatentExample:
 
 @dataclass(frozen=True, order=True)
 class Peak:
-    """A place in the text; sorts strongest first, then in the order of the text."""
+    """Where something is strongest in a sequence; sorts strongest first, then as in the text."""
 
     negative: float
     sequence: int
     position: int
+
+
+@dataclass
+class StrongestContexts:
+    """The strongest contexts seen so far, at most `count` and at most one a sequence."""
+
+    count: int
+    window: int
+    entries: list[tuple[Peak, Context]] = field(default_factory=list)
+
+    def add(
+        self,
+        tokenizer: PreTrainedTokenizerBase | None,
+        batch: EncodedBatch,
+        values: Float[Tensor, "S T"],
+    ) -> None:
+        """Takes what is strongest in the batch, by the values at its positions; ties by text."""
+        highest, positions = values.max(dim=1)
+        rows = zip(highest.tolist(), positions.tolist(), strict=True)
+        peaks = [
+            Peak(-value, batch.first + s, at) for s, (value, at) in enumerate(rows) if value > 0
+        ]
+        for peak in sorted(peaks)[: self.count]:
+            if len(self.entries) < self.count or peak < self.entries[-1][0]:
+                context = _context(tokenizer, batch, values, peak, self.window)
+                self.entries.append((peak, context))
+                self.entries.sort(key=lambda entry: entry[0])
+                del self.entries[self.count :]
+
+    @property
+    def contexts(self) -> tuple[Context, ...]:
+        """Strongest first."""
+        return tuple(context for _, context in self.entries)
 
 
 def top_contexts(
@@ -68,60 +101,57 @@ def top_contexts(
     read `batch_sequences` at a time; equal activations rank in the order of the text. Raises
     CrossproofError for a latent that the crosscoder does not have.
     """
-    for latent in latents:
-        if not 0 <= latent < crosscoder.n_latents:
-            raise CrossproofError(
-                f"There is no latent {latent}: this crosscoder has latents 0 to "
-                f"{crosscoder.n_latents - 1}."
-            )
+    check_latents(latents, crosscoder.n_latents)
     if not latents:  # a crosscoder may have no latent that is worth showing
+        return []
+    batches = encode_batches(model, crosscoder, sequences, batch_sequences)
+    return contexts_in(model.tokenizer, batches, latents, contexts, window)
+
+
+def contexts_in(
+    tokenizer: PreTrainedTokenizerBase | None,
+    batches: Iterable[EncodedBatch],
+    latents: Sequence[int],
+    contexts: int = 5,
+    window: int = 12,
+) -> list[LatentExample]:
+    """`top_contexts` of text that is encoded already."""
+    if not latents:
         return []
     counts = torch.zeros(len(latents), dtype=torch.int64)
     totals = torch.zeros(len(latents), dtype=torch.float64)
-    best: list[list[tuple[Peak, Context]]] = [[] for _ in latents]
+    best = [StrongestContexts(contexts, window) for _ in latents]
     scored = 0
-    for batch in encode_batches(model, crosscoder, sequences, batch_sequences):
+    for batch in batches:
         values = torch.stack([batch.activations_of(latent) for latent in latents])
         scored += batch.latents.n_tokens
         counts += (values > 0).sum((1, 2)).cpu()
         totals += values.double().sum((1, 2)).cpu()
-        for row, found in enumerate(best):
-            for peak in _peaks(values[row], batch.first, contexts):
-                if len(found) < contexts or peak < found[-1][0]:
-                    context = context_of(
-                        model, batch.tokens, values[row], peak, batch.first, window
-                    )
-                    found.append((peak, context))
-                    found.sort(key=lambda entry: entry[0])
-                    del found[contexts:]
+        for row, strongest in enumerate(best):
+            strongest.add(tokenizer, batch, values[row])
     return [
         LatentExample(
             latent,
             int(counts[row]) / max(scored, 1),
             float(totals[row]) / max(int(counts[row]), 1),
-            tuple(context for _, context in best[row]),
+            best[row].contexts,
         )
         for row, latent in enumerate(latents)
     ]
 
 
 def pick_latents(
-    model: LanguageModel,
-    crosscoder: Crosscoder,
-    sequences: Int[Tensor, "S T"],
-    count: int = 6,
-    min_tokens: int = 20,
-    batch_sequences: int = 8,
+    batches: Iterable[EncodedBatch], n_latents: int, count: int = 6, min_tokens: int = 20
 ) -> tuple[int, ...]:
     """A few latents chosen by rule and not by hand: spread evenly over how often they are active.
 
-    Latents active on at least `min_tokens` scored tokens are ordered by frequency, most frequent
+    Latents active on at least `min_tokens` encoded tokens are ordered by frequency, most frequent
     first and ties by index, and the middles of `count` equal parts of that list are taken; all of
     them, where there are no more than `count`.
     """
-    fired = torch.zeros(crosscoder.n_latents, dtype=torch.int64)
-    for batch in encode_batches(model, crosscoder, sequences, batch_sequences):
-        fired += torch.bincount(batch.latents.indices, minlength=crosscoder.n_latents).cpu()
+    fired = torch.zeros(n_latents, dtype=torch.int64)
+    for batch in batches:
+        fired += torch.bincount(batch.latents.indices, minlength=n_latents).cpu()
     ranked = torch.argsort(fired, descending=True, stable=True)
     ranked = ranked[fired[ranked] >= max(min_tokens, 1)]
     if len(ranked) <= count:
@@ -129,27 +159,27 @@ def pick_latents(
     return tuple(int(ranked[(2 * part + 1) * len(ranked) // (2 * count)]) for part in range(count))
 
 
-def _peaks(values: Float[Tensor, "S T"], start: int, count: int) -> list[Peak]:
-    """The strongest active position of each sequence, of the strongest `count` sequences."""
-    highest, positions = values.max(dim=1)
-    found = zip(highest.tolist(), positions.tolist(), strict=True)
-    peaks = [Peak(-value, start + s, p) for s, (value, p) in enumerate(found) if value > 0]
-    return sorted(peaks)[:count]
+def check_latents(latents: Iterable[int], n_latents: int) -> None:
+    """Raises CrossproofError for a latent that a dictionary of this size does not have."""
+    for latent in latents:
+        if not 0 <= latent < n_latents:
+            raise CrossproofError(
+                f"There is no latent {latent}: this crosscoder has latents 0 to {n_latents - 1}."
+            )
 
 
-def context_of(
-    model: LanguageModel,
-    tokens: Int[Tensor, "S T"],
+def _context(
+    tokenizer: PreTrainedTokenizerBase | None,
+    batch: EncodedBatch,
     values: Float[Tensor, "S T"],
     peak: Peak,
-    start: int,
     window: int,
 ) -> Context:
-    """The text around a peak, with the activations [S, T] given; `start` is the batch's first."""
-    row, first = peak.sequence - start, max(peak.position - window, 0)
-    piece = slice(first, peak.position + window + 1)
-    strings = token_strings(model.tokenizer, tokens[row, piece].tolist())
-    return Context(strings, tuple(values[row, piece].tolist()), peak.position - first)
+    """The text around a peak, with the values given."""
+    row, start = peak.sequence - batch.first, max(peak.position - window, 0)
+    piece = slice(start, peak.position + window + 1)
+    strings = token_strings(tokenizer, batch.tokens[row, piece].tolist())
+    return Context(strings, tuple(values[row, piece].tolist()), peak.position - start)
 
 
 def token_strings(tokenizer: PreTrainedTokenizerBase | None, ids: Sequence[int]) -> tuple[str, ...]:

@@ -9,9 +9,9 @@ from torch.nn import functional
 
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.batch import mlp_out
+from crossproof.evaluation.patching import mlp_out
 from crossproof.interactions.coalitions import coalition_neurons
-from crossproof.interactions.contributions import MLPDictionary
+from crossproof.interactions.contributions import MLPDictionary, mlp_views
 from crossproof.interactions.shapley import Game
 from crossproof.lm.model import LanguageModel
 
@@ -37,20 +37,20 @@ def language_model_game(
     _check(model, tokens, position, logit)
     view = _view(model, crosscoder, block)
     prefix, names = tokens[None, : position + 1], crosscoder.hookpoints.names
-    own = model.activations(prefix, [*names, mlp_out(block)])
+    values = model.activations(prefix, [*names, mlp_out(block)])
     with torch.no_grad():
-        latents = crosscoder.encode(own[:, -1, : len(names)].float())
+        latents = crosscoder.encode(values[:, -1, : len(names)].float())
         players, neurons = coalition_neurons(view, latents, 0)
     W_out, b_out = view.mlp.W_out.double(), view.mlp.b_out.double()
 
     def value(coalitions: Tensor) -> Float[Tensor, " C"]:
         parts = (neurons(coalitions) @ W_out + b_out).split(batch_sequences)
-        scores = [_last_logits(model, prefix, own[:, :, -1], block, part) for part in parts]
-        found = torch.cat(scores).double()
+        scores = [_last_logits(model, prefix, values[:, :, -1], block, part) for part in parts]
+        logits = torch.cat(scores).double()
         if logit is not None:
-            return found[:, logit]
-        target = tokens[position + 1].to(found.device, torch.int64).expand(len(found))
-        return functional.cross_entropy(found, target, reduction="none")
+            return logits[:, logit]
+        target = tokens[position + 1].to(logits.device, torch.int64).expand(len(logits))
+        return functional.cross_entropy(logits, target, reduction="none")
 
     kind = "next-token loss (nats)" if logit is None else f"logit of token {logit}"
     return Game(players, value, f"{kind}, MLP of block {block} at position {position}")
@@ -59,12 +59,12 @@ def language_model_game(
 def _last_logits(
     model: LanguageModel,
     prefix: Int[Tensor, "1 T"],
-    own: Float[Tensor, "1 T D"],
+    values: Float[Tensor, "1 T D"],
     block: int,
     outputs: Float[Tensor, "C D"],
 ) -> Float[Tensor, "C V"]:
-    """Logits at the last position, where the block's MLP puts out `outputs` instead of `own`."""
-    patched = own.repeat(len(outputs), 1, 1)
+    """Logits at the last position, where the block's MLP puts out `outputs` instead of `values`."""
+    patched = values.repeat(len(outputs), 1, 1)
     patched[:, -1] = outputs.to(patched.dtype)
     return model.logits(prefix.expand(len(outputs), -1), {mlp_out(block): patched})[:, -1]
 
@@ -86,14 +86,10 @@ def _check(
 
 
 def _view(model: LanguageModel, crosscoder: Crosscoder, block: int) -> MLPDictionary:
-    hookpoints = crosscoder.hookpoints
-    if block not in hookpoints.mlp_blocks:
+    views = mlp_views(model, crosscoder)
+    if block not in views:
         raise CrossproofError(
             f"The crosscoder does not read the MLP input of block {block}; it reads those of "
-            f"blocks {', '.join(map(str, hookpoints.mlp_blocks))}."
+            f"blocks {', '.join(map(str, views))}."
         )
-    place = hookpoints.blocks[block].mlp_in
-    assert place is not None
-    with torch.no_grad():
-        decoder, bias = crosscoder.decoder_vectors(place), crosscoder.decoder_bias(place)
-        return MLPDictionary.build(model.mlp(block), decoder, bias)
+    return views[block]

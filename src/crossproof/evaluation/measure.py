@@ -1,191 +1,212 @@
-"""The figures of a crosscoder on held-out sequences, each with an interval over sequences.
-
-Positions are scored by the one rule of training (`scored_positions`); where a position is not
-scored its activations stay the model's own and its loss does not count. Latents come from the
-inference code, so no figure depends on how sequences are batched.
-"""
+"""Measuring how latents interact: one crosscoder in memory, or those of run folders."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-import numpy as np
-import torch
-from jaxtyping import Float, Int
-from numpy.typing import NDArray
+from jaxtyping import Int
 from torch import Tensor
 
-from crossproof.crosscoder.diffing import diffing_figures, is_joint
+from crossproof.activations.corpus import TextSlice
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.batch import Batch, mlp_out, resid_post
-from crossproof.evaluation.schemes import ablations
-from crossproof.evaluation.summary import summarise
-from crossproof.evaluation.tally import SHARE_BINS, EvaluationOptions, Tally
-from crossproof.interactions.contributions import MLPDictionary
-from crossproof.interactions.penalty import (
-    additive_interaction,
-    dominant_share,
-    interaction,
-    residual,
-)
-from crossproof.lm.model import LanguageModel
+from crossproof.evaluation import pair_shapley
+from crossproof.evaluation.attention import AttentionScores, attention_scores
+from crossproof.evaluation.contexts import LatentExample, contexts_in
+from crossproof.evaluation.measurement import MeasurementResult, PairFigures, RunMeasurement
+from crossproof.evaluation.pair_contexts import PairExample, pair_examples
+from crossproof.evaluation.pair_summary import owners, ratios, square, totals
+from crossproof.evaluation.pair_sums import InteractionTally, tally_interactions
+from crossproof.interactions.contributions import mlp_views
+from crossproof.interactions.matrix import Interactions
+from crossproof.lm import LanguageModel
+from crossproof.training.run_folder import RunFolder
+
+LATENT_CONTEXTS = 2
+"""Contexts of each latent of a pair."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with a crosscoder's name, sequences measured and their number."""
 
 
-def evaluate(
+@dataclass(frozen=True)
+class MeasureOptions:
+    """What `measure` describes, beside the sums over all pairs."""
+
+    pairs: int = 12
+    """How many of the strongest pairs to describe."""
+    attention: bool = True
+    """Measure what attention scores are made of, too."""
+    shapley_tokens: int = pair_shapley.TOKENS
+    """Tokens a pair at which Shapley-Taylor indices are computed; 0: none."""
+    context_sequences: int = 256
+    """Contexts and second differences come from about this many sequences at most."""
+    batch_sequences: int = 16
+    """Sequences a forward pass."""
+
+
+def measure(
     model: LanguageModel,
     crosscoder: Crosscoder,
     sequences: Int[Tensor, "S T"],
-    options: EvaluationOptions = EvaluationOptions(),  # noqa: B008  (frozen)
+    options: MeasureOptions = MeasureOptions(),
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """All figures of one crosscoder, as plain values ready for JSON (docs/results-format.md).
+) -> MeasurementResult:
+    """How the crosscoder's latents interact on sequences of tokens [S, T].
 
-    `sequences` are tokens [S, T], held out from training. `progress` is called with sequences
-    done and their number. Raises CrossproofError if there are fewer than two sequences.
+    The exact sums over all pairs themselves are `tally_interactions(...).interactions`. Raises
+    CrossproofError if there are no tokens, or the crosscoder has no decoder at any MLP's input.
     """
-    tally = tally_sequences(model, crosscoder, sequences, options, progress)
-    figures = summarise(crosscoder, crosscoder.hookpoints.mlp_blocks, tally, options)
-    if is_joint(crosscoder.hookpoints):
-        figures["diffing"] = diffing_figures(crosscoder)
-    return figures
+    tally = _tally(model, crosscoder, sequences, options, progress)
+    return _described(model, crosscoder, sequences, tally, options)
 
 
-def tally_sequences(
+def measure_runs(
+    model: LanguageModel,
+    folders: list[Path],
+    output: Path,
+    text: TextSlice,
+    options: MeasureOptions = MeasureOptions(),
+    progress: Progress | None = None,
+) -> RunMeasurement:
+    """Measures every crosscoder of `folders`; writes sums and measure.json into `output`.
+
+    With several crosscoders, each is compared with the first (`ratios`) if it decodes at the same
+    MLPs' inputs; those that decode at none are passed over if another does. Raises
+    CrossproofError if a crosscoder explains another model, or if none writes an MLP's input.
+    """
+    sequences = text.read(model)
+    result = RunMeasurement(
+        model=model.name,
+        model_hash=model.weights_hash,
+        corpus=replace(text, sequences=len(sequences)),
+    )
+    first: InteractionTally | None = None
+    for name, crosscoder in measurable(named_crosscoders(model, folders)).items():
+
+        def tell(done: int, total: int, name: str = name) -> None:
+            if progress is not None:
+                progress(name, done, total)
+
+        tally = _tally(model, crosscoder, sequences, options, tell)
+        tally.interactions.save(output / name.replace("/", "-"))
+        result.runs[name] = _described(model, crosscoder, sequences, tally, options)
+        if first is not None and first.interactions.blocks == tally.interactions.blocks:
+            result.ratios[name] = ratios(first, tally)
+        first = tally if first is None else first
+    result.save(output / "measure.json")
+    return result
+
+
+def measurable(crosscoders: dict[str, Crosscoder]) -> dict[str, Crosscoder]:
+    """Those with a decoder at an MLP's input; if none has, all, so that measuring says so."""
+    some = {name: c for name, c in crosscoders.items() if c.hookpoints.mlp_blocks}
+    return some or crosscoders
+
+
+def named_crosscoders(model: LanguageModel, folders: list[Path]) -> dict[str, Crosscoder]:
+    """Crosscoders by name; names of a second folder's are preceded by that folder's."""
+    named: dict[str, Crosscoder] = {}
+    for folder in folders:
+        for name, crosscoder in RunFolder.open(folder).crosscoders(model).items():
+            full = name if folder == folders[0] else f"{folder.name}/{name}"
+            if full in named:
+                raise CrossproofError(
+                    f"There are two crosscoders named {full}: give folders with different names."
+                )
+            named[full] = crosscoder
+    return named
+
+
+def _tally(
     model: LanguageModel,
     crosscoder: Crosscoder,
     sequences: Int[Tensor, "S T"],
-    options: EvaluationOptions = EvaluationOptions(),  # noqa: B008  (frozen)
-    progress: Callable[[int, int], None] | None = None,
-    zeroed: Mapping[str, NDArray[np.float64]] | None = None,
-) -> Tally:
-    """The per-sequence sums behind `evaluate`, which see.
-
-    `zeroed`: the sums `ce-zero` and `kl-zero` of the same model, hookpoints and sequences, if they
-    are known already; they do not depend on the crosscoder.
-    """
-    if len(sequences) < 2:
-        raise CrossproofError("Evaluation needs at least 2 sequences: give a longer text.")
-    tally = Tally()
-    views = mlp_views(model, crosscoder)
-    for start in range(0, len(sequences), options.batch_sequences):
-        tokens = sequences[start : start + options.batch_sequences].to(model.device)
-        with torch.no_grad():
-            batch = Batch.build(model, crosscoder, tokens, start)
-            _measure_reconstruction(batch, tally)
-            _measure_interactions(batch, views, tally)
-            _measure_fidelity(batch, views, options, tally)
-            if options.patch_hookpoints:
-                _measure_patches(batch, zeroed, tally)
-        if progress is not None:
-            progress(min(start + options.batch_sequences, len(sequences)), len(sequences))
-    return tally
+    options: MeasureOptions,
+    progress: Callable[[int, int], None] | None,
+) -> InteractionTally:
+    return tally_interactions(
+        model,
+        crosscoder,
+        sequences,
+        options.batch_sequences,
+        progress,
+        kept_sequences=options.context_sequences,
+    )
 
 
-def mlp_views(model: LanguageModel, crosscoder: Crosscoder) -> dict[int, MLPDictionary]:
-    """The crosscoder as each block's MLP sees it, for blocks whose mlp_in it reads."""
-    hookpoints = crosscoder.hookpoints
-    views = {}
-    with torch.no_grad():
-        for block in hookpoints.mlp_blocks:
-            place = hookpoints.blocks[block].mlp_in
-            assert place is not None
-            decoder, bias = crosscoder.decoder_vectors(place), crosscoder.decoder_bias(place)
-            views[block] = MLPDictionary.build(model.mlp(block), decoder, bias)
-    return views
+def _described(
+    model: LanguageModel,
+    crosscoder: Crosscoder,
+    sequences: Int[Tensor, "S T"],
+    tally: InteractionTally,
+    options: MeasureOptions,
+) -> MeasurementResult:
+    sums = tally.interactions
+    return MeasurementResult(
+        tokens=sums.tokens,
+        pairs=len(sums.pairs),
+        blocks=sums.blocks,
+        gated=sums.gated,
+        seconds={name: round(value, 2) for name, value in tally.seconds.items()},
+        totals=totals(tally),
+        owners=owners(sums),
+        matrix=square(sums),
+        top_pairs=_top_pairs(model, crosscoder, tally, options),
+        attention=_attention(model, crosscoder, sequences) if options.attention else None,
+    )
 
 
-def _measure_reconstruction(batch: Batch, tally: Tally) -> None:
-    x, tokens = batch.x, len(batch.x)
-    tally.add("tokens", batch.per_sequence(x.new_ones(tokens)))
-    tally.add("error", batch.per_sequence((x - batch.x_hat).pow(2).sum(2)))
-    tally.add("square", batch.per_sequence(x.pow(2).sum(2)))
-    tally.add("total", batch.per_sequence(x))
-    active = torch.bincount(batch.latents.token_index, minlength=tokens)
-    tally.add("active", batch.per_sequence(active.to(x.dtype)))
-    counts = torch.bincount(batch.latents.indices, minlength=batch.crosscoder.n_latents)
-    tally.fired = counts if tally.fired is None else tally.fired + counts
+def _top_pairs(
+    model: LanguageModel, crosscoder: Crosscoder, tally: InteractionTally, options: MeasureOptions
+) -> tuple[PairFigures, ...]:
+    sums, views = tally.interactions, mlp_views(model, crosscoder)
+    rows = sums.top_pairs(options.pairs, normalise="sum")
+    pairs = [(int(h), int(k)) for h, k in sums.pairs[rows].tolist()]
+    examples = pair_examples(model.tokenizer, tally.encoded, views, pairs)
+    latents = sorted({latent for pair in pairs for latent in pair})
+    alone = contexts_in(model.tokenizer, tally.encoded, latents, LATENT_CONTEXTS)
+    by_latent = {example.latent: example for example in alone}
+    return tuple(
+        replace(
+            _pair_figures(sums, row, example, by_latent),
+            shapley_taylor=pair_shapley.pair_shapley(
+                example.peaks[: options.shapley_tokens], views, example.latents
+            ),
+        )
+        for row, example in zip(rows.tolist(), examples, strict=True)
+    )
 
 
-def _measure_interactions(batch: Batch, views: dict[int, MLPDictionary], tally: Tally) -> None:
-    shares, histograms = [], []
-    parts: dict[str, list[Tensor]] = {"interaction": [], "additive": [], "residual": []}
-    for block, view in views.items():
-        place = batch.crosscoder.hookpoints.blocks[block].mlp_in
-        dominance = view.dominance(batch.latents)
-        parts["interaction"].append(interaction(view, batch.latents, dominance))
-        parts["residual"].append(residual(view, batch.x[:, place], batch.x_hat[:, place]))
-        if not view.mlp.gated:
-            parts["additive"].append(additive_interaction(view, batch.latents, dominance))
-        share = dominant_share(view, batch.latents, dominance)
-        shares.append(share.mean(1))
-        histograms.append(torch.histc(share, SHARE_BINS, 0, 1))
-    for name, values in [*parts.items(), ("share", shares)]:
-        if values:
-            tally.add(name, batch.per_sequence(torch.stack(values, 1)))
-    if histograms:
-        counts = torch.stack(histograms).double()
-        tally.histogram = counts if tally.histogram is None else tally.histogram + counts
+def _pair_figures(
+    sums: Interactions, row: int, example: PairExample, latents: dict[int, LatentExample]
+) -> PairFigures:
+    h, k = example.latents
+    return PairFigures(
+        latents=(h, k),
+        coactive=int(sums.coactive[row]),
+        active=(int(sums.active[h]), int(sums.active[k])),
+        per_token=float(sums.pair_sums("I", normalise="mean")[row]),
+        per_coactive_token={
+            form: float(sums.pair_sums(form, normalise="coactive")[row]) for form in sums.forms
+        },
+        second_difference=example.second_difference,
+        by_block={
+            str(block): float(sums.pair_sums("I", normalise="coactive", block=block)[row])
+            for block in sums.blocks
+        },
+        contexts=example.contexts,
+        latent_contexts=tuple(latents[latent].contexts for latent in (h, k)),
+    )
 
 
-def _measure_fidelity(
-    batch: Batch, views: dict[int, MLPDictionary], options: EvaluationOptions, tally: Tally
-) -> None:
-    tally.add("loss", batch.losses())
-    tally.add("predicted", batch.scored[:, :-1].double().sum(1))
-    losses: dict[str, list[Tensor]] = defaultdict(list)
-    for block, view in views.items() if options.schemes else ():
-        mid = batch.crosscoder.hookpoints.blocks[block].resid_mid
-        draw = batch.uniform(view.mlp.n_neurons, (options.seed, block))
-        for scheme, output in _outputs(view, batch, draw, options.schemes).items():
-            if "exact_mid" in options.mids:
-                patch = batch.patched(mlp_out(block), output)
-                losses[f"exact_mid/{scheme}"].append(batch.losses(patch))
-            if mid is not None and "reconstructed_mid" in options.mids:
-                patch = batch.patched(resid_post(block), batch.x_hat[:, mid] + output)
-                losses[f"reconstructed_mid/{scheme}"].append(batch.losses(patch))
-    for name, values in losses.items():
-        if len(values) == len(views):
-            tally.add(f"phi/{name}", torch.stack(values, 1))
-
-
-def _outputs(
-    view: MLPDictionary, batch: Batch, draw: Float[Tensor, "B N"], schemes: Sequence[str]
-) -> dict[str, Float[Tensor, "B D"]]:
-    """The MLP's output under the schemes and under the two zero references."""
-    outputs = {
-        ablation.scheme: view.output(ablation.value, ablation.gate)
-        for ablation in ablations(view, batch.latents, draw)
-        if ablation.scheme in schemes
-    }
-    nothing = view.G.new_zeros(len(batch.x), view.mlp.n_neurons)
-    outputs["features-removed"] = view.output(nothing, nothing)
-    outputs["mlp-removed"] = torch.zeros_like(outputs["features-removed"])
-    return outputs
-
-
-def _measure_patches(
-    batch: Batch, zeroed: Mapping[str, NDArray[np.float64]] | None, tally: Tally
-) -> None:
-    clean = batch.model.log_probabilities(batch.tokens)
-    targets = batch.tokens[:, 1:, None].long().expand(len(clean), -1, -1, -1)
-    losses: dict[str, list[Tensor]] = defaultdict(list)
-    names = batch.crosscoder.hookpoints.names
-    for place in batch.crosscoder.written:
-        name, values = names[place], {"patch": batch.x_hat[:, place]}
-        if zeroed is None:
-            values["zero"] = torch.zeros_like(batch.x[:, place])
-        for kind, value in values.items():
-            other = batch.model.log_probabilities(batch.tokens, batch.patched(name, value))
-            ce = -other[:, :, :-1].gather(3, targets)[..., 0].mean(0)
-            kl = (clean.exp() * (clean - other)).sum(-1)[:, :, :-1].mean(0)
-            losses[f"ce-{kind}"].append((ce * batch.scored[:, :-1]).double().sum(1))
-            losses[f"kl-{kind}"].append((kl * batch.scored[:, :-1]).double().sum(1))
-    for name, parts in losses.items():
-        tally.add(name, torch.stack(parts, 1))
-    if zeroed is not None:
-        rows = slice(batch.first, batch.first + len(batch.tokens))
-        for name in ("ce-zero", "kl-zero"):
-            tally.add(name, torch.from_numpy(zeroed[name][rows]))
+def _attention(
+    model: LanguageModel, crosscoder: Crosscoder, sequences: Int[Tensor, "S T"]
+) -> AttentionScores:
+    """The parts of attention scores, or the reason why there are none."""
+    try:
+        return attention_scores(model, crosscoder, sequences)
+    except CrossproofError as error:
+        return AttentionScores(missing=str(error))

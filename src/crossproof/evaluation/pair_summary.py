@@ -1,19 +1,15 @@
-"""From a measurement to plain values with intervals: what measure.json says of a crosscoder."""
+"""From the sums of a measurement to figures with intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from crossproof.evaluation.bootstrap import Estimate, Sums, estimate
-from crossproof.evaluation.contexts import LatentExample
-from crossproof.evaluation.pair_contexts import PairExample
-from crossproof.evaluation.pair_sums import Measurement
+from crossproof.evaluation.intervals import Sums, estimate
+from crossproof.evaluation.measurement import InteractionSquare, OwnedShare, Totals
+from crossproof.evaluation.pair_sums import InteractionTally
+from crossproof.evaluation.results import BlockEstimate
+from crossproof.evaluation.statistics import Statistic
 from crossproof.interactions.matrix import Interactions
 
 SQUARE = 24
@@ -22,108 +18,69 @@ OWNERS = 5
 """Latents listed a block: those that own most neurons."""
 
 
-def totals(measured: Measurement, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """Every form per token and the led share of neurons, mean over blocks, with 95% intervals."""
-    names = [name for name in measured.totals if name != "tokens"]
+def totals(tally: InteractionTally, resamples: int = 1000, seed: int = 0) -> Totals:
+    """Every form per token and the dominated share of neurons, mean over blocks, with intervals."""
+    names = [name for name in tally.totals if name != "tokens"]
+    statistics = {name: _per_token(tally, name) for name in names}
     return {
-        name: _as_dict(
-            estimate(measured.totals, _per_token(name, "tokens", measured), resamples, seed)
-        )
-        for name in names
+        name: BlockEstimate.of(estimate(tally.totals, statistic, resamples, seed))
+        for name, statistic in statistics.items()
     }
 
 
 def ratios(
-    first: Measurement, second: Measurement, resamples: int = 1000, seed: int = 0
-) -> dict[str, Any]:
+    first: InteractionTally, second: InteractionTally, resamples: int = 1000, seed: int = 0
+) -> Totals:
     """Each form of `second` over that of `first`, with paired 95% intervals over sequences.
 
-    Of the led share of neurons, which may be 0, the difference. Both must come from the same
-    sequences.
+    Of the dominated share of neurons, which may be 0, the difference. Both must come from the
+    same sequences.
     """
     paired: dict[str, NDArray[np.float64]] = {
-        f"{side} {name}": values
-        for side, measured in (("first", first), ("second", second))
-        for name, values in measured.totals.items()
+        side + name: values
+        for side, tally in (("first ", first), ("second ", second))
+        for name, values in tally.totals.items()
     }
     names = [name for name in first.totals if name != "tokens" and name in second.totals]
-
-    def ratio(name: str) -> Any:
-        below = _per_token(f"first {name}", "first tokens", first)
-        above = _per_token(f"second {name}", "second tokens", second)
-
-        def statistic(sums: Sums) -> NDArray[np.float64]:
-            theirs, ours = below(sums).mean(1), above(sums).mean(1)
-            whole: NDArray[np.float64] = ours - theirs if name == "led" else ours / theirs
-            return whole[:, None]
-
-        return statistic
-
-    return {name: _as_dict(estimate(paired, ratio(name), resamples, seed)) for name in names}
+    return {
+        name: BlockEstimate.of(estimate(paired, _ratio(name, first, second), resamples, seed))
+        for name in names
+    }
 
 
-def owners(found: Interactions) -> dict[str, list[dict[str, int | float]]]:
-    """By block: the latents that own most (token, neuron) pairs, with their shares of them."""
-    result = {}
-    for block, counts in zip(found.blocks, found.owned.double(), strict=True):
-        share, latent = (counts / counts.sum().clamp_min(1)).topk(min(OWNERS, len(counts)))
-        rows = zip(latent.tolist(), share.tolist(), strict=True)
-        result[str(block)] = [{"latent": h, "share": s} for h, s in rows]
-    return result
-
-
-def square(found: Interactions) -> dict[str, Any]:
-    """I between the latents that interact most, per token, rows dominant, blocks summed."""
-    chosen = found.strongest(SQUARE)
-    values = found.matrix("I", normalise="mean")[chosen][:, chosen]
-    return {"latents": chosen.tolist(), "I": values.tolist()}
-
-
-def pair_rows(
-    found: Interactions,
-    top: torch.Tensor,
-    examples: Sequence[PairExample],
-    latents: Sequence[LatentExample],
-) -> list[dict[str, Any]]:
-    """The chosen pairs as plain values; `examples` in the order of `top`, `latents` in any."""
-    by_latent = {example.latent: example for example in latents}
-    rows = []
-    for row, example in zip(top.tolist(), examples, strict=True):
-        h, k = example.latents
-        by_block = {
-            str(block): float(found.pair_sums("I", normalise="coactive", block=block)[row])
-            for block in found.blocks
-        }
-        rows.append(
-            {
-                "latents": [h, k],
-                "coactive": int(found.coactive[row]),
-                "active": [int(found.active[h]), int(found.active[k])],
-                "per_token": float(found.pair_sums("I", normalise="mean")[row]),
-                "per_coactive_token": {
-                    form: float(found.pair_sums(form, normalise="coactive")[row])
-                    for form in found.forms
-                },
-                "second_difference": example.second_difference,
-                "by_block": by_block,
-                "contexts": [asdict(context) for context in example.contexts],
-                "latent_contexts": [
-                    [asdict(context) for context in by_latent[latent].contexts] for latent in (h, k)
-                ],
-            }
-        )
-    return rows
-
-
-def _per_token(name: str, tokens: str, measured: Measurement) -> Any:
-    neurons = np.array(measured.led_of, dtype=np.float64) if name.endswith("led") else 1.0
+def _ratio(name: str, first: InteractionTally, second: InteractionTally) -> Statistic:
+    below, above = _per_token(first, name, "first "), _per_token(second, name, "second ")
 
     def statistic(sums: Sums) -> NDArray[np.float64]:
-        values: NDArray[np.float64] = sums[name] / sums[tokens][:, None] / neurons
+        before, after = below(sums).mean(1), above(sums).mean(1)
+        whole: NDArray[np.float64] = after - before if name == "dominated" else after / before
+        return whole[:, None]
+
+    return statistic
+
+
+def _per_token(tally: InteractionTally, name: str, side: str = "") -> Statistic:
+    neurons = np.array(tally.neurons, dtype=np.float64) if name == "dominated" else 1.0
+
+    def statistic(sums: Sums) -> NDArray[np.float64]:
+        values: NDArray[np.float64] = sums[side + name] / sums[f"{side}tokens"][:, None] / neurons
         return values
 
     return statistic
 
 
-def _as_dict(figure: Estimate) -> dict[str, Any]:
-    return {"mean": figure.mean, "ci": list(figure.ci), "by_block": figure.parts}
+def owners(sums: Interactions) -> dict[str, tuple[OwnedShare, ...]]:
+    """By block: the latents that own most (token, neuron) pairs, with their shares of them."""
+    result = {}
+    for block, counts in zip(sums.blocks, sums.owned.double(), strict=True):
+        share, latent = (counts / counts.sum().clamp_min(1)).topk(min(OWNERS, len(counts)))
+        rows = zip(latent.tolist(), share.tolist(), strict=True)
+        result[str(block)] = tuple(OwnedShare(h, s) for h, s in rows)
+    return result
+
+
+def square(sums: Interactions) -> InteractionSquare:
+    """I between the latents that interact most, per token, rows dominant, blocks summed."""
+    chosen = sums.strongest(SQUARE)
+    values = sums.matrix("I", normalise="mean")[chosen][:, chosen]
+    return InteractionSquare(tuple(chosen.tolist()), tuple(map(tuple, values.tolist())))

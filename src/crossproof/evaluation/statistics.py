@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from crossproof.evaluation.bootstrap import Sums
+from crossproof.evaluation.intervals import Sums
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Sums], Array]
@@ -30,17 +30,17 @@ def available(sums: Sums, mlp_in: Sequence[int]) -> dict[str, Statistic]:
 
     `mlp_in`: which hookpoints are inputs of MLPs.
     """
-    places = list(mlp_in)
-    found: dict[str, Statistic] = {"l0": lambda t: per_token(t, "active")[:, None], "fvu": fvu}
-    if places:
-        found["fvu_mlp_in"] = lambda t: fvu(t)[:, places]
+    columns = list(mlp_in)
+    figures: dict[str, Statistic] = {"l0": lambda t: per_token(t, "active")[:, None], "fvu": fvu}
+    if columns:
+        figures["fvu_mlp_in"] = lambda t: fvu(t)[:, columns]
     for name, behind in PER_TOKEN.items():
         if behind in sums:
-            found[name] = lambda t, behind=behind: per_token(t, behind)  # type: ignore[misc]
+            figures[name] = lambda t, behind=behind: per_token(t, behind)  # type: ignore[misc]
     if "ce-patch" in sums:
-        found["ce_recovered"] = lambda t: recovered(t, "ce")
-        found["kl_recovered"] = lambda t: recovered(t, "kl")
-    return found
+        figures["ce_recovered"] = lambda t: recovered(t, "ce")
+        figures["kl_recovered"] = lambda t: recovered(t, "kl")
+    return figures
 
 
 def per_token(totals: Sums, name: str) -> Array:

@@ -6,68 +6,85 @@ from typing import Any
 
 import numpy as np
 
+from crossproof.crosscoder.diffing import diffing_figures, is_joint
 from crossproof.crosscoder.model import Crosscoder
-from crossproof.evaluation.bootstrap import Estimate, estimate
+from crossproof.evaluation.contexts import contexts_in, pick_latents
+from crossproof.evaluation.intervals import PartEstimate, Sums, estimate
+from crossproof.evaluation.results import (
+    BlockEstimate,
+    EvaluationResult,
+    Fidelities,
+    ShareHistogram,
+)
 from crossproof.evaluation.schemes import SCHEMES
 from crossproof.evaluation.statistics import Statistic, available, fvu, phi
 from crossproof.evaluation.tally import MIDS, SHARE_BINS, EvaluationOptions, Tally
+from crossproof.lm.model import LanguageModel
+
+BY_HOOKPOINT = ("fvu", "ce_recovered", "kl_recovered")
+BY_BLOCK = ("fvu_mlp_in", "dominant_share", "interaction", "additive_interaction", "residual")
 
 
 def summarise(
-    crosscoder: Crosscoder, blocks: tuple[int, ...], tally: Tally, options: EvaluationOptions
-) -> dict[str, Any]:
-    """The figures of one run, in the schema of docs/results-format.md."""
-    sums, written = tally.joined(), list(crosscoder.written)
-    names = [crosscoder.hookpoints.names[place] for place in written]
-    places = (crosscoder.hookpoints.blocks[b].mlp_in for b in blocks)
-    mlp_in = [place for place in places if place is not None]
-
-    def interval(statistic: Statistic) -> Estimate:
-        return estimate(sums, statistic, options.resamples, options.seed)
-
-    # FVU means nothing where a transcoder only reads.
-    statistics = available(sums, mlp_in) | {"fvu": lambda t: fvu(t)[:, written]}
-    figures = {name: interval(statistic) for name, statistic in statistics.items()}
-    result: dict[str, Any] = {"sequences": len(sums["tokens"]), "tokens": int(sums["tokens"].sum())}
-    for name, figure in figures.items():
-        result[name] = figure.mean
-    result["dead"] = float((tally.fired == 0).double().mean()) if tally.fired is not None else 0.0
-    result["model_loss"] = float(sums["loss"].sum() / sums["predicted"].sum())
-    result["intervals"] = {name: list(figure.ci) for name, figure in figures.items()}
-    result["by_hookpoint"] = {
-        name: dict(zip(names, figures[name].parts, strict=True))
-        for name in ("fvu", "ce_recovered", "kl_recovered")
-        if name in figures
-    }
-    result["by_block"] = {
-        name: figures[name].parts
-        for name in (
-            "fvu_mlp_in",
-            "dominant_share",
-            "interaction",
-            "additive_interaction",
-            "residual",
-        )
-        if name in figures
-    }
-    result["blocks"] = list(blocks)
-    result["phi"], result["phi_mlp_removed"] = (
-        {
-            scheme: {
-                mid: _as_dict(interval(phi(mid, scheme, zero)))
-                for mid in MIDS
-                if f"phi/{mid}/{scheme}" in sums
-            }
-            for scheme in SCHEMES
-        }
-        for zero in ("features-removed", "mlp-removed")
+    model: LanguageModel, crosscoder: Crosscoder, tally: Tally, options: EvaluationOptions
+) -> EvaluationResult:
+    """The figures of one crosscoder, and a few of its latents with their contexts."""
+    sums, figures = tally.joined(), _figures(crosscoder, tally.joined(), options)
+    names = [crosscoder.hookpoints.names[at] for at in crosscoder.written]
+    picked = pick_latents(tally.encoded, crosscoder.n_latents, options.latents)
+    joint = is_joint(crosscoder.hookpoints)
+    means: dict[str, Any] = {name: figure.mean for name, figure in figures.items()}
+    return EvaluationResult(
+        sequences=len(sums["tokens"]),
+        tokens=int(sums["tokens"].sum()),
+        **means,
+        dead=float((tally.fired == 0).double().mean()) if tally.fired is not None else 0.0,
+        model_loss=float(sums["loss"].sum() / sums["predicted"].sum()),
+        intervals={name: figure.ci for name, figure in figures.items()},
+        by_hookpoint={
+            name: dict(zip(names, figures[name].parts, strict=True))
+            for name in BY_HOOKPOINT
+            if name in figures
+        },
+        by_block={name: figures[name].parts for name in BY_BLOCK if name in figures},
+        blocks=crosscoder.hookpoints.mlp_blocks,
+        phi=_fidelities(sums, options, "features-removed"),
+        phi_mlp_removed=_fidelities(sums, options, "mlp-removed"),
+        share_histogram=_histogram(tally),
+        diffing=diffing_figures(crosscoder) if joint else None,
+        latents=tuple(contexts_in(model.tokenizer, tally.encoded, picked)),
     )
-    if tally.histogram is not None:
-        share = tally.histogram / tally.histogram.sum(1, keepdim=True)
-        edges = np.linspace(0, 1, SHARE_BINS + 1)
-        result["share_histogram"] = {"edges": edges.tolist(), "by_block": share.tolist()}
-    return result
 
 
-def _as_dict(figure: Estimate) -> dict[str, Any]:
-    return {"mean": figure.mean, "ci": list(figure.ci), "by_block": figure.parts}
+def _figures(
+    crosscoder: Crosscoder, sums: Sums, options: EvaluationOptions
+) -> dict[str, PartEstimate]:
+    hookpoints, written = crosscoder.hookpoints, list(crosscoder.written)
+    mlp_in = [hookpoints.blocks[block].mlp_in for block in hookpoints.mlp_blocks]
+    statistics = available(sums, [at for at in mlp_in if at is not None])
+    # FVU means nothing where a transcoder only reads.
+    statistics |= {"fvu": lambda totals: fvu(totals)[:, written]}
+    return {name: _estimate(sums, statistic, options) for name, statistic in statistics.items()}
+
+
+def _fidelities(sums: Sums, options: EvaluationOptions, zero: str) -> Fidelities:
+    return {
+        scheme: {
+            mid: BlockEstimate.of(_estimate(sums, phi(mid, scheme, zero), options))
+            for mid in MIDS
+            if f"phi/{mid}/{scheme}" in sums
+        }
+        for scheme in SCHEMES
+    }
+
+
+def _estimate(sums: Sums, statistic: Statistic, options: EvaluationOptions) -> PartEstimate:
+    return estimate(sums, statistic, options.resamples, options.seed)
+
+
+def _histogram(tally: Tally) -> ShareHistogram | None:
+    if tally.histogram is None:
+        return None
+    share = tally.histogram / tally.histogram.sum(1, keepdim=True)
+    edges = np.linspace(0, 1, SHARE_BINS + 1)
+    return ShareHistogram(tuple(edges.tolist()), tuple(map(tuple, share.tolist())))

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crossproof.crosscoder.encode import EncodedBatch
 from crossproof.evaluation.schemes import SCHEMES
 
 SHARE_BINS = 20
@@ -32,6 +33,10 @@ class EvaluationOptions:
     """Ablation schemes whose Φ is measured (a forward pass a scheme, block and mid); none: no Φ."""
     mids: tuple[str, ...] = MIDS
     """Which resid_mid the MLP's output is added to."""
+    context_sequences: int = 64
+    """Contexts of a few latents come from this many of the sequences at most."""
+    latents: int = 6
+    """How many latents to show with their contexts."""
 
 
 @dataclass
@@ -43,6 +48,8 @@ class Tally:
     )
     fired: Tensor | None = None
     histogram: Tensor | None = None
+    encoded: list[EncodedBatch] = field(default_factory=list)
+    """The first sequences with their latents, without activations."""
 
     def add(self, name: str, value: Float[Tensor, "S *parts"]) -> None:
         """Appends one batch of per-sequence sums."""

@@ -21,8 +21,10 @@ from crossproof.interactions.contributions import (
     MLPDictionary,
     dominant_contributions,
     magnitudes,
+    mlp_views,
     owned_contributions,
 )
+from crossproof.interactions.gated import GatedTerms, gated_pair_form, gated_terms
 from crossproof.interactions.matrix import Accumulator, Interactions, merge
 from crossproof.interactions.measuring import TokenPairs, measure_interactions, token_pairs
 from crossproof.interactions.penalty import (
@@ -30,11 +32,6 @@ from crossproof.interactions.penalty import (
     dominant_share,
     interaction,
     residual,
-)
-from crossproof.interactions.ranks import (
-    RankCorrelation,
-    RankCorrelations,
-    rank_correlations,
 )
 from crossproof.interactions.second_differences import (
     PairSums,
@@ -54,13 +51,12 @@ __all__ = [
     "AttentionDictionary",
     "Dominance",
     "Game",
+    "GatedTerms",
     "Interactions",
     "KeptPairs",
     "MLPDictionary",
     "PairScores",
     "PairSums",
-    "RankCorrelation",
-    "RankCorrelations",
     "ScoreParts",
     "ShapleySums",
     "ShapleyTaylor",
@@ -71,18 +67,20 @@ __all__ = [
     "attention_interactions",
     "dominant_contributions",
     "dominant_share",
+    "gated_pair_form",
+    "gated_terms",
     "interaction",
     "keep_pairs",
     "magnitudes",
     "measure_interactions",
     "merge",
+    "mlp_views",
     "neuron_game",
     "output_game",
     "ov_constant",
     "ov_contributions",
     "owned_contributions",
     "pair_scores",
-    "rank_correlations",
     "residual",
     "score_parts",
     "second_difference_scores",

@@ -105,10 +105,10 @@ def attention_dictionary(
             f"This crosscoder does not decode the attention input '{name}'; train one whose "
             f"hookpoints include it."
         )
-    place = crosscoder.hookpoints.index(name)
+    at = crosscoder.hookpoints.index(name)
     decoder, bias = (
-        crosscoder.decoder_vectors(place).detach(),
-        crosscoder.decoder_bias(place).detach(),
+        crosscoder.decoder_vectors(at).detach(),
+        crosscoder.decoder_bias(at).detach(),
     )
     return AttentionDictionary.build(attention, decoder, bias)
 
@@ -175,7 +175,7 @@ def score_parts(
             f"both for the same tokens."
         )
     view.check(latents)
-    places = token_positions(latents.n_tokens, positions, x.device)
+    positions = token_positions(latents.n_tokens, positions, x.device)
     attention, group = view.attention, view.attention.group(head)
     x_hat = sparse_product(latents.with_values(latents.values.double()), view.decoder) + view.bias
     error = x.double() - x_hat
@@ -184,12 +184,12 @@ def score_parts(
     def summed(entries: Tensor) -> Tensor:
         return zeros.index_add(0, latents.token_index, entries)
 
-    q0 = attention.turn(zeros + attention.scale * view.Q0[head], places)
-    k0 = attention.turn(zeros + view.K0[group], places)
-    q = summed(view.entry_queries(latents, head, places))
-    k = summed(view.entry_keys(latents, head, places))
-    q_error = attention.turn(attention.scale * error @ attention.W_Q[head], places)
-    k_error = attention.turn(error @ attention.W_K[group], places)
+    q0 = attention.turn(zeros + attention.scale * view.Q0[head], positions)
+    k0 = attention.turn(zeros + view.K0[group], positions)
+    q = summed(view.entry_queries(latents, head, positions))
+    k = summed(view.entry_keys(latents, head, positions))
+    q_error = attention.turn(attention.scale * error @ attention.W_Q[head], positions)
+    k_error = attention.turn(error @ attention.W_K[group], positions)
     return ScoreParts(
         constant=q0 @ k0.T,
         query=q @ k0.T,

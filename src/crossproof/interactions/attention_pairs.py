@@ -43,20 +43,20 @@ def pair_scores(
 
     Raises CrossproofError for tokens that are not there, or a key that the query does not see.
     """
-    places = token_positions(latents.n_tokens, positions, latents.values.device)
-    if not (0 <= query < len(places) and 0 <= key < len(places)):
+    positions = token_positions(latents.n_tokens, positions, latents.values.device)
+    if not (0 <= query < len(positions) and 0 <= key < len(positions)):
         raise CrossproofError(
-            f"There are tokens 0 to {len(places) - 1}; there is no pair ({query}, {key})."
+            f"There are tokens 0 to {len(positions) - 1}; there is no pair ({query}, {key})."
         )
-    if not view.attention.mask(places[[query, key]])[0, 1]:
+    if not view.attention.mask(positions[[query, key]])[0, 1]:
         raise CrossproofError(
             f"The query at token {query} does not see token {key}; choose a key that is not after "
             f"it{_window_words(view)}."
         )
     at_query, at_key = latents.rows(query, query + 1), latents.rows(key, key + 1)
     values = [
-        view.entry_queries(at_query, head, places[[query]])
-        @ view.entry_keys(at_key, head, places[[key]]).T
+        view.entry_queries(at_query, head, positions[[query]])
+        @ view.entry_keys(at_key, head, positions[[key]]).T
         for head in range(view.attention.n_heads)
     ]
     return PairScores(torch.stack(values), at_query.indices, at_key.indices)
@@ -82,16 +82,16 @@ def attention_interactions(
             f"The weights have shape {list(weights.shape)}, not [{tokens}, {tokens}]; give one for "
             f"each query and key."
         )
-    places = token_positions(tokens, positions, latents.values.device)
-    seen = view.attention.mask(places).double()
+    positions = token_positions(tokens, positions, latents.values.device)
+    seen = view.attention.mask(positions).double()
     weights = seen if weights is None else seen * weights.double()
-    own, column = latents.indices.unique(return_inverse=True)
+    present, column = latents.indices.unique(return_inverse=True)
     if view.attention.rotary is None:
-        compact = _factorised(view, head, latents, weights, own, column)
+        compact = _factorised(view, head, latents, weights, present, column)
     else:
-        compact = _by_query(view, head, latents, places, weights, column, len(own))
+        compact = _by_query(view, head, latents, positions, weights, column, len(present))
     rows, columns = compact.nonzero(as_tuple=True)
-    indices = torch.stack([own[rows], own[columns]])
+    indices = torch.stack([present[rows], present[columns]])
     return torch.sparse_coo_tensor(
         indices,
         compact[rows, columns],
@@ -106,14 +106,14 @@ def _factorised(
     head: int,
     latents: SparseLatents,
     weights: Float[Tensor, "B B"],
-    own: Int[Tensor, " U"],
+    present: Int[Tensor, " U"],
     column: Int[Tensor, " nnz"],
 ) -> Float[Tensor, "U U"]:
     """One M for all offsets: |d_i M d_jᵀ| comes out of the sum over positions."""
     attention, group = view.attention, view.attention.group(head)
-    active = weights.new_zeros(latents.n_tokens, len(own))
+    active = weights.new_zeros(latents.n_tokens, len(present))
     active.index_put_((latents.token_index, column), latents.values.double().abs())
-    virtual = attention.scale * (view.Q[head][own] @ view.K[group][own].T)
+    virtual = attention.scale * (view.Q[head][present] @ view.K[group][present].T)
     return virtual.abs() * (active.T @ (weights @ active))
 
 
@@ -121,13 +121,13 @@ def _by_query(
     view: AttentionDictionary,
     head: int,
     latents: SparseLatents,
-    places: Int[Tensor, " B"],
+    positions: Int[Tensor, " B"],
     weights: Float[Tensor, "B B"],
     column: Int[Tensor, " nnz"],
     width: int,
 ) -> Float[Tensor, "U U"]:
     """M differs from offset to offset: every pair of entries, some queries at a time."""
-    q, k = (side(latents, head, places) for side in (view.entry_queries, view.entry_keys))
+    q, k = (side(latents, head, positions) for side in (view.entry_queries, view.entry_keys))
     out = weights.new_zeros(width, width)  # [key, query] until the end
     for entries in torch.arange(len(q), device=q.device).split(max(1, CHUNK // max(len(q), 1))):
         tokens = latents.token_index[entries]
@@ -174,10 +174,10 @@ def keep_pairs(
     """
     if largest < 0:
         raise CrossproofError(f"{largest} pairs cannot be kept; give 0 or more.")
-    places = token_positions(latents.n_tokens, positions, latents.values.device)
+    positions = token_positions(latents.n_tokens, positions, latents.values.device)
     total = latents.n_tokens
-    q = _padded(latents, view.entry_queries(latents, head, places))
-    k = _padded(latents, view.entry_keys(latents, head, places))
+    q = _padded(latents, view.entry_queries(latents, head, positions))
+    k = _padded(latents, view.entry_keys(latents, head, positions))
     ids = _padded(latents, latents.indices[:, None])[..., 0]
     out = q.new_zeros(3, total, total)
     for rows in _chunks(total, total * q.shape[1] ** 2):
@@ -197,11 +197,11 @@ def keep_pairs(
 def _padded(latents: SparseLatents, entries: Tensor) -> Tensor:
     """[nnz, E] to [B, K, E], K the most entries of a token; zeros where a token has fewer."""
     counts = latents.offsets.diff()
-    place = torch.arange(len(entries), device=entries.device)
-    place = place - latents.offsets[latents.token_index]
+    slot = torch.arange(len(entries), device=entries.device)
+    slot = slot - latents.offsets[latents.token_index]
     width = int(counts.max()) if len(counts) else 0
     out = entries.new_zeros(latents.n_tokens, width, entries.shape[1])
-    return out.index_put((latents.token_index, place), entries)
+    return out.index_put((latents.token_index, slot), entries)
 
 
 def _chunks(rows: int, each: int) -> Iterator[slice]:

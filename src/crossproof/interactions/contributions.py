@@ -19,7 +19,9 @@ from torch.autograd.function import once_differentiable
 from crossproof import kernels
 from crossproof.crosscoder.autograd import sparse_product
 from crossproof.crosscoder.latents import SparseLatents
+from crossproof.crosscoder.model import Crosscoder
 from crossproof.lm.mlp import MLPWeights
+from crossproof.lm.model import LanguageModel
 
 
 class _Owned(torch.autograd.Function):
@@ -176,3 +178,15 @@ def _hull(
         high = sparse_product(positive, up) + sparse_product(negative, down)
         low = sparse_product(positive, down) + sparse_product(negative, up)
     return baseline + low, baseline + high
+
+
+def mlp_views(model: LanguageModel, crosscoder: Crosscoder) -> dict[int, MLPDictionary]:
+    """The crosscoder as each block's MLP sees it, for the blocks whose mlp_in it reads."""
+    views = {}
+    with torch.no_grad():
+        for block in crosscoder.hookpoints.mlp_blocks:
+            mlp_in = crosscoder.hookpoints.blocks[block].mlp_in
+            assert mlp_in is not None
+            decoder, bias = crosscoder.decoder_vectors(mlp_in), crosscoder.decoder_bias(mlp_in)
+            views[block] = MLPDictionary.build(model.mlp(block), decoder, bias)
+    return views

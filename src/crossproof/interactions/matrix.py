@@ -34,7 +34,8 @@ GATED: tuple[Form, ...] = ("I", "AND", "Q")
 
 SCHEMA = 1
 SUMS, FACTS_FILE = "interactions.safetensors", "interactions.json"
-TENSORS = ("pairs", "coactive", "active", "owned", "own")
+TENSORS = {name: name for name in ("pairs", "coactive", "active", "owned")} | {"diagonal": "own"}
+"""Attributes, and the names of their tensors in the file."""
 FACTS = ("n_latents", "blocks", "gated", "tokens")
 
 
@@ -59,7 +60,7 @@ class Interactions:
     """(Token, neuron) pairs at which each latent is the dominant one."""
     forward: dict[str, Float[Tensor, "L M"]]
     backward: dict[str, Float[Tensor, "L M"]]
-    own: Float[Tensor, "L H"]
+    diagonal: Float[Tensor, "L H"]
     """AND of a latent with itself: its gate times its value where another latent is dominant."""
 
     @property
@@ -76,7 +77,7 @@ class Interactions:
         if form in self.backward:
             total = total + self.backward[form].sum(1)
         if form == "AND":
-            total = total + self.own.sum(1)
+            total = total + self.diagonal.sum(1)
         return self._scaled(total, normalise)
 
     def pair_sums(
@@ -139,15 +140,15 @@ class Interactions:
         wanted, keys = low * self.n_latents + high, self._keys()
         if len(keys) == 0:
             return torch.full_like(wanted, -1)
-        place = torch.searchsorted(keys, wanted).clamp_max(len(keys) - 1)
-        return torch.where(keys[place] == wanted, place, -1)
+        row = torch.searchsorted(keys, wanted).clamp_max(len(keys) - 1)
+        return torch.where(keys[row] == wanted, row, -1)
 
     def save(self, folder: Path) -> None:
         """Writes interactions.json and interactions.safetensors into `folder`, atomically.
 
         Raises CrossproofError if the folder cannot be written.
         """
-        tensors = {name: getattr(self, name) for name in TENSORS}
+        tensors = {stored: getattr(self, name) for name, stored in TENSORS.items()}
         for side in ("forward", "backward"):
             tensors |= {f"{side}.{form}": sums for form, sums in getattr(self, side).items()}
         facts = {"schema": SCHEMA, **{name: getattr(self, name) for name in FACTS}}
@@ -159,14 +160,14 @@ class Interactions:
     def load(cls, folder: Path) -> Interactions:
         """What `save` wrote. Raises CrossproofError if it is missing, damaged or foreign."""
         facts, tensors = read_json(folder / FACTS_FILE), read_tensors(folder / SUMS)
-        if facts.get("schema") != SCHEMA or not tensors.keys() >= set(TENSORS):
+        if facts.get("schema") != SCHEMA or not tensors.keys() >= set(TENSORS.values()):
             raise CrossproofError(f"{folder} holds no interactions of schema {SCHEMA}.")
         sides: dict[str, dict[str, Tensor]] = {"forward": {}, "backward": {}}
-        for name in tensors.keys() - set(TENSORS):
+        for name in tensors.keys() - set(TENSORS.values()):
             side, form = name.split(".")
             sides[side][form] = tensors[name]
         known: dict[str, Any] = {name: facts[name] for name in FACTS}
-        known |= {name: tensors[name] for name in TENSORS}
+        known |= {name: tensors[stored] for name, stored in TENSORS.items()}
         return cls(**(known | {"blocks": tuple(facts["blocks"])} | sides))
 
     def _keys(self) -> Int[Tensor, " M"]:
@@ -227,13 +228,13 @@ def merge(parts: Iterable[Interactions]) -> Interactions:
             )
     if len(known) == 1:
         return first
-    keys, place = torch.unique(torch.cat([part._keys() for part in known]), return_inverse=True)
-    places = place.split([len(part.pairs) for part in known])
+    keys, row = torch.unique(torch.cat([part._keys() for part in known]), return_inverse=True)
+    rows = row.split([len(part.pairs) for part in known])
 
     def gathered(columns: Sequence[Tensor]) -> Tensor:
         shape = (*columns[0].shape[:-1], len(keys))
         out = torch.zeros(shape, dtype=columns[0].dtype, device=keys.device)
-        for column, where in zip(columns, places, strict=True):
+        for column, where in zip(columns, rows, strict=True):
             out[..., where] += column  # a part holds a pair once: no index repeats
         return out
 
@@ -247,7 +248,7 @@ def merge(parts: Iterable[Interactions]) -> Interactions:
         coactive=gathered([part.coactive for part in known]),
         active=added([part.active for part in known]),
         owned=added([part.owned for part in known]),
-        own=added([part.own for part in known]),
+        diagonal=added([part.diagonal for part in known]),
         forward={f: gathered([part.forward[f] for part in known]) for f in first.forward},
         backward={f: gathered([part.backward[f] for part in known]) for f in first.backward},
     )

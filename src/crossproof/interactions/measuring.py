@@ -37,7 +37,7 @@ class TokenPairs:
     gated: bool
     sums: Float[Tensor, "pairs L 5"]
     """Sums over neurons in float64; `COLUMNS` says which column is which form's."""
-    own: Float[Tensor, "L nnz"]
+    diagonal: Float[Tensor, "L nnz"]
     """AND of each active latent with itself (gated MLPs; else zero)."""
     dominance: tuple[Dominance, ...]
     """Who owns which neuron, by block."""
@@ -62,8 +62,8 @@ class TokenPairs:
         by_column = whole.unflatten(1, self.sums.shape[1:])
         totals = {form: by_column[..., COLUMNS[form]].sum(2) for form in self.forms}
         if self.gated:
-            own = self.own.new_zeros(self.latents.n_tokens, len(self.blocks))
-            totals["AND"] += own.index_add_(0, self.latents.token_index, self.own.T)
+            diagonal = self.diagonal.new_zeros(self.latents.n_tokens, len(self.blocks))
+            totals["AND"] += diagonal.index_add_(0, self.latents.token_index, self.diagonal.T)
         return totals
 
     def collected(self) -> Interactions:
@@ -72,7 +72,7 @@ class TokenPairs:
         code = latents.offsets, self.starts, latents.indices
         pairs, together, table = kernels.pair_table(*code, self.sums.flatten(1), wide)
         columns = table.unflatten(1, self.sums.shape[1:]).permute(2, 1, 0).contiguous()
-        own = self.own.new_zeros(len(self.blocks), wide)
+        diagonal = self.diagonal.new_zeros(len(self.blocks), wide)
         return Interactions(
             n_latents=wide,
             blocks=self.blocks,
@@ -84,7 +84,7 @@ class TokenPairs:
             owned=torch.stack([_owned(latents, who.owner) for who in self.dominance]),
             forward={form: columns[COLUMNS[form][0]] for form in self.forms},
             backward={f: columns[COLUMNS[f][1]] for f in self.forms if len(COLUMNS[f]) > 1},
-            own=own.index_add_(1, latents.indices, self.own),
+            diagonal=diagonal.index_add_(1, latents.indices, self.diagonal),
         )
 
 
@@ -108,17 +108,17 @@ def token_pairs(latents: SparseLatents, views: Mapping[int, MLPDictionary]) -> T
     gated = next(iter(views.values())).mlp.gated
     device = nonzero.values.device
     sums = torch.empty(int(starts[-1]), len(views), 5, dtype=torch.float64, device=device)
-    own = torch.zeros(len(views), len(nonzero.indices), dtype=torch.float64, device=device)
+    diagonal = torch.zeros(len(views), len(nonzero.indices), dtype=torch.float64, device=device)
     dominance = []
     with torch.no_grad():
-        for place, view in enumerate(views.values()):
+        for at, view in enumerate(views.values()):
             who = view.dominance(nonzero)
             if gated:
-                sums[:, place], own[place] = gated_pairs(nonzero, starts, view, who)
+                sums[:, at], diagonal[at] = gated_pairs(nonzero, starts, view, who)
             else:
-                plain_sums(nonzero, starts, view, who, sums[:, place])
+                plain_sums(nonzero, starts, view, who, sums[:, at])
             dominance.append(who)
-    return TokenPairs(nonzero, starts, tuple(views), gated, sums, own, tuple(dominance))
+    return TokenPairs(nonzero, starts, tuple(views), gated, sums, diagonal, tuple(dominance))
 
 
 def plain_sums(

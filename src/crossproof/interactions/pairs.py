@@ -51,12 +51,12 @@ class Pairs:
         return len(self._distinct[0])
 
     def find(self, one: Int[Tensor, " X"], other: Int[Tensor, " X"]) -> Int[Tensor, " X"]:
-        """The place of each pair (one, other), in either order, among the U; -1 if not chosen."""
+        """The row of each pair (one, other), in either order, among the U; -1 if not chosen."""
         known, wanted = self._distinct[0], self._keys(one, other)
         if len(known) == 0:
             return torch.full_like(wanted, -1)
-        place = torch.searchsorted(known, wanted).clamp_max(len(known) - 1)
-        return torch.where(known[place] == wanted, place, -1)
+        row = torch.searchsorted(known, wanted).clamp_max(len(known) - 1)
+        return torch.where(known[row] == wanted, row, -1)
 
     def spread(self, values: Tensor) -> Tensor:
         """Values [U] of the different pairs, as [M] in the order in which pairs were listed."""

@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from crossproof import kernels
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.interactions.contributions import Dominance, MLPDictionary, magnitudes
+from crossproof.interactions.gated import gated_terms
 from crossproof.lm.constants import LIPSCHITZ, oscillation
 
 
@@ -95,7 +96,7 @@ def _gated_interaction(
     rest_gate = magnitudes(latents, view.G_gate) - dominance.gate.abs()
     linear = (view.baseline + dominance.value).abs()
     gate = view.mlp.activation(view.baseline_gate + dominance.gate).abs()
-    return slope * linear * rest_gate + gate * rest_linear + slope * rest_gate * rest_linear
+    return gated_terms(slope, gate, linear, rest_gate, rest_linear).total
 
 
 def residual(
@@ -113,7 +114,7 @@ def residual(
     gate = ((x - x_hat) @ mlp.W_gate).abs()
     value = (x_hat @ mlp.W_in + mlp.b_in).abs()
     opening = mlp.activation(x_hat @ mlp.W_gate + mlp.b_gate).abs()
-    return (slope * value * gate + opening * linear + slope * gate * linear) @ view.output_norms
+    return gated_terms(slope, opening, value, gate, linear).total @ view.output_norms
 
 
 def additive_interaction(

@@ -3,7 +3,8 @@
 At neuron n, δ²_n(h, k) = F(r + p_h + p_k) - F(r + p_h) - F(r + p_k) + F(r), where p are the
 contributions, r the neuron's pre-activation without the two, and F the activation, or σ(γ)υ of a
 gated MLP with both its paths. Nothing is bounded here: these are the true values, of which
-Q(h, k) = sum_n ‖o_n‖ ω_n min(|p_nh|, |p_nk|) is an upper bound.
+Q(h, k) = sum_n ‖o_n‖ ω_n min(|p_nh|, |p_nk|) is an upper bound; a gated MLP's Q bounds those of
+pairs alone.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from crossproof.interactions.exact import active_latents, entry_contributions, i
 from crossproof.interactions.pairs import Pairs
 from crossproof.kernels.torch_any import entry_pairs, ragged
 
-Context = Literal["alone", "others"]
+OtherLatents = Literal["alone", "others"]
 """What else the neuron sees. alone: r is the baseline β, no other latent is active. others: r is
 β plus the contributions of the token's other active latents."""
 
@@ -55,7 +56,7 @@ def second_difference_sums(
     view: MLPDictionary,
     latents: SparseLatents,
     pairs: Int[Tensor, "M 2"],
-    context: Context = "alone",
+    context: OtherLatents = "alone",
 ) -> PairSums:
     """Second differences of chosen pairs, summed over the tokens of one batch.
 
@@ -70,19 +71,19 @@ def second_difference_sums(
     counts = torch.zeros(chosen.n_distinct, dtype=torch.int64, device=norms.device)
     for _, rows in _blocks(active_latents(view, latents)):
         first, second = entry_pairs(rows.offsets)
-        place = chosen.find(rows.indices[first], rows.indices[second])
-        first, second, place = (entries[place >= 0] for entries in (first, second, place))
-        counts += torch.bincount(place, minlength=len(counts))
+        row = chosen.find(rows.indices[first], rows.indices[second])
+        first, second, row = (entries[row >= 0] for entries in (first, second, row))
+        counts += torch.bincount(row, minlength=len(counts))
         for part, delta in _deltas(exact, rows, first, second, context):
-            sums[0].index_add_(0, place[part], delta.abs() @ norms)
-            sums[1].index_add_(0, place[part], (delta @ exact.mlp.W_out).norm(dim=1))
+            sums[0].index_add_(0, row[part], delta.abs() @ norms)
+            sums[1].index_add_(0, row[part], (delta @ exact.mlp.W_out).norm(dim=1))
     return PairSums(pairs, chosen.spread(counts), *map(chosen.spread, sums))
 
 
 def second_difference_scores(
     view: MLPDictionary,
     latents: SparseLatents,
-    context: Context = "alone",
+    context: OtherLatents = "alone",
     form: Literal["neurons", "output"] = "neurons",
 ) -> Float[Tensor, " B"]:
     """The second differences of all pairs of active latents, summed for each token; float64.
@@ -117,7 +118,7 @@ def _deltas(
     latents: SparseLatents,
     first: Int[Tensor, " C"],
     second: Int[Tensor, " C"],
-    context: Context,
+    context: OtherLatents,
 ) -> Iterator[tuple[slice, Float[Tensor, "c N"]]]:
     """δ²_n of each two entries, a slice of them at a time.
 
@@ -128,20 +129,20 @@ def _deltas(
     size = max(1, _NUMBERS // view.mlp.n_neurons)
     for start in range(0, len(first), size):
         part = slice(start, start + size)
-        entries, places = torch.cat([first[part], second[part]]).unique(return_inverse=True)
+        entries, slots = torch.cat([first[part], second[part]]).unique(return_inverse=True)
         tokens, token = latents.token_index[entries].unique(return_inverse=True)
         roots = _roots(view, latents, tokens, context)
         sign = 1 if context == "alone" else -1
         steps = [sign * step for step in entry_contributions(view, latents, entries)]
         moved = [root[token] + step for root, step in zip(roots, steps, strict=True)]
-        one, other = places[: len(first[part])], places[len(first[part]) :]
+        one, other = slots[: len(first[part])], slots[len(first[part]) :]
         both = [value[one] + step[other] for value, step in zip(moved, steps, strict=True)]
         single, still = view.neurons(*moved), view.neurons(*roots)
         yield part, view.neurons(*both) - single[one] - single[other] + still[token[one]]
 
 
 def _roots(
-    view: MLPDictionary, latents: SparseLatents, tokens: Int[Tensor, " U"], context: Context
+    view: MLPDictionary, latents: SparseLatents, tokens: Int[Tensor, " U"], context: OtherLatents
 ) -> list[Float[Tensor, "U N"]]:
     """What reaches the neurons of the tokens, on each path, before latents are moved."""
     paths = 1 if view.G_gate is None else 2

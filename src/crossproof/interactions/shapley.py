@@ -30,7 +30,7 @@ EXACT_PLAYERS = 12
 _COALITIONS = 2**12
 """Coalitions that are evaluated and weighed at a time."""
 
-Value = Callable[[Tensor], Tensor]
+CoalitionValue = Callable[[Tensor], Tensor]
 """From coalitions, bool [C, m], to their values [C], or [C, D] of D coordinates."""
 
 
@@ -40,7 +40,7 @@ class Game:
 
     players: Int[Tensor, " m"]
     """Latents; player i of a coalition is `players[i]`."""
-    value: Value
+    value: CoalitionValue
     name: str
     """What the value is."""
     baseline: str = "all latents removed: the decoder bias b"
@@ -126,10 +126,10 @@ def absolute_sums(
             raise CrossproofError(f"Indices of different values cannot be added up: {several}.")
         m = len(result.players)
         one, other = torch.triu_indices(m, m, 1)
-        place = chosen.find(result.players[one], result.players[other]).cpu()
-        found = place >= 0
-        total.index_add_(0, place[found], result.matrix[one, other][found].abs())
-        tokens += torch.bincount(place[found], minlength=len(tokens))
+        row = chosen.find(result.players[one], result.players[other]).cpu()
+        known = row >= 0
+        total.index_add_(0, row[known], result.matrix[one, other][known].abs())
+        tokens += torch.bincount(row[known], minlength=len(tokens))
     return ShapleySums(pairs, chosen.spread(tokens), chosen.spread(total))
 
 

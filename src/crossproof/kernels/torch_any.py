@@ -123,10 +123,18 @@ def plain_pairs(
         charge = norms.double() * swings[low:high].double()
         charged = (owned * norms.double()) @ sizes.mT
         additive = (owned * charge[:, None]) @ sizes.mT
-        least = (torch.minimum(row[:, None], sizes) for row in sizes.unbind(1))
-        smaller = [(part @ charge[..., None])[..., 0] for part in least]
-        sums = [charged, charged.mT, additive, additive.mT, torch.stack(smaller, 1)]
+        smaller = pairwise_minima(sizes, charge)
+        sums = [charged, charged.mT, additive, additive.mT, smaller]
         out[starts[low] : starts[high]] = torch.stack(sums, -1)[upper(present)]
+
+
+def pairwise_minima(
+    sizes: Float[Tensor, "B K N"], weights: Float[Tensor, "B N"]
+) -> Float[Tensor, "B K K"]:
+    """Σ_n w_n min(s_hn, s_kn) for every two slots of each token, one row of pairs at a time."""
+    least = (torch.minimum(row[:, None], sizes) for row in sizes.unbind(1))
+    rows = [(part @ weights[..., None])[..., 0] for part in least]
+    return torch.stack(rows, 1) if rows else sizes.new_zeros(len(sizes), 0, 0)
 
 
 def pair_table(
@@ -137,12 +145,12 @@ def pair_table(
 ) -> tuple[Int[Tensor, "M 2"], Int[Tensor, " M"], Float[Tensor, "M C"]]:
     """The pairs of all tokens by their latents: sorted pairs, how often they occur, their sums."""
     first, second = entry_pairs(offsets)
-    keys, place = torch.unique(indices[first] * n_latents + indices[second], return_inverse=True)
+    keys, row = torch.unique(indices[first] * n_latents + indices[second], return_inverse=True)
     table = sums.new_zeros(len(keys), sums.shape[1])
     for column, total in zip(sums.unbind(1), table.unbind(1), strict=True):
-        total.index_add_(0, place, column)
+        total.index_add_(0, row, column)
     pairs = torch.stack([keys // n_latents, keys % n_latents], 1)
-    return pairs, torch.bincount(place, minlength=len(keys)), table
+    return pairs, torch.bincount(row, minlength=len(keys)), table
 
 
 def entry_pairs(
@@ -167,10 +175,10 @@ def ragged(
 def slots(
     offsets: Int[Tensor, " bounds"], widest: int
 ) -> tuple[Bool[Tensor, "B K"], Int[Tensor, "B K"]]:
-    """Entries of each token padded to `widest` columns: which exist, and their places."""
-    place = torch.arange(widest, device=offsets.device)
-    present = place < offsets.diff()[:, None]
-    return present, torch.where(present, offsets[:-1, None] + place, 0)
+    """Entries of each token padded to `widest` columns: which exist, and where."""
+    column = torch.arange(widest, device=offsets.device)
+    present = column < offsets.diff()[:, None]
+    return present, torch.where(present, offsets[:-1, None] + column, 0)
 
 
 def upper(present: Bool[Tensor, "B K"]) -> Bool[Tensor, "B K K"]:

@@ -1,15 +1,17 @@
-"""One head's scores in parts and between two positions, from measure.json, for the page."""
+"""One head's scores in parts and between two positions, for the page and for notebooks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import plotly.graph_objects as go
 
+from crossproof.evaluation.attention import HeadExample
+from crossproof.evaluation.measurement import RunMeasurement
+from crossproof.evaluation.measurement_tables import attention_table
 from crossproof.report.figures import plain_figure
 from crossproof.report.runs import Run
-from crossproof.report.table import number
+from crossproof.tables import Table, number
 
 PARTS = {
     "total": "Score",
@@ -19,49 +21,59 @@ PARTS = {
     "query_key": "Query × key latents",
     "residual": "Residual",
 }
-COLOURS = [[0, "#3b78b8"], [0.5, "var(--card)"], [1, "#c8503c"]]
-"""Blue lowers a score, red raises it."""
+PanelOfHead = tuple[str, str, go.Figure]
+"""Title, description and figure."""
 
 
-def examples(measured: Mapping[str, Any] | None, runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+def examples(measured: RunMeasurement | None, runs: Sequence[Run]) -> dict[str, HeadExample]:
     """The measured example of each run that has one."""
-    found = {run.name: (measured or {"runs": {}})["runs"].get(run.name, {}) for run in runs}
-    kept = {name: figures.get("attention", {}) for name, figures in found.items()}
-    return {name: figures["example"] for name, figures in kept.items() if "example" in figures}
+    results = {} if measured is None else measured.runs
+    scores = {run.name: results[run.name].attention for run in runs if run.name in results}
+    return {
+        name: each.example
+        for name, each in scores.items()
+        if each is not None and each.example is not None
+    }
 
 
-def caption(example: Mapping[str, Any]) -> str:
+def tables(measured: RunMeasurement | None, names: Iterable[str]) -> dict[str, Table]:
+    """How much each part of the scores differs among keys, of the named runs."""
+    scores = {name: measured.runs[name].attention for name in names} if measured else {}
+    return {name: attention_table("", each) for name, each in scores.items() if each is not None}
+
+
+def caption(example: HeadExample) -> str:
     """Which head and which text."""
     query, key = (
-        f"“{_shown(example['tokens'][example[side]])}” (position {example[side]})"
-        for side in ("query", "key")
+        f"“{_shown(example.tokens[at])}” (position {at})" for at in (example.query, example.key)
     )
     return (
-        f"block {example['block']}, head {example['head']}; query {query}, key {key}; the parts "
-        f"sum to the model’s scores within {example['error']:.0e}"
+        f"block {example.block}, head {example.head}; query {query}, key {key}; the parts sum to "
+        f"the model’s scores within {example.error:.0e}"
     )
 
 
-def pattern_panels(example: Mapping[str, Any]) -> list[tuple[str, str, go.Figure]]:
-    """Title, description and figure of each part of the scores, each on its own scale."""
-    labels = [f"{place} {_shown(text)}" for place, text in enumerate(example["tokens"])]
-    found = []
+def pattern_panels(example: HeadExample, ground: str = "white") -> list[PanelOfHead]:
+    """Each part of the scores, on its own scale: blue lowers a score, red raises it.
+
+    `ground` is the colour of zero; a page may give a custom property.
+    """
+    labels = [f"{at} {_shown(text)}" for at, text in enumerate(example.tokens)]
+    panels = []
     for part, label in PARTS.items():
-        values = example["parts"][part]
+        values = example.parts[part]
         title = f"{label}, to ±{number(_largest(values))}"
         told = f"{label} of each query (row) and key (column)."
-        found.append((title, told, _heat(values, labels, labels, ticks=False)))
-    return found
+        panels.append((title, told, _heat(values, labels, labels, False, ground)))
+    return panels
 
 
-def pair_panel(example: Mapping[str, Any]) -> tuple[str, str, go.Figure]:
+def pair_panel(example: HeadExample, ground: str = "white") -> PanelOfHead:
     """What each pair of latents adds to the score of the example's query and key."""
-    rows, columns = (
-        [str(latent) for latent in example[f"{side}_latents"]] for side in ("query", "key")
-    )
-    figure = _heat(example["pairs"], rows, columns, ticks=True)
-    title = f"Latents of query and key, to ±{number(_largest(example['pairs']))}"
-    return title, "What each latent of the query (row) adds with each of the key (column).", figure
+    rows, columns = (list(map(str, ids)) for ids in (example.query_latents, example.key_latents))
+    title = f"Latents of query and key, to ±{number(_largest(example.pairs))}"
+    told = "What each latent of the query (row) adds with each of the key (column)."
+    return title, told, _heat(example.pairs, rows, columns, True, ground)
 
 
 def _shown(token: str) -> str:
@@ -77,6 +89,7 @@ def _heat(
     rows: Sequence[str],
     columns: Sequence[str],
     ticks: bool,
+    ground: str,
 ) -> go.Figure:
     largest = _largest(values) or 1.0
     figure = plain_figure(height=300 if ticks else 230, showlegend=False)
@@ -84,7 +97,7 @@ def _heat(
         x=list(columns),
         y=list(rows),
         z=[list(row) for row in values],
-        colorscale=COLOURS,
+        colorscale=[[0, "#3b78b8"], [0.5, ground], [1, "#c8503c"]],
         zmin=-largest,
         zmax=largest,
         showscale=False,

@@ -13,7 +13,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from crossproof.report.runs import SCHEME_LABELS, Run, Value, mids_of, short_hookpoint
+from crossproof.evaluation.result_tables import SCHEME_LABELS
+from crossproof.report.runs import Run, mids_of, short_hookpoint
+from crossproof.tables import Estimate
 
 SYMBOLS = (
     "circle",
@@ -46,24 +48,28 @@ def published_colour(place: int) -> str:
 def trade_off(runs: Sequence[Run], points: Points) -> go.Figure:
     """Φ with one latent kept against Φ with all, a point a run; published sweeps behind."""
     figure = plain_figure(height=440, showlegend=False, hovermode="closest")
-    x_range = _span([float(p["phi_none"]) for p in points], [r.phi("none") for r in runs])
-    y_range = _span([float(p["phi_keep"]) for p in points], [r.phi("keep-largest") for r in runs])
+    x_range = _span(
+        [float(p["phi_none"]) for p in points], [r.figures.fidelity("none") for r in runs]
+    )
+    y_range = _span(
+        [float(p["phi_keep"]) for p in points], [r.figures.fidelity("keep-largest") for r in runs]
+    )
     for place, objective in enumerate(objectives_of(points)):
         own = [point for point in points if point["objective"] == objective]
         _sweep(figure, own, objective, place)
     for run in runs:
-        keep, every = run.phi("keep-largest"), run.phi("none")
+        keep, every = run.figures.fidelity("keep-largest"), run.figures.fidelity("none")
         if keep is None or every is None:
             continue
         colour = f"var({run.colour})"
         figure.add_scatter(
-            x=[every.mean],
-            y=[keep.mean],
+            x=[every.value],
+            y=[keep.value],
             error_x=_error_bar([every], colour),
             error_y=_error_bar([keep], colour),
             mode="markers+text",
             text=[run.name],
-            textposition="bottom left" if every.mean > sum(x_range) / 2 else "bottom right",
+            textposition="bottom left" if every.value > sum(x_range) / 2 else "bottom right",
             textfont={"color": colour},
             marker={"size": 15, "color": colour, "line": {"width": 2, "color": "var(--page)"}},
             name=run.name,
@@ -81,14 +87,14 @@ def fidelity_mean(runs: Sequence[Run]) -> go.Figure:
     """Φ of every scheme, mean over blocks, with intervals; traces carry their kind of mid."""
     figure = _bars(height=90 + 5 * (14 + 17 * len(runs)))
     for run, mid in ((run, mid) for mid in mids_of(runs) for run in reversed(runs)):
-        values = [run.phi(scheme, mid) for scheme in SCHEME_LABELS]
+        values = [run.figures.fidelity(scheme, mid) for scheme in SCHEME_LABELS]
         present = [(s, v) for s, v in zip(SCHEME_LABELS, values, strict=True) if v is not None]
         shown = [v for _, v in present]
         figure.add_bar(
             y=[SCHEME_LABELS[s] for s, _ in present],
-            x=[v.mean for v in shown],
+            x=[v.value for v in shown],
             error_x=_error_bar(shown, "var(--ink)"),
-            **_bar_style(run, mid, [v.mean for v in shown]),
+            **_bar_style(run, mid, [v.value for v in shown]),
         )
     figure.update_xaxes(range=_phi_range(runs), title_text="Φ, mean over blocks")
     return figure
@@ -98,11 +104,11 @@ def fidelity_block(runs: Sequence[Run], block: int) -> go.Figure:
     """Φ of every scheme at one block."""
     figure = _bars(height=48 + 5 * (8 + 12 * len(runs)))
     for run, mid in ((run, mid) for mid in mids_of(runs) for run in reversed(runs)):
-        if block not in run.blocks:
+        if block not in run.figures.blocks:
             continue
-        place = run.blocks.index(block)
-        values = {s: run.phi_by_block(s, mid) for s in SCHEME_LABELS}
-        shown = {s: parts[place] for s, parts in values.items() if parts}
+        place = run.figures.blocks.index(block)
+        values = {s: run.figures.fidelity(s, mid) for s in SCHEME_LABELS}
+        shown = {s: v.by_block[place] for s, v in values.items() if v is not None}
         figure.add_bar(
             y=[SCHEME_LABELS[s] for s in shown],
             x=list(shown.values()),
@@ -117,11 +123,11 @@ def share_block(runs: Sequence[Run], block: int) -> go.Figure:
     """How the dominant share of neurons is distributed at one block."""
     figure = plain_figure(height=174, showlegend=False, hovermode="x unified")
     for run in runs:
-        histogram = run.data.get("share_histogram")
-        if histogram is None or block not in run.blocks:
+        histogram = run.figures.share_histogram
+        if histogram is None or block not in run.figures.blocks:
             continue
-        edges, heights = histogram["edges"], histogram["by_block"][run.blocks.index(block)]
-        middles = [(low + high) / 2 for low, high in pairwise(edges)]
+        heights = histogram.by_block[run.figures.blocks.index(block)]
+        middles = [(low + high) / 2 for low, high in pairwise(histogram.edges)]
         figure.add_scatter(
             x=middles,
             y=heights,
@@ -140,17 +146,18 @@ def share_block(runs: Sequence[Run], block: int) -> go.Figure:
 
 def fvu_hookpoints(runs: Sequence[Run]) -> go.Figure:
     """FVU at each hookpoint, in forward order from the top."""
-    names = list(dict.fromkeys(name for run in runs for name in run.by_hookpoint("fvu")))
+    figures = {run.name: run.figures.by_hookpoint.get("fvu", {}) for run in runs}
+    names = list(dict.fromkeys(name for values in figures.values() for name in values))
     figure = plain_figure(height=70 + 24 * len(names), showlegend=False, hovermode="closest")
     labels = [short_hookpoint(name) for name in names]
     for name, label in zip(names, labels, strict=True):
-        ends = [run.by_hookpoint("fvu")[name] for run in runs if name in run.by_hookpoint("fvu")]
+        ends = [values[name] for values in figures.values() if name in values]
         line = {"color": "var(--grid)", "width": 3}
         figure.add_scatter(
             x=[min(ends), max(ends)], y=[label, label], mode="lines", line=line, hoverinfo="skip"
         )
     for run in runs:
-        values = run.by_hookpoint("fvu")
+        values = figures[run.name]
         figure.add_scatter(
             x=list(values.values()),
             y=[short_hookpoint(name) for name in values],
@@ -228,14 +235,13 @@ def _phi_range(runs: Sequence[Run]) -> list[float]:
     values = [0.0, 1.0]
     for run, mid in ((run, mid) for run in runs for mid in mids_of(runs)):
         for scheme in SCHEME_LABELS:
-            whole = run.phi(scheme, mid)
-            values += run.phi_by_block(scheme, mid)
-            values += whole.ends if whole is not None else ()
+            whole = run.figures.fidelity(scheme, mid)
+            values += (*whole.by_block, *whole.ends) if whole is not None else ()
     values = [value for value in values if not math.isnan(value)]
     return [max(min(values), LOWEST_PHI) - 0.02 * (min(values) < 0), max(values)]
 
 
-def _span(points: Sequence[float], values: Sequence[Value | None]) -> list[float]:
+def _span(points: Sequence[float], values: Sequence[Estimate | None]) -> list[float]:
     """From a little below the lowest to 1, or to a little above the highest."""
     ends = [end for value in values if value is not None for end in value.ends]
     shown = [max(end, LOWEST_PHI) for end in (*points, *ends)]
@@ -243,14 +249,14 @@ def _span(points: Sequence[float], values: Sequence[Value | None]) -> list[float
     return [min(shown) - margin, max(1.0, max(shown) + margin)]
 
 
-def _error_bar(values: Sequence[Value], colour: str) -> dict[str, Any] | None:
-    if not all(v.low is not None and v.high is not None for v in values):
+def _error_bar(values: Sequence[Estimate], colour: str) -> dict[str, Any] | None:
+    if not all(v.ci for v in values):
         return None
     return {
         "type": "data",
         "symmetric": False,
-        "array": [v.high - v.mean for v in values if v.high is not None],
-        "arrayminus": [v.mean - v.low for v in values if v.low is not None],
+        "array": [v.ends[1] - v.value for v in values],
+        "arrayminus": [v.value - v.ends[0] for v in values],
         "color": colour,
         "thickness": 1.4,
         "width": 3,

@@ -13,7 +13,7 @@ from crossproof.report.figures import plain_figure
 
 
 def matrix_figure(
-    found: Interactions,
+    interactions: Interactions,
     *,
     form: Form = "I",
     normalise: Normalisation = "mean",
@@ -24,8 +24,8 @@ def matrix_figure(
 
     Raises CrossproofError for a form or block that was not measured.
     """
-    chosen = found.strongest(count, form=form, block=block)
-    values = found.matrix(form, normalise=normalise, block=block)[chosen][:, chosen]
+    chosen = interactions.strongest(count, form=form, block=block)
+    values = interactions.matrix(form, normalise=normalise, block=block)[chosen][:, chosen]
     return heat_map(chosen, values)
 
 

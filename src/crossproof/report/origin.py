@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from crossproof.activations.corpus import TextSlice
 from crossproof.errors import CrossproofError
+from crossproof.evaluation.results import RunEvaluation
 from crossproof.training.config import RECIPES, RunConfig
 from crossproof.training.run import config_from_dict
 
@@ -15,7 +17,7 @@ FREE = ("threads", "device", "checkpoint_every", "log_every")
 """Options that a machine decides and that change no figure beyond rounding."""
 
 
-def command(results: Mapping[str, Any]) -> str | None:
+def command(results: RunEvaluation) -> str | None:
     """The shell command, from the recipe that needs the fewest changes; None without a record."""
     config = _config(results)
     if config is None:
@@ -28,35 +30,32 @@ def command(results: Mapping[str, Any]) -> str | None:
     return shlex.join([*words, *changes[recipe]])
 
 
-def facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+def facts(results: RunEvaluation) -> list[tuple[str, str]]:
     """What was run, on what, and for how long; entries that are not recorded are left out."""
-    integers = {"seed": "Seed", "steps": "Steps", "batch_tokens": "Tokens a step"}
-    found = [("Model", str(results["model"]))] if "model" in results else []
-    if "model_hash" in results:
-        found.append(("Model weights (hash)", str(results["model_hash"])))
-    found += [(text, f"{results[key]:,}") for key, text in integers.items() if key in results]
-    if "tokens" in results:
-        found.append(("Training tokens", f"{results['tokens']:,}"))
-    if results.get("evaluated_on"):
-        found.append(("Evaluated on", held_out(results["evaluated_on"])))
-    if "seconds" in results:
-        found.append(("Time", _duration(float(results["seconds"]))))
-    return found
+    rows = [("Model", results.model)]
+    if results.model_hash:
+        rows.append(("Model weights (hash)", results.model_hash))
+    counts = {"Seed": results.seed, "Steps": results.steps, "Tokens a step": results.batch_tokens}
+    counts["Training tokens"] = results.tokens
+    rows += [(label, f"{value:,}") for label, value in counts.items() if value is not None]
+    if results.evaluated_on is not None:
+        rows.append(("Evaluated on", held_out(results.evaluated_on)))
+    if results.seconds is not None:
+        rows.append(("Time", _duration(results.seconds)))
+    return rows
 
 
-def held_out(place: Any) -> str:
-    """Text and split in words, whether results.json names them or only describes them."""
-    if not isinstance(place, Mapping):
-        return str(place)
-    parts = [str(place[key]).replace("_", "-") for key in ("text", "split") if key in place]
-    if "sequences" in place and "context" in place:
-        parts.append(f"up to {place['sequences']:,} sequences of {place['context']:,} tokens")
-    return ", ".join(parts)
+def held_out(text: TextSlice) -> str:
+    """Text and split in words."""
+    return (
+        f"{text.text}, {text.split.replace('_', '-')}, up to {text.sequences:,} sequences of "
+        f"{text.context:,} tokens"
+    )
 
 
-def _config(results: Mapping[str, Any]) -> RunConfig | None:
+def _config(results: RunEvaluation) -> RunConfig | None:
     """The configuration of the penalised run, which its comparison was trained with."""
-    recorded = [run["training"] for run in results.get("runs", {}).values() if "training" in run]
+    recorded = [run.training for run in results.runs.values() if run.training is not None]
     recorded = [training for training in recorded if "imported" not in training]
     configs = []
     for training in recorded:

@@ -12,7 +12,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from plotly.offline import get_plotlyjs
 
 from crossproof.clusters.result import ClusterResult
-from crossproof.evaluation.contexts import LatentExample
+from crossproof.evaluation.attention import HeadExample
+from crossproof.evaluation.measurement import RunMeasurement
+from crossproof.evaluation.result_tables import MID_LABELS, SCHEME_LABELS, result_tables
+from crossproof.evaluation.results import RunEvaluation
 from crossproof.files import write_text
 from crossproof.proof.attribution.result import AttributionResult
 from crossproof.report import attention, figures
@@ -23,9 +26,9 @@ from crossproof.report.matrix_plot import heat_map_of
 from crossproof.report.origin import command, facts
 from crossproof.report.pairs import measured_runs
 from crossproof.report.passages import passages
-from crossproof.report.runs import MID_LABELS, SCHEME_LABELS, Run, mids_of, runs_of
-from crossproof.report.table import number, table
+from crossproof.report.runs import Run, mids_of, runs_of
 from crossproof.report.words import summarise
+from crossproof.tables import Row, Table, cell
 
 
 @dataclass(frozen=True)
@@ -41,20 +44,18 @@ class Plot:
 
 def write_report(
     folder: Path,
-    results: Mapping[str, Any],
-    examples: Mapping[str, Sequence[LatentExample]],
+    results: RunEvaluation,
     published: Mapping[str, Any] | None = None,
-    measured: Mapping[str, Any] | None = None,
+    measured: RunMeasurement | None = None,
     clusters: ClusterResult | None = None,
     attribution: AttributionResult | None = None,
 ) -> Path:
-    """Writes `folder`/report.html about the content of results.json, and returns its path.
+    """Writes `folder`/report.html about an evaluation, and returns its path.
 
-    `examples` are latents to show, by run. `published` is a sweep to draw behind the trade-off:
+    `published` is a sweep to draw behind the trade-off:
     {"points": [{"objective", "strength", "seed", "phi_keep", "phi_none", "fvu"}, ...], "note"}.
-    `measured` and `attribution` are the contents of measure.json and attribution.json about the
-    same runs, `clusters` is their clusters.json.
-    Raises CrossproofError if `results` has no runs, or the page cannot be written.
+    `measured`, `clusters` and `attribution` are about the same runs. Raises CrossproofError if the
+    page cannot be written.
     """
     runs = runs_of(results)
     points = list(published["points"]) if published else []
@@ -63,9 +64,9 @@ def write_report(
     drawn |= _clusters(runs, clusters) | _attention(heads) | _attribution(runs, attribution)
     page = page_template("report.html.jinja").render(
         summary=summarise(results, runs),
-        model=str(results.get("model", "a language model")),
+        model=results.model,
         runs=runs,
-        groups=table(runs),
+        groups=result_tables({run.name: run.figures for run in runs}),
         mids={mid: MID_LABELS[mid] for mid in mids_of(runs)},
         plots={name: [plot for plot, _ in entries] for name, entries in drawn.items()},
         objectives=[
@@ -74,9 +75,10 @@ def write_report(
         ],
         note=str(published.get("note", "")) if published else "",
         details=_details(runs),
-        passages={run.name: passages(examples.get(run.name, ())) for run in runs},
+        passages={run.name: passages(run.figures.latents or ()) for run in runs},
         measured=measured_runs(measured, runs),
         heads={name: attention.caption(example) for name, example in heads.items()},
+        scores=attention.tables(measured, heads),
         attributed=attribution_section(attribution, runs),
         clustered=clustered_runs(clusters, runs),
         facts=facts(results),
@@ -89,10 +91,10 @@ def write_report(
 
 def _drawn(runs: Sequence[Run], points: figures.Points) -> dict[str, list[tuple[Plot, go.Figure]]]:
     """Figures by section; a section without data is empty."""
-    mean = [run for run in runs if run.phi("none") is not None]
-    blocks = sorted({block for run in runs for block in run.blocks})
-    shares = [run for run in runs if run.data.get("share_histogram")]
-    hookpoints = [run for run in runs if run.by_hookpoint("fvu")]
+    mean = [run for run in runs if run.figures.fidelity("none") is not None]
+    blocks = sorted({block for run in runs for block in run.figures.blocks})
+    shares = [run for run in runs if run.figures.share_histogram]
+    hookpoints = [run for run in runs if run.figures.by_hookpoint.get("fvu")]
     found: dict[str, list[tuple[Plot, go.Figure]]] = {
         name: [] for name in ("trade_off", "mean", "blocks", "shares", "fvu")
     }
@@ -115,31 +117,31 @@ def _drawn(runs: Sequence[Run], points: figures.Points) -> dict[str, list[tuple[
     return found
 
 
-def _matrices(
-    runs: Sequence[Run], measured: Mapping[str, Any] | None
-) -> list[tuple[Plot, go.Figure]]:
+def _matrices(runs: Sequence[Run], measured: RunMeasurement | None) -> list[tuple[Plot, go.Figure]]:
     """The interaction matrix of each measured run's strongest latents."""
-    found = [(run, (measured or {"runs": {}})["runs"].get(run.name)) for run in runs]
+    results = {} if measured is None else measured.runs
     entries = []
-    for run, content in found:
-        if content is not None and content["matrix"]["latents"]:
-            names = [str(latent) for latent in content["matrix"]["latents"]]
-            colours = f"var({run.colour})", "var(--card)"
-            figure = heat_map_of(names, content["matrix"]["I"], *colours)
+    for run in runs:
+        if run.name in results and results[run.name].matrix.latents:
+            matrix = results[run.name].matrix
+            names = [str(latent) for latent in matrix.latents]
+            figure = heat_map_of(names, matrix.I, f"var({run.colour})", "var(--card)")
             told = f"Interaction of the {len(names)} latents that interact most, {run.name}."
             entries.append(_plot(f"matrix-{run.place}", run.name, told, figure))
     return entries
 
 
-def _attention(heads: Mapping[str, Any]) -> dict[str, list[tuple[Plot, go.Figure]]]:
+def _attention(heads: Mapping[str, HeadExample]) -> dict[str, list[tuple[Plot, go.Figure]]]:
     """Each run's example of a head: parts of its scores, and the latents of a query and a key."""
     found: dict[str, list[tuple[Plot, go.Figure]]] = {}
     for at, (name, example) in enumerate(heads.items()):
         found[f"pattern-{name}"] = [
             _plot(f"pattern-{at}-{place}", title, f"{told} Run {name}.", figure)
-            for place, (title, told, figure) in enumerate(attention.pattern_panels(example))
+            for place, (title, told, figure) in enumerate(
+                attention.pattern_panels(example, "var(--card)")
+            )
         ]
-        title, told, figure = attention.pair_panel(example)
+        title, told, figure = attention.pair_panel(example, "var(--card)")
         found[f"latents-{name}"] = [_plot(f"head-{at}", title, f"{told} Run {name}.", figure)]
     return found
 
@@ -181,29 +183,33 @@ def _told(runs: Sequence[Run], block: int | None = None) -> str:
     """The fidelities of a figure in words."""
     texts = []
     for run in runs:
-        if block is None:
-            values = {s: v.mean for s in SCHEME_LABELS if (v := run.phi(s)) is not None}
-        elif block in run.blocks:
-            place = run.blocks.index(block)
-            values = {s: p[place] for s in SCHEME_LABELS if (p := run.phi_by_block(s))}
-        else:
+        if block is not None and block not in run.figures.blocks:
             continue
-        shown = ", ".join(f"{SCHEME_LABELS[s]} {number(v)}" for s, v in values.items())
+        at = None if block is None else run.figures.blocks.index(block)
+        found = {s: run.figures.fidelity(s) for s in SCHEME_LABELS}
+        shown = ", ".join(
+            f"{SCHEME_LABELS[s]} {cell(v.mean if at is None else v.by_block[at])}"
+            for s, v in found.items()
+            if v is not None
+        )
         texts.append(f"{run.name}: {shown}")
     return f"Φ. {'; '.join(texts)}."
 
 
-def _details(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def _details(runs: Sequence[Run]) -> list[Table]:
     """Tables of the figures at each hookpoint."""
     labels = {"fvu": "FVU", "ce_recovered": "CE recovered", "kl_recovered": "KL recovered"}
-    columns = [(key, run) for key in labels for run in runs if run.by_hookpoint(key)]
-    names = dict.fromkeys(name for key, run in columns for name in run.by_hookpoint(key))
-    rows = []
-    for name in names:
-        values = [run.by_hookpoint(key).get(name) for key, run in columns]
-        rows.append((name, ["–" if value is None else number(value) for value in values]))
-    heads = [(labels[key], run) for key, run in columns]
-    return [{"heads": heads, "rows": rows}] if rows else []
+    columns = {
+        f"{label}, {run.name}": run.figures.by_hookpoint[key]
+        for key, label in labels.items()
+        for run in runs
+        if run.figures.by_hookpoint.get(key)
+    }
+    names = dict.fromkeys(name for values in columns.values() for name in values)
+    rows = tuple(
+        Row(name, tuple(values.get(name) for values in columns.values())) for name in names
+    )
+    return [Table("", tuple(columns), rows, corner="Hookpoint")] if rows else []
 
 
 def _embedded(entries: Sequence[tuple[Plot, go.Figure]]) -> str:

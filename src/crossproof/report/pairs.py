@@ -1,82 +1,57 @@
-"""What `crossproof measure` found, as plain values for the template."""
+"""What `crossproof measure` says of the page's crosscoders: tables and the texts of pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from crossproof.evaluation.contexts import Context
+from crossproof.evaluation.measurement import PairFigures, RunMeasurement
+from crossproof.evaluation.measurement_tables import pairs_table, totals_table
 from crossproof.report.passages import Piece, pieces
-from crossproof.report.runs import Run, Value
-from crossproof.report.table import Cell, Row, cell, number
+from crossproof.report.runs import Run
+from crossproof.tables import Table
 
 SHOWN = 6
-ROWS = (
-    ("I", "Interaction I", "every latent but the dominant one, by size"),
-    ("J", "Additive form J", "zero for latents that a neuron adds up"),
-    ("AND", "Gate times value", "latents meeting on the two paths of gated neurons"),
-    ("Q", "Pair form Q", "the smaller of each two contributions"),
-    ("led", "Neurons led by one latent", "share with one latent above 90%"),
-)
+"""Pairs whose texts are shown."""
 
 
 @dataclass(frozen=True)
 class PairPassage:
-    """A pair of latents, its figures in words and its strongest contexts."""
+    """A pair of latents and its strongest contexts."""
 
     latents: tuple[int, int]
-    figures: str
     contexts: tuple[tuple[Piece, ...], ...]
 
 
 @dataclass(frozen=True)
 class MeasuredRuns:
-    """The section's table and passages; runs are those of the page that were measured."""
+    """The section's tables and passages; runs are those of the page that were measured."""
 
     tokens: str
-    rows: tuple[Row, ...]
+    totals: Table
+    pairs: dict[str, Table]
     passages: dict[str, list[PairPassage]]
 
 
-def measured_runs(measured: Mapping[str, Any] | None, runs: Sequence[Run]) -> MeasuredRuns | None:
+def measured_runs(measured: RunMeasurement | None, runs: Sequence[Run]) -> MeasuredRuns | None:
     """The section's content, or None where nothing was measured."""
-    if measured is None:
+    every = {} if measured is None else measured.runs
+    results = {run.name: every[run.name] for run in runs if run.name in every}
+    if measured is None or not results:
         return None
-    found = [measured["runs"].get(run.name) for run in runs]
-    if not any(found):
-        return None
-    passages = {
-        run.name: [_passage(row) for row in figures["top_pairs"][:SHOWN]]
-        for run, figures in zip(runs, found, strict=True)
-        if figures is not None
-    }
-    tokens = next(figures["tokens"] for figures in found if figures is not None)
-    rows = [
-        Row(label, note, tuple(_cell(figures, key) for figures in found))
-        for key, label, note in ROWS
-        if any(figures is not None and key in figures["totals"] for figures in found)
-    ]
-    return MeasuredRuns(f"{tokens:,}", tuple(rows), passages)
-
-
-def _cell(figures: Mapping[str, Any] | None, key: str) -> Cell:
-    if figures is None or key not in figures["totals"]:
-        return cell(None)
-    entry = figures["totals"][key]
-    return cell(Value(entry["mean"], *entry["ci"]))
-
-
-def _passage(row: Mapping[str, Any]) -> PairPassage:
-    block = max(row["by_block"], key=row["by_block"].get)
-    forms = ", ".join(f"{form} {number(v)}" for form, v in row["per_coactive_token"].items())
-    figures = (
-        f"both active on {row['coactive']:,} tokens; there {forms}, true non-additivity "
-        f"{number(row['second_difference'])}; most in block {block}"
+    ratios = {name: totals for name, totals in measured.ratios.items() if name in results}
+    return MeasuredRuns(
+        tokens=f"{next(iter(results.values())).tokens:,}",
+        totals=totals_table(results, ratios),
+        pairs={name: pairs_table("", result) for name, result in results.items()},
+        passages={
+            name: [_passage(pair) for pair in result.top_pairs[:SHOWN]]
+            for name, result in results.items()
+        },
     )
-    contexts = [
-        Context(tuple(c["tokens"]), tuple(c["activations"]), c["peak"]) for c in row["contexts"]
-    ]
-    largest = max((a for c in contexts for a in c.activations), default=0.0)
-    h, k = row["latents"]
-    return PairPassage((h, k), figures, tuple(tuple(pieces(c, largest)) for c in contexts))
+
+
+def _passage(pair: PairFigures) -> PairPassage:
+    largest = max((a for context in pair.contexts for a in context.activations), default=0.0)
+    contexts = tuple(tuple(pieces(context, largest)) for context in pair.contexts)
+    return PairPassage(pair.latents, contexts)

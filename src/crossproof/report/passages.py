@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crossproof.evaluation.contexts import Context, LatentExample
-from crossproof.report.table import number
+from crossproof.tables import number
 
 VISIBLE = str.maketrans({"\n": "↵", "\r": "␍", "\t": "⇥"})
 

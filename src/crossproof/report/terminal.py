@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Table as RichTable
+from rich.text import Text
 
+from crossproof.evaluation.contexts import Context
+from crossproof.evaluation.measurement import PairFigures
+from crossproof.tables import Table
 from crossproof.training.run import Progress as TrainingProgress
 from crossproof.training.run import Report
 
@@ -42,9 +46,9 @@ def training_display(steps: int, done: int = 0) -> Iterator[Report]:
         yield report
 
 
-def _terms(progress: TrainingProgress) -> Table:
+def _terms(progress: TrainingProgress) -> RichTable:
     names = sorted({term for step in progress.reports.values() for term in step.terms})
-    table = Table(box=None, header_style="bold")
+    table = RichTable(box=None, header_style="bold")
     for heading in ("crosscoder", "loss", *names, "L0", "dead"):
         table.add_column(heading, justify="left" if heading == "crosscoder" else "right")
     for name, step in progress.reports.items():
@@ -88,44 +92,25 @@ def evaluation_display(
         yield report
 
 
-ROWS = (
-    ("L0", "l0", "{:.1f}"),
-    ("FVU, mean over hookpoints", "fvu", "{:.3f}"),
-    ("FVU at the MLPs' inputs", "fvu_mlp_in", "{:.3f}"),
-    ("CE recovered", "ce_recovered", "{:.3f}"),
-    ("Dominant share", "dominant_share", "{:.3f}"),
-    ("Interaction I, a token and block", "interaction", "{:.0f}"),
-)
+def print_tables(tables: Iterable[Table]) -> None:
+    """Prints the tables of a result, one below the other."""
+    for table in tables:
+        console.print(table.to_rich())
 
 
-def results_table(runs: dict[str, Any]) -> Table:
-    """Runs side by side, each figure with its 95% interval over held-out sequences."""
-    table = Table(title="Held-out text, 95% intervals over sequences")
-    table.add_column("")
-    for name, run in runs.items():
-        table.add_column(f"{name}\n({run['objective']})", justify="right")
-    for scheme in next(iter(runs.values()))["phi"]:
-        cells = [_phi_cell(run["phi"][scheme]) for run in runs.values()]
-        table.add_row(f"Φ {scheme} (exact mid)", *cells)
-    for label, key, style in ROWS:
-        cells = [_cell(run, key, style) for run in runs.values()]
-        table.add_row(label, *cells)
-    table.add_row("Dead latents", *(f"{run['dead']:.1%}" for run in runs.values()))
-    for owner in next(iter(runs.values())).get("diffing", {"counts": {}})["counts"]:
-        counts = [str(run["diffing"]["counts"][owner]) for run in runs.values()]
-        table.add_row(f"Latents, {owner}", *counts)
-    return table
+def print_contexts(title: str, pairs: Iterable[PairFigures]) -> None:
+    """Where each pair of latents interacts most, at the word in bold."""
+    console.print(Text(f"{title}: where each pair interacts most, at the word in bold", "dim"))
+    for pair in pairs:
+        line = Text(f"  {' '.join(map(str, pair.latents)):10s} ", overflow="fold")
+        console.print(line.append(_excerpt(pair.contexts)))
 
 
-def _phi_cell(by_mid: dict[str, Any]) -> str:
-    figure = by_mid.get("exact_mid")
-    if figure is None:
-        return "-"
-    return f"{figure['mean']:.3f} [{figure['ci'][0]:.3f}, {figure['ci'][1]:.3f}]"
-
-
-def _cell(run: dict[str, Any], key: str, style: str) -> str:
-    if key not in run:
-        return "-"
-    low, high = run["intervals"][key]
-    return f"{style.format(run[key])} [{style.format(low)}, {style.format(high)}]"
+def _excerpt(contexts: Sequence[Context], before: int = 8, after: int = 3) -> Text:
+    """The strongest context around its peak, which is bold."""
+    text = Text()
+    for context in contexts[:1]:
+        for at in range(max(context.peak - before, 0), context.peak + after + 1):
+            style = "bold" if at == context.peak else ""
+            text.append("".join(context.tokens[at : at + 1]).replace("\n", "↵"), style=style)
+    return text

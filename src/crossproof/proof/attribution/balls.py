@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from crossproof.interactions.gated import gated_terms
 from crossproof.lm.attention import AttentionWeights
 from crossproof.lm.constants import lipschitz
 from crossproof.lm.mlp import MLPWeights
 from crossproof.lm.norms import Norm
 from crossproof.lm.unembedding import Unembedding
 from crossproof.proof.bounds.attention import EXACT, value_residual, variation_of_error
-from crossproof.proof.bounds.gated import gated_terms
 from crossproof.proof.bounds.outputs import (
     cross_entropy_bound,
     gram_bound,

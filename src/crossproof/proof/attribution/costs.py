@@ -13,11 +13,12 @@ from torch import Tensor
 
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.interactions.contributions import MLPDictionary, owned_contributions
+from crossproof.interactions.gated import gated_terms
 from crossproof.interactions.matrix import Accumulator, Interactions
 from crossproof.interactions.measuring import token_pairs
 from crossproof.lm.constants import LIPSCHITZ
 from crossproof.proof.attribution.result import InteractionCosts, NeuronCost, PairCost
-from crossproof.proof.bounds.gated import gated_interaction, gated_terms
+from crossproof.proof.bounds.gated import gated_interaction
 from crossproof.proof.bounds.preactivations import gate_path, linear_path
 
 NEURONS = 5

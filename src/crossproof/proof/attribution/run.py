@@ -10,7 +10,7 @@ from typing import Any
 from jaxtyping import Int
 from torch import Tensor
 
-from crossproof.activations.corpus import HeldOut
+from crossproof.activations.corpus import TextSlice
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.files import make_folder, write_tensors
 from crossproof.lm.model import LanguageModel
@@ -29,7 +29,7 @@ AttributionProgress = Callable[[str, int, int], None]
 def attribute(
     model: LanguageModel,
     crosscoders: Crosscoder | Mapping[str, Crosscoder] | Path | str,
-    text: HeldOut | Int[Tensor, "S T"],
+    text: TextSlice | Int[Tensor, "S T"],
     *,
     parts: AttributedParts = "both",
     top: int = 12,
@@ -49,7 +49,7 @@ def attribute(
     """
     named, labels = _named(model, crosscoders)
     blocks = model_parts(model)
-    sequences = text.read(model) if isinstance(text, HeldOut) else text
+    sequences = text.read(model) if isinstance(text, TextSlice) else text
     if out is not None:
         make_folder(out)
     runs: dict[str, AttributedRun] = {}
@@ -65,7 +65,9 @@ def attribute(
             tensors = {f"tokens/{key}": values for key, values in bounds.tokens.items()}
             tensors |= {f"last/{key}": values for key, values in bounds.last.items()}
             write_tensors(out / f"{name}.safetensors", tensors)
-    about: dict[str, Any] = asdict(text) if isinstance(text, HeldOut) else {}
+    about: dict[str, Any] = {}
+    if isinstance(text, TextSlice):
+        about = {name: value for name, value in asdict(text).items() if value is not None}
     about["sequences"] = len(sequences)
     result = AttributionResult(SCHEMA, model.name, model.weights_hash, runs, about)
     if out is not None:

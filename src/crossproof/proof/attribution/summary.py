@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crossproof.evaluation.bootstrap import Sums, estimate
+from crossproof.evaluation.intervals import Sums, estimate
 from crossproof.proof.attribution.chain import Stage
 from crossproof.proof.attribution.replacements import CENTRED, KEPT, REFERENCES
 from crossproof.proof.attribution.result import (

@@ -10,12 +10,10 @@ from .dominant import centred_gap as centred_gap
 from .dominant import centred_slope as centred_slope
 from .dominant import dominant_gap as dominant_gap
 from .dominant import residual_gap as residual_gap
-from .gated import GatedTerms as GatedTerms
 from .gated import gated_additive_bound as gated_additive_bound
 from .gated import gated_gap as gated_gap
 from .gated import gated_interaction as gated_interaction
 from .gated import gated_residual as gated_residual
-from .gated import gated_terms as gated_terms
 from .network import Dictionary as Dictionary
 from .network import Network as Network
 from .network import PairDomain as PairDomain

@@ -7,44 +7,16 @@ to be weighted by ‖o_n‖ or by |<u, o_n>| (`functionals`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from crossproof.interactions.gated import GatedTerms, gated_terms
 from crossproof.lm.activation import Activation
 from crossproof.lm.constants import LIPSCHITZ, lipschitz
 from crossproof.proof.bounds.additive import additive_error
 from crossproof.proof.bounds.preactivations import Preactivations
 from crossproof.rounding import activation_slack, upward
-
-
-@dataclass(frozen=True, eq=False)
-class GatedTerms:
-    """What moving a neuron's gate by g and its linear path by l may change, in three parts."""
-
-    gate: Float[Tensor, "B N"]
-    """L |υ| g: the gate moves under the fixed linear value."""
-    linear: Float[Tensor, "B N"]
-    """|σ(γ)| l: the linear path moves behind the fixed gate."""
-    both: Float[Tensor, "B N"]
-    """L g l: one latent on the gate, another on the linear path."""
-
-    @property
-    def total(self) -> Float[Tensor, "B N"]:
-        """The bound: the sum of the three."""
-        return self.gate + self.linear + self.both
-
-
-def gated_terms(
-    slope: float | Tensor, opening: Tensor, value: Tensor, gate: Tensor, linear: Tensor
-) -> GatedTerms:
-    """T3's charge: how far σ(γ)υ moves if γ moves by `gate` and υ by `linear`.
-
-    `opening` and `value` are |σ(γ)| and |υ| where they start; σ is `slope`-Lipschitz on the way.
-    """
-    return GatedTerms(slope * value * gate, opening * linear, slope * gate * linear)
 
 
 def gated_interaction(

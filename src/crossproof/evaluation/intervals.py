@@ -1,4 +1,4 @@
-"""Intervals from resampled sequences."""
+"""Intervals from resampled sequences: the one bootstrap of the package."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from crossproof.tables import Estimate
+
 Sums = Mapping[str, NDArray[np.float64]]
 """Per-sequence sums by name, each [S, ...]: statistics are functions of their totals."""
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A statistic, its 95% percentile interval over resampled sequences, and its parts."""
+class PartEstimate(Estimate):
+    """A mean over parts with its 95% percentile interval over sequences, and its parts."""
 
     mean: float
     ci: tuple[float, float]
-    parts: list[float]
+    parts: tuple[float, ...] = ()
 
 
 def estimate(
@@ -26,7 +28,7 @@ def estimate(
     statistic: Callable[[Sums], NDArray[np.float64]],
     resamples: int = 1000,
     seed: int = 0,
-) -> Estimate:
+) -> PartEstimate:
     """The mean over parts of `statistic(totals)`, which maps totals [R, ...] to [R, parts].
 
     R sets of totals are computed at once: the sequences as they are, and `resamples` draws of as
@@ -40,4 +42,5 @@ def estimate(
     parts = statistic(totals)
     means = parts.mean(axis=1)
     low, high = np.quantile(means[1:], [0.025, 0.975])
-    return Estimate(float(means[0]), (float(low), float(high)), [float(p) for p in parts[0]])
+    ends = float(low), float(high)
+    return PartEstimate(float(means[0]), ends, tuple(float(part) for part in parts[0]))

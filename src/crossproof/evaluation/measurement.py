@@ -1,0 +1,132 @@
+"""What `measure` returns, and measure.json: how the latents of crosscoders interact on a text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from crossproof.activations.corpus import TextSlice
+from crossproof.errors import CrossproofError
+from crossproof.evaluation.attention import AttentionScores
+from crossproof.evaluation.contexts import Context
+from crossproof.evaluation.measurement_tables import (
+    attention_table,
+    pairs_table,
+    totals_table,
+)
+from crossproof.evaluation.results import BlockEstimate
+from crossproof.result import ABSENT, Result
+from crossproof.tables import Table
+
+SCHEMA = 1
+Totals = dict[str, BlockEstimate]
+"""By form, I and Q with J (plain MLPs) or AND (gated ones), and `dominated`."""
+
+
+@dataclass(frozen=True)
+class OwnedShare:
+    """A latent and the share of a block's (token, neuron) pairs at which it is dominant."""
+
+    latent: int
+    share: float
+
+
+@dataclass(frozen=True)
+class InteractionSquare:
+    """I between the latents that interact most, per token, rows dominant, blocks summed."""
+
+    latents: tuple[int, ...] = ()
+    I: tuple[tuple[float, ...], ...] = ()  # noqa: E741  (the measure's name)
+
+
+@dataclass(frozen=True)
+class PairFigures:
+    """One of the strongest pairs: its figures, and where it interacts."""
+
+    latents: tuple[int, int]
+    coactive: int
+    """Tokens at which both are active."""
+    active: tuple[int, int]
+    """Tokens at which each is active."""
+    per_token: float
+    """I of the pair, both directions and all blocks, mean over all tokens."""
+    per_coactive_token: dict[str, float]
+    """Every form, mean over the tokens at which both are active."""
+    second_difference: float
+    """Σ_n ‖o_n‖ |δ²_n| among the token's other latents, mean over co-active tokens."""
+    by_block: dict[str, float]
+    """I by block, mean over co-active tokens."""
+    contexts: tuple[Context, ...]
+    latent_contexts: tuple[tuple[Context, ...], ...]
+    """Of each of the two alone."""
+    shapley_taylor: float | None = field(default=None, metadata=ABSENT)
+    """Σ over blocks of ‖φ_hk‖ of the MLP's output, mean over the first contexts' peaks."""
+
+    @property
+    def block(self) -> str:
+        """The block in which it interacts most."""
+        return max(self.by_block, key=self.by_block.__getitem__)
+
+
+@dataclass(frozen=True, repr=False)
+class MeasurementResult(Result):
+    """How the latents of one crosscoder interact (docs/results-format.md, measure.json)."""
+
+    tokens: int
+    pairs: int
+    """Pairs of latents that were ever active together."""
+    blocks: tuple[int, ...]
+    gated: bool
+    seconds: dict[str, float]
+    totals: Totals
+    """Means over tokens and blocks."""
+    owners: dict[str, tuple[OwnedShare, ...]]
+    """By block: the latents that are dominant most often."""
+    matrix: InteractionSquare
+    top_pairs: tuple[PairFigures, ...]
+    """The strongest pairs by I summed over tokens."""
+    attention: AttentionScores | None = field(default=None, metadata=ABSENT)
+
+    def tables(self) -> Sequence[Table]:
+        """Totals, the strongest pairs, and the parts of attention scores."""
+        tables = [totals_table({"mean": self}, {}), pairs_table("Strongest pairs", self)]
+        if self.attention is not None and self.attention.missing is None:
+            tables.append(attention_table("Attention scores", self.attention))
+        return tables
+
+
+@dataclass(frozen=True, repr=False)
+class RunMeasurement(Result):
+    """measure.json: crosscoders measured on the same text."""
+
+    schema: int = SCHEMA
+    model: str = ""
+    model_hash: str = ""
+    corpus: TextSlice | None = field(default=None, metadata=ABSENT)
+    runs: dict[str, MeasurementResult] = field(default_factory=dict)
+    ratios: dict[str, Totals] = field(default_factory=dict)
+    """Every form over that of the first crosscoder; of `dominated` the difference."""
+
+    def tables(self) -> Sequence[Table]:
+        """Totals side by side, then each crosscoder's strongest pairs and attention scores."""
+        tables = [self.totals_table()]
+        for name, result in self.runs.items():
+            tables.append(pairs_table(f"{name}: strongest pairs", result))
+        for name, result in self.runs.items():
+            if result.attention is not None and result.attention.missing is None:
+                tables.append(attention_table(f"{name}: attention scores", result.attention))
+        return tables
+
+    def totals_table(self) -> Table:
+        """The totals of all crosscoders, and their ratios to the first one's."""
+        return totals_table(self.runs, self.ratios)
+
+    @classmethod
+    def check(cls, content: Mapping[str, Any]) -> None:
+        """Raises CrossproofError for another schema."""
+        if content.get("schema", SCHEMA) != SCHEMA:
+            raise CrossproofError(
+                f"measure.json has schema {content['schema']}, and this version reads schema "
+                f"{SCHEMA}: use the version of crossproof that wrote it."
+            )
