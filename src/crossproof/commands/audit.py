@@ -9,14 +9,9 @@ from typing import Annotated
 
 import tyro
 
-from crossproof.audit.run import AuditSettings, audit
+from crossproof.audit.config import AuditSettings
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError
-from crossproof.lm import load_model
-from crossproof.report.audit import write_audit
-from crossproof.report.terminal import console
-from crossproof.report.terminal_audit import detectors_table, ranked_table
-from crossproof.training.machine import keep_freed_memory, thread_setting
 
 
 @dataclass(frozen=True)
@@ -46,6 +41,14 @@ class Audit(AuditSettings):
 def run(arguments: Sequence[str], began: float) -> None:
     """Audits, prints the ranked list, writes audit.json and report.html."""
     options: Audit = parse(Audit, "audit", arguments)
+
+    from crossproof.audit.run import audit
+    from crossproof.lm import load_model
+    from crossproof.report.audit import write_audit
+    from crossproof.report.terminal import console
+    from crossproof.report.terminal_audit import detectors_table, ranked_table
+    from crossproof.training.machine import keep_freed_memory, thread_setting
+
     thread_setting(options.threads)
     keep_freed_memory()
     try:
