@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
+from crossproof.clusters.config import Endpoint as Endpoint
 from crossproof.clusters.extras import optional
 from crossproof.clusters.prompts import Prompt
 from crossproof.errors import CrossproofError
@@ -27,36 +27,6 @@ LONGEST_PAUSE = 60.0
 CHARACTERS_A_TOKEN = 4
 """For estimates."""
 AGAIN = "Your last answer could not be read. Keep exactly to the form that is asked for."
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where requests go, and at what pace. The key is read from the environment when needed."""
-
-    model: str = ""
-    """The model's name at the endpoint."""
-    url: str = ""
-    """Base URL; by default OPENAI_BASE_URL, or else OpenAI itself."""
-    key_variable: str = "OPENAI_API_KEY"
-    """Environment variable with the key; local servers may need none."""
-    timeout: float = 60.0
-    """Seconds for one request."""
-    retries: int = 5
-    """Further tries after a time-out, a lost connection, a refusal for the rate or a 5xx."""
-    requests_per_minute: float = 120.0
-    parallel: int = 4
-    """Requests under way at once."""
-    price_in: float = 0.0
-    """Per million prompt tokens, in any currency; 0 if unknown."""
-    price_out: float = 0.0
-    """Per million tokens of answers."""
-
-    @property
-    def address(self) -> str:
-        """The base URL without a user's name and password."""
-        url = self.url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-        parts = urlsplit(url)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import itertools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +16,9 @@ from sklearn.cluster import AffinityPropagation, AgglomerativeClustering, Spectr
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
+from crossproof.clusters.config import Algorithm as Algorithm
 from crossproof.errors import CrossproofError
 
-Algorithm = Literal["affinity", "agglomerative", "spectral"]
 Labels = Int[Tensor, " R"]
 
 LATENTS_A_CLUSTER = 6

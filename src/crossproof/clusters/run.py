@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from crossproof.activations import read_sequences
+from crossproof.clusters.config import Endpoint, Settings
 from crossproof.clusters.describe import describe
 from crossproof.clusters.explain import Explanation
 from crossproof.clusters.judges import (
@@ -20,8 +21,7 @@ from crossproof.clusters.judges import (
     embedder,
 )
 from crossproof.clusters.judging import Found, find, judged
-from crossproof.clusters.llm import LLM, Cache, Endpoint
-from crossproof.clusters.partition import Algorithm
+from crossproof.clusters.llm import LLM, Cache
 from crossproof.clusters.prompts import Prompt, detect_prompt, judge_prompt
 from crossproof.clusters.scoring import (
     EmbeddingScorer,
@@ -34,15 +34,13 @@ from crossproof.clusters.scoring import (
 )
 from crossproof.clusters.similarities import NEED_DIFFERENCES, available, known
 from crossproof.clusters.subject import (
-    Choice,
     Subject,
-    Text,
     judged_sequences,
     load_measurement,
     measured_corpus,
     prepare,
 )
-from crossproof.clusters.texts import Material, Side, Texts, needed, questions
+from crossproof.clusters.texts import Side, Texts, needed, questions
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.measure_run import measurable, named_crosscoders
@@ -50,36 +48,7 @@ from crossproof.files import write_json
 from crossproof.lm.model import LanguageModel
 
 SCHEMA = 1
-JudgeName = Literal["embedding", "overlap", "llm"]
-ExplainerName = Literal["data", "llm"]
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is clustered, how, and who judges."""
-
-    similarity: str = "I-normalised"
-    algorithm: Algorithm = "affinity"
-    clusters: int = 0
-    against: tuple[str, ...] = ("coactivation-normalised", "phi", "decoder-cosine")
-    judge: JudgeName = "embedding"
-    explainer: ExplainerName = "data"
-    material: Material = "explanations"
-    seeds: int = 3
-    seed: int = 0
-    per_cluster: int = 4
-    """Questions about a cluster, at most."""
-    contexts: int = 5
-    """Contexts of a latent, for explainers and judges."""
-    windows: int = 10
-    """Active, and as many inactive, pieces of text that an explanation is scored on."""
-    scored: int = 50
-    """Latents whose explanations are scored, at most."""
-    choice: Choice = field(default_factory=Choice)
-    text: Text = field(default_factory=Text)
-    embedding_model: str = ""
-    resamples: int = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +79,7 @@ class Work:
 def cluster_run(
     model: LanguageModel,
     folder: Path,
-    settings: Settings = Settings(),
+    settings: Settings = Settings(),  # noqa: B008  (frozen)
     endpoint: Endpoint = Endpoint(),  # noqa: B008  (frozen)
     progress: Progress | None = None,
     announce: Callable[[str], None] = print,

@@ -15,7 +15,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from crossproof.activations import read_sequences
-from crossproof.activations.corpus import Split
+from crossproof.clusters.config import Choice as Choice
+from crossproof.clusters.config import Text as Text
 from crossproof.clusters.places import coactive_pairs, differences_of
 from crossproof.clusters.reading import PARTS, Reading, deal
 from crossproof.clusters.similarities import Evidence, PairValues
@@ -40,28 +41,6 @@ DIFFERENCE_SEQUENCES = 8
 
 Tell = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which latents are clustered, by a rule that looks at frequency only."""
-
-    latents: int = 512
-    """How many at most, spread evenly over the frequencies of those that qualify."""
-    min_tokens: int = 20
-    """Measured tokens at which a latent must be active."""
-    max_frequency: float = 0.1
-    """Share of measured tokens above which a latent is too common to have a meaning of its own."""
-
-
-@dataclass(frozen=True)
-class Text:
-    """The text on which latents are explained and clusters judged."""
-
-    source: str = ""
-    """By default the measured one."""
-    split: Split | None = None
-    tokens: int = 100_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +130,7 @@ def prepare(
     found: Interactions,
     measured: Int[Tensor, "S T"],
     judged: Int[Tensor, "other T"],
-    choice: Choice = Choice(),
+    choice: Choice = Choice(),  # noqa: B008  (frozen)
     differences: bool = False,
     stability: bool = True,
     tell: Tell | None = None,

@@ -9,6 +9,7 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from crossproof.clusters.config import Material as Material
 from crossproof.clusters.explain import DataExplainer, Explanation
 from crossproof.clusters.judges import Item, Question
 from crossproof.clusters.llm import LLM
@@ -18,8 +19,6 @@ from crossproof.clusters.trials import Trial
 from crossproof.clusters.windows import Windows, marked
 from crossproof.evaluation.contexts import Context
 
-Material = Literal["explanations", "contexts"]
-"""What stands for a latent in the odd-one-in task."""
 Side = Literal["shown", "options"]
 SIDES: tuple[Side, Side] = ("shown", "options")
 

@@ -9,20 +9,18 @@ from typing import Annotated, Literal
 
 import tyro
 
-from crossproof.clusters.llm import Endpoint
-from crossproof.clusters.partition import Algorithm
-from crossproof.clusters.run import ExplainerName, JudgeName, Settings, check_names, cluster_run
-from crossproof.clusters.subject import Choice, Text
-from crossproof.clusters.texts import Material
+from crossproof.clusters.config import (
+    Algorithm,
+    Choice,
+    Endpoint,
+    ExplainerName,
+    JudgeName,
+    Material,
+    Settings,
+    Text,
+)
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError
-from crossproof.lm import load_model
-from crossproof.report import refresh_report
-from crossproof.report.terminal import console, evaluation_display
-from crossproof.report.terminal_cluster import accuracy_table, clusters_table, detection_table
-from crossproof.training.machine import keep_freed_memory, thread_setting
-from crossproof.training.run import config_from_dict
-from crossproof.training.run_folder import run_crosscoders
 
 
 @dataclass(frozen=True)
@@ -109,6 +107,16 @@ class Cluster:
 def run(arguments: Sequence[str], began: float) -> None:
     """Clusters, prints tables, writes clusters/clusters.json and renews the run's report."""
     options: Cluster = parse(Cluster, "cluster", arguments)
+
+    from crossproof.clusters.run import check_names, cluster_run
+    from crossproof.lm import load_model
+    from crossproof.report import refresh_report
+    from crossproof.report.terminal import console, evaluation_display
+    from crossproof.report.terminal_cluster import accuracy_table, clusters_table, detection_table
+    from crossproof.training.config import config_from_dict
+    from crossproof.training.machine import keep_freed_memory, thread_setting
+    from crossproof.training.run_folder import run_crosscoders
+
     check_names([options.similarity, *options.against])
     if not options.tokens >= 1:
         raise CrossproofError(f"--tokens is {options.tokens:g}: give at least 1.")
