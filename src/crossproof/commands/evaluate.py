@@ -9,13 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from crossproof.activations.corpus import HeldOut
-from crossproof.commands.finish import finish
 from crossproof.commands.parsing import parse
-from crossproof.lm import load_model
-from crossproof.training.machine import thread_setting
-from crossproof.training.run import config_from_dict
-from crossproof.training.run_folder import run_crosscoders
 
 
 @dataclass(frozen=True)
@@ -46,6 +40,14 @@ class Evaluate:
 def run(arguments: Sequence[str], began: float) -> None:
     """Measures and reports; `began` is when the process started."""
     options: Evaluate = parse(Evaluate, "evaluate", arguments)
+
+    from crossproof.activations.corpus import HeldOut
+    from crossproof.commands.finish import finish
+    from crossproof.lm import load_model
+    from crossproof.training.config import config_from_dict
+    from crossproof.training.machine import thread_setting
+    from crossproof.training.run_folder import run_crosscoders
+
     thread_setting(options.threads)
     provenance = next(iter(run_crosscoders(options.run).values()))[1]
     config = config_from_dict(dict(provenance.training))

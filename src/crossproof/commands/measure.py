@@ -12,14 +12,6 @@ import tyro
 
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.measure_run import Corpus, measure_runs
-from crossproof.lm import load_model
-from crossproof.report import refresh_report
-from crossproof.report.terminal import console, evaluation_display
-from crossproof.report.terminal_measure import attention_table, comparison_table, pairs_table
-from crossproof.training.machine import keep_freed_memory, thread_setting
-from crossproof.training.run import config_from_dict
-from crossproof.training.run_folder import run_crosscoders
 
 
 @dataclass(frozen=True)
@@ -62,6 +54,16 @@ def run(arguments: Sequence[str], began: float) -> None:
         raise CrossproofError(f"--tokens is {options.tokens:g}: give a number from 1 up.")
     if options.pairs < 0:
         raise CrossproofError(f"--pairs is {options.pairs}: give 0 or more.")
+
+    from crossproof.evaluation.measure_run import Corpus, measure_runs
+    from crossproof.lm import load_model
+    from crossproof.report import refresh_report
+    from crossproof.report.terminal import console, evaluation_display
+    from crossproof.report.terminal_measure import attention_table, comparison_table, pairs_table
+    from crossproof.training.config import config_from_dict
+    from crossproof.training.machine import keep_freed_memory, thread_setting
+    from crossproof.training.run_folder import run_crosscoders
+
     thread_setting(options.threads)
     keep_freed_memory()
     provenance = next(iter(run_crosscoders(options.run).values()))[1]
