@@ -9,17 +9,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from crossproof.activations.corpus import HeldOut
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError
-from crossproof.lm import load_model
-from crossproof.proof.attribution import attribute_runs
-from crossproof.report import refresh_report
-from crossproof.report.terminal import console, evaluation_display
-from crossproof.report.terminal_attribute import attribution_tables
-from crossproof.training.machine import thread_setting
-from crossproof.training.run import config_from_dict
-from crossproof.training.run_folder import run_crosscoders
 
 
 @dataclass(frozen=True)
@@ -61,6 +52,17 @@ def run(arguments: Sequence[str], began: float) -> None:
     for name in ("sequences", "context", "top"):
         if getattr(options, name) < 1:
             raise CrossproofError(f"--{name} is {getattr(options, name)}: give at least 1.")
+
+    from crossproof.activations.corpus import HeldOut
+    from crossproof.lm import load_model
+    from crossproof.proof.attribution import attribute_runs
+    from crossproof.report import refresh_report
+    from crossproof.report.terminal import console, evaluation_display
+    from crossproof.report.terminal_attribute import attribution_tables
+    from crossproof.training.config import config_from_dict
+    from crossproof.training.machine import thread_setting
+    from crossproof.training.run_folder import run_crosscoders
+
     thread_setting(options.threads)
     provenance = next(iter(run_crosscoders(options.run).values()))[1]
     config = config_from_dict(dict(provenance.training))

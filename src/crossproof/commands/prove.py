@@ -9,23 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
 from rich.console import Console
 
 from crossproof.commands.parsing import parse
-from crossproof.commands.verify import verdict_table
-from crossproof.crosscoder.latents import SparseLatents
 from crossproof.errors import CrossproofError
-from crossproof.proof.bounds.network import PairDomain, SparseDomain
-from crossproof.proof.certificate.cost import BruteForce, Cost, brute_force, brute_force_pairs
-from crossproof.proof.certificate.provers.boxes import boxes_draft
-from crossproof.proof.certificate.provers.latents import fitted_latents, generating_latents
-from crossproof.proof.certificate.provers.pairs import best_draft, effects, pairs_draft
-from crossproof.proof.certificate.provers.points import points_draft
-from crossproof.proof.certificate.publish import publish
-from crossproof.proof.certificate.verifier.arithmetic import Arithmetic
-from crossproof.proof.certificate.writer import Draft
 
 Task = Literal["sparse", "coactive", "continuum", "modular-53", "modular-113"]
 
@@ -60,9 +48,14 @@ class Prove:
 
 def run(arguments: Sequence[str], began: float) -> None:
     """Builds, proves, writes and verifies; exits with 1 if the written claim does not hold."""
+    options: Prove = parse(Prove, "prove", arguments)
+
+    from crossproof.commands.verify import verdict_table
+    from crossproof.proof.certificate.cost import Cost
+    from crossproof.proof.certificate.publish import publish
+    from crossproof.proof.certificate.verifier.arithmetic import Arithmetic
     from crossproof.proof.tasks import build
 
-    options: Prove = parse(Prove, "prove", arguments)
     built = build(options.task, options.seed, quick=options.quick)
     began, count = time.perf_counter(), Arithmetic()
     draft, truth, note = _prove(options, built, count)
@@ -84,8 +77,17 @@ def _plain(options: Prove) -> dict[str, Any]:
     return {name: v for name, v in asdict(options).items() if name not in ("task", "out")}
 
 
-def _prove(options: Prove, built: Any, count: Arithmetic) -> tuple[Draft, BruteForce, str]:
+def _prove(options: Prove, built: Any, count: Any) -> tuple[Any, Any, str]:
     """A draft, the truth beside it, and what that truth is of."""
+    import torch
+
+    from crossproof.crosscoder.latents import SparseLatents
+    from crossproof.proof.bounds.network import PairDomain
+    from crossproof.proof.certificate.cost import brute_force, brute_force_pairs
+    from crossproof.proof.certificate.provers.boxes import boxes_draft
+    from crossproof.proof.certificate.provers.pairs import best_draft, effects, pairs_draft
+    from crossproof.proof.certificate.provers.points import points_draft
+
     network, domain = built.network.double(), built.domain
     if isinstance(domain, PairDomain):
         truth = brute_force_pairs(network, domain)
@@ -119,7 +121,9 @@ def _prove(options: Prove, built: Any, count: Arithmetic) -> tuple[Draft, BruteF
     return draft, truth, "Brute force"
 
 
-def _affine(domain: SparseDomain, learned: Any, own: bool) -> Any:
+def _affine(domain: Any, learned: Any, own: bool) -> Any:
+    from crossproof.proof.certificate.provers.latents import fitted_latents, generating_latents
+
     if own:
         return generating_latents(domain)
     return fitted_latents(domain, learned.decoder, learned.bias, learned.encode)
