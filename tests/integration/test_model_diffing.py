@@ -164,7 +164,7 @@ def small_config(folders: str, tmp_path: Path) -> RunConfig:
         text=str(text),
         context=16,
         crosscoder=CrosscoderConfig(16, "topk", 3),
-        objective=Objective(transition=100.0),
+        objective=Objective(keep_largest=100.0),
         steps=6,
         batch_tokens=32,
         buffer_batches=2,

@@ -87,7 +87,7 @@ def test_a_cached_crosscoder_is_what_crossproof_train_makes(
     settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
     lab = Lab.open(settings())
-    config = lab.config(transition=100.0, all_latents=25.0)
+    config = lab.config(keep_largest=100.0, all_latents=25.0)
     variants = {"none": lab.config(), "penalised": config}
     found = lab.crosscoders(variants)["penalised"][1]
     finished = train(start(replace(config, seed=1, baseline=True), tmp_path / "run"))

@@ -11,24 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from crossproof.crosscoder.autograd import decode_with_vectors, encode_entries, sparse_product
+from crossproof.crosscoder.config import CrosscoderConfig as CrosscoderConfig
 from crossproof.crosscoder.latents import SparseLatents
-from crossproof.crosscoder.sparsity import SparsityName, make_sparsity
+from crossproof.crosscoder.sparsity import make_sparsity
 from crossproof.errors import CrossproofError
 from crossproof.lm.hookpoints import Hookpoints
-
-
-@dataclass(frozen=True)
-class CrosscoderConfig:
-    """The dictionary's size and sparsity."""
-
-    n_latents: int = 1024
-    """Dictionary width H."""
-    sparsity: SparsityName = "batch_topk"
-    """Which latents are active: batch_topk, topk, relu (with an l1 objective) or jumprelu."""
-    k: int = 16
-    """Active latents a token (topk) or on average (batch_topk)."""
-    groups: int = 1
-    """Of topk: so many groups of latents, equally large, each with its own k."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +50,7 @@ class Crosscoder(nn.Module):
         self.b_enc = nn.Parameter(torch.zeros(config.n_latents))
         self.b_dec = nn.Parameter(torch.zeros(shape[1:]))
         self.register_buffer("scale", torch.ones(len(hookpoints)))
-        self.sparsity = make_sparsity(config.sparsity, config.k, config.n_latents, config.groups)
+        self.sparsity = make_sparsity(config)
 
     @property
     def n_latents(self) -> int:

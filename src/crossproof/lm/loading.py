@@ -25,8 +25,8 @@ from crossproof.errors import CrossproofError
 from crossproof.lm.adapters import base_of, is_adapter, merge_adapter
 from crossproof.lm.model import LanguageModel
 from crossproof.lm.pair import ModelPair
+from crossproof.lm.quiet import quiet
 from crossproof.lm.sites import find_sites
-from models.quiet import quiet
 
 BUNDLED = "bundled"
 PLUS = "+"

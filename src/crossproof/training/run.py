@@ -13,20 +13,19 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from crossproof.activations import Harvest, read_sequences
-from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
+from crossproof.crosscoder.model import Crosscoder
 from crossproof.crosscoder.store import Provenance, save_crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.files import read_json
 from crossproof.lm import LanguageModel, load_model
 from crossproof.training import distributed
 from crossproof.training.checkpoint import load_checkpoint, save_checkpoint
-from crossproof.training.config import RunConfig
+from crossproof.training.config import RunConfig, config_from_dict, config_to_dict
 from crossproof.training.machine import keep_freed_memory, thread_setting
 from crossproof.training.objectives import Objective
 from crossproof.training.together import (
@@ -35,7 +34,7 @@ from crossproof.training.together import (
     make_trainer,
     mlps_by_place,
 )
-from crossproof.training.trainer import Optimisation, StepReport, Trainer
+from crossproof.training.trainer import StepReport, Trainer
 
 
 class Interrupted(Exception):  # noqa: N818  (not an error: the run was asked to stop)
@@ -110,7 +109,7 @@ def start(config: RunConfig, folder: Path) -> Run:
         for name in run.trainers:
             (folder / name).mkdir(parents=True, exist_ok=True)
             (folder / name / "metrics.jsonl").write_text("")
-        (folder / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+        (folder / "config.json").write_text(json.dumps(config_to_dict(config), indent=2) + "\n")
     except OSError as error:
         raise CrossproofError(
             f"Cannot write {folder} ({error.strerror}): choose a writable folder."
@@ -130,26 +129,6 @@ def resume(folder: Path) -> Run:
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
     return run
-
-
-def config_from_dict(values: dict[str, Any]) -> RunConfig:
-    """The RunConfig that `asdict` turned into `values`; CrossproofError if it is not one.
-
-    Of an imported crosscoder, which was not trained here, only the text is known.
-    """
-    if "imported" in values:
-        return RunConfig(text=str(values.get("text", "")), steps=0, batch_tokens=0)
-    kinds = {"crosscoder": CrosscoderConfig, "objective": Objective, "optimisation": Optimisation}
-    try:
-        made = dict(values)
-        for name, kind in kinds.items():
-            made[name] = kind(**values[name])
-        made["hookpoints"] = tuple(values["hookpoints"])
-        return RunConfig(**made)
-    except (KeyError, TypeError) as error:
-        raise CrossproofError(
-            f"The run's config.json does not fit this version of crossproof ({error}): train again."
-        ) from error
 
 
 def train(run: Run, report: Report | None = None) -> dict[str, Crosscoder]:
@@ -189,7 +168,7 @@ def train(run: Run, report: Report | None = None) -> dict[str, Crosscoder]:
 
 def provenance(run: Run, objective: Objective) -> Provenance:
     """Where the run's crosscoders come from."""
-    training = asdict(run.config) | {"objective": asdict(objective)}
+    training = config_to_dict(run.config) | {"objective": dict(objective)}
     return Provenance(run.config.model, run.model.weights_hash, run.config.seed, training)
 
 

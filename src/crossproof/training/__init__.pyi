@@ -1,0 +1,14 @@
+from .config import RECIPES as RECIPES
+from .config import Optimisation as Optimisation
+from .config import RunConfig as RunConfig
+from .config import config_from_dict as config_from_dict
+from .config import config_to_dict as config_to_dict
+from .objective import Objective as Objective
+from .run_folder import RunFolder as RunFolder
+from .step import BlockStep as BlockStep
+from .step import Step as Step
+from .step import TargetMLP as TargetMLP
+from .terms import OBJECTIVES as OBJECTIVES
+from .terms import register_objective as register_objective
+from .together import train_together as train_together
+from .trainer import Trainer as Trainer
