@@ -3,9 +3,12 @@ from .activations import read_sequences as read_sequences
 from .activations import scored_positions as scored_positions
 from .crosscoder import Crosscoder as Crosscoder
 from .crosscoder import CrosscoderConfig as CrosscoderConfig
+from .crosscoder import Provenance as Provenance
 from .crosscoder import SparseLatents as SparseLatents
+from .crosscoder import register_sparsity as register_sparsity
 from .crosscoder.formats import import_dictionaries as import_dictionaries
 from .crosscoder.formats import import_dictionary as import_dictionary
+from .crosscoder.formats import register_format as register_format
 from .errors import CrossproofError as CrossproofError
 from .evaluation import EvaluationOptions as EvaluationOptions
 from .evaluation import evaluate as evaluate
@@ -21,6 +24,10 @@ from .lm import Hookpoints as Hookpoints
 from .lm import LanguageModel as LanguageModel
 from .lm import MLPWeights as MLPWeights
 from .lm import load_model as load_model
-from .training.objectives import Objective as Objective
-from .training.trainer import Optimisation as Optimisation
-from .training.trainer import Trainer as Trainer
+from .training import Objective as Objective
+from .training import Optimisation as Optimisation
+from .training import RunConfig as RunConfig
+from .training import Trainer as Trainer
+from .training import TrainingResult as TrainingResult
+from .training import register_objective as register_objective
+from .training import train as train

@@ -161,7 +161,7 @@ def _trained(
     crosscoder = train_together(model, rows, {"audit": config}, say)["audit"]
     origin = Provenance(model.name, model.weights_hash, settings.seed, asdict(config))
     save_crosscoder(crosscoder, output / "crosscoder", origin)
-    return Crosscoder.load(output / "crosscoder")
+    return Crosscoder.from_pretrained(output / "crosscoder")
 
 
 def _fitted(

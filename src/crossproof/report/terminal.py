@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from crossproof.training.run import Progress as TrainingProgress
+from crossproof.training.loop import Progress as TrainingProgress
 from crossproof.training.run import Report
 
 console = Console()

@@ -1,9 +1,14 @@
+from .api import train as train
 from .config import RECIPES as RECIPES
 from .config import Optimisation as Optimisation
 from .config import RunConfig as RunConfig
 from .config import config_from_dict as config_from_dict
 from .config import config_to_dict as config_to_dict
+from .loop import OWN_SETTINGS as OWN_SETTINGS
+from .loop import Training as Training
+from .loop import mlps_by_hookpoint as mlps_by_hookpoint
 from .objective import Objective as Objective
+from .result import TrainingResult as TrainingResult
 from .run_folder import RunFolder as RunFolder
 from .step import BlockStep as BlockStep
 from .step import Step as Step

@@ -98,15 +98,12 @@ def _ordered(given: Mapping[str, Any]) -> dict[str, float | str]:
     """Non-zero strengths and unusual options, in the registry's order: the sum depends on it."""
     order = OBJECTIVES.registered()
     names = sorted(given, key=lambda name: order.index(name) if name in order else len(order))
-    return {
-        name: given[name]
-        for name in names
-        if given[name] != 0 and not (isinstance(given[name], str) and _default(name, given[name]))
-    }
+    kept = [name for name in names if given[name] != 0 and not _default(name, given[name])]
+    return {name: v if isinstance(v := given[name], str) else float(v) for name in kept}
 
 
-def _default(key: str, value: str) -> bool:
-    known = _option(key)
+def _default(key: str, value: Any) -> bool:
+    known = _option(key) if isinstance(value, str) else None
     return known is not None and value == known.values[0]
 
 

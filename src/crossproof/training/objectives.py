@@ -27,10 +27,10 @@ class MLPTerm(Protocol):
     """A term about one MLP: a scalar function of its `BlockStep`.
 
     It is a mean over the step's tokens, in units of its own that its strength makes up for; at
-    least zero; finite, with a finite gradient with respect to the latents' values and the decoder
-    vectors; zero, or a function of `x` alone, where no latent is active; the same for the same
-    step and for any order of its tokens (it draws no random numbers), up to rounding. It changes
-    nothing in the step. Keyword arguments are the options it was registered with.
+    least zero; finite, with a finite gradient with respect to the latents' values, the decoder
+    vectors and biases, also where no latent is active; the same for the same step, and up to
+    rounding for any order of its tokens; it draws no random numbers and changes nothing in the
+    step. Keyword arguments are the options it was registered with.
     """
 
     def __call__(self, block: BlockStep, /, **options: str) -> Tensor: ...
