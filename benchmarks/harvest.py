@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from crossproof.activations import Harvest
 from crossproof.lm import LanguageModel, load_model
-from models.quiet import quiet
+from crossproof.lm.quiet import quiet
 
 
 @dataclass

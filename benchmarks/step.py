@@ -33,7 +33,7 @@ from crossproof.training.trainer import Optimisation, Trainer
 OBJECTIVES = {
     "unpenalised": Objective(),
     "interaction": Objective(interaction=100.0),
-    "transition": Objective(transition=1000.0, all_latents=1000.0),
+    "transition": Objective(keep_largest=1000.0, all_latents=1000.0),
 }
 VARIANTS = ("dense", *OBJECTIVES, "dense+penalty")
 RATIOS = [

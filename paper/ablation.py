@@ -16,8 +16,8 @@ from typing import Any
 from crossproof.activations import Harvest
 from crossproof.evaluation import EvaluationOptions
 from crossproof.training.config import RunConfig
+from crossproof.training.loop import mlps_by_hookpoint
 from crossproof.training.objectives import Objective
-from crossproof.training.together import mlps_by_place
 from paper.ablation_words import charts, words
 from paper.curves import Place, place_at, place_at_strength
 from paper.figure import Figure
@@ -66,7 +66,7 @@ class Study:
         """
         lab, config, seed = self.lab, self.lab.config(), self.lab.settings.seeds[0]
         hookpoints = lab.model.hookpoints()
-        mlps = mlps_by_place(lab.model, hookpoints)
+        mlps = mlps_by_hookpoint(lab.model, hookpoints)
         units = (INTERACTION, *CONTROLS)
         objectives = {term: at_strength(term, 1.0) for term in units}
         objectives[EXACT] = Objective(**FAMILIES[EXACT].terms(STRENGTH))

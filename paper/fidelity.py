@@ -20,7 +20,7 @@ LABELS = {
 }
 MID_LABELS = {"exact_mid": "exact resid_mid", "reconstructed_mid": "reconstructed resid_mid"}
 LAMBDAS = (10.0, 100.0, 1000.0)
-RECIPE = {"transition": 200.0, "all_latents": 50.0, "interaction": 5.0}
+RECIPE = {"keep_largest": 200.0, "all_latents": 50.0, "interaction": 5.0}
 """The demo's objective (docs/search.md)."""
 OPTIONS = EvaluationOptions(patch_hookpoints=False)
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.lm.mlp import MLPWeights
-from crossproof.training.objectives import Objective, Site, Step, penalties
+from crossproof.training.objectives import Objective, penalties
+from crossproof.training.step import Step, TargetMLP
 
 
 def gradient_norms(
@@ -27,7 +28,7 @@ def gradient_norms(
     the decoder at all hookpoints. `seed` turns the rotated control's neurons as in training.
     """
     own = in_scaled_space(crosscoder, batch)
-    sites = [Site.build(place, mlp, seed) for place, mlp in mlps.items()]
+    sites = [TargetMLP.build(place, mlp, seed) for place, mlp in mlps.items()]
     x = batch * own.scale[:, None]
     found = {}
     for name, objective in objectives.items():

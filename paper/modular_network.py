@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
+from crossproof.lm.quiet import quiet
 from models.pretraining import lean_logits, shuffled
-from models.quiet import quiet
 
 TOKENS = "tokens.safetensors"
 EQUALS_AT = 2

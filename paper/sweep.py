@@ -40,13 +40,13 @@ FAMILIES: dict[str, Family] = {
     "interaction, output norms": Family(
         lambda s: {"interaction": s, "interaction_weights": "output_norm"}
     ),
-    "transition": Family(lambda s: {"transition": s}),
-    "transition + all_latents/4": Family(lambda s: {"transition": s, "all_latents": s / 4}),
+    "transition": Family(lambda s: {"keep_largest": s}),
+    "transition + all_latents/4": Family(lambda s: {"keep_largest": s, "all_latents": s / 4}),
     "the same + interaction/40": Family(
-        lambda s: {"transition": s, "all_latents": s / 4, "interaction": s / 40}
+        lambda s: {"keep_largest": s, "all_latents": s / 4, "interaction": s / 40}
     ),
     "certified": Family(lambda s: {"certified": s}, (1.0, 10.0, 100.0, 1000.0)),
-    "share": Family(lambda s: {"share": s}),
+    "share": Family(lambda s: {"dominant_share": s}),
 }
 """The mixture is the recipe's, whose terms stand as 40 : 10 : 1."""
 

@@ -14,7 +14,8 @@ from crossproof.crosscoder.model import Crosscoder
 from crossproof.crosscoder.store import Provenance, save_crosscoder
 from crossproof.lm import LanguageModel
 from crossproof.training.config import RunConfig
-from crossproof.training.together import OWN_SETTINGS, train_together
+from crossproof.training.loop import OWN_SETTINGS
+from crossproof.training.together import train_together
 from paper.cache import Cache, canonical, digest
 
 TOGETHER = 16
@@ -57,7 +58,7 @@ class Trainings:
 
     def load(self, config: RunConfig) -> Crosscoder:
         """A crosscoder that `finish` has trained."""
-        return Crosscoder.load(self.folder(config))
+        return Crosscoder.from_pretrained(self.folder(config))
 
     def finish(self, configs: Iterable[RunConfig]) -> None:
         """Trains what the cache lacks, as many as possible on the same batches."""

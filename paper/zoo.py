@@ -29,6 +29,7 @@ from transformers import (
 
 from crossproof.activations import read_sequences
 from crossproof.lm.model import LanguageModel
+from crossproof.lm.quiet import quiet
 from models.pretraining import (
     check_lean_logits,
     held_out_loss,
@@ -38,7 +39,6 @@ from models.pretraining import (
     shuffled,
     update,
 )
-from models.quiet import quiet
 from paper.cache import Cache, digest
 
 Family = Literal["gpt_neo", "gpt_neox", "llama"]

@@ -139,10 +139,10 @@ def block_terms(
     return {
         "interaction": view.interaction(torch.ones_like(norms)).mean() / len(norms),
         "output_norm": view.interaction(norms / norms.mean()).mean() / len(norms),
-        "transition": relative_error(mlp, x, view.dominant_output()),
+        "keep_largest": relative_error(mlp, x, view.dominant_output()),
         "all_latents": relative_error(mlp, x, mlp(x_hat)),
         "certified": (view.residual(x, x_hat) + (bound if view.gated else mlp.L * bound)).mean()
         / spread.sqrt(),
-        "share": 1 - view.share().mean(),
+        "dominant_share": 1 - view.share().mean(),
         "mlp_in": (x - x_hat).pow(2).sum(1).mean() / (x - x.mean(0)).pow(2).sum(1).mean(),
     }

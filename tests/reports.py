@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from crossproof.evaluation import Context, LatentExample, RunEvaluation
-from crossproof.training.config import RECIPES
+from crossproof.training.config import RECIPES, config_to_dict
 from crossproof.training.objectives import Objective
 
 BLOCKS = 2
@@ -58,7 +58,7 @@ def results() -> dict[str, Any]:
     """An unpenalised and a penalised run of the demo recipe; the penalty helps and costs little."""
     plain = run("reconstruction only", keep=0.26, every=0.89, fvu=0.146, seed=1)
     penalised = run("transition 1000, all_latents 1000", keep=0.66, every=0.90, fvu=0.157, seed=2)
-    demo = asdict(RECIPES["demo"])
+    demo = config_to_dict(RECIPES["demo"])
     return {
         "schema": 1,
         "model": "bundled",
@@ -70,7 +70,7 @@ def results() -> dict[str, Any]:
         "seconds": 251.0,
         "evaluated_on": {"text": "bundled", "split": "held_out", "sequences": 12, "context": 256},
         "runs": {
-            "unpenalised": plain | {"training": demo | {"objective": asdict(Objective())}},
+            "unpenalised": plain | {"training": demo | {"objective": dict(Objective())}},
             "penalised": penalised | {"training": demo},
         },
     }

@@ -24,7 +24,8 @@ from crossproof.evaluation import EvaluationOptions, evaluate
 from crossproof.lm import load_model
 from crossproof.training.config import DEMO, RunConfig
 from crossproof.training.machine import keep_freed_memory
-from crossproof.training.objectives import Objective
+from crossproof.training.objective import Objective
+from crossproof.training.terms import OBJECTIVES
 from crossproof.training.together import train_together
 
 
@@ -36,7 +37,7 @@ class Search:
     grid: str = "objectives"
     """objectives, or knobs: rate, schedule, k, width, warm-up and warm start of the penalty."""
     variants: tuple[str, ...] = ()
-    """These instead of a grid, each a quoted list of settings: "k=32 transition=400"."""
+    """These instead of a grid, each a quoted list of settings: "k=32 keep_largest=400"."""
     seeds: tuple[int, ...] = (0, 1)
     steps: int = 1000
     batch_tokens: int = 512
@@ -49,17 +50,17 @@ class Search:
     """Write all points found so far to this JSON file, and train nothing."""
 
 
-RECIPE = "transition=200 all_latents=50 interaction=5"
+RECIPE = "keep_largest=200 all_latents=50 interaction=5"
 """The recipes' objective."""
 
 GRIDS: dict[str, list[str]] = {
     "objectives": [
         "",
         *(f"interaction={s}" for s in (10, 100, 300, 1000, 3000, 10000)),
-        *(f"transition={s}" for s in (100, 400)),
-        *(f"transition={s} all_latents={s / 4:g}" for s in (50, 100, 200, 400, 1000)),
-        "transition=400 all_latents=400",
-        *(f"transition=400 all_latents=100 interaction={s}" for s in (10, 100)),
+        *(f"keep_largest={s}" for s in (100, 400)),
+        *(f"keep_largest={s} all_latents={s / 4:g}" for s in (50, 100, 200, 400, 1000)),
+        "keep_largest=400 all_latents=400",
+        *(f"keep_largest=400 all_latents=100 interaction={s}" for s in (10, 100)),
         *(f"certified={s}" for s in (3, 30)),
         *(f"share={s}" for s in (100, 1000)),
     ],
@@ -79,7 +80,7 @@ GRIDS: dict[str, list[str]] = {
         )
     ],
 }
-"""A variant is a list of settings beside the defaults: `k=32 transition=400 lr=2e-3`."""
+"""A variant is a list of settings beside the defaults: `k=32 keep_largest=400 lr=2e-3`."""
 WANTED = EvaluationOptions(
     patch_hookpoints=False, schemes=("none", "keep-largest"), mids=("exact_mid",)
 )
@@ -95,7 +96,11 @@ def configure(variant: str, base: RunConfig) -> RunConfig:
     config = replace(base, objective=Objective())
     for setting in variant.split():
         name, _, text = setting.partition("=")
-        for part in ("crosscoder", "objective", "optimisation"):
+        if name in OBJECTIVES:
+            terms = {**config.objective, name: float(text)}
+            config = replace(config, objective=Objective(terms))
+            continue
+        for part in ("crosscoder", "optimisation"):
             current = getattr(config, part)
             if name in {f.name for f in fields(current)}:
                 value = type(getattr(current, name))(text)

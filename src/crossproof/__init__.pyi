@@ -7,9 +7,12 @@ from .auditing import audit as audit
 from .clusters import cluster as cluster
 from .crosscoder import Crosscoder as Crosscoder
 from .crosscoder import CrosscoderConfig as CrosscoderConfig
+from .crosscoder import Provenance as Provenance
 from .crosscoder import SparseLatents as SparseLatents
+from .crosscoder import register_sparsity as register_sparsity
 from .crosscoder.formats import import_dictionaries as import_dictionaries
 from .crosscoder.formats import import_dictionary as import_dictionary
+from .crosscoder.formats import register_format as register_format
 from .errors import CrossproofError as CrossproofError
 from .evaluation import EvaluationOptions as EvaluationOptions
 from .evaluation import EvaluationResult as EvaluationResult
@@ -37,6 +40,10 @@ from .proof.certificate import ProverOptions as ProverOptions
 from .proof.certificate import VerificationResult as VerificationResult
 from .proof.certificate import prove as prove
 from .proof.certificate import verify as verify
-from .training.objectives import Objective as Objective
-from .training.trainer import Optimisation as Optimisation
-from .training.trainer import Trainer as Trainer
+from .training import Objective as Objective
+from .training import Optimisation as Optimisation
+from .training import RunConfig as RunConfig
+from .training import Trainer as Trainer
+from .training import TrainingResult as TrainingResult
+from .training import register_objective as register_objective
+from .training import train as train

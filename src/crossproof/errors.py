@@ -14,3 +14,8 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """A clause that suggests the known names nearest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=count, cutoff=0.3)
     return f" Nearest: {', '.join(close)}." if close else ""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library complained about, in one line without a full stop."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -16,7 +16,7 @@ from texts import write_corpus
 SMALL = [
     *("--batch-tokens", "64", "--buffer-batches", "2", "--context", "32", "--n-latents", "24"),
     *("--k", "4", "--steps", "30", "--log-every", "5", "--checkpoint-every", "5"),
-    *("--evaluation-sequences", "6", "--transition", "100", "--all-latents", "50"),
+    *("--evaluation-sequences", "6", "--keep-largest", "100", "--all-latents", "50"),
     *("--threads", "1"),
 ]
 
@@ -78,7 +78,7 @@ def test_a_run_leaves_config_metrics_crosscoders_results_and_report(finished: Pa
                 assert len(figure["by_block"]) == 2
     metrics = (finished / "penalised" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in metrics] == [5, 10, 15, 20, 25, 30]
-    assert "transition" in json.loads(metrics[-1])["terms"]
+    assert "keep_largest" in json.loads(metrics[-1])["terms"]
     assert (finished / "report.html").read_text().startswith("<!doctype html>")
 
 

@@ -84,7 +84,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
             key = f"crosscoder.{name}"
             torch.testing.assert_close(first[key], alone[key], rtol=0, atol=tolerance)
         if rule == "topk":
-            assert torch.equal(first["silent_for"], alone["silent_for"])
+            assert torch.equal(first["tokens_since_fired"], alone["tokens_since_fired"])
 
 
 @pytest.mark.slow
@@ -95,7 +95,7 @@ def test_torchrun_trains_and_refuses_uneven_shares(
     sizes = ["--batch-tokens", "64", "--buffer-batches", "4", "--context", "32"]
     sizes += ["--n-latents", "24", "--k", "4", "--steps", "20", "--checkpoint-every", "5"]
     model = ["--model", str(model_folders["gpt-neo"]), "--text", str(corpus)]
-    terms = ["--transition", "100", "--evaluation-sequences", "6", "--log-every", "5"]
+    terms = ["--keep-largest", "100", "--evaluation-sequences", "6", "--log-every", "5"]
     done = torchrun("train", "--out", str(tmp_path / "run"), *model, *sizes, *terms)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())

@@ -23,7 +23,7 @@ from crossproof.interactions import interaction, mlp_views
 from crossproof.lm import Hookpoints, LanguageModel, ModelPair, load_model
 from crossproof.training.config import RunConfig
 from crossproof.training.objectives import Objective
-from crossproof.training.run import start, train
+from crossproof.training.run import start, train_run
 from crossproof.training.run_folder import check_model
 from crossproof.training.trainer import Optimisation, Trainer
 
@@ -164,7 +164,7 @@ def small_config(folders: str, tmp_path: Path) -> RunConfig:
         text=str(text),
         context=16,
         crosscoder=CrosscoderConfig(16, "topk", 3),
-        objective=Objective(transition=100.0),
+        objective=Objective(keep_largest=100.0),
         steps=6,
         batch_tokens=32,
         buffer_batches=2,
@@ -173,7 +173,7 @@ def small_config(folders: str, tmp_path: Path) -> RunConfig:
 
 def test_a_run_on_a_pair_records_both_models(folders: str, tmp_path: Path) -> None:
     run = start(small_config(folders, tmp_path), tmp_path / "run")
-    train(run)
+    train_run(run)
     assert isinstance(run.model, ModelPair)
     hashes = [model.weights_hash for model in run.model.models]
     for name in ("unpenalised", "penalised"):

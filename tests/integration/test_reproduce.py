@@ -20,7 +20,7 @@ from crossproof.errors import CrossproofError
 from crossproof.evaluation import EvaluationOptions, evaluate
 from crossproof.lm import LanguageModel
 from crossproof.training.objectives import Objective
-from crossproof.training.run import start, train
+from crossproof.training.run import start, train_run
 from crossproof.training.together import train_together
 from paper.lab import Lab
 from paper.settings import Settings
@@ -87,10 +87,10 @@ def test_a_cached_crosscoder_is_what_crossproof_train_makes(
     settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
     lab = Lab.open(settings())
-    config = lab.config(transition=100.0, all_latents=25.0)
+    config = lab.config(keep_largest=100.0, all_latents=25.0)
     variants = {"none": lab.config(), "penalised": config}
     found = lab.crosscoders(variants)["penalised"][1]
-    finished = train(start(replace(config, seed=1, baseline=True), tmp_path / "run"))
+    finished = train_run(start(replace(config, seed=1, baseline=True), tmp_path / "run"))
     expected = folded_tensors(finished["penalised"])
     for name, tensor in found.state_dict().items():
         assert torch.equal(tensor, expected[name]), name

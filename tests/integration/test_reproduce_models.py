@@ -76,7 +76,7 @@ def test_strengths_are_in_proportion_to_what_is_reconstructed(
     )
     dimensions = len(lab.model.hookpoints()) * lab.model.d_model
     configs = scaling.variants(lab, {"small": fig9.dictionary(lab.model)})
-    strength = configs["small", "recipe"].objective.transition
+    strength = configs["small", "recipe"].objective.keep_largest
     assert strength == pytest.approx(200 * dimensions / (17 * 128))
     assert configs["small", "unpenalised"].objective.strengths() == {}
     assert configs["small", "recipe"].crosscoder.n_latents == 4 * lab.model.d_model

@@ -21,10 +21,10 @@ WIDTH, TRUE, LATENTS, K = 12, 16, 24, 3
 HOOKPOINTS = mlp_hookpoints(2)
 EVERYTHING = Objective(
     interaction=1.0,
-    transition=1.0,
+    keep_largest=1.0,
     all_latents=1.0,
     certified=0.1,
-    share=0.1,
+    dominant_share=0.1,
     l1=0.01,
     mlp_in=0.1,
     rotated=0.1,
@@ -97,9 +97,11 @@ def test_sparse_data_is_reconstructed(rule: str, objective: Objective) -> None:
     assert reports[-1]["reconstruction"] < reports[0]["reconstruction"] / 3
 
 
-@pytest.mark.parametrize("term", ["interaction", "transition", "certified", "share", "rotated"])
+@pytest.mark.parametrize(
+    "term", ["interaction", "keep_largest", "certified", "dominant_share", "rotated"]
+)
 def test_a_penalty_lowers_what_it_penalises(term: str) -> None:
-    strength = {"transition": 30.0, "share": 30.0}.get(term, 10.0)
+    strength = {"keep_largest": 30.0, "dominant_share": 30.0}.get(term, 10.0)
     penalised = run(make(Objective(**{term: strength}), penalty_warmup=0.0), 150)
     watched = run(make(Objective(**{term: 1e-9}), penalty_warmup=0.0), 150)
     assert penalised[-1][term] < 0.8 * watched[-1][term]
@@ -145,7 +147,7 @@ def alive(crosscoder: Crosscoder) -> Tensor:
 def test_dead_latents_are_revived_and_stay_dead_without_the_request() -> None:
     survivors, errors = {}, {}
     for weight in (1 / 4, 0.0):
-        trainer = make(revive_weight=weight, revive_lift=0.0, dead_after=1000)
+        trainer = make(revive_weight=weight, revive_bias_rate=0.0, dead_after=1000)
         planted = plant_dead_latents(trainer)
         assert not alive(trainer.crosscoder)[planted].any()
         run(trainer, 300)
@@ -160,8 +162,8 @@ def test_dead_latents_are_revived_and_stay_dead_without_the_request() -> None:
 def test_latents_that_fire_nowhere_are_lifted_until_they_do() -> None:
     """No gradient reaches a latent whose pre-activation is negative everywhere."""
     survivors = {}
-    for lift in (Optimisation().revive_lift, 0.0):
-        trainer = make(revive_lift=lift, dead_after=1000)
+    for lift in (Optimisation().revive_bias_rate, 0.0):
+        trainer = make(revive_bias_rate=lift, dead_after=1000)
         run(trainer, 20)
         planted = torch.arange(LATENTS) % 2 == 0
         with torch.no_grad():
@@ -178,7 +180,7 @@ def test_dead_latents_are_counted_after_their_tokens_of_silence() -> None:
     dead = [int(trainer.step(SparseData(i).batch()).dead) for i in range(6)]
     assert dead[:3] == [0, 0, 0]  # 384 tokens of silence
     assert dead[3] >= int(planted.sum())  # 512
-    assert (trainer.silent_for[planted] == 6 * 128).all()
+    assert (trainer.tokens_since_fired[planted] == 6 * 128).all()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -14,16 +14,17 @@ from torch import Tensor
 
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.lm import Activation
-from crossproof.training.objectives import Objective, Site, Step, penalties, reconstruction
+from crossproof.training.objectives import Objective, penalties, reconstruction
+from crossproof.training.step import Step, TargetMLP
 
 K, LATENTS, WIDTH, NEURONS, TOKENS = 3, 14, 4, 10, 9
 NAMES = (
     "interaction",
     "output_norm",
-    "transition",
+    "keep_largest",
     "all_latents",
     "certified",
-    "share",
+    "dominant_share",
     "mlp_in",
     "rotated",
     "l1",
@@ -34,7 +35,7 @@ NAMES = (
 @dataclass(frozen=True, eq=False)
 class Setup:
     crosscoder: Crosscoder
-    sites: list[Site]
+    sites: list[TargetMLP]
     x: Tensor
 
     def step(self) -> Step:
@@ -45,7 +46,7 @@ class Setup:
 
     def to(self, dtype: torch.dtype) -> Setup:
         sites = [
-            replace(site, mlp=site.mlp.to(dtype=dtype), spin=site.spin.to(dtype))
+            replace(site, mlp=site.mlp.to(dtype=dtype), rotation=site.rotation.to(dtype))
             for site in self.sites
         ]
         return Setup(self.crosscoder.to(dtype), sites, self.x.to(dtype))
@@ -57,7 +58,7 @@ def setup(blocks: int, gated: bool, activation: Activation | None = None) -> Set
     crosscoder = random_crosscoder(config, mlp_hookpoints(blocks), WIDTH)
     generator = torch.Generator().manual_seed(4)
     sites = [
-        Site.build(p, random_mlp(activation, gated, generator, WIDTH, NEURONS), seed=1)
+        TargetMLP.build(p, random_mlp(activation, gated, generator, WIDTH, NEURONS), seed=1)
         for p in range(blocks)
     ]
     return Setup(crosscoder, sites, random_batch(crosscoder, TOKENS))
@@ -77,8 +78,8 @@ def dense_terms(case: Setup, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
         values = case.x[:, p], x_hat[:, p] / scale[p]
         terms = block_terms(DenseMLP(site.mlp), *arguments, *values)
         turned = DenseMLP(site.mlp)
-        turned.W_in = site.spin @ turned.W_in
-        turned.W_gate = None if turned.W_gate is None else site.spin @ turned.W_gate
+        turned.W_in = site.rotation @ turned.W_in
+        turned.W_gate = None if turned.W_gate is None else site.rotation @ turned.W_gate
         ones = torch.ones(NEURONS, dtype=F64)
         terms["rotated"] = DenseView(turned, *arguments).interaction(ones).mean() / NEURONS
         blocks.append(terms)
@@ -144,7 +145,7 @@ def test_single_precision_agrees(gated: bool) -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["interaction", "transition", "certified", "share"])
+@pytest.mark.parametrize("name", ["interaction", "keep_largest", "certified", "dominant_share"])
 def test_the_gradient_reaches_encoder_and_decoder_of_all_twelve_blocks(name: str) -> None:
     case = setup(12, gated=False)
     our_term(case, name).backward()
@@ -199,9 +200,9 @@ def test_plausible_mistakes_are_told_apart() -> None:
 
 
 def test_strengths_and_labels() -> None:
-    objective = Objective(transition=1000.0, l1=0.5, interaction_weights="output_norm")
-    assert objective.strengths() == {"transition": 1000.0, "l1": 0.5}
-    assert objective.describe() == "transition 1000, l1 0.5"
+    objective = Objective(keep_largest=1000.0, l1=0.5, interaction_weights="output_norm")
+    assert objective.strengths() == {"keep_largest": 1000.0, "l1": 0.5}
+    assert objective.describe() == "keep_largest 1000, l1 0.5"
     assert Objective().describe() == "reconstruction only"
 
 
@@ -210,13 +211,13 @@ def test_rotation_is_orthogonal_seeded_and_keeps_the_neurons_lengths() -> None:
     eye = torch.eye(WIDTH, dtype=F64)
     # Householder's rotations are drawn in single precision.
     single = close(8 * WIDTH**2, 1, torch.float32)
-    torch.testing.assert_close(site.spin @ site.spin.T, eye, **single)
+    torch.testing.assert_close(site.rotation @ site.rotation.T, eye, **single)
     turned = site.rotated().mlp
     lengths = site.mlp.W_in.norm(dim=0)
     torch.testing.assert_close(turned.W_in.norm(dim=0) / lengths, lengths / lengths, **single)
-    torch.testing.assert_close(turned.W_gate, site.spin @ site.mlp.W_gate)
-    assert torch.equal(Site.build(0, site.mlp, 1).spin, site.spin)
-    assert not torch.equal(Site.build(0, site.mlp, 2).spin, site.spin)
+    torch.testing.assert_close(turned.W_gate, site.rotation @ site.mlp.W_gate)
+    assert torch.equal(TargetMLP.build(0, site.mlp, 1).rotation, site.rotation)
+    assert not torch.equal(TargetMLP.build(0, site.mlp, 2).rotation, site.rotation)
 
 
 def test_l0_counts_only_where_thresholds_are_learned() -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 import plotly.offline
 import pytest
-import tyro
 from reports import evaluation, examples, published, results, run
 
+from crossproof.commands.parsing import parse
 from crossproof.commands.train import Train
 from crossproof.errors import CrossproofError
 from crossproof.evaluation import RunEvaluation
@@ -259,14 +259,14 @@ def test_the_command_makes_the_same_configuration() -> None:
     training = content["runs"]["penalised"]["training"]
     training |= {"seed": 3, "steps": 70, "hookpoints": ["blocks.*.mlp.hook_in"], "baseline": False}
     training["crosscoder"] |= {"sparsity": "topk", "k": 9}
-    training["objective"] |= {"interaction": 250.0, "interaction_weights": "output_norm"}
+    terms = {"interaction": 250.0, "interaction_weights": "output_norm"}
+    training["objective"] = {**training["objective"], **terms}
     words = command(evaluation(content))
     assert words is not None
     arguments = [word.strip("'") for word in words.split()]
     assert arguments[:4] == ["crossproof", "train", "--recipe", "demo"]
     default = Train(Path("unused"), config=RECIPES["demo"])
-    flat = (tyro.conf.OmitArgPrefixes,)
-    config = tyro.cli(Train, args=arguments[2:], default=default, config=flat).config
+    config = parse(Train, "train", arguments[2:], default).config
     assert (config.seed, config.steps, config.baseline) == (3, 70, False)
     assert config.hookpoints == ("blocks.*.mlp.hook_in",)
     assert (config.crosscoder.sparsity, config.crosscoder.k) == ("topk", 9)

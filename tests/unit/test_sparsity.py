@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from dictionaries import mlp_hookpoints, random_batch, random_crosscoder
@@ -12,6 +14,10 @@ from torch import Tensor
 from crossproof.crosscoder import CrosscoderConfig
 from crossproof.crosscoder.sparsity import BatchTopK, make_sparsity
 from crossproof.errors import CrossproofError
+
+
+def rule_of(name: str, k: int, n_latents: int, groups: int = 1) -> Any:
+    return make_sparsity(CrosscoderConfig(n_latents, name, k, groups))
 
 
 def pre_activations(seed: int, tokens: int = 50, latents: int = 40) -> Tensor:
@@ -96,13 +102,13 @@ def test_inference_does_not_move_the_threshold() -> None:
 
 
 def test_topk_gives_no_negative_activation() -> None:
-    rule = make_sparsity("topk", 3, 5)
+    rule = rule_of("topk", 3, 5)
     pre = torch.tensor([[-1.0, -2.0, 4.0, -3.0, -4.0]])
     assert rule.activate(rule.select(pre)).dense().tolist() == [[0.0, 0.0, 4.0, 0.0, 0.0]]
 
 
 def test_jumprelu_keeps_what_needs_a_gradient_and_counts_what_is_active() -> None:
-    rule = make_sparsity("jumprelu", 1, 3)  # thresholds 0.1, bandwidth 0.1
+    rule = rule_of("jumprelu", 1, 3)  # thresholds 0.1, bandwidth 0.1
     pre = torch.tensor([[0.07, 0.2, 0.04], [0.11, -1.0, 0.02]])
     entries = rule.select(pre, training=True)
     assert entries.dense().count_nonzero() == 3
@@ -118,16 +124,16 @@ def test_jumprelu_keeps_what_needs_a_gradient_and_counts_what_is_active() -> Non
 
 
 def test_an_unknown_rule_is_named() -> None:
-    with pytest.raises(CrossproofError, match=r"'gated'.*topk, batch_topk, relu, jumprelu"):
-        make_sparsity.__wrapped__("gated", 4, 8)
+    with pytest.raises(CrossproofError, match=r"'gated'; known: topk, batch_topk, relu, jumprelu"):
+        rule_of("gated", 4, 8)
 
 
 @given(seed=st.integers(0, 2**31), groups=st.sampled_from([1, 2, 4, 8]), k=st.integers(1, 5))
 def test_groups_of_topk_are_topk_of_each_group(seed: int, groups: int, k: int) -> None:
     pre = pre_activations(seed, tokens=4)
-    rule = make_sparsity("topk", k, 40, groups)
+    rule = rule_of("topk", k, 40, groups)
     found = rule.activate(rule.select(pre)).dense()
-    alone = make_sparsity("topk", k, 40 // groups)
+    alone = rule_of("topk", k, 40 // groups)
     parts = [alone.activate(alone.select(part)).dense() for part in pre.chunk(groups, dim=1)]
     assert torch.equal(found, torch.cat(parts, 1))
 
@@ -135,4 +141,4 @@ def test_groups_of_topk_are_topk_of_each_group(seed: int, groups: int, k: int) -
 @pytest.mark.parametrize(("groups", "k"), [(3, 1), (0, 1), (8, 6), (-1, 1)])
 def test_groups_must_divide_the_latents_and_hold_k(groups: int, k: int) -> None:
     with pytest.raises(CrossproofError, match=f"40 latents do not divide into {groups} groups"):
-        make_sparsity("topk", k, 40, groups)
+        rule_of("topk", k, 40, groups)

@@ -1,7 +1,6 @@
 """From texts to batches of activations."""
 
-from crossproof.activations.corpus import Split, TextSlice, read_sequences
-from crossproof.activations.harvest import Harvest
-from crossproof.activations.positions import scored_positions
+import lazy_loader
 
-__all__ = ["Harvest", "Split", "TextSlice", "read_sequences", "scored_positions"]
+# Names are imported when they are first used: a configuration needs no PyTorch.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

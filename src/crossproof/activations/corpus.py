@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,12 +15,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from crossproof.activations.config import Split as Split
 from crossproof.activations.documents import DATASETS_PREFIX, read_documents
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
 from crossproof.result import ABSENT
-
-Split = Literal["train", "validation", "held_out"]
 
 BUNDLED = "bundled"
 _SUFFIXES = (".txt", ".jsonl", ".safetensors", ".npy")

@@ -33,7 +33,7 @@ from crossproof.crosscoder.store import Provenance, save_crosscoder
 from crossproof.errors import CrossproofError, nearest
 from crossproof.evaluation.contexts import token_strings
 from crossproof.lm import LanguageModel
-from crossproof.training.config import DEMO, RunConfig
+from crossproof.training.config import DEMO, RunConfig, config_to_dict
 from crossproof.training.run_folder import RunFolder
 from crossproof.training.together import train_together
 
@@ -186,7 +186,7 @@ def _trained(
     say(f"training a crosscoder on {len(rows)} trusted texts ({scored:,} tokens)")
     crosscoder = train_together(model, rows, {"audit": config}, say)["audit"]
     if output is not None:
-        origin = Provenance(model.name, model.weights_hash, settings.seed, asdict(config))
+        origin = Provenance(model.name, model.weights_hash, settings.seed, config_to_dict(config))
         save_crosscoder(crosscoder, output / "crosscoder", origin)
     crosscoder.fold()
     return crosscoder

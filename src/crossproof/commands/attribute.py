@@ -61,8 +61,8 @@ def _attribute(options: Attribute) -> None:
     from crossproof.proof.attribution import attribute
     from crossproof.report import refresh_report
     from crossproof.report.terminal import console, evaluation_display
+    from crossproof.training.config import config_from_dict
     from crossproof.training.machine import thread_setting
-    from crossproof.training.run import config_from_dict
     from crossproof.training.run_folder import RunFolder
 
     thread_setting(options.threads)

@@ -129,8 +129,8 @@ def run(arguments: Sequence[str], began: float) -> None:
     from crossproof.lm import load_model
     from crossproof.report import refresh_report
     from crossproof.report.terminal import console, evaluation_display
+    from crossproof.training.config import config_from_dict
     from crossproof.training.machine import keep_freed_memory, thread_setting
-    from crossproof.training.run import config_from_dict
     from crossproof.training.run_folder import RunFolder
 
     check_settings(settings(options))

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from crossproof.commands.finish import finish_run, train_to_the_end
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError
 from crossproof.training.config import RECIPES
-from crossproof.training.run import start
 
 
 @dataclass(frozen=True)
@@ -28,6 +26,10 @@ class Demo:
 def run(arguments: Sequence[str], began: float) -> None:
     """Trains, evaluates and reports; `began` is when the process started."""
     options: Demo = parse(Demo, "demo", arguments)
+
+    from crossproof.commands.finish import finish_run, train_to_the_end
+    from crossproof.training.run import start
+
     config = replace(RECIPES["demo"], seed=options.seed, threads=options.threads)
     if options.out.exists():
         if not (options.out / "config.json").exists() and any(options.out.iterdir()):

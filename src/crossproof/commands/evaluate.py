@@ -9,13 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from crossproof.activations.corpus import TextSlice
-from crossproof.commands.finish import finish
 from crossproof.commands.parsing import parse
-from crossproof.lm import load_model
-from crossproof.training.machine import thread_setting
-from crossproof.training.run import config_from_dict
-from crossproof.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -46,6 +40,14 @@ class Evaluate:
 def run(arguments: Sequence[str], began: float) -> None:
     """Measures and reports; `began` is when the process started."""
     options: Evaluate = parse(Evaluate, "evaluate", arguments)
+
+    from crossproof.activations.corpus import TextSlice
+    from crossproof.commands.finish import finish
+    from crossproof.lm import load_model
+    from crossproof.training.config import config_from_dict
+    from crossproof.training.machine import thread_setting
+    from crossproof.training.run_folder import RunFolder
+
     thread_setting(options.threads)
     provenance = RunFolder.open(options.run).provenance()
     config = config_from_dict(dict(provenance.training))

@@ -17,17 +17,16 @@ from crossproof.report import report_run
 from crossproof.report.terminal import evaluation_display, print_tables, training_display
 from crossproof.training import distributed
 from crossproof.training.config import RunConfig
-from crossproof.training.run import Interrupted, Run
-from crossproof.training.run import train as run_training
+from crossproof.training.run import Interrupted, Run, train_run
 
 
 def train_to_the_end(prepared: Run) -> None:
     """Trains with a live display; exits with 130 after Ctrl-C, the checkpoint saved."""
-    config, done = prepared.config, next(iter(prepared.trainers.values())).step_index
     first = distributed.rank() == 0
+    display = training_display(prepared.config.steps, prepared.training.step)
     try:
-        with training_display(config.steps, done) if first else nullcontext() as report:
-            run_training(prepared, report)
+        with display if first else nullcontext(lambda _: None) as report:
+            train_run(prepared, report)
     except Interrupted as stopped:
         if first:
             print(

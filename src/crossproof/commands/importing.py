@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from crossproof.commands.parsing import parse
-from crossproof.crosscoder.formats import FormatName, import_dictionaries, import_dictionary
-from crossproof.crosscoder.model import Crosscoder
-from crossproof.crosscoder.store import Provenance, save_crosscoder
+from crossproof.crosscoder.formats.registry import FORMATS
 from crossproof.errors import CrossproofError
-from crossproof.lm import LanguageModel, load_model
 
 
 @dataclass(frozen=True)
@@ -38,8 +35,9 @@ class Import:
     hookpoint: tuple[str, ...] = ()
     """Where each dictionary reads and writes, if its files do not say: an SAE has one, a transcoder
     an input and an output, a crosscoder all in order. * stands for the dictionary's layer."""
-    format: FormatName | None = None
-    """By default told from the files."""
+    format: str | None = None
+    """saelens, sparsify, dictionary_learning, crosscode, gemma_scope, circuit_tracer or another
+    registered one; by default told from the files."""
     join: bool = False
     """Make one crosscoder of several dictionaries, the union of their latents: `attribute` and a
     reconstructed resid_mid need it, `measure` takes longer."""
@@ -57,6 +55,12 @@ def run(arguments: Sequence[str], began: float) -> None:
         raise CrossproofError("Name at least one folder or file of a dictionary to import.")
     if Path(options.name).name != options.name:
         raise CrossproofError(f"--name is {options.name!r}: give a plain name, without folders.")
+    if options.format is not None:
+        FORMATS.check(options.format)
+
+    from crossproof.crosscoder.store import save_crosscoder
+    from crossproof.lm import load_model
+
     made = _imported(options, load_model(options.model))
     text = options.text or ("bundled" if options.model == "bundled" else "")
     for name, (crosscoder, provenance) in made.items():
@@ -73,7 +77,10 @@ def run(arguments: Sequence[str], began: float) -> None:
     print(f"Crosscoders: {', '.join(str(options.out / name / 'crosscoder') for name in made)}")
 
 
-def _imported(options: Import, model: LanguageModel) -> dict[str, tuple[Crosscoder, Provenance]]:
+def _imported(options: Import, model: Any) -> dict[str, tuple[Any, Any]]:
+    """Crosscoder and provenance by name; several dictionaries are one with --join."""
+    from crossproof.crosscoder.formats import import_dictionaries, import_dictionary
+
     given = list(options.paths), model, options.hookpoint or None, options.format
     if options.join:
         return {options.name or "imported": import_dictionary(*given)}

@@ -10,16 +10,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from crossproof.activations.corpus import TextSlice
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.measure import MeasureOptions, measure_runs
-from crossproof.lm import load_model
-from crossproof.report import refresh_report
-from crossproof.report.terminal import evaluation_display, print_contexts, print_tables
-from crossproof.training.machine import keep_freed_memory, thread_setting
-from crossproof.training.run import config_from_dict
-from crossproof.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -66,6 +58,16 @@ def run(arguments: Sequence[str], began: float) -> None:
         if getattr(options, name) < 0:
             shown = name.replace("_", "-")
             raise CrossproofError(f"--{shown} is {getattr(options, name)}: give 0 or more.")
+
+    from crossproof.activations.corpus import TextSlice
+    from crossproof.evaluation.measure import MeasureOptions, measure_runs
+    from crossproof.lm import load_model
+    from crossproof.report import refresh_report
+    from crossproof.report.terminal import evaluation_display, print_contexts, print_tables
+    from crossproof.training.config import config_from_dict
+    from crossproof.training.machine import keep_freed_memory, thread_setting
+    from crossproof.training.run_folder import RunFolder
+
     thread_setting(options.threads)
     keep_freed_memory()
     provenance = RunFolder.open(options.run).provenance()

@@ -10,12 +10,9 @@ from typing import Literal
 
 import tyro
 
-from crossproof.commands.finish import finish_run, train_to_the_end
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError
-from crossproof.training import distributed
 from crossproof.training.config import RECIPES, RunConfig
-from crossproof.training.run import resume, start
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,7 @@ class Train:
     Start from a recipe and change what you like:
 
       crossproof train --recipe full --out runs/full --seed 1
-      crossproof train --out runs/mine --model ./my-gpt2 --text my.txt --transition 300
+      crossproof train --out runs/mine --model ./my-gpt2 --text my.txt --keep-largest 300
 
     Ctrl-C saves a checkpoint; `crossproof train --resume --out runs/full` goes on from it, to the
     same bytes as an uninterrupted run. Several processes share the work of every step under
@@ -51,6 +48,11 @@ def run(arguments: Sequence[str], began: float) -> None:
         raise CrossproofError(f"There is no recipe '{recipe.recipe}'; choose {known}.")
     default = Train(tyro.MISSING, config=RECIPES[recipe.recipe])
     options: Train = parse(Train, "train", arguments, default)
+
+    from crossproof.commands.finish import finish_run, train_to_the_end
+    from crossproof.training import distributed
+    from crossproof.training.run import resume, start
+
     with distributed.process_group():
         prepared = resume(options.out) if options.resume else start(options.config, options.out)
         train_to_the_end(prepared)

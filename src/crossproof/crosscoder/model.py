@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from crossproof.crosscoder.autograd import decode_with_vectors, encode_entries, sparse_product
+from crossproof.crosscoder.config import CrosscoderConfig as CrosscoderConfig
+from crossproof.crosscoder.deprecated import FormerNames
+from crossproof.crosscoder.hub import SavedOnHub
 from crossproof.crosscoder.latents import SparseLatents
-from crossproof.crosscoder.sparsity import SparsityName, make_sparsity
+from crossproof.crosscoder.sparsity import make_sparsity
 from crossproof.errors import CrossproofError
 from crossproof.lm.hookpoints import Hookpoints
-
-
-@dataclass(frozen=True)
-class CrosscoderConfig:
-    """The dictionary's size and sparsity."""
-
-    n_latents: int = 1024
-    """Dictionary width H."""
-    sparsity: SparsityName = "batch_topk"
-    """Which latents are active: batch_topk, topk, relu (with an l1 objective) or jumprelu."""
-    k: int = 16
-    """Active latents a token (topk) or on average (batch_topk)."""
-    groups: int = 1
-    """Of topk: so many groups of latents, equally large, each with its own k."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +31,13 @@ class Encoding:
     """All pre-activations, without gradient."""
 
 
-class Crosscoder(nn.Module):
+class Crosscoder(SavedOnHub, FormerNames, nn.Module):
     """W_enc and W_dec [H, P, D], b_enc [H], b_dec [P, D], and a scale per hookpoint.
 
     The weights live in scaled space: activations are multiplied by `scale` [P] (mean norm √D at
     each hookpoint) before they are encoded, and reconstructions divided by it. `encode`, `decode`,
-    `decoder` and `bias` speak of raw activations; `fold` absorbs the scale into the weights.
+    `decoder_vectors`, `decoder_bias` and the call `crosscoder(x)`, which reconstructs, speak of raw
+    activations; `fold` absorbs the scale into the weights.
     Nothing is subtracted from the input: the initial b_enc makes the encoder see x - b_dec.
     """
 
@@ -63,7 +52,7 @@ class Crosscoder(nn.Module):
         self.b_enc = nn.Parameter(torch.zeros(config.n_latents))
         self.b_dec = nn.Parameter(torch.zeros(shape[1:]))
         self.register_buffer("scale", torch.ones(len(hookpoints)))
-        self.sparsity = make_sparsity(config.sparsity, config.k, config.n_latents, config.groups)
+        self.sparsity = make_sparsity(config)
 
     @property
     def n_latents(self) -> int:
@@ -138,6 +127,14 @@ class Crosscoder(nn.Module):
             latents = self.sparsity.activate(entries)
             return latents.keep(latents.values > 0)
 
+    def encode_dense(self, x: Float[Tensor, "B P D"]) -> Float[Tensor, "B H"]:
+        """`encode` as a matrix of activations, zero where a latent is not active."""
+        return self.encode(x).dense()
+
+    def forward(self, x: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
+        """The reconstruction of raw activations; errors as `encode`."""
+        return self.decode(self.encode(x))
+
     def encode_training(self, x: Float[Tensor, "B F"]) -> Encoding:
         """The code of scaled, flattened activations [B, P·D], differentiable in the encoder."""
         with torch.no_grad():
@@ -172,13 +169,6 @@ class Crosscoder(nn.Module):
     def decoder_bias(self, hookpoint: int) -> Float[Tensor, " D"]:
         """Decoder bias b at one hookpoint, for raw activations."""
         return self.b_dec[hookpoint] / self.scale[hookpoint]
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Crosscoder:
-        """The crosscoder saved in `folder`; see `store.load_crosscoder` for errors."""
-        from crossproof.crosscoder.store import load_crosscoder
-
-        return load_crosscoder(Path(folder))[0]
 
     @torch.no_grad()
     def fold(self) -> None:

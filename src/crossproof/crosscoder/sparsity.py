@@ -1,24 +1,55 @@
-"""Which latents are active: TopK, BatchTopK, ReLU and JumpReLU, one small module each.
+"""Which latents are active: TopK, BatchTopK, ReLU and JumpReLU (`crosscoder.rules` registers them).
 
 A sparsity rule takes dense pre-activations [B, H] and selects the entries to encode, whose values
-`activate` then turns into activations. While training, it may look at the whole batch (BatchTopK)
-or keep entries whose activation is zero for the sake of their gradient (JumpReLU); in inference a
-token's code depends on that token alone.
+`activate` then turns into activations.
 """
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from crossproof import kernels
+from crossproof.crosscoder.config import CrosscoderConfig
 from crossproof.crosscoder.latents import SparseLatents
+from crossproof.crosscoder.rules import SPARSITY
 from crossproof.errors import CrossproofError
 
-SparsityName = Literal["topk", "batch_topk", "relu", "jumprelu"]
+
+@runtime_checkable
+class Sparsity(Protocol):
+    """Which latents are active at a token, and how strongly. A `torch.nn.Module`.
+
+    Its parameters are trained with the crosscoder's and its buffers are saved; both are in the
+    units of pre-activations. `crossproof.testing.check_sparsity` checks the contract.
+    """
+
+    def select(self, pre: Float[Tensor, "B H"], training: bool = False) -> SparseLatents:
+        """The entries of `pre` to encode, with their pre-activations as values; no gradient.
+
+        Latents ascend within a token. In inference an entry depends on its token alone; while
+        training the choice may look at the whole batch, update buffers, and keep entries whose
+        activation will be zero for the sake of their gradient. The same `pre` and state give the
+        same entries.
+        """
+        ...
+
+    def activate(self, entries: SparseLatents) -> SparseLatents:
+        """The same entries with activations (at least zero) as values, differentiable in the
+        entries' values and the rule's parameters."""
+        ...
+
+
+@runtime_checkable
+class CountsLatents(Protocol):
+    """A rule whose number of active latents can be trained (the objective `l0`)."""
+
+    def l0(self, entries: SparseLatents) -> Tensor:
+        """Mean number of active latents a token, differentiable in the rule's parameters."""
+        ...
 
 
 class TopK(nn.Module):
@@ -33,6 +64,7 @@ class TopK(nn.Module):
         self.k, self.groups = k, groups
 
     def select(self, pre: Float[Tensor, "B H"], training: bool = False) -> SparseLatents:
+        """K entries a token and group, positive or not; in training as in inference."""
         grouped = pre.unflatten(1, (self.groups, -1))
         values, indices = grouped.topk(self.k, dim=2, sorted=False)
         starts = torch.arange(self.groups, device=pre.device) * grouped.shape[2]
@@ -40,6 +72,7 @@ class TopK(nn.Module):
         return SparseLatents.from_rows(indices, values.flatten(1), pre.shape[1])
 
     def activate(self, entries: SparseLatents) -> SparseLatents:
+        """ReLU: what is not positive is not active."""
         return entries.with_values(entries.values.relu())
 
 
@@ -58,6 +91,7 @@ class BatchTopK(nn.Module):
         self._last_cut = 0.0  # where to look first; the result does not depend on it
 
     def select(self, pre: Float[Tensor, "B H"], training: bool = False) -> SparseLatents:
+        """Entries above the batch's own cut in training, above the threshold in inference."""
         if not training:
             return _entries_above(pre, self.threshold.clamp_min(0))
         cut = self._cut(pre)
@@ -65,6 +99,7 @@ class BatchTopK(nn.Module):
         return _entries_above(pre, cut)
 
     def activate(self, entries: SparseLatents) -> SparseLatents:
+        """ReLU: what is not positive is not active."""
         return entries.with_values(entries.values.relu())
 
     def _cut(self, pre: Float[Tensor, "B H"]) -> Tensor:
@@ -95,9 +130,11 @@ class ReLU(nn.Module):
     """Every positive pre-activation; sparse through an L1 objective."""
 
     def select(self, pre: Float[Tensor, "B H"], training: bool = False) -> SparseLatents:
+        """Every positive entry; in training as in inference."""
         return _entries_above(pre, pre.new_zeros(()))
 
     def activate(self, entries: SparseLatents) -> SparseLatents:
+        """The pre-activations themselves, which are positive."""
         return entries.with_values(entries.values.relu())
 
 
@@ -116,14 +153,17 @@ class JumpReLU(nn.Module):
 
     @property
     def threshold(self) -> Tensor:
+        """θ [H], in the units of pre-activations."""
         return self.log_threshold.exp()
 
     def select(self, pre: Float[Tensor, "B H"], training: bool = False) -> SparseLatents:
+        """Entries above θ_h; in training those within half a bandwidth below too."""
         reach = self.bandwidth / 2 if training else 0.0
         floor = (self.threshold.detach() - reach).clamp_min(0)
         return _entries_above(pre, floor)
 
     def activate(self, entries: SparseLatents) -> SparseLatents:
+        """pre where pre > θ_h, else 0; the gradient reaches θ (straight-through)."""
         threshold = self.threshold[entries.indices]
         values: Tensor = _Jump.apply(entries.values, threshold, self.bandwidth)
         return entries.with_values(values)
@@ -163,37 +203,46 @@ class _Step(torch.autograd.Function):
         return None, -grad * near / ctx.bandwidth, None
 
 
-Sparsity = TopK | BatchTopK | ReLU | JumpReLU
+def make_sparsity(config: CrosscoderConfig) -> Sparsity:
+    """The rule that the configuration names; CrossproofError if there is none, or it cannot be."""
+    made: Sparsity = SPARSITY.get(config.sparsity)(config)
+    return made
 
 
-def make_sparsity(name: SparsityName, k: int, n_latents: int, groups: int = 1) -> Sparsity:
-    """The rule called `name`; `groups` are topk's.
-
-    Raises CrossproofError if there is none, if k does not lie in [1, n_latents], or if the latents
-    do not divide into groups of at least k.
-    """
-    if name not in get_args(SparsityName):
-        known = ", ".join(get_args(SparsityName))
-        raise CrossproofError(f"There is no sparsity rule {name!r}: choose one of {known}.")
-    if name in ("topk", "batch_topk") and not 1 <= k <= n_latents:
-        raise CrossproofError(
-            f"k = {k} active latents a token need 1 <= k <= {n_latents} latents: "
-            f"lower k or widen the crosscoder."
-        )
-    if name == "topk" and (groups < 1 or n_latents % groups or k > n_latents // groups):
+def topk(config: CrosscoderConfig) -> TopK:
+    """Raises CrossproofError unless 1 <= k <= H, in each of equally large groups."""
+    _check_k(config)
+    n_latents, groups, k = config.n_latents, config.groups, config.k
+    if groups < 1 or n_latents % groups or k > n_latents // groups:
         raise CrossproofError(
             f"{n_latents} latents do not divide into {groups} groups of at least k = {k}: choose a "
             f"number of groups that divides them."
         )
-    match name:
-        case "topk":
-            return TopK(k, groups)
-        case "batch_topk":
-            return BatchTopK(k)
-        case "relu":
-            return ReLU()
-        case "jumprelu":
-            return JumpReLU(n_latents)
+    return TopK(k, groups)
+
+
+def batch_topk(config: CrosscoderConfig) -> BatchTopK:
+    """Raises CrossproofError unless 1 <= k <= H."""
+    _check_k(config)
+    return BatchTopK(config.k)
+
+
+def relu(config: CrosscoderConfig) -> ReLU:
+    """Needs no setting."""
+    return ReLU()
+
+
+def jumprelu(config: CrosscoderConfig) -> JumpReLU:
+    """With a threshold a latent."""
+    return JumpReLU(config.n_latents)
+
+
+def _check_k(config: CrosscoderConfig) -> None:
+    if not 1 <= config.k <= config.n_latents:
+        raise CrossproofError(
+            f"k = {config.k} active latents a token need 1 <= k <= {config.n_latents} latents: "
+            f"lower k or widen the crosscoder."
+        )
 
 
 def _entries_above(pre: Float[Tensor, "B H"], threshold: Tensor) -> SparseLatents:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,25 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
+from crossproof.crosscoder.provenance import Provenance as Provenance
 from crossproof.errors import CrossproofError
 from crossproof.files import atomic_folder, read_json, read_tensors
 from crossproof.lm.hookpoints import BlockHookpoints, Hookpoints
 
 SCHEMA = 1
 WEIGHTS, CONFIG = "crosscoder.safetensors", "config.json"
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a crosscoder comes from: the model it explains and how it was trained."""
-
-    model: str
-    """Name of the language model, as given to `load_model`."""
-    weights_hash: str
-    """Hash of the language model's weights (`LanguageModel.weights_hash`)."""
-    seed: int = 0
-    training: Mapping[str, Any] = field(default_factory=dict)
-    """The training configuration, as plain values."""
 
 
 def save_crosscoder(crosscoder: Crosscoder, folder: Path, provenance: Provenance) -> None:

@@ -2,4 +2,5 @@
 
 import lazy_loader
 
+# Names are imported when they are first used: settings need no PyTorch.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

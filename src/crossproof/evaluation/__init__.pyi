@@ -6,6 +6,9 @@ from .attention import attention_scores as attention_scores
 from .attention import attention_views as attention_views
 from .attention import head_example as head_example
 from .attention import head_sums as head_sums
+from .config import MIDS as MIDS
+from .config import SCHEMES as SCHEMES
+from .config import EvaluationOptions as EvaluationOptions
 from .contexts import Context as Context
 from .contexts import LatentExample as LatentExample
 from .contexts import contexts_in as contexts_in
@@ -33,13 +36,10 @@ from .patching import mlp_out as mlp_out
 from .patching import resid_post as resid_post
 from .results import EvaluationResult as EvaluationResult
 from .results import RunEvaluation as RunEvaluation
-from .schemes import SCHEMES as SCHEMES
 from .splicing import reconstruction as reconstruction
 from .splicing import spliced as spliced
 from .statistics import Array as Array
 from .statistics import Statistic as Statistic
 from .statistics import available as available
 from .statistics import phi as phi
-from .tally import MIDS as MIDS
-from .tally import EvaluationOptions as EvaluationOptions
 from .tally import Tally as Tally

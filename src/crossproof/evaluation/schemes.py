@@ -11,11 +11,8 @@ from torch import Tensor
 
 from crossproof import kernels
 from crossproof.crosscoder.latents import SparseLatents
+from crossproof.evaluation.config import SCHEMES as SCHEMES
 from crossproof.interactions.contributions import Dominance, MLPDictionary
-
-SCHEMES = ("none", "drop-random", "drop-second", "drop-largest", "keep-largest")
-"""none: all latents. drop-X: all but one at each token and neuron. keep-largest: only the
-dominant one."""
 
 
 @dataclass(frozen=True)

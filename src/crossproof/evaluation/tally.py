@@ -11,32 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crossproof.crosscoder.encode import EncodedBatch
-from crossproof.evaluation.schemes import SCHEMES
+from crossproof.evaluation.config import MIDS as MIDS
+from crossproof.evaluation.config import EvaluationOptions as EvaluationOptions
 
 SHARE_BINS = 20
-MIDS = ("exact_mid", "reconstructed_mid")
-
-
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """What `evaluate` measures and how."""
-
-    batch_sequences: int = 8
-    """Sequences a forward pass."""
-    resamples: int = 1000
-    """Bootstrap resamples of the sequences."""
-    seed: int = 0
-    """Of the bootstrap and of drop-random."""
-    patch_hookpoints: bool = True
-    """Measure CE and KL recovered with each hookpoint patched (two forward passes each)."""
-    schemes: tuple[str, ...] = SCHEMES
-    """Ablation schemes whose Φ is measured (a forward pass a scheme, block and mid); none: no Φ."""
-    mids: tuple[str, ...] = MIDS
-    """Which resid_mid the MLP's output is added to."""
-    context_sequences: int = 64
-    """Contexts of a few latents come from this many of the sequences at most."""
-    latents: int = 6
-    """How many latents to show with their contexts."""
 
 
 @dataclass

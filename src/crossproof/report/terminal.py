@@ -15,7 +15,7 @@ from rich.text import Text
 from crossproof.evaluation.contexts import Context
 from crossproof.evaluation.measurement import PairFigures
 from crossproof.tables import Table
-from crossproof.training.run import Progress as TrainingProgress
+from crossproof.training.loop import Progress as TrainingProgress
 from crossproof.training.run import Report
 
 console = Console()

@@ -1,15 +1,61 @@
-"""The configuration of a run and the recipes that ship with the package."""
+"""The configuration of a run and the recipes that ship with the package.
+
+Imports nothing that takes time: the command line needs it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
-from crossproof.crosscoder.model import CrosscoderConfig
-from crossproof.training.objectives import Objective
-from crossproof.training.trainer import Optimisation
+from crossproof.crosscoder.config import CrosscoderConfig
+from crossproof.errors import CrossproofError
+from crossproof.training.objective import Objective
 
 LOOKED_AT = 864
 """Held-out sequences of the bundled text that were looked at while recipes were made."""
+
+
+RENAMED = {"penalty_share": "penalty_fraction", "revive_lift": "revive_bias_rate"}
+"""Settings of the optimisation as older runs spelled them, and what they are called now."""
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How a crosscoder is optimised."""
+
+    lr: float = 1e-3
+    """Adam's learning rate."""
+    beta1: float = 0.9
+    """Adam's memory of the gradient."""
+    beta2: float = 0.99
+    """Adam's memory of its square."""
+    clip: float = 1.0
+    """Largest gradient norm (of the loss divided by the number of scaled dimensions P·D)."""
+    warmup: float = 0.05
+    """Fraction of the steps over which the learning rate rises."""
+    decay: float = 0.3
+    """Fraction of the steps, at the end, over which it falls to zero."""
+    penalty_warmup: float = 0.2
+    """Fraction of the steps over which penalties rise to their strength."""
+    penalty_delay: float = 0.0
+    """Fraction of the steps before that, without penalties: a warm start from the unpenalised
+    crosscoder."""
+    penalty_fraction: float = 1.0
+    """Fraction of each batch's tokens on which terms about MLPs are computed: an unbiased
+    estimate at that fraction of their cost."""
+    dead_after: int = 20_000
+    """Tokens without activation after which a latent counts as dead."""
+    revive_k: int = 16
+    """Dead latents a token that are asked to explain the residual."""
+    revive_weight: float = 1 / 32
+    """Weight of that request."""
+    revive_bias_rate: float = 0.05
+    """How much the bias of a dead latent rises every step, as a fraction of the mean activation:
+    its pre-activation grows until it is active somewhere and can learn from the loss itself."""
+    bf16: bool = False
+    """Encode in bfloat16 (not faster on CPUs without native support)."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +119,8 @@ class RunConfig:
 
 DEMO = RunConfig(
     crosscoder=CrosscoderConfig(n_latents=1024, k=16),
-    objective=Objective(transition=200.0, all_latents=50.0, interaction=5.0),
-    optimisation=Optimisation(penalty_share=0.5, penalty_delay=0.25),
+    objective=Objective(keep_largest=200.0, all_latents=50.0, interaction=5.0),
+    optimisation=Optimisation(penalty_fraction=0.5, penalty_delay=0.25),
     steps=850,
     batch_tokens=1024,
     evaluation_sequences=48,
@@ -91,3 +137,34 @@ PAPER = replace(FULL, objective=Objective(interaction=100.0))
 
 RECIPES: dict[str, RunConfig] = {"demo": DEMO, "full": FULL, "paper": PAPER}
 """demo: a few minutes on two cores; full: the published figures; paper: the paper's penalty."""
+
+
+def config_to_dict(config: RunConfig) -> dict[str, Any]:
+    """Plain values for a config.json, which `config_from_dict` reads; strengths by name."""
+    plain = asdict(replace(config, objective=Objective()))
+    return plain | {"objective": dict(config.objective)}
+
+
+def config_from_dict(values: Mapping[str, Any]) -> RunConfig:
+    """The RunConfig that `config_to_dict` turned into `values`; CrossproofError if it is not one.
+
+    Settings that were called otherwise in older versions are known. Of an imported crosscoder,
+    which was not trained here, only the text is known.
+    """
+    if "imported" in values:
+        return RunConfig(text=str(values.get("text", "")), steps=0, batch_tokens=0)
+    try:
+        optimisation = {RENAMED.get(k, k): v for k, v in values["optimisation"].items()}
+        return RunConfig(
+            **{
+                **values,
+                "crosscoder": CrosscoderConfig(**values["crosscoder"]),
+                "objective": Objective.stored(values["objective"]),
+                "optimisation": Optimisation(**optimisation),
+                "hookpoints": tuple(values["hookpoints"]),
+            }
+        )
+    except (KeyError, TypeError) as error:
+        raise CrossproofError(
+            f"The run's config.json does not fit this version of crossproof ({error}): train again."
+        ) from error

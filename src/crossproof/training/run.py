@@ -10,32 +10,32 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from crossproof.activations import Harvest, read_sequences
-from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from crossproof.activations import read_sequences
+from crossproof.crosscoder.model import Crosscoder
 from crossproof.crosscoder.store import Provenance, save_crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.files import read_json
+from crossproof.files import make_folder, read_json, write_json
 from crossproof.lm import LanguageModel, load_model
 from crossproof.training import distributed
 from crossproof.training.checkpoint import load_checkpoint, save_checkpoint
-from crossproof.training.config import RunConfig
+from crossproof.training.config import RunConfig, config_from_dict, config_to_dict
+from crossproof.training.loop import Progress, Training
 from crossproof.training.machine import keep_freed_memory, thread_setting
-from crossproof.training.objectives import Objective
-from crossproof.training.together import (
-    INITIAL_BATCHES,
-    first_batches,
-    make_trainer,
-    mlps_by_place,
-)
-from crossproof.training.trainer import Optimisation, StepReport, Trainer
+from crossproof.training.objective import Objective
+from crossproof.training.result import MetricsLine
+
+Report = Callable[[Progress], None]
+"""What a display is: called after every logged step."""
 
 
 class Interrupted(Exception):  # noqa: N818  (not an error: the run was asked to stop)
@@ -46,75 +46,57 @@ class Interrupted(Exception):  # noqa: N818  (not an error: the run was asked to
         self.step = step
 
 
-@dataclass(frozen=True)
-class Progress:
-    """What a display is told after every logged step."""
-
-    step: int
-    steps: int
-    reports: dict[str, StepReport]
-    tokens_per_second: float
-    seconds_left: float
-
-
-Report = Callable[[Progress], None]
-
-
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A prepared run: the model, its harvest and one trainer a crosscoder."""
+    """A run that is ready to train, from its start or from a checkpoint."""
 
     config: RunConfig
     folder: Path
-    model: LanguageModel
-    harvest: Harvest
-    trainers: dict[str, Trainer]
+    training: Training
+
+    @property
+    def model(self) -> LanguageModel:
+        """The language model whose activations the crosscoders train on."""
+        return self.training.model
 
 
-def prepare(config: RunConfig, folder: Path) -> Run:
-    """Loads model and text, builds and initialises the crosscoders (all from the same seed)."""
+def prepare(
+    config: RunConfig,
+    model: LanguageModel | None = None,
+    sequences: Int[Tensor, "S T"] | None = None,
+) -> Training:
+    """Loads model and text unless they are given; all crosscoders start from the same seed."""
     thread_setting(config.threads)
-    device = distributed.local_device(config.device)
-    model = load_model(config.model, device=device)
-    hookpoints = model.hookpoints(list(config.hookpoints) or None)
-    context = min(config.context, model.context)
-    sequences = read_sequences(config.text, model, context, "train")
-    share = sequences[distributed.rank() :: distributed.world()]
-    batch_tokens = distributed.share_of(config.batch_tokens)
-    harvest = Harvest(model, share, hookpoints, batch_tokens, config.buffer_batches, config.seed)
-    if config.penalised and not hookpoints.mlp_blocks:
-        raise CrossproofError(
-            "None of the hookpoints is an MLP's input, so there is nothing to penalise: add "
-            "'blocks.*.mlp.hook_in' to --hookpoints."
-        )
-    sample = first_batches(harvest, INITIAL_BATCHES)
-    mlps = mlps_by_place(model, hookpoints) if config.penalised else {}
-    trainers = {
-        name: make_trainer(model, hookpoints, mlps, sample, replace(config, objective=objective))
-        for name, objective in config.objectives().items()
-    }
-    return Run(config, folder, model, harvest, trainers)
+    if model is None:
+        model = load_model(config.model, device=distributed.local_device(config.device))
+    if sequences is None:
+        context = min(config.context, model.context)
+        sequences = read_sequences(config.text, model, context, "train")
+    objectives = config.objectives().items()
+    configs = {name: replace(config, objective=objective) for name, objective in objectives}
+    return Training.build(model, sequences, configs)
 
 
-def start(config: RunConfig, folder: Path) -> Run:
+def start(
+    config: RunConfig,
+    folder: Path,
+    model: LanguageModel | None = None,
+    sequences: Int[Tensor, "S T"] | None = None,
+) -> Run:
     """A fresh run. Raises CrossproofError if the folder already holds one or cannot be written."""
     if (folder / "config.json").exists():
         raise CrossproofError(
             f"{folder} already holds a run: go on with --resume, or give another --out."
         )
-    run = prepare(config, folder)
+    run = Run(config, folder, prepare(config, model, sequences))
     distributed.wait_for_all()  # every process has seen that the folder is free
     if distributed.rank() > 0:
         return run
-    try:
-        for name in run.trainers:
-            (folder / name).mkdir(parents=True, exist_ok=True)
-            (folder / name / "metrics.jsonl").write_text("")
-        (folder / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
-    except OSError as error:
-        raise CrossproofError(
-            f"Cannot write {folder} ({error.strerror}): choose a writable folder."
-        ) from error
+    make_folder(folder)
+    for name in run.training.trainers:
+        make_folder(folder / name)
+        (folder / name / "metrics.jsonl").write_text("")
+    write_json(folder / "config.json", config_to_dict(config))
     return run
 
 
@@ -122,99 +104,62 @@ def resume(folder: Path) -> Run:
     """A stopped run, at its newest checkpoint; it ends with the same bytes as if never stopped."""
     if not folder.is_dir():
         raise CrossproofError(f"No run at {folder}: give the folder that `crossproof train` wrote.")
-    run = prepare(config_from_dict(read_json(folder / "config.json")), folder)
-    step = load_checkpoint(folder, run.trainers)
+    config = config_from_dict(read_json(folder / "config.json"))
+    training = prepare(config)
+    step = load_checkpoint(folder, training.trainers)
     distributed.wait_for_all()
-    for name in run.trainers if distributed.rank() == 0 else ():
+    for name in training.trainers if distributed.rank() == 0 else ():
         path = folder / name / "metrics.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
-    return run
+    return Run(config, folder, training)
 
 
-def config_from_dict(values: dict[str, Any]) -> RunConfig:
-    """The RunConfig that `asdict` turned into `values`; CrossproofError if it is not one.
-
-    Of an imported crosscoder, which was not trained here, only the text is known.
-    """
-    if "imported" in values:
-        return RunConfig(text=str(values.get("text", "")), steps=0, batch_tokens=0)
-    kinds = {"crosscoder": CrosscoderConfig, "objective": Objective, "optimisation": Optimisation}
-    try:
-        made = dict(values)
-        for name, kind in kinds.items():
-            made[name] = kind(**values[name])
-        made["hookpoints"] = tuple(values["hookpoints"])
-        return RunConfig(**made)
-    except (KeyError, TypeError) as error:
-        raise CrossproofError(
-            f"The run's config.json does not fit this version of crossproof ({error}): train again."
-        ) from error
-
-
-def train(run: Run, report: Report | None = None) -> dict[str, Crosscoder]:
+def train_run(run: Run, report: Report = lambda _: None) -> dict[str, Crosscoder]:
     """Trains to the end and saves the finished crosscoders.
 
     Raises Interrupted after SIGINT or SIGTERM, once a checkpoint is saved.
     """
     keep_freed_memory()
-    config, trainers = run.config, run.trainers
-    first = next(iter(trainers.values())).step_index
-    began = time.perf_counter()
+    config, training = run.config, run.training
+    device = torch.device(training.model.device)
     with stop_requests() as stop_requested:
-        for step, batch in zip(
-            range(first, config.steps), run.harvest.iterate(first), strict=False
-        ):
-            reports = {name: trainer.step(batch) for name, trainer in trainers.items()}
-            done = step + 1
+        for progress in training.steps():
+            done = progress.step
             if done % config.log_every == 0 or done == config.steps:
-                spent = (time.perf_counter() - began) / (done - first)
-                left = spent * (config.steps - done)
-                _log(
-                    run,
-                    Progress(done, config.steps, reports, config.batch_tokens / spent, left),
-                    report,
-                )
-            stop = distributed.any_process(stop_requested(), batch.device)
+                _log(run, progress, report)
+            stop = distributed.any_process(stop_requested(), device)
             if stop or done % config.checkpoint_every == 0:
                 _save(run, done)
             if stop and done < config.steps:
                 raise Interrupted(done)
-    for name, trainer in trainers.items() if distributed.rank() == 0 else ():
-        save_crosscoder(
-            trainer.crosscoder, run.folder / name / "crosscoder", provenance(run, trainer.objective)
-        )
-    return {name: trainer.crosscoder for name, trainer in trainers.items()}
+    for name, trainer in training.trainers.items() if distributed.rank() == 0 else ():
+        origin = provenance(run, trainer.objective)
+        save_crosscoder(trainer.crosscoder, run.folder / name / "crosscoder", origin)
+    return training.crosscoders
 
 
 def provenance(run: Run, objective: Objective) -> Provenance:
     """Where the run's crosscoders come from."""
-    training = asdict(run.config) | {"objective": asdict(objective)}
+    training = config_to_dict(run.config) | {"objective": dict(objective)}
     return Provenance(run.config.model, run.model.weights_hash, run.config.seed, training)
 
 
 def _save(run: Run, step: int) -> None:
     if distributed.rank() == 0:
-        save_checkpoint(run.folder, run.trainers, step)
+        save_checkpoint(run.folder, run.training.trainers, step)
     distributed.wait_for_all()
 
 
-def _log(run: Run, progress: Progress, report: Report | None) -> None:
+def _log(run: Run, progress: Progress, report: Report) -> None:
     if distributed.rank() > 0:
         return
     for name, step in progress.reports.items():
-        line = {
-            "step": progress.step,
-            "loss": step.loss.item(),
-            "terms": {term: value.item() for term, value in step.terms.items()},
-            "l0": step.l0,
-            "dead": int(step.dead),
-            "tokens_per_second": round(progress.tokens_per_second),
-        }
+        line = asdict(MetricsLine.of(progress.step, step))
+        line["tokens_per_second"] = round(progress.tokens_per_second)
         with (run.folder / name / "metrics.jsonl").open("a") as handle:
-            handle.write(json.dumps(line) + "\n")
-    if report is not None:
-        report(progress)
+            handle.write(json.dumps(line, allow_nan=False) + "\n")
+    report(progress)
 
 
 @contextmanager

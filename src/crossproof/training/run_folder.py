@@ -9,7 +9,7 @@ from crossproof.crosscoder.model import Crosscoder
 from crossproof.crosscoder.store import WEIGHTS, Provenance, load_crosscoder, read_provenance
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
-from crossproof.training.objectives import Objective
+from crossproof.training.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def objective_label(provenance: Provenance) -> str:
     origins = provenance.training.get("imported", [])
     if origins:
         return "imported: " + ", ".join(sorted({str(origin["format"]) for origin in origins}))
-    return Objective(**provenance.training.get("objective", {})).describe()
+    return Objective.stored(provenance.training.get("objective", {})).describe()
 
 
 def run_crosscoders(folder: Path) -> dict[str, tuple[Crosscoder, Provenance]]:

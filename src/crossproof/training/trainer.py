@@ -14,56 +14,15 @@ from crossproof.crosscoder.model import Crosscoder, Encoding
 from crossproof.errors import CrossproofError
 from crossproof.lm.mlp import MLPWeights
 from crossproof.training import distributed
-from crossproof.training.objectives import (
-    BLOCK_TERMS,
-    Objective,
-    Site,
-    Step,
-    penalties,
-    reconstruction,
-)
+from crossproof.training.config import Optimisation as Optimisation
+from crossproof.training.objective import Objective
+from crossproof.training.objectives import about_mlps, penalties, reconstruction
 from crossproof.training.schedules import Schedule
+from crossproof.training.step import Step, TargetMLP
 
 REVIVAL_PART = 4
 """One in so many of a batch's tokens asks dead latents for help: enough for rows that nothing else
 moves, at a fraction of the cost."""
-
-
-@dataclass(frozen=True)
-class Optimisation:
-    """How a crosscoder is optimised."""
-
-    lr: float = 1e-3
-    """Adam's learning rate."""
-    beta1: float = 0.9
-    """Adam's memory of the gradient."""
-    beta2: float = 0.99
-    """Adam's memory of its square."""
-    clip: float = 1.0
-    """Largest gradient norm (of the loss divided by the number of scaled dimensions P·D)."""
-    warmup: float = 0.05
-    """Fraction of the steps over which the learning rate rises."""
-    decay: float = 0.3
-    """Fraction of the steps, at the end, over which it falls to zero."""
-    penalty_warmup: float = 0.2
-    """Fraction of the steps over which penalties rise to their strength."""
-    penalty_delay: float = 0.0
-    """Fraction of the steps before that, without penalties: a warm start from the unpenalised
-    crosscoder."""
-    penalty_share: float = 1.0
-    """Fraction of each batch's tokens on which terms about MLPs are computed: an unbiased
-    estimate at that fraction of their cost."""
-    dead_after: int = 20_000
-    """Tokens without activation after which a latent counts as dead."""
-    revive_k: int = 16
-    """Dead latents a token that are asked to explain the residual."""
-    revive_weight: float = 1 / 32
-    """Weight of that request."""
-    revive_lift: float = 0.05
-    """How much the bias of a dead latent rises every step, as a fraction of the mean activation:
-    its pre-activation grows until it is active somewhere and can learn from the loss itself."""
-    bf16: bool = False
-    """Encode in bfloat16 (not faster on CPUs without native support)."""
 
 
 @dataclass(frozen=True)
@@ -101,15 +60,15 @@ class Trainer:
         seed: int = 0,
     ) -> None:
         self.crosscoder, self.objective, self.optimisation = crosscoder, objective, optimisation
-        wanted = mlps if objective.strengths().keys() & BLOCK_TERMS.keys() else {}
-        self.sites = [Site.build(p, mlp, seed) for p, mlp in wanted.items()]
+        wanted = mlps if about_mlps(objective) else {}
+        self.targets = [TargetMLP.build(p, mlp, seed) for p, mlp in wanted.items()]
         self.steps, self.step_index = steps, 0
         self.rate = Schedule(steps, optimisation.warmup, optimisation.decay)
         self.penalty = Schedule(
             steps, optimisation.penalty_warmup, decay=0.0, delay=optimisation.penalty_delay
         )
-        self.silent_for = torch.zeros(crosscoder.n_latents, dtype=torch.int64)
-        self.silent_for = self.silent_for.to(crosscoder.b_enc.device)
+        self.tokens_since_fired = torch.zeros(crosscoder.n_latents, dtype=torch.int64)
+        self.tokens_since_fired = self.tokens_since_fired.to(crosscoder.b_enc.device)
         betas = (optimisation.beta1, optimisation.beta2)
         self.adam = torch.optim.Adam(
             crosscoder.parameters(), lr=optimisation.lr, betas=betas, fused=True
@@ -120,7 +79,10 @@ class Trainer:
 
         Raises CrossproofError if the loss or its gradient is not finite; nothing has changed then.
         """
-        counters = [*self.crosscoder.buffers(), self.silent_for]  # the forward pass moves these
+        counters = [
+            *self.crosscoder.buffers(),
+            self.tokens_since_fired,
+        ]  # the forward pass moves these
         before = [counter.clone() for counter in counters]
         report = self._loss(batch.to(self.crosscoder.b_enc.device))
         self.adam.zero_grad(set_to_none=True)
@@ -135,7 +97,7 @@ class Trainer:
         for group in self.adam.param_groups:
             group["lr"] = self.optimisation.lr * self.rate(self.step_index)
         self.adam.step()
-        self._lift(report)
+        self._raise_biases(report)
         self.step_index += 1
         return report
 
@@ -144,14 +106,14 @@ class Trainer:
         x = batch * crosscoder.scale[:, None]
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.optimisation.bf16):
             encoding = crosscoder.encode_training(x.flatten(1))
-        step = Step.build(crosscoder, encoding, x, self.sites, self.optimisation.penalty_share)
+        step = Step.build(crosscoder, encoding, x, self.targets, self.optimisation.penalty_fraction)
         terms = {"reconstruction": reconstruction(step)}
         loss = terms["reconstruction"]
         ramp = self.penalty(self.step_index)
         for name, strength, value in penalties(self.objective, step) if ramp else ():
             terms[name] = value
             loss = loss + ramp * strength * value
-        dead = self._count_silence(encoding.latents)
+        dead = self._count_fired(encoding.latents)
         revival = self._revival(encoding, x.flatten(1), step.x_hat.flatten(1), dead)
         if revival is not None:
             loss = loss + self.optimisation.revive_weight * revival
@@ -163,12 +125,12 @@ class Trainer:
         return StepReport(detached, loss, latents.l0(), dead.sum(), mean_activation)
 
     @torch.no_grad()
-    def _count_silence(self, latents: SparseLatents) -> Tensor:
-        fired = torch.zeros_like(self.silent_for)
+    def _count_fired(self, latents: SparseLatents) -> Tensor:
+        fired = torch.zeros_like(self.tokens_since_fired)
         fired.index_add_(0, latents.indices, (latents.values > 0).to(torch.int64))
         distributed.sum_(fired)
-        self.silent_for.add_(latents.n_tokens * distributed.world()).mul_(fired == 0)
-        return self.silent_for > self.optimisation.dead_after
+        self.tokens_since_fired.add_(latents.n_tokens * distributed.world()).mul_(fired == 0)
+        return self.tokens_since_fired > self.optimisation.dead_after
 
     def _revival(
         self,
@@ -196,9 +158,11 @@ class Trainer:
         return error.pow(2).sum(1).mean()
 
     @torch.no_grad()
-    def _lift(self, report: StepReport) -> None:
-        dead = self.silent_for > self.optimisation.dead_after
-        self.crosscoder.b_enc.add_(dead * (self.optimisation.revive_lift * report.mean_activation))
+    def _raise_biases(self, report: StepReport) -> None:
+        dead = self.tokens_since_fired > self.optimisation.dead_after
+        self.crosscoder.b_enc.add_(
+            dead * (self.optimisation.revive_bias_rate * report.mean_activation)
+        )
 
     def _gradients(self) -> list[Tensor]:
         return [p.grad for p in self.crosscoder.parameters() if p.grad is not None]
@@ -229,7 +193,7 @@ class Trainer:
         tensors = {f"crosscoder.{k}": v for k, v in self.crosscoder.state_dict().items()}
         for index, state in self.adam.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{k}": v for k, v in state.items()}
-        tensors["silent_for"] = self.silent_for
+        tensors["tokens_since_fired"] = self.tokens_since_fired
         tensors["step"] = torch.tensor(self.step_index)
         return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
@@ -244,5 +208,6 @@ class Trainer:
                 _, index, key = name.split(".")
                 moments.setdefault(int(index), {})[key] = tensor.clone()  # Adam keeps it
         self.adam.load_state_dict({**self.adam.state_dict(), "state": moments})
-        self.silent_for.copy_(tensors["silent_for"])
+        older = tensors.get("silent_for")  # as older checkpoints spell it
+        self.tokens_since_fired.copy_(tensors["tokens_since_fired"] if older is None else older)
         self.step_index = int(tensors["step"])

@@ -1,10 +1,6 @@
 """Dictionaries that other libraries saved (docs/importing.md); one module a library."""
 
-from crossproof.crosscoder.formats.importing import (
-    FORMATS,
-    FormatName,
-    import_dictionaries,
-    import_dictionary,
-)
+import lazy_loader
 
-__all__ = ["FORMATS", "FormatName", "import_dictionaries", "import_dictionary"]
+# Names are imported when they are first used: listing formats needs no PyTorch.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from crossproof.crosscoder.formats.files import read_weights, read_yaml, take
-from crossproof.crosscoder.formats.foreign import Foreign, refuse_skip, transcoder
+from crossproof.crosscoder.formats.foreign import ForeignDictionary, refuse_skip, transcoder
 from crossproof.errors import CrossproofError
 
 CONFIG = "config.yaml"
@@ -27,7 +27,7 @@ def recognise(path: Path) -> bool:
     return (path / CONFIG).is_file() and "model_kind" in read_yaml(path / CONFIG)
 
 
-def read(path: Path) -> list[Foreign]:
+def read(path: Path) -> list[ForeignDictionary]:
     """A transcoder a layer, or the one cross-layer transcoder of the folder.
 
     Raises CrossproofError for a missing or damaged file, linear skips, topk (whose latents may be
@@ -73,7 +73,7 @@ def _rule(threshold: Tensor | None, path: Path) -> dict[str, Any]:
     return {"rule": "jumprelu", "threshold": threshold.reshape(-1)}
 
 
-def _layer(path: Path, config: dict[str, Any], layer: int) -> Foreign:
+def _layer(path: Path, config: dict[str, Any], layer: int) -> ForeignDictionary:
     tensors = read_weights(path)
     refuse_skip(str(path), tensors.get("W_skip"))
     weights = take(tensors, path, "W_enc", "b_enc", "W_dec", "b_dec")
@@ -82,7 +82,7 @@ def _layer(path: Path, config: dict[str, Any], layer: int) -> Foreign:
     return transcoder(str(path), _hooks(config, layer), *weights, layer=layer, about=about, **rule)
 
 
-def _crossing(path: Path, config: dict[str, Any], layers: list[int]) -> Foreign:
+def _crossing(path: Path, config: dict[str, Any], layers: list[int]) -> ForeignDictionary:
     """Reads every layer's input and writes every layer's output: 2L hookpoints."""
     parts = [_crossing_layer(path, i) for i in layers]
     count, (width, d_model) = len(parts), parts[0]["W_enc"].shape
@@ -102,7 +102,7 @@ def _crossing(path: Path, config: dict[str, Any], layers: list[int]) -> Foreign:
     thresholds = [part["threshold"] for part in parts if "threshold" in part]
     threshold = torch.cat(thresholds) if thresholds else None
     pairs = [_hooks(config, i) for i in layers]
-    return Foreign(
+    return ForeignDictionary(
         str(path),
         (*(first for first, _ in pairs), *(last for _, last in pairs)),
         W_enc,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from crossproof.crosscoder.formats.files import read_weights, read_yaml, take
-from crossproof.crosscoder.formats.foreign import Foreign, refuse_skip
+from crossproof.crosscoder.formats.foreign import ForeignDictionary, refuse_skip
 from crossproof.errors import CrossproofError
 
 CONFIG, WEIGHTS = "model_cfg.yaml", "model.pt"
@@ -26,7 +26,7 @@ def recognise(path: Path) -> bool:
     return (path / CONFIG).is_file()
 
 
-def read(path: Path) -> list[Foreign]:
+def read(path: Path) -> list[ForeignDictionary]:
     """The one crosscoder of the folder; its hookpoints are nowhere in it.
 
     Raises CrossproofError for a missing or damaged file, several models, unfolded scales, and
@@ -43,7 +43,7 @@ def read(path: Path) -> list[Foreign]:
     b_dec = tensors.get("_b_dec_XoDo", torch.zeros(1, places, d_model))
     rule, name = _rule(path, config, tensors)
     return [
-        Foreign(
+        ForeignDictionary(
             str(path),
             (None,) * places,
             W_enc[0].permute(2, 0, 1),

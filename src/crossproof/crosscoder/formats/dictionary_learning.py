@@ -13,7 +13,7 @@ from torch import Tensor
 
 from crossproof.crosscoder.formats.files import config_at, read_weights, take
 from crossproof.crosscoder.formats.foreign import (
-    Foreign,
+    ForeignDictionary,
     autoencoder,
     less_decoder_bias,
     ungated,
@@ -44,7 +44,7 @@ def _ours(tensors: Mapping[str, Tensor]) -> bool:
     return "encoder.weight" in names or {"W_enc", "b_enc", "W_dec", "b_dec"} <= names
 
 
-def read(path: Path) -> list[Foreign]:
+def read(path: Path) -> list[ForeignDictionary]:
     """The one dictionary of the folder or file.
 
     Raises CrossproofError for a missing or damaged file, a class it does not know, decoupled
@@ -88,10 +88,10 @@ def _kind(tensors: Mapping[str, Tensor], path: Path) -> str:
 
 def _autoencoder(
     kind: str, tensors: dict[str, Tensor], path: Path, trainer: Mapping[str, Any], about: Any
-) -> Foreign:
+) -> ForeignDictionary:
     hook, layer = _hook(trainer)
 
-    def made(names: tuple[str, str, str, str], **more: Any) -> Foreign:
+    def made(names: tuple[str, str, str, str], **more: Any) -> ForeignDictionary:
         W_enc, b_enc, W_dec, b_dec = take(tensors, path, *names)
         wide = W_enc.T if names[0] == "W_enc" else W_enc
         rows = W_dec if names[2] == "W_dec" else W_dec.T
@@ -149,7 +149,7 @@ def _set_threshold(tensors: Mapping[str, Tensor], path: Path) -> Tensor:
 
 def _crosscoder(
     tensors: dict[str, Tensor], path: Path, config: Mapping[str, Any], about: Any
-) -> Foreign:
+) -> ForeignDictionary:
     names = "encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias"
     W_enc, b_enc, W_dec, b_dec = take(tensors, path, *names)
     layers = config.get("encoder_layers") or list(range(len(W_dec)))
@@ -171,7 +171,7 @@ def _crosscoder(
         threshold = _set_threshold(tensors, path) / norm
         # 0 / 0: a latent without a decoder is never above its threshold in the library either
         more = {"rule": "jumprelu", "threshold": threshold.nan_to_num(nan=torch.inf)}
-    return Foreign(
+    return ForeignDictionary(
         str(path),
         (None,) * len(b_dec),
         W_enc.permute(2, 0, 1),
@@ -198,7 +198,7 @@ def _code_norm(name: str, W_dec: Tensor, config: Mapping[str, Any], path: Path) 
     return {"CROSSCODER": crosscoder, "SAE": sae, "NONE": torch.ones_like(sae)}[name]
 
 
-def _unnormalised(foreign: Foreign, tensors: Mapping[str, Tensor]) -> Foreign:
+def _unnormalised(foreign: ForeignDictionary, tensors: Mapping[str, Tensor]) -> ForeignDictionary:
     """The dictionary of raw activations, where the saved one is of (x - mean) * scale."""
     names = "activation_mean", "activation_std", "activation_global_scale"
     mean, std, scale = (tensors.get(name) for name in names)

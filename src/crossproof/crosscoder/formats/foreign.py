@@ -16,7 +16,7 @@ Rule = Literal["relu", "jumprelu", "topk"]
 
 
 @dataclass(frozen=True, eq=False)
-class Foreign:
+class ForeignDictionary:
     """pre = Σ_p x_p · W_enc[h,p] + b_enc[h], a = rule(pre), x̂_p = Σ_h a_h W_dec[h,p] + b_dec[p].
 
     x are activations at `hooks`, in the library's spelling; None where its files do not say.
@@ -86,12 +86,14 @@ def autoencoder(
     W_dec: Tensor,
     b_dec: Tensor,
     **more: Any,
-) -> Foreign:
+) -> ForeignDictionary:
     """An SAE, W_enc and W_dec [H, D]: it reads and writes one hookpoint.
 
-    `more` are fields of `Foreign`, which checks the shapes.
+    `more` are fields of `ForeignDictionary`, which checks the shapes.
     """
-    return Foreign(source, (hook,), W_enc[:, None], W_dec[:, None], b_enc, b_dec[None], **more)
+    return ForeignDictionary(
+        source, (hook,), W_enc[:, None], W_dec[:, None], b_enc, b_dec[None], **more
+    )
 
 
 def transcoder(
@@ -102,7 +104,7 @@ def transcoder(
     W_dec: Tensor,
     b_dec: Tensor,
     **more: Any,
-) -> Foreign:
+) -> ForeignDictionary:
     """A transcoder, W_enc and W_dec [H, D]: it reads the first hookpoint and writes the second.
 
     Encoder and decoder are zero at the other one. Raises CrossproofError if the two have different
@@ -113,7 +115,7 @@ def transcoder(
             f"{source} reads vectors of width {W_enc.shape[-1]} and writes vectors of width "
             f"{W_dec.shape[-1]}: a crosscoder's hookpoints all have the model's width."
         )
-    return Foreign(
+    return ForeignDictionary(
         source,
         hooks,
         torch.stack([W_enc, torch.zeros_like(W_enc)], 1),
@@ -124,7 +126,7 @@ def transcoder(
     )
 
 
-def less_decoder_bias(foreign: Foreign) -> Foreign:
+def less_decoder_bias(foreign: ForeignDictionary) -> ForeignDictionary:
     """The dictionary that encodes x - b_dec: the subtraction moves into b_enc."""
     shift = torch.einsum("hpd,pd->h", foreign.W_enc, foreign.b_dec)
     return replace(foreign, b_enc=foreign.b_enc - shift)

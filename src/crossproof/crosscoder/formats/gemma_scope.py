@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from crossproof.crosscoder.formats.files import config_at, read_weights, take
-from crossproof.crosscoder.formats.foreign import Foreign, autoencoder, refuse_skip
+from crossproof.crosscoder.formats.foreign import ForeignDictionary, autoencoder, refuse_skip
 from crossproof.errors import CrossproofError
 
 NAMES = ("params.npz", "params.safetensors")
@@ -23,7 +23,7 @@ def recognise(path: Path) -> bool:
     return _file(path) is not None
 
 
-def read(path: Path) -> list[Foreign]:
+def read(path: Path) -> list[ForeignDictionary]:
     """The one dictionary; whether SAE or transcoder, the hookpoints given later say.
 
     Raises CrossproofError for a damaged file, other tensors, or a linear skip.

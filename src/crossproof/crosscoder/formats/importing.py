@@ -3,49 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from crossproof.crosscoder.formats import (
-    circuit_tracer,
-    crosscode,
-    dictionary_learning,
-    gemma_scope,
-    saelens,
-    sparsify,
-)
-from crossproof.crosscoder.formats.foreign import Foreign
+from crossproof.crosscoder.formats.foreign import ForeignDictionary
 from crossproof.crosscoder.formats.joining import joined
 from crossproof.crosscoder.formats.places import placed
+from crossproof.crosscoder.formats.registry import FORMATS, DictionaryFormat
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.crosscoder.store import Provenance
 from crossproof.errors import CrossproofError
 from crossproof.lm.model import LanguageModel
-
-FormatName = Literal[
-    "saelens", "sparsify", "dictionary_learning", "crosscode", "gemma_scope", "circuit_tracer"
-]
-"""The keys of FORMATS, for the command line."""
-
-
-@dataclass(frozen=True)
-class Format:
-    """How one library's saves are recognised, by files and their content, and read."""
-
-    recognise: Callable[[Path], bool]
-    read: Callable[[Path], list[Foreign]]
-
-
-FORMATS: dict[str, Format] = {
-    "saelens": Format(saelens.recognise, saelens.read),
-    "sparsify": Format(sparsify.recognise, sparsify.read),
-    "dictionary_learning": Format(dictionary_learning.recognise, dictionary_learning.read),
-    "crosscode": Format(crosscode.recognise, crosscode.read),
-    "gemma_scope": Format(gemma_scope.recognise, gemma_scope.read),
-    "circuit_tracer": Format(circuit_tracer.recognise, circuit_tracer.read),
-}
 
 
 def import_dictionary(
@@ -75,21 +45,21 @@ def import_dictionaries(
 ) -> dict[str, tuple[Crosscoder, Provenance]]:
     """The same, but each dictionary a crosscoder of its own, by the name of its folder or file."""
     made: dict[str, tuple[Crosscoder, Provenance]] = {}
-    for found in _read(path, model, hookpoints, format):
-        name = found.name
+    for dictionary in _read(path, model, hookpoints, format):
+        name = dictionary.name
         while name in made:
             name += "+"
-        made[name] = _made([found], model)
+        made[name] = _made([dictionary], model)
     return made
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class ImportedDictionary:
     """A dictionary at hookpoints of the model, and where it came from."""
 
     name: str
     format: str
-    foreign: Foreign
+    foreign: ForeignDictionary
 
 
 def _read(
@@ -97,15 +67,15 @@ def _read(
     model: LanguageModel,
     hookpoints: Sequence[str] | None,
     format: str | None,
-) -> Iterator[Found]:
+) -> Iterator[ImportedDictionary]:
     paths = [path] if isinstance(path, str | Path) else list(path)
     if not paths:
         raise CrossproofError("No dictionaries were given: name at least one folder or file.")
     for base in map(Path, paths):
         for kind, where in find_dictionaries(base, format):
-            for foreign in FORMATS[kind].read(where):
-                found = placed(foreign, model, hookpoints)
-                yield Found(_name(Path(foreign.source), base), kind, found)
+            for foreign in FORMATS.get(kind).read(where):
+                name = _name(Path(foreign.source), base)
+                yield ImportedDictionary(name, kind, placed(foreign, model, hookpoints))
 
 
 def _name(source: Path, base: Path) -> str:
@@ -114,9 +84,11 @@ def _name(source: Path, base: Path) -> str:
     return re.sub(r"\.(pt|npz|safetensors)$", "", "-".join(parts))
 
 
-def _made(every: Sequence[Found], model: LanguageModel) -> tuple[Crosscoder, Provenance]:
-    crosscoder = joined([found.foreign for found in every], model)
-    training = {"imported": [_origin(found) for found in every], "objective": {}}
+def _made(
+    every: Sequence[ImportedDictionary], model: LanguageModel
+) -> tuple[Crosscoder, Provenance]:
+    crosscoder = joined([dictionary.foreign for dictionary in every], model)
+    training = {"imported": [_origin(dictionary) for dictionary in every], "objective": {}}
     return crosscoder, Provenance(model.name, model.weights_hash, 0, training)
 
 
@@ -126,23 +98,22 @@ def find_dictionaries(path: Path, format: str | None = None) -> list[tuple[str, 
     Raises CrossproofError if there is nothing there, nothing that is recognised, or no such
     format.
     """
-    if format is not None and format not in FORMATS:
-        raise CrossproofError(f"There is no format {format!r}: choose one of {', '.join(FORMATS)}.")
+    names = FORMATS.names() if format is None else (format,)
+    formats = {name: FORMATS.get(name) for name in names}
     if not path.exists():
         raise CrossproofError(f"There is no file or folder {path}: check the path.")
     if format is not None and path.is_file():
         return [(format, path)]
-    found = list(_search(path, FORMATS if format is None else {format: FORMATS[format]}))
-    if not found:
+    dictionaries = list(_search(path, formats))
+    if not dictionaries:
         raise CrossproofError(
-            f"{path} holds no dictionary that crossproof recognises "
-            f"({', '.join(FORMATS if format is None else [format])}): give the folder that the "
-            f"library saved."
+            f"{path} holds no dictionary that crossproof recognises ({', '.join(formats)}): give "
+            f"the folder that the library saved."
         )
-    return found
+    return dictionaries
 
 
-def _search(path: Path, formats: dict[str, Format]) -> Iterator[tuple[str, Path]]:
+def _search(path: Path, formats: Mapping[str, DictionaryFormat]) -> Iterator[tuple[str, Path]]:
     name = next((name for name, known in formats.items() if known.recognise(path)), None)
     if name is not None:
         yield name, path
@@ -156,12 +127,12 @@ def _natural(path: Path) -> list[Any]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
 
 
-def _origin(found: Found) -> dict[str, Any]:
+def _origin(dictionary: ImportedDictionary) -> dict[str, Any]:
     """Where latents come from, for the provenance: plain values."""
     return {
-        "format": found.format,
-        "path": found.foreign.source,
-        "latents": found.foreign.n_latents,
-        "hookpoints": list(found.foreign.hooks),
-        **found.foreign.about,
+        "format": dictionary.format,
+        "path": dictionary.foreign.source,
+        "latents": dictionary.foreign.n_latents,
+        "hookpoints": list(dictionary.foreign.hooks),
+        **dictionary.foreign.about,
     }

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from crossproof.crosscoder.formats.foreign import Foreign, Rule
+from crossproof.crosscoder.formats.foreign import ForeignDictionary, Rule
 from crossproof.crosscoder.formats.places import shared_hookpoint
 from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
 from crossproof.crosscoder.sparsity import JumpReLU
@@ -16,7 +16,7 @@ from crossproof.errors import CrossproofError
 from crossproof.lm.model import LanguageModel
 
 
-def joined(dictionaries: Sequence[Foreign], model: LanguageModel) -> Crosscoder:
+def joined(dictionaries: Sequence[ForeignDictionary], model: LanguageModel) -> Crosscoder:
     """The crosscoder whose latents are those of all dictionaries, in their order.
 
     Each dictionary keeps its own hookpoints (already the model's), its weights zero at the
@@ -55,7 +55,7 @@ def joined(dictionaries: Sequence[Foreign], model: LanguageModel) -> Crosscoder:
     return crosscoder.eval().to(model.device)
 
 
-def _rule(dictionaries: Sequence[Foreign]) -> tuple[Rule, int, int]:
+def _rule(dictionaries: Sequence[ForeignDictionary]) -> tuple[Rule, int, int]:
     rules = {foreign.rule for foreign in dictionaries}
     if "topk" not in rules:
         return ("jumprelu" if "jumprelu" in rules else "relu"), 0, 1
@@ -69,7 +69,7 @@ def _rule(dictionaries: Sequence[Foreign]) -> tuple[Rule, int, int]:
     return "topk", dictionaries[0].k, sum(f.groups for f in dictionaries)
 
 
-def _threshold(foreign: Foreign) -> Tensor:
+def _threshold(foreign: ForeignDictionary) -> Tensor:
     return torch.zeros(foreign.n_latents) if foreign.threshold is None else foreign.threshold
 
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crossproof.crosscoder.formats.foreign import Foreign, transcoder
+from crossproof.crosscoder.formats.foreign import ForeignDictionary, transcoder
 from crossproof.crosscoder.formats.sparsify import INPUT_OF
 from crossproof.errors import CrossproofError, nearest
 from crossproof.lm.model import LanguageModel
@@ -71,7 +71,9 @@ def _behind_norm(
     return Place(name, norm.weight, norm.bias) if before_affine else Place(name)
 
 
-def placed(foreign: Foreign, model: LanguageModel, hookpoints: Sequence[str] | None) -> Foreign:
+def placed(
+    foreign: ForeignDictionary, model: LanguageModel, hookpoints: Sequence[str] | None
+) -> ForeignDictionary:
     """The dictionary of raw activations at hookpoints of the model, by their names.
 
     `hookpoints` take the place of the file's own; `*` in them stands for the dictionary's layer.
@@ -120,7 +122,7 @@ def placed(foreign: Foreign, model: LanguageModel, hookpoints: Sequence[str] | N
     )
 
 
-def _named(foreign: Foreign, hookpoints: Sequence[str] | None) -> Foreign:
+def _named(foreign: ForeignDictionary, hookpoints: Sequence[str] | None) -> ForeignDictionary:
     if not hookpoints:
         if None in foreign.hooks:
             raise CrossproofError(
@@ -153,7 +155,7 @@ def _named(foreign: Foreign, hookpoints: Sequence[str] | None) -> Foreign:
     return replace(foreign, hooks=names)
 
 
-def _count(foreign: Foreign) -> str:
+def _count(foreign: ForeignDictionary) -> str:
     if foreign.either:
         return "hookpoint (an SAE), or its input and output (a transcoder)"
     count = len(foreign.hooks)
@@ -174,7 +176,7 @@ def _stream_is_centred(model: LanguageModel, hook: str) -> bool:
         ) from error
 
 
-def shared_hookpoint(dictionaries: Sequence[Foreign]) -> tuple[str, str, str] | None:
+def shared_hookpoint(dictionaries: Sequence[ForeignDictionary]) -> tuple[str, str, str] | None:
     """A hookpoint that two dictionaries write, and those two; None if there is none."""
     writers: dict[str, str] = {}
     for foreign in dictionaries:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from crossproof.crosscoder.formats.files import config_at, read_json, read_weights, take
 from crossproof.crosscoder.formats.foreign import (
-    Foreign,
+    ForeignDictionary,
     autoencoder,
     less_decoder_bias,
     refuse_skip,
@@ -38,7 +38,7 @@ def recognise(path: Path) -> bool:
     return "d_sae" in config_at(path / CONFIG)
 
 
-def read(path: Path) -> list[Foreign]:
+def read(path: Path) -> list[ForeignDictionary]:
     """The one dictionary of the folder.
 
     Raises CrossproofError for a missing or damaged file, an architecture that is not in
@@ -76,7 +76,9 @@ def _modern(config: dict[str, Any], path: Path) -> dict[str, Any]:
     return config
 
 
-def _build(kind: str, config: Mapping[str, Any], tensors: dict[str, Tensor], path: Path) -> Foreign:
+def _build(
+    kind: str, config: Mapping[str, Any], tensors: dict[str, Tensor], path: Path
+) -> ForeignDictionary:
     meta = config["metadata"]
     if meta.get("hook_head_index") is not None:
         raise CrossproofError(
@@ -136,7 +138,7 @@ def _k(config: Mapping[str, Any], path: Path) -> int:
     return int(config["k"])
 
 
-def _scaled(foreign: Foreign, config: Mapping[str, Any], path: Path) -> Foreign:
+def _scaled(foreign: ForeignDictionary, config: Mapping[str, Any], path: Path) -> ForeignDictionary:
     """Folds the scaling of activations that the dictionary was trained on."""
     kind = config.get("normalize_activations") or "none"
     if kind == "none" or kind is False:

@@ -8,7 +8,7 @@ from typing import Any
 
 from crossproof.crosscoder.formats.files import config_at, read_json, read_weights, take
 from crossproof.crosscoder.formats.foreign import (
-    Foreign,
+    ForeignDictionary,
     autoencoder,
     less_decoder_bias,
     refuse_skip,
@@ -27,7 +27,7 @@ def recognise(path: Path) -> bool:
     return "d_in" in config and "expansion_factor" in config
 
 
-def read(path: Path) -> list[Foreign]:
+def read(path: Path) -> list[ForeignDictionary]:
     """The one dictionary of the folder; its name (less seed folders) is the hookpoint.
 
     Raises CrossproofError for a missing or damaged file, a linear skip, or signed latents.

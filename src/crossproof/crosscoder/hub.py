@@ -1,0 +1,154 @@
+"""Crosscoders as folders with a model card, on the disk and on the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from crossproof.crosscoder.provenance import Provenance
+from crossproof.errors import CrossproofError, first_line
+from crossproof.files import write_text
+
+CARD = "README.md"
+
+Saved = TypeVar("Saved", bound="SavedOnHub")
+
+
+class SavedOnHub:
+    """`from_pretrained`, `save_pretrained` and `push_to_hub`, as models of the Hub have them."""
+
+    provenance: Provenance | None = None
+    """Where the crosscoder comes from; None if it was never saved."""
+
+    @classmethod
+    def from_pretrained(
+        cls: type[Saved], name_or_path: str | Path, revision: str | None = None
+    ) -> Saved:
+        """The crosscoder of a folder, or of a repository of the Hub by its id.
+
+        A folder comes first; the network is asked only for a name that is no folder. Raises
+        CrossproofError if there is none, or it is incomplete, damaged or of another format.
+        """
+        from crossproof.crosscoder.store import load_crosscoder
+
+        crosscoder, provenance = load_crosscoder(_folder(name_or_path, revision))
+        crosscoder.provenance = provenance
+        return cast(Saved, crosscoder)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        provenance: Provenance | None = None,
+        figures: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Writes the folder that `from_pretrained` reads, with a model card (README.md).
+
+        `provenance` defaults to that of the folder it was loaded from; `figures` (a name, a
+        number or words) are put into the card. Raises CrossproofError if the model is unknown or
+        the folder cannot be written.
+        """
+        from crossproof.crosscoder.store import save_crosscoder
+
+        crosscoder: Any = self
+        origin = provenance or self.provenance
+        if origin is None:
+            raise CrossproofError(
+                "Nothing says which model this crosscoder explains: give provenance=Provenance("
+                "model.name, model.weights_hash)."
+            )
+        save_crosscoder(crosscoder, Path(folder), origin)
+        write_text(Path(folder) / CARD, model_card(crosscoder, origin, figures or {}))
+
+    def push_to_hub(
+        self,
+        repository: str,
+        provenance: Provenance | None = None,
+        figures: Mapping[str, Any] | None = None,
+        private: bool = False,
+        message: str = "A crosscoder of crossproof",
+    ) -> str:
+        """Uploads what `save_pretrained` writes to a model repository; returns its address.
+
+        The repository is made if it does not exist; the Hub's own settings say who asks
+        (`hf auth login`). Raises CrossproofError if it refuses or cannot be reached.
+        """
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place) / "crosscoder"
+            self.save_pretrained(folder, provenance, figures)
+            api = HfApi()
+            try:
+                url = api.create_repo(repository, private=private, exist_ok=True)
+                api.upload_folder(repo_id=url.repo_id, folder_path=folder, commit_message=message)
+            except (HfHubHTTPError, HFValidationError, OSError) as error:
+                raise CrossproofError(
+                    f"The Hub did not take '{repository}' ({first_line(error)}): check the name, "
+                    f"your login (hf auth login), or the network."
+                ) from error
+        return str(url)
+
+
+def _folder(name_or_path: str | Path, revision: str | None) -> Path:
+    path = Path(name_or_path).expanduser()
+    if path.exists() or isinstance(name_or_path, Path) or name_or_path.startswith((".", "/", "~")):
+        return path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    from crossproof.crosscoder.store import CONFIG, WEIGHTS
+
+    try:
+        wanted = [CONFIG, WEIGHTS, CARD]
+        return Path(snapshot_download(name_or_path, revision=revision, allow_patterns=wanted))
+    except (OSError, HFValidationError, LocalEntryNotFoundError) as error:
+        raise CrossproofError(
+            f"'{name_or_path}' is neither a crosscoder's folder nor a repository that the Hugging "
+            f"Face Hub can give now; check the name, or the network."
+        ) from error
+
+
+def model_card(crosscoder: Any, provenance: Provenance, figures: Mapping[str, Any]) -> str:
+    """The README.md of a saved crosscoder: metadata, what it is, where from, figures, use."""
+    config, names = crosscoder.config, crosscoder.hookpoints.names
+    rule = config.sparsity + (f", k = {config.k}" if "topk" in config.sparsity else "")
+    objective = provenance.training.get("objective") or {}
+    terms = ", ".join(f"{name} {value}" for name, value in objective.items() if value)
+    rows = {
+        "language model": f"`{provenance.model}` (weights {provenance.weights_hash})",
+        "latents": f"{config.n_latents:,} ({rule})",
+        "hookpoints": ", ".join(f"`{name}`" for name in names),
+        "width": f"{crosscoder.d_model:,}",
+        "objective": terms or "reconstruction only",
+        "trained on": str(provenance.training.get("text") or "not recorded"),
+        "seed": str(provenance.seed),
+        **{name: str(value) for name, value in figures.items()},
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    base = f"base_model: {provenance.model}\n" if "/" in provenance.model else ""
+    return f"""---
+library_name: crossproof
+tags:
+- crosscoder
+- interpretability
+{base}---
+
+# A crosscoder of {provenance.model}
+
+A sparse dictionary that reads and writes {len(names)} hookpoints of one language model at once,
+trained with [crossproof](https://pypi.org/project/crossproof/).
+
+| | |
+|---|---|
+{table}
+
+```python
+import crossproof
+
+crosscoder = crossproof.Crosscoder.from_pretrained("THIS-REPOSITORY")
+latents = crosscoder.encode(x)  # x: raw activations [tokens, {len(names)}, {crosscoder.d_model}]
+```
+"""

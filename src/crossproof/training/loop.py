@@ -1,0 +1,151 @@
+"""The one training loop: crosscoders that take their steps on the same batches of activations."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from crossproof.activations import Harvest
+from crossproof.crosscoder.config import CrosscoderConfig
+from crossproof.crosscoder.model import Crosscoder
+from crossproof.errors import CrossproofError
+from crossproof.lm.hookpoints import Hookpoints
+from crossproof.lm.mlp import MLPWeights
+from crossproof.lm.model import LanguageModel
+from crossproof.training import distributed
+from crossproof.training.config import RunConfig
+from crossproof.training.trainer import StepReport, Trainer
+
+INITIAL_BATCHES = 4
+"""Batches whose tokens estimate scale and mean and seed the latents' directions."""
+
+OWN_SETTINGS = ("crosscoder", "objective", "optimisation", "baseline")
+"""What may differ between crosscoders that train on the same batches."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What has just been done, and how long the rest will take."""
+
+    step: int
+    steps: int
+    reports: dict[str, StepReport]
+    """Of each crosscoder."""
+    tokens_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """A language model's activations and one trainer a crosscoder."""
+
+    model: LanguageModel
+    config: RunConfig
+    """What all crosscoders have in common."""
+    harvest: Harvest
+    trainers: dict[str, Trainer]
+
+    @classmethod
+    def build(
+        cls,
+        model: LanguageModel,
+        sequences: Int[Tensor, "S T"],
+        configs: Mapping[str, RunConfig],
+        initial_batches: int = INITIAL_BATCHES,
+    ) -> Training:
+        """A crosscoder for each configuration's objective, initialised on the first batches.
+
+        Where several processes train, each takes its share of `sequences` and of every batch.
+        Raises CrossproofError if configurations differ in more than OWN_SETTINGS, or penalise
+        MLPs none of whose inputs is a hookpoint.
+        """
+        first = _common(configs)
+        hookpoints = model.hookpoints(list(first.hookpoints) or None)
+        penalised = any(config.penalised for config in configs.values())
+        if penalised and not hookpoints.mlp_blocks:
+            raise CrossproofError(
+                "None of the hookpoints is an MLP's input, so there is nothing to penalise: add "
+                "'blocks.*.mlp.hook_in' to --hookpoints."
+            )
+        share = sequences[distributed.rank() :: distributed.world()]
+        tokens = distributed.share_of(first.batch_tokens)
+        harvest = Harvest(model, share, hookpoints, tokens, first.buffer_batches, first.seed)
+        mlps = mlps_by_hookpoint(model, hookpoints) if penalised else {}
+        sample = first_batches(harvest, initial_batches)
+        made: dict[CrosscoderConfig, Crosscoder] = {}
+        for config in configs.values():
+            if config.crosscoder not in made:
+                made[config.crosscoder] = initialised(model, hookpoints, sample, config)
+        trainers = {
+            name: Trainer(
+                copy.deepcopy(made[config.crosscoder]),
+                mlps,
+                config.objective,
+                config.optimisation,
+                config.steps,
+                config.seed,
+            )
+            for name, config in configs.items()
+        }
+        return cls(model, first, harvest, trainers)
+
+    @property
+    def step(self) -> int:
+        """How many steps have been taken."""
+        return next(iter(self.trainers.values())).step_index
+
+    @property
+    def crosscoders(self) -> dict[str, Crosscoder]:
+        """The crosscoders as they are now."""
+        return {name: trainer.crosscoder for name, trainer in self.trainers.items()}
+
+    def steps(self) -> Iterator[Progress]:
+        """Takes the steps that are left, one an iteration; the caller may stop between any two."""
+        first, steps, began = self.step, self.config.steps, time.perf_counter()
+        for step, batch in zip(range(first, steps), self.harvest.iterate(first), strict=False):
+            reports = {name: trainer.step(batch) for name, trainer in self.trainers.items()}
+            spent = (time.perf_counter() - began) / (step + 1 - first)
+            left = spent * (steps - step - 1)
+            yield Progress(step + 1, steps, reports, self.config.batch_tokens / spent, left)
+
+
+def _common(configs: Mapping[str, RunConfig]) -> RunConfig:
+    name, first = next(iter(configs.items()))
+    for other, config in configs.items():
+        if replace(config, **{part: getattr(first, part) for part in OWN_SETTINGS}) != first:
+            raise CrossproofError(
+                f"'{other}' does not train on the same batches as '{name}': only crosscoder, "
+                f"objective and optimisation may differ."
+            )
+    return first
+
+
+def initialised(
+    model: LanguageModel,
+    hookpoints: Hookpoints,
+    sample: Float[Tensor, "M P D"],
+    config: RunConfig,
+) -> Crosscoder:
+    """The configuration's crosscoder at the start of its training, the same in all processes."""
+    crosscoder = Crosscoder(config.crosscoder, hookpoints, model.d_model).to(model.device)
+    crosscoder.initialise(sample, config.seed)
+    crosscoder.fit_gain(sample)
+    distributed.copy_from_first_(crosscoder.state_dict().values())
+    return crosscoder
+
+
+def first_batches(harvest: Harvest, count: int) -> Float[Tensor, "M P D"]:
+    """The first `count` batches in one piece, or the whole corpus if it is shorter."""
+    return torch.cat([harvest.batch(step) for step in range(min(count, len(harvest)))])
+
+
+def mlps_by_hookpoint(model: LanguageModel, hookpoints: Hookpoints) -> dict[int, MLPWeights]:
+    """The MLPs whose input is one of the hookpoints, by its index."""
+    inputs = {block: hookpoints.blocks[block].mlp_in for block in hookpoints.mlp_blocks}
+    return {index: model.mlp(block) for block, index in inputs.items() if index is not None}
