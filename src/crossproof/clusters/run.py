@@ -45,7 +45,7 @@ from crossproof.clusters.subject import (
 from crossproof.clusters.texts import Material, Side, Texts, needed, questions
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.measure import measurable, named_crosscoders
+from crossproof.evaluation.measure_run import measurable, named_crosscoders
 from crossproof.files import write_json
 from crossproof.lm.model import LanguageModel
 

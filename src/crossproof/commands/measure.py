@@ -13,7 +13,7 @@ import tyro
 from crossproof.activations.corpus import TextSlice
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.measure import MeasureOptions, measure_runs
+from crossproof.evaluation.measure_run import MeasureOptions, measure_runs
 from crossproof.lm import load_model
 from crossproof.report import refresh_report
 from crossproof.report.terminal import evaluation_display, print_contexts, print_tables
