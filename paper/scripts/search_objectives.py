@@ -189,7 +189,7 @@ def main(search: Search) -> None:
         wanted = {name: replace(config, seed=seed) for name, config in wanted.items()}
         trained = train_together(model, train, wanted, print, INITIAL_BATCHES)
         for name, crosscoder in trained.items():
-            figures = evaluate(model, crosscoder, validation, WANTED)
+            figures = evaluate(model, crosscoder, validation, WANTED).to_json()
             line = point(name, wanted[name], seed, figures)
             with path.open("a") as handle:
                 handle.write(json.dumps(line) + "\n")

@@ -26,6 +26,8 @@ R = TypeVar("R", bound="Result")  # not Self: beartype checks methods one by one
 
 MISSING = "missing"
 """The key under which a document says why a value is null."""
+UNDEFINED, INFINITE = "not defined (0/0)", "infinite"
+"""The reasons."""
 ABSENT = {"absent": True}
 """Metadata of a dataclass field that JSON leaves out where it is None: not measured, which is
 something else than undefined."""
@@ -54,9 +56,9 @@ class Result:
         """The result that `to_json` wrote; CrossproofError if `content` is not one."""
         cls.check(content)
         try:
-            made: R = _converter().structure(
-                {key: value for key, value in content.items() if key != MISSING}, cls
-            )
+            missing = content.get(MISSING, {})
+            plain = {key: value for key, value in content.items() if key != MISSING}
+            made: R = _converter().structure(_restored(plain, "", missing), cls)
         except Exception as error:  # cattrs groups errors of every kind under its own
             raise CrossproofError(
                 f"This is no {cls.__name__} of this version of crossproof: make it again."
@@ -87,12 +89,23 @@ class Result:
 def _finite(value: Any, path: str, missing: dict[str, str]) -> Any:
     """The same with null for numbers that JSON cannot hold; their paths go into `missing`."""
     if isinstance(value, float) and not math.isfinite(value):
-        missing[path] = "not defined (0/0)" if math.isnan(value) else "infinite"
+        missing[path] = UNDEFINED if math.isnan(value) else INFINITE
         return None
     if isinstance(value, Mapping):
         return {str(k): _finite(v, _below(path, k), missing) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(v, _below(path, at), missing) for at, v in enumerate(value)]
+    return value
+
+
+def _restored(value: Any, path: str, missing: Mapping[str, str]) -> Any:
+    """The same with the numbers that `missing` names the reasons of."""
+    if value is None and path in missing:
+        return math.inf if missing[path] == INFINITE else math.nan
+    if isinstance(value, Mapping):
+        return {k: _restored(v, _below(path, k), missing) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_restored(v, _below(path, at), missing) for at, v in enumerate(value)]
     return value
 
 
@@ -109,9 +122,6 @@ def _converter() -> Converter:
     converter: Converter = make_converter(prefer_attrib_converters=False)
     converter.register_unstructure_hook(Path, str)
     converter.register_structure_hook(Path, lambda value, _: Path(value))
-    converter.register_structure_hook(
-        float, lambda value, _: math.nan if value is None else float(value)
-    )
 
     def plain(cls: type) -> Any:
         left_out = {

@@ -55,3 +55,14 @@ def test_the_interval_is_that_of_resampled_sequences() -> None:
 def test_identical_sequences_leave_no_doubt() -> None:
     sums = {"count": np.full(5, 3.0), "error": np.full((5, 1), 6.0)}
     assert estimate(sums, ratio).ci == (2.0, 2.0)
+
+
+def test_no_public_name_is_hidden_by_a_module_of_its_name() -> None:
+    """`import crossproof.evaluation.X` would put the module where the function X was."""
+    import importlib
+    import pkgutil
+
+    for package in ("crossproof", "crossproof.evaluation", "crossproof.interactions"):
+        found = importlib.import_module(package)
+        modules = {module.name for module in pkgutil.iter_modules(found.__path__)}
+        assert not modules & set(found.__all__), package

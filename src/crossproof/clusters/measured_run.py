@@ -15,7 +15,7 @@ from crossproof.clusters.encoded_text import PARTS
 from crossproof.clusters.settings import JudgedText, check_measured
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.measure import measurable
+from crossproof.evaluation.measure_run import measurable
 from crossproof.files import read_json
 from crossproof.interactions.matrix import Interactions
 from crossproof.lm.model import LanguageModel

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from crossproof.activations.corpus import TextSlice
 from crossproof.evaluation import EvaluationOptions
-from crossproof.evaluation.evaluate_run import evaluate_run
+from crossproof.evaluation.run_figures import evaluate_run
 from crossproof.files import make_folder
 from crossproof.lm import LanguageModel
 from crossproof.report import report_run

@@ -60,7 +60,7 @@ def run(arguments: Sequence[str], began: float) -> None:
             raise CrossproofError(f"--{shown} is {getattr(options, name)}: give 0 or more.")
 
     from crossproof.activations.corpus import TextSlice
-    from crossproof.evaluation.measure import MeasureOptions, measure_runs
+    from crossproof.evaluation.measure_run import MeasureOptions, measure_runs
     from crossproof.lm import load_model
     from crossproof.report import refresh_report
     from crossproof.report.terminal import evaluation_display, print_contexts, print_tables

@@ -58,7 +58,8 @@ class EncodedBatch:
 
     def latents_only(self) -> EncodedBatch:
         """The same without activations, which take most of the memory."""
-        return replace(self, x=self.x[:0], model_activations={})
+        empty = self.x.new_empty(0, *self.x.shape[1:])  # a view would keep all of them
+        return replace(self, x=empty, model_activations={})
 
     def activations_of(self, latent: int) -> Float[Tensor, "S T"]:
         """One latent's activations; 0 where a position is not encoded."""

@@ -63,7 +63,7 @@ def pairs_table(title: str, result: MeasurementResult) -> Table:
         rows.append(Row("\u00a0".join(map(str, pair.latents)), tuple(values)))  # never broken
     note = f"{', '.join(forms)} and second difference: mean over tokens with both active."
     if shapley:
-        note += " φ: Shapley–Taylor index at the few tokens where the pair interacts most."
+        note += " φ: Shapley–Taylor index of the MLP’s output where the pair interacts most."
     return Table(title, tuple(columns), tuple(rows), corner="pair", note=note)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from crossproof.activations.corpus import TextSlice
-from crossproof.evaluation.evaluate import evaluate
+from crossproof.evaluation.evaluating import evaluate
 from crossproof.evaluation.results import RunEvaluation
 from crossproof.evaluation.tally import EvaluationOptions
 from crossproof.lm import LanguageModel
