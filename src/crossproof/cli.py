@@ -32,6 +32,7 @@ USAGE = "\n".join(
         "usage: crossproof COMMAND [OPTIONS]\n",
         *(f"  {name:10s} {text}" for name, text in COMMANDS.items()),
         "\n`crossproof COMMAND --help` explains every option of a command.",
+        "`--plugin MODULE` imports a module of yours that registers objectives or the like.",
     ]
 )
 
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Imported late: `--help` and typing errors should not wait for torch and transformers.
         if given[0] not in COMMANDS:
             raise CrossproofError(f"There is no command '{given[0]}'.\n\n{USAGE}")
+        given = _import_plugins(given)
         module = MODULES.get(given[0], given[0])
         command = importlib.import_module(f"crossproof.commands.{module}")
         command.run(given[1:], began)
@@ -61,3 +63,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("crossproof: stopped.", file=sys.stderr)
         sys.exit(130)
+
+
+def _import_plugins(arguments: Sequence[str]) -> list[str]:
+    """Imports the module after every --plugin, from the working folder too; returns the rest."""
+    rest, words = [], iter(arguments)
+    for word in words:
+        option, equals, name = word.partition("=")
+        if option != "--plugin":
+            rest.append(word)
+            continue
+        name = name if equals else next(words, "")
+        sys.path.insert(0, os.getcwd())
+        try:
+            importlib.import_module(name)
+        except (ImportError, ValueError) as error:
+            raise CrossproofError(
+                f"The plugin '{name}' cannot be imported ({error}): give the name of a module, "
+                f"installed or in this folder."
+            ) from error
+        finally:
+            sys.path.pop(0)
+    return rest

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +20,8 @@ from crossproof.training.loop import Progress as TrainingProgress
 from crossproof.training.run import Report
 
 console = Console()
+PAUSE = 10.0
+"""Seconds between lines about one thing, where there is no terminal to draw on."""
 
 
 @contextmanager
@@ -73,7 +76,13 @@ def _print_lines(progress: TrainingProgress) -> None:
 def evaluation_display(
     doing: str = "evaluating", unit: str = "held-out sequences"
 ) -> Iterator[Any]:
-    """A reporter for `evaluate_run` and its like: sequences done, a bar a crosscoder."""
+    """A reporter for `evaluate_run` and its like: sequences done, a bar a crosscoder.
+
+    Where there is no terminal to draw on, a line now and then.
+    """
+    if not console.is_terminal:
+        yield _progress_lines(doing, unit)
+        return
     bar = Progress(
         TextColumn(doing + " {task.description}"),
         BarColumn(),
@@ -96,6 +105,20 @@ def print_tables(tables: Iterable[Table]) -> None:
     """Prints the tables of a result, one below the other."""
     for table in tables:
         console.print(table.to_rich())
+
+
+def _progress_lines(doing: str, unit: str) -> Callable[[str, int, int], None]:
+    """A reporter that prints a line when something begins, every PAUSE seconds, and at its end."""
+    last: dict[str, float] = {}
+
+    def report(name: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if name in last and done < total and now - last[name] < PAUSE:
+            return
+        last[name] = now
+        print(f"{doing} {name}: {done}/{total} {unit}".strip(), flush=True)
+
+    return report
 
 
 def print_contexts(title: str, pairs: Iterable[PairFigures]) -> None:
