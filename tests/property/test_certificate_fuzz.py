@@ -12,7 +12,6 @@ import certificates as small
 import numpy as np
 import pytest
 import torch
-from crossproof.proof.certificate.publish import publish
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
@@ -20,12 +19,13 @@ from safetensors.numpy import load_file, save_file
 from crossproof.errors import CrossproofError
 from crossproof.proof.bounds.network import Network, SparseDomain
 from crossproof.proof.certificate import format as form
-from crossproof.proof.certificate.cost import Cost
+from crossproof.proof.certificate.cost import ProofCost
 from crossproof.proof.certificate.provers.boxes import boxes_draft
 from crossproof.proof.certificate.provers.latents import generating_latents
 from crossproof.proof.certificate.provers.pairs import effects, pairs_draft
 from crossproof.proof.certificate.result import VerificationResult
 from crossproof.proof.certificate.verifier import verify
+from crossproof.proof.certificate.writer import publish
 
 ATTACKS = settings(
     deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -53,7 +53,7 @@ def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         "boxes": lambda: boxes_draft(network, domain, generating_latents(domain), nodes=60),
     }[request.param]()
     folder = tmp_path_factory.mktemp("certificate") / "honest"
-    publish(draft, folder, {}, Cost(0, 0.0, 0))
+    publish(draft, folder, {}, ProofCost(0, 0.0, 0))
     return Target(folder, folder.with_name("attacked"))
 
 
