@@ -69,7 +69,7 @@ def sound(folder: Path, verdict: VerificationResult) -> None:
         inputs = (domain["left"][:, None] + domain["right"][None]).flatten(0, 1)
         labels = ((torch.arange(p)[:, None] + torch.arange(p)) % p).flatten()
     else:
-        sparse = SparseDomain(**domain)
+        sparse = SparseDomain(decoder=domain.pop("atoms"), **domain)
         activations, labels = sparse.sample(2000, small.draws(0))
         inputs = sparse.inputs(activations)
     truth = small.truth(network, inputs, labels)
