@@ -20,6 +20,7 @@ from theory.additive import (
     pair_interactions,
     pairwise_minima,
 )
+from theory.constants import OSCILLATION
 from theory.dominant import (
     dominant_ladder,
 )
@@ -28,7 +29,7 @@ from torch import Tensor
 from crossproof.errors import CrossproofError
 from crossproof.interactions import additive_interaction
 from crossproof.lm import Activation
-from crossproof.lm.constants import CURVATURE, OSCILLATION, oscillation
+from crossproof.lm.constants import CURVATURE, oscillation
 from crossproof.proof.bounds import (
     additive_error,
     additive_gap,

@@ -12,7 +12,6 @@ import certificates as small
 import numpy as np
 import pytest
 import torch
-from crossproof.proof.certificate.publish import publish
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from profiles import examples
@@ -21,12 +20,13 @@ from safetensors.numpy import load_file, save_file
 from crossproof.errors import CrossproofError
 from crossproof.proof.bounds.network import Network, SparseDomain
 from crossproof.proof.certificate import format as form
-from crossproof.proof.certificate.cost import Cost
+from crossproof.proof.certificate.cost import ProofCost
 from crossproof.proof.certificate.provers.boxes import boxes_draft
 from crossproof.proof.certificate.provers.latents import generating_latents
 from crossproof.proof.certificate.provers.pairs import effects, pairs_draft
 from crossproof.proof.certificate.result import VerificationResult
 from crossproof.proof.certificate.verifier import verify
+from crossproof.proof.certificate.writer import publish
 
 ATTACKS = settings(
     examples(25), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -54,7 +54,7 @@ def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         "boxes": lambda: boxes_draft(network, domain, generating_latents(domain), nodes=60),
     }[request.param]()
     folder = tmp_path_factory.mktemp("certificate") / "honest"
-    publish(draft, folder, {}, Cost(0, 0.0, 0))
+    publish(draft, folder, {}, ProofCost(0, 0.0, 0))
     return Target(folder, folder.with_name("attacked"))
 
 
@@ -70,7 +70,7 @@ def sound(folder: Path, verdict: VerificationResult) -> None:
         inputs = (domain["left"][:, None] + domain["right"][None]).flatten(0, 1)
         labels = ((torch.arange(p)[:, None] + torch.arange(p)) % p).flatten()
     else:
-        sparse = SparseDomain(**domain)
+        sparse = SparseDomain(decoder=domain.pop("atoms"), **domain)
         activations, labels = sparse.sample(2000, small.draws(0))
         inputs = sparse.inputs(activations)
     truth = small.truth(network, inputs, labels)

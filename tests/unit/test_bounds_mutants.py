@@ -38,7 +38,7 @@ from mutating import Change, Constant, find_function, home
 from crossproof.lm import Activation
 
 LANDMARKS = {
-    "constants": ("slope_range",),
+    "constants": ("slope_range", "OSCILLATION"),
     "slack": ("product_slack", "preactivation_slack"),
     "paths": ("linear_path",),
     "functionals": ("gram_bound", "functional_bound"),

@@ -14,14 +14,13 @@ from hypothesis import strategies as st
 from profiles import examples
 from reference import LIPSCHITZ as KNOWN
 from reference import act
+from theory.constants import MINIMUM, OSCILLATION
 
 from crossproof.lm import Activation
 from crossproof.lm.constants import (
     CRITICAL,
     CURVATURE,
     LIPSCHITZ,
-    MINIMUM,
-    OSCILLATION,
     ROUNDING,
     derivative,
     lipschitz,

@@ -27,12 +27,6 @@ LIPSCHITZ: dict[Activation, float] = {
 }
 """L = sup |σ'|, rounded up. For xΦ(x), L = Φ(√2) + √2 φ(√2); the others have no closed form."""
 
-OSCILLATION: dict[Activation, float] = {
-    activation: {Activation.RELU: 1.0, Activation.IDENTITY: 0.0}.get(activation, 2 * L - 1)
-    for activation, L in LIPSCHITZ.items()
-}
-"""ω = sup σ' - inf σ', rounded up; 2L - 1 because σ'(x) + σ'(-x) = 1 (2L - 1 is exact here)."""
-
 CURVATURE: dict[Activation, float] = {
     Activation.RELU: math.inf,
     Activation.GELU: 0.797884560802866,
@@ -42,16 +36,6 @@ CURVATURE: dict[Activation, float] = {
     Activation.IDENTITY: 0.0,
 }
 """M = sup |σ''|, rounded up: attained at 0, √(2/π) for both GELUs; ReLU has a kink."""
-
-MINIMUM: dict[Activation, float] = {
-    Activation.RELU: 0.0,
-    Activation.GELU: -0.169971207479904,
-    Activation.GELU_TANH: -0.170040750571255,
-    Activation.SILU: -0.278464542761074,
-    Activation.QUICK_GELU: -0.163610189636354,
-    Activation.IDENTITY: -math.inf,
-}
-"""min σ, rounded down."""
 
 CRITICAL: dict[Activation, float] = {
     Activation.GELU: math.sqrt(2),

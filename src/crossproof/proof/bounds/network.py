@@ -6,29 +6,15 @@ real-arithmetic network with exactly these weights (THEORY section 8).
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from crossproof.errors import CrossproofError
-
-
-def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 (hex) over names, shapes and values (little-endian float64 or int64), by name."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu()
-        kind = "<f8" if tensor.is_floating_point() else "<i8"
-        values = np.ascontiguousarray(tensor.numpy().astype(kind))
-        shape = ",".join(str(size) for size in values.shape)
-        digest.update(f"{name}:{kind}:{shape}\n".encode())
-        digest.update(values.tobytes())
-    return digest.hexdigest()
+from crossproof.proof.certificate.format import tensors_hash
 
 
 class _Hashed:
@@ -40,8 +26,8 @@ class _Hashed:
 
     @property
     def hash(self) -> str:
-        """SHA-256 (hex) over all tensors; see `tensors_hash`."""
-        return tensors_hash(self.tensors())
+        """SHA-256 (hex) over all tensors, as in certificates."""
+        return tensors_hash({k: t.detach().cpu().numpy() for k, t in self.tensors().items()})
 
     def _check_finite(self, what: str) -> None:
         for name, tensor in self.tensors().items():

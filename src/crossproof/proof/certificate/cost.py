@@ -16,7 +16,7 @@ from crossproof.proof.certificate.verifier.arithmetic import Arithmetic
 
 
 @dataclass(frozen=True)
-class Cost:
+class ProofCost:
     """Arithmetic operations (a multiply-add is two), wall time and bytes read."""
 
     operations: int
@@ -31,7 +31,7 @@ class BruteForce:
     accuracy: float
     """An input counts as right when the label's logit is above all others."""
     cross_entropy: float
-    cost: Cost
+    cost: ProofCost
 
 
 def brute_force(
@@ -47,7 +47,7 @@ def brute_force(
     logits = _plus(count, _times(count, x, network.skip.numpy()), logits)
     right, entropy = _score(count, logits, y)
     size = sum(t.numel() for t in (inputs, *network.tensors().values())) * 8 + labels.numel() * 8
-    cost = Cost(count.operations, time.perf_counter() - began, size)
+    cost = ProofCost(count.operations, time.perf_counter() - began, size)
     return BruteForce(right / len(y), entropy / len(y), cost)
 
 
@@ -69,7 +69,9 @@ def brute_force_pairs(network: Network, domain: PairDomain) -> BruteForce:
         more = _score(count, logits, (a + np.arange(p)) % p)
         good, entropy = good + more[0], entropy + more[1]
     tensors = (*network.tensors().values(), *domain.tensors().values())
-    cost = Cost(count.operations, time.perf_counter() - began, 8 * sum(t.numel() for t in tensors))
+    cost = ProofCost(
+        count.operations, time.perf_counter() - began, 8 * sum(t.numel() for t in tensors)
+    )
     return BruteForce(good / p**2, entropy / p**2, cost)
 
 

@@ -11,7 +11,7 @@ import torch
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.errors import CrossproofError
 from crossproof.proof.bounds.network import Dictionary, Network, PairDomain, SparseDomain
-from crossproof.proof.certificate.cost import BruteForce, Cost, brute_force, brute_force_pairs
+from crossproof.proof.certificate.cost import BruteForce, ProofCost, brute_force, brute_force_pairs
 from crossproof.proof.certificate.options import ProverOptions
 from crossproof.proof.certificate.provers.boxes import boxes_draft
 from crossproof.proof.certificate.provers.latents import fitted_latents, generating_latents
@@ -33,7 +33,7 @@ class ProofResult(Result):
     truth: BruteForce
     truth_of: str
     """Which inputs the truth was measured on."""
-    cost: Cost
+    cost: ProofCost
     """What the search took."""
 
     def tables(self) -> list[Table]:
@@ -86,7 +86,7 @@ def prove(
     boxes = options.kind == "boxes" or (options.kind == "auto" and task == "continuum")
     began, count = time.perf_counter(), Arithmetic()
     draft, truth, truth_of = _search(network.double(), domain, learned, boxes, options, count)
-    cost = Cost(count.operations, time.perf_counter() - began, 0)
+    cost = ProofCost(count.operations, time.perf_counter() - began, 0)
     verification = publish(draft, Path(out), about | {"prover": asdict(options)}, cost)
     return ProofResult(Path(out), verification, truth, truth_of, cost)
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from crossproof.files import atomic_folder
-from crossproof.proof.certificate.cost import Cost
+from crossproof.proof.certificate.cost import ProofCost
 from crossproof.proof.certificate.format import (
     HEADER,
     SCHEMA,
@@ -57,7 +57,9 @@ def as_certificate(draft: Draft, claim: Mapping[str, float] | None = None) -> Ce
     )
 
 
-def publish(draft: Draft, folder: Path, task: Mapping[str, Any], cost: Cost) -> VerificationResult:
+def publish(
+    draft: Draft, folder: Path, task: Mapping[str, Any], cost: ProofCost
+) -> VerificationResult:
     """Writes the certificate and verifies the folder; `cost` is what finding the draft took.
 
     Raises CrossproofError if the folder cannot be written.

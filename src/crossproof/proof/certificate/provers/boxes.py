@@ -21,7 +21,7 @@ from crossproof.proof.certificate.verifier.boxes import BOUNDS, DEEPEST, Prover,
 from crossproof.proof.certificate.verifier.enclosures import Boxes
 from crossproof.proof.certificate.writer import Draft, as_certificate
 
-Progress = Callable[[int, float], None]
+SearchProgress = Callable[[int, float], None]
 """Called with the boxes looked at and the mass proved so far."""
 HOPELESS = 1 / 16
 """Priority of a box where the network was wrong at the centre and at all corners."""
@@ -76,7 +76,7 @@ def boxes_draft(
     bounds: Sequence[str] = BOUNDS,
     batch: int = 1024,
     arithmetic: Arithmetic | None = None,
-    progress: Progress | None = None,
+    progress: SearchProgress | None = None,
 ) -> Draft:
     """A certificate from looking at no more than about `nodes` boxes.
 
@@ -117,7 +117,7 @@ def _search(
     nodes: int,
     bounds: Sequence[str],
     batch: int,
-    progress: Progress | None,
+    progress: SearchProgress | None,
 ) -> np.ndarray:
     domain, trees = prover.domain, _Trees()
     sets = len(domain.active_sets)

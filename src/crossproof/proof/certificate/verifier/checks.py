@@ -14,7 +14,6 @@ from crossproof.proof.certificate.format import Certificate, CertificateError
 Sizes = dict[str, int]
 LARGEST_SUM, LISTS = 10**6, "BEGLT"
 """Sums have at most this many terms (`arithmetic.UP`); nothing is summed over these letters."""
-Tensors = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +42,7 @@ def part(
     shapes: Mapping[str, str],
     sizes: Sizes,
     integers: frozenset[str] = frozenset(),
-) -> Tensors:
+) -> dict[str, npt.NDArray[Any]]:
     """The tensors `name.*`, with exactly these names and shapes.
 
     Shapes are letters; a letter met before must have the same size, a new one is written to
