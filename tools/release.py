@@ -110,7 +110,7 @@ def make_environment(folder: Path, wheel: Path, options: Options) -> Path:
     """A fresh environment that holds the wheel; the folder of its commands."""
     run([sys.executable, "-m", "venv", folder], folder.parent)
     python = folder / "bin" / "python"
-    install = [python, "-m", "pip", "install", "--quiet"]
+    install: list[str | Path] = [python, "-m", "pip", "install", "--quiet"]
     if options.reuse_dependencies:
         site = run([python, "-c", "import site; print(site.getsitepackages()[0])"], folder)
         reused = [p for p in sys.path if p.endswith(("site-packages", "dist-packages"))]

@@ -7,6 +7,7 @@ are imported when they are first used lists them in a stub (`__init__.pyi`): the
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -138,3 +139,9 @@ def dotted(node: ast.AST) -> str:
         owner = dotted(node.value)
         return f"{owner}.{node.attr}" if owner else ""
     return node.id if isinstance(node, ast.Name) else ""
+
+
+def pattern(node: ast.JoinedStr) -> str:
+    """A regular expression of what an f-string may become, with one name in each gap."""
+    parts = (re.escape(str(v.value)) if isinstance(v, ast.Constant) else "" for v in node.values)
+    return "".join(part or r"\w+" for part in parts)

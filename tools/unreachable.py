@@ -8,8 +8,8 @@ name, what those name in turn, and so on; tests do not count. That a folder expo
 unless `unreachable-allowed.txt` can say who needs it.
 
 Only syntax is read, so attributes go by their name: a method, and whatever overrides it, is reached
-when reached code says `.method` anywhere, or a template does. Dunder methods and those that PyTorch
-calls are reached with their class; what a decorator `register...` takes always is.
+when reached code or a template says `.method` anywhere. Dunder methods and those that PyTorch calls
+are reached with their class; what a decorator `register...` takes always is.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from tools.source import Module, dotted, read_modules, resolve, statements
+from tools.source import Module, dotted, pattern, read_modules, resolve, statements
 
 PACKAGE = "crossproof"
 OUTSIDE = ("paper", "models", "benchmarks", "examples")
 ALLOWED = Path("tools/unreachable-allowed.txt")
-EXTERNAL_HOOKS = ("forward", "backward", "setup_context")
-"""Methods that PyTorch calls on subclasses of its own classes."""
+EXTERNAL_HOOKS = ("forward", "backward", "setup_context")  # what PyTorch calls on its subclasses
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -48,7 +47,7 @@ class Definition:
 
     @property
     def full_name(self) -> str:
-        return f"{self.module.name}.{self.name}"
+        return f"{self.module.name}.{self.name}".rstrip(".")
 
     @property
     def registered(self) -> bool:
@@ -126,6 +125,8 @@ class Reach:
                 self.add(module.name, dotted(node))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 self._read_string(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                self._read_pattern(pattern(node))
 
     def _read_string(self, text: str) -> None:
         """A string may be a dotted name (`module:name` too), or an attribute for `getattr`."""
@@ -134,8 +135,15 @@ class Reach:
         elif text.isidentifier():
             self.say(text)
 
+    def _read_pattern(self, text: str) -> None:
+        """A dotted name with gaps, f"crossproof.commands.{name}", is everything that fits."""
+        if text.startswith(re.escape(f"{PACKAGE}.")):
+            for definition in [d for defined in self.defined.values() for d in defined.values()]:
+                if re.fullmatch(text.replace(":", r"\."), definition.full_name):
+                    self.visit(definition)
+
     def visit(self, definition: Definition) -> None:
-        """Reaches a definition, its module's top level, and what its code names."""
+        """Reaches a definition, its module's top level and what it names."""
         if definition in self.reached:
             return
         self.reached.add(definition)
@@ -172,9 +180,9 @@ def reach(root: Path, allowed: Iterable[str] = (), trust_exports: bool = False) 
     """What the roots of the checkout at `root` reach, with `allowed` names as further roots."""
     package, outside = _checkout(root)
     made = Reach(package | outside)
-    for template in sorted((root / "src").rglob("*.jinja")):
-        for attribute in re.findall(r"\.(\w+)", template.read_text(encoding="utf-8")):
-            made.say(attribute)
+    templates = [p.read_text(encoding="utf-8") for p in (root / "src").rglob("*.jinja")]
+    for attribute in re.findall(r"\.(\w+)", "".join(templates)):
+        made.say(attribute)
     for module in outside.values():
         made.read(module, [module.tree])
     made.add(f"{PACKAGE}.cli", "main")
@@ -191,7 +199,7 @@ def reach(root: Path, allowed: Iterable[str] = (), trust_exports: bool = False) 
 
 
 def unreached(made: Reach) -> dict[str, str]:
-    """What is not reached by dotted name, with file and length: modules whole, classes whole."""
+    """What is not reached and where it is; modules and classes whole."""
     lines: dict[str, str] = {}
     for name, defined in made.defined.items():
         missing = {n: d for n, d in defined.items() if n and d not in made.reached}
@@ -199,8 +207,7 @@ def unreached(made: Reach) -> dict[str, str]:
         if name.partition(".")[0] != PACKAGE or not missing:
             continue
         if len(missing) == len(defined) - 1:  # all but the top level
-            lines[name] = f"{path}, the whole module"
-            continue
+            lines[name], missing = f"{path}, the whole module", {}
         for definition in missing.values():
             owner = definition.name.rpartition(".")[0]
             if owner not in missing and definition.node:

@@ -42,6 +42,11 @@ def helper_of_the_export(): ...
 def rows(shape):
     return shape.area + getattr(shape, "edge")() + shape.corners()
 def from_a_string(): ...
+for name in ("one", "two"):
+    print(f"crossproof.tables:{name}_of_a_pattern")
+def one_of_a_pattern(): ...
+def two_of_a_pattern(): ...
+def none_of_the_patterns(): ...
 """,
     "shapes.py": """
 class Shape(Module):
@@ -78,6 +83,7 @@ DEAD = {
     "crossproof.shapes.Square.forgotten_in_both",
     "crossproof.shapes.Square.forgotten_method",
     "crossproof.shapes.Forgotten",
+    "crossproof.tables.none_of_the_patterns",
     "crossproof.orphan",
 }
 ONLY_EXPORTED = {
