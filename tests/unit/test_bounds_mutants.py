@@ -206,7 +206,7 @@ MUTANTS: dict[str, tuple[Change | Constant, Check]] = {
     "hull of the total": (Change("hull_oscillation", "p.clamp_min(0)", "p"), cancelling),
     "hull without the bottom": (Change("hull_oscillation", "p.clamp_max(0)", "p"), cancelling),
     "pairs forget half": (
-        Change("pairwise_minima", "torch.minimum(X, Y)", "0.5 * torch.minimum(X, Y)"),
+        Change("pairwise_minima", "torch.minimum(X, Y)", "0.5 * torch.minimum(X, Y)", "additive"),
         swinging(GELU),
     ),
     "curvature forgets pairs": (

@@ -2,7 +2,7 @@
 
 γ is the gate's pre-activation, υ the linear path's; a path's `kept` value is that of the owner
 alone, `reconstructed` that of all latents, `true` the model's. Everything is per token and neuron,
-to be weighted by ‖o_n‖ or by |<u, o_n>| (`functionals`).
+to be weighted by ‖o_n‖ or by |<u, o_n>|.
 """
 
 from __future__ import annotations
