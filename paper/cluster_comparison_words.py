@@ -131,7 +131,7 @@ def _index(summaries: Sequence[Mapping[str, Any]], key: str) -> str:
 
 def _mean(values: Any) -> float:
     """Mean over crosscoders, of figures that may be lists over seeds."""
-    flat = [x for value in values for x in (value if isinstance(value, list) else [value])]
+    flat = [x for value in values for x in (value if isinstance(value, list | tuple) else [value])]
     return float(sum(flat) / len(flat))
 
 
