@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,9 @@ import tiny_models
 from golden_formats import FIXTURES
 from golden_formats import GOLDEN as FORMATS
 from golden_inputs import prompts, save_model, save_saelens, write_texts
-from golden_run import THREADS, Flat, crossproof, read
+from golden_run import THREADS, Flat, crossproof, flatten, read
+
+from crossproof import verify
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "certificates"
 Outputs = Iterator[tuple[str, Flat]]
@@ -90,8 +91,19 @@ def llama(root: Path) -> Outputs:
     crossproof(
         *("train", *given, "--out", run, "--n-latents", 48, "--k", 6, "--sparsity", "topk"),
         *("--steps", 6, "--batch-tokens", 128, "--buffer-batches", 2, "--log-every", 2),
-        *("--interaction", 1, "--interaction-weights", "output_norm", "--transition", 20),
-        *("--all-latents", 5, "--certified", 0.1, "--share", 1, "--l1", 0.01, "--mlp-in", 1),
+        *("--interaction", 1, "--interaction-weights", "output_norm", "--keep-largest", 20),
+        *(
+            "--all-latents",
+            5,
+            "--certified",
+            0.1,
+            "--dominant-share",
+            1,
+            "--l1",
+            0.01,
+            "--mlp-in",
+            1,
+        ),
         *("--rotated", 1, "--evaluation-sequences", 6, *short),
     )
     yield "train", read(run / "results.json", root)
@@ -131,7 +143,7 @@ def neo(root: Path) -> Outputs:
     )
     sparsities = {
         "topk": ("--groups", 2),
-        "relu": ("--l1", 0.1, "--transition", 20),
+        "relu": ("--l1", 0.1, "--keep-largest", 20),
         "jumprelu": ("--l0", 0.1, "--no-baseline"),
     }
     for name, options in sparsities.items():
@@ -186,19 +198,18 @@ def formats(root: Path) -> Outputs:
     yield "all", imported
 
 
-def figures(printed: str) -> Flat:
-    """Rows of a printed table but seconds, and the bytes that depend on how these are written."""
-    lines = [re.split("[│┃]", line)[1:-1] for line in printed.splitlines()]
-    rows = {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines if line}
-    left = rows.keys() - {"", "seconds", "bytes"}
-    return {f"/verdict/{name}": rows[name] for name in left}
+def verdict(folder: Path) -> Flat:
+    """What the verifier says, but for its time and the bytes, which depend on how they lie."""
+    crossproof("verify", folder)
+    said = verify(folder).to_json()
+    left = {name: value for name, value in said.items() if name not in ("seconds", "bytes")}
+    return {f"/verdict{path}": value for path, value in flatten(left)}
 
 
 def verified(root: Path) -> Outputs:
     """The verdicts on the certificates that ship: points, pairs and boxes."""
     for folder in sorted(EXAMPLES.glob("*/certificate.json")):
-        verdict = figures(crossproof("verify", folder.parent))
-        yield folder.parent.name, read(folder, root) | verdict
+        yield folder.parent.name, read(folder, root) | verdict(folder.parent)
 
 
 def proved(root: Path) -> Outputs:
@@ -211,8 +222,7 @@ def proved(root: Path) -> Outputs:
     for kind, options in kinds.items():
         folder = root / kind
         crossproof("prove", *options, "--quick", "--out", folder)
-        verdict = figures(crossproof("verify", folder))
-        yield kind, read(folder / "certificate.json", root) | verdict
+        yield kind, read(folder / "certificate.json", root) | verdict(folder)
 
 
 FAMILIES: dict[str, Callable[[Path], Outputs]] = {

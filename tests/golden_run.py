@@ -28,6 +28,7 @@ from safetensors.numpy import load_file
 
 from crossproof.cli import main
 
+TESTS = Path(__file__).parent
 GOLDEN = Path(__file__).parent / "golden"
 MODE = os.environ.get("CROSSPROOF_GOLDEN", "")
 THREADS = os.environ.get("CROSSPROOF_GOLDEN_THREADS", "1")
@@ -104,11 +105,11 @@ def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def read(path: Path, root: Path) -> Flat:
-    """A JSON, JSON-lines or safetensors file, flat; `root` is left out of every string."""
+    """A JSON, JSON-lines or safetensors file, flat, without the folders of this machine."""
     if path.suffix == ".safetensors":
         content: Any = {name: summary(tensor) for name, tensor in load_file(path).items()}
     else:
-        text = path.read_text().replace(str(root), "ROOT")
+        text = path.read_text().replace(str(root), "ROOT").replace(str(TESTS), "TESTS")
         lines = path.suffix == ".jsonl"
         content = [json.loads(row) for row in text.splitlines()] if lines else json.loads(text)
     return dict(flatten(content))
