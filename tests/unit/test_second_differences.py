@@ -15,7 +15,7 @@ from crossproof.crosscoder import SparseLatents
 from crossproof.errors import CrossproofError
 from crossproof.interactions import (
     MLPDictionary,
-    PairSums,
+    SecondDifferences,
     second_difference_scores,
     second_difference_sums,
 )
@@ -24,7 +24,7 @@ from crossproof.lm import Activation, MLPWeights
 PAIRS = torch.tensor([[1, 2], [5, 3], [3, 5], [8, 4], [0, 7], [6, 8], [1, 7]])
 
 
-def assert_sums(ours: PairSums, case: Case, context: str) -> None:
+def assert_sums(ours: SecondDifferences, case: Case, context: str) -> None:
     counts, neurons, output = dense_sums(case, ours.pairs, context)
     assert torch.equal(ours.tokens, counts)
     torch.testing.assert_close(ours.neurons, neurons, rtol=1e-9, atol=1e-11)

@@ -15,7 +15,7 @@ from crossproof.crosscoder.latents import SparseLatents
 from crossproof.evaluation.contexts import Context, StrongestContexts
 from crossproof.interactions.contributions import MLPDictionary
 from crossproof.interactions.measuring import COLUMNS, TokenPairs, token_pairs
-from crossproof.interactions.second_differences import PairSums, second_difference_sums
+from crossproof.interactions.second_differences import SecondDifferences, second_difference_sums
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ def pair_examples(
         return []
     read = list(batches)
     best = [StrongestContexts(contexts, window) for _ in pairs]
-    differences: PairSums | None = None
+    differences: SecondDifferences | None = None
     chosen = torch.tensor(pairs, device=read[0].tokens.device)
     for batch in read:
         measured = token_pairs(batch.latents, views)
@@ -64,14 +64,14 @@ def pair_examples(
 
 def _differences(
     batch: EncodedBatch, views: Mapping[int, MLPDictionary], pairs: Int[Tensor, "M 2"]
-) -> PairSums:
+) -> SecondDifferences:
     """Second differences summed over blocks; `tokens` counts each token once."""
     parts = [
         second_difference_sums(view, batch.latents, pairs, "others") for view in views.values()
     ]
     neurons = torch.stack([part.neurons for part in parts]).sum(0)
     output = torch.stack([part.output for part in parts]).sum(0)
-    return PairSums(pairs, parts[0].tokens, neurons, output)
+    return SecondDifferences(pairs, parts[0].tokens, neurons, output)
 
 
 def _at_tokens(measured: TokenPairs, batch: EncodedBatch, h: int, k: int) -> Float[Tensor, "S T"]:

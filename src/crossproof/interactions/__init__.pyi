@@ -30,7 +30,7 @@ from .penalty import additive_interaction as additive_interaction
 from .penalty import dominant_share as dominant_share
 from .penalty import interaction as interaction
 from .penalty import residual as residual
-from .second_differences import PairSums as PairSums
+from .second_differences import SecondDifferences as SecondDifferences
 from .second_differences import second_difference_scores as second_difference_scores
 from .second_differences import second_difference_sums as second_difference_sums
 from .shapley import Game as Game

@@ -33,7 +33,7 @@ _NUMBERS = 2**18
 
 
 @dataclass(frozen=True, eq=False)
-class PairSums:
+class SecondDifferences:
     """Second differences of M pairs, summed over tokens; add those of several batches up."""
 
     pairs: Int[Tensor, "M 2"]
@@ -44,12 +44,12 @@ class PairSums:
     output: Float[Tensor, " M"]
     """Sum over tokens of ‖sum_n o_n δ²_n‖: how much the MLP's output is from additive, float64."""
 
-    def __add__(self, other: PairSums) -> PairSums:
+    def __add__(self, other: SecondDifferences) -> SecondDifferences:
         """Sums over the tokens of both; raises CrossproofError if the pairs differ."""
         if not torch.equal(self.pairs, other.pairs):
             raise CrossproofError("These sums are of different pairs; give every batch the same.")
         totals = self.tokens + other.tokens, self.neurons + other.neurons
-        return PairSums(self.pairs, *totals, self.output + other.output)
+        return SecondDifferences(self.pairs, *totals, self.output + other.output)
 
 
 def second_difference_sums(
@@ -57,7 +57,7 @@ def second_difference_sums(
     latents: SparseLatents,
     pairs: Int[Tensor, "M 2"],
     context: OtherLatents = "alone",
-) -> PairSums:
+) -> SecondDifferences:
     """Second differences of chosen pairs, summed over the tokens of one batch.
 
     Only co-active pairs are touched. Everything is computed in float64, since the differences
@@ -77,7 +77,7 @@ def second_difference_sums(
         for part, delta in _deltas(exact, rows, first, second, context):
             sums[0].index_add_(0, row[part], delta.abs() @ norms)
             sums[1].index_add_(0, row[part], (delta @ exact.mlp.W_out).norm(dim=1))
-    return PairSums(pairs, chosen.spread(counts), *map(chosen.spread, sums))
+    return SecondDifferences(pairs, chosen.spread(counts), *map(chosen.spread, sums))
 
 
 def second_difference_scores(
