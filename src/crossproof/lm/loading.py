@@ -121,7 +121,7 @@ def _in_memory(
 ) -> LanguageModel:
     _check_causal(bare.config.name_or_path or type(bare).__name__, type(bare).__name__)
     if dtype is not None:
-        bare = bare.to(dtype=dtype)
+        bare = bare.to(dtype=dtype)  # type: ignore[call-arg]  # wrapped without its type
     if device is not None:
         bare = _on_device(bare, device)
     return _wrapped(bare.config.name_or_path or type(bare).__name__, bare.eval(), tokenizer)
