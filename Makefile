@@ -75,9 +75,9 @@ $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c '$(HAVE_TORCH)' 2>/dev/null \
 		|| $(PIP) install --quiet "$(TORCH)" || $(PIP) install --quiet "torch>=2.6"
-	$(PIP) install --quiet --editable .
+	$(PIP) install --quiet --editable ".[arb,fast,figures]"
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) install --quiet --editable ".[dev]"
+	$(PIP) install --quiet --editable ".[dev,arb,fast,figures]"
 	@touch $@

@@ -9,9 +9,8 @@ from __future__ import annotations
 import copy
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -256,13 +255,13 @@ def check_format(name: str, path: Path) -> None:
         for other in ("empty", "notes.txt", "missing"):
             assert not reader.recognise(Path(place) / other), f"{name}: recognises {other}"
         for damaged in _damaged(path, Path(place)):
-            _check_refused(name, partial(reader.read, damaged))
+            _check_refused(name, reader, damaged)
 
 
-def _check_refused(name: str, read: Callable[[], object]) -> None:
+def _check_refused(name: str, reader: DictionaryFormat, path: Path) -> None:
     """A damaged save is an error of ours or, where the damage does not matter, none at all."""
     try:
-        read()
+        reader.read(path)
     except CrossproofError:
         return
     except Exception as error:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -270,3 +271,33 @@ def test_tables_of_no_pairs_are_empty(path: str) -> None:
     assert pairs.shape == (0, 2)
     assert together.shape == (0,)
     assert table.shape == (0, 20)
+
+
+def test_without_numba_the_plain_path_gives_the_same_numbers() -> None:
+    """In a fresh process where numba cannot be imported; float32 sums of 40 terms differ by less
+    than 40 units of rounding, 5e-6, of their size."""
+    script = (
+        "import sys; sys.modules['numba'] = None\n"
+        "import torch; from crossproof import kernels\n"
+        "assert not kernels.HAVE_NUMBA\n"
+        "pre = torch.linspace(-1, 1, 60).view(3, 20).sin()\n"
+        "offsets, indices, values = kernels.entries_above(pre, torch.zeros(20))\n"
+        "weights = torch.linspace(-2, 1, 800).view(20, 40).cos()\n"
+        "best, owner = kernels.dominant(offsets, indices, values, weights)\n"
+        "products = kernels.row_products(offsets, indices, best, weights)\n"
+        "print(indices.tolist(), owner.tolist(), products.tolist(), sep='\\n')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    indices, owner, products = map(json.loads, done.stdout.splitlines())
+    pre = torch.linspace(-1, 1, 60).view(3, 20).sin()
+    entries = kernels.entries_above(pre, torch.zeros(20))
+    weights = torch.linspace(-2, 1, 800).view(20, 40).cos()
+    best, owners = kernels.dominant(*entries, weights)
+    assert kernels.uses_numba(best)
+    assert entries[1].tolist() == indices
+    assert owners.tolist() == owner
+    ours = kernels.row_products(*entries[:2], best, weights)
+    size = float(best.norm(dim=1).max() * weights.norm(dim=1).max())
+    torch.testing.assert_close(ours, torch.tensor(products), rtol=0, atol=5e-6 * size)

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
-from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import (
@@ -122,7 +121,7 @@ def _in_memory(
 ) -> LanguageModel:
     _check_causal(bare.config.name_or_path or type(bare).__name__, type(bare).__name__)
     if dtype is not None:
-        nn.Module.to(bare, dtype)
+        bare = bare.to(dtype=dtype)  # type: ignore[call-arg]  # wrapped without its type
     if device is not None:
         bare = _on_device(bare, device)
     return _wrapped(bare.config.name_or_path or type(bare).__name__, bare.eval(), tokenizer)
