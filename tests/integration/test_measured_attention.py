@@ -22,7 +22,7 @@ from crossproof.evaluation.attention import (
 from crossproof.lm import LanguageModel
 from crossproof.lm.hookpoints import Hookpoints
 from crossproof.report import write_report
-from paper import fig5, fig6, heads
+from paper.figures import fig5, fig6, heads
 
 KINDS = ("gpt-neo", "llama")
 

@@ -16,10 +16,10 @@ from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.lm import LanguageModel
 from crossproof.training.objectives import Objective
 from crossproof.training.together import mlps_by_place
-from paper.curves import Place, place_at, place_at_strength
-from paper.gradients import gradient_norms, in_scaled_space
-from paper.runs import Measured, Runs
-from paper.sweep import relative_norms
+from paper.measuring.curves import CurvePoint, point_at, point_at_strength
+from paper.measuring.gradients import gradient_norms, in_scaled_space
+from paper.measuring.measurements import Measured, SeedMeasurements
+from paper.measuring.sweep import relative_norms
 
 VALUES = st.lists(st.floats(-10, 10), min_size=2, max_size=6, unique=True)
 
@@ -30,7 +30,7 @@ def test_a_place_has_the_target_and_is_the_first_that_has(
 ) -> None:
     curve = {str(i): value for i, value in enumerate(values)}
     target = min(values) + where * (max(values) - min(values))
-    place = place_at(curve, target)
+    place = point_at(curve, target)
     assert place.reached
     first, second = curve[place.first], curve[place.second]
     assert (1 - place.weight) * first + place.weight * second == pytest.approx(target, abs=1e-9)
@@ -41,24 +41,24 @@ def test_a_place_has_the_target_and_is_the_first_that_has(
 @given(VALUES, st.floats(0.1, 5))
 def test_beyond_a_curve_is_its_nearest_point(values: list[float], beyond: float) -> None:
     curve = {str(i): value for i, value in enumerate(values)}
-    place = place_at(curve, max(values) + beyond)
+    place = point_at(curve, max(values) + beyond)
     assert not place.reached
     assert curve[place.first] == pytest.approx(max(values))
     assert "out of reach" in place.describe()
 
 
 def test_strengths_are_interpolated_in_their_logarithm() -> None:
-    place = place_at_strength(["a", "b", "c"], [1.0, 10.0, 1000.0], 100.0)
+    place = point_at_strength(["a", "b", "c"], [1.0, 10.0, 1000.0], 100.0)
     assert (place.first, place.second, place.weight) == ("b", "c", pytest.approx(0.5))
     assert place.describe() == "50% from b to c"
 
 
 def test_a_figure_between_two_points_is_a_mixture_of_theirs() -> None:
-    def runs(value: float) -> Runs:
+    def runs(value: float) -> SeedMeasurements:
         sums = {"tokens": np.ones(4), "active": np.full(4, value)}
-        return Runs((Measured(sums, np.ones(3, dtype=np.int64)),), ())
+        return SeedMeasurements((Measured(sums, np.ones(3, dtype=np.int64)),), ())
 
-    found = Place("a", "b", 0.25).figure({"a": runs(1.0), "b": runs(3.0)}, "l0")
+    found = CurvePoint("a", "b", 0.25).figure({"a": runs(1.0), "b": runs(3.0)}, "l0")
     assert found.value == pytest.approx(1.5)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.bootstrap import Sums, estimate
-from paper.statistics import over_seeds
+from paper.measuring.statistics import over_seeds
 
 SEQUENCES, PARTS = 30, np.array([2.0, 5.0])
 

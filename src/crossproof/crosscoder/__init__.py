@@ -1,14 +1,6 @@
 """The dictionary: model, sparsity rules, latents, and the native format."""
 
-from crossproof.crosscoder.latents import SparseLatents
-from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
-from crossproof.crosscoder.store import Provenance, load_crosscoder, save_crosscoder
+import lazy_loader
 
-__all__ = [
-    "Crosscoder",
-    "CrosscoderConfig",
-    "Provenance",
-    "SparseLatents",
-    "load_crosscoder",
-    "save_crosscoder",
-]
+# Names are imported when they are first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

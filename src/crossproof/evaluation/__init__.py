@@ -1,7 +1,6 @@
 """How good a crosscoder is: reconstruction, interactions, fidelity of its ablations."""
 
-from crossproof.evaluation.measure import evaluate
-from crossproof.evaluation.schemes import SCHEMES
-from crossproof.evaluation.tally import EvaluationOptions
+import lazy_loader
 
-__all__ = ["SCHEMES", "EvaluationOptions", "evaluate"]
+# Names are imported when they are first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

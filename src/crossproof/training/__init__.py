@@ -1,1 +1,6 @@
 """Training crosscoders: objectives, the step, the run."""
+
+import lazy_loader
+
+# Names are imported when they are first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,9 @@
+from .autograd import sparse_product as sparse_product
+from .encode import EncodedBatch as EncodedBatch
+from .encode import encode_batches as encode_batches
+from .latents import SparseLatents as SparseLatents
+from .model import Crosscoder as Crosscoder
+from .model import CrosscoderConfig as CrosscoderConfig
+from .store import Provenance as Provenance
+from .store import load_crosscoder as load_crosscoder
+from .store import save_crosscoder as save_crosscoder

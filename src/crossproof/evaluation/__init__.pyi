@@ -1,0 +1,16 @@
+from .attention import PARTS as PARTS
+from .attention import attention_views as attention_views
+from .attention import encoded as encoded
+from .attention import example_values as example_values
+from .attention import head_example as head_example
+from .attention import head_sums as head_sums
+from .contexts import token_strings as token_strings
+from .measure import evaluate as evaluate
+from .measure import mlp_views as mlp_views
+from .measure import tally_sequences as tally_sequences
+from .schemes import SCHEMES as SCHEMES
+from .statistics import available as available
+from .statistics import phi as phi
+from .tally import MIDS as MIDS
+from .tally import EvaluationOptions as EvaluationOptions
+from .tally import Tally as Tally

@@ -1,0 +1,12 @@
+from .config import DEMO as DEMO
+from .config import RunConfig as RunConfig
+from .machine import keep_freed_memory as keep_freed_memory
+from .machine import thread_setting as thread_setting
+from .objectives import Objective as Objective
+from .objectives import Site as Site
+from .objectives import Step as Step
+from .objectives import penalties as penalties
+from .run_folder import RunFolder as RunFolder
+from .together import train_together as train_together
+from .trainer import Optimisation as Optimisation
+from .trainer import Trainer as Trainer
