@@ -31,7 +31,7 @@ demo: $(VENV)/.installed  ## Train two crosscoders on the bundled model and comp
 	HF_HUB_OFFLINE=1 $(BIN)/crossproof demo --out $(DEMO)
 	@echo "Report: $(CURDIR)/$(DEMO)/report.html"
 
-reproduce: $(VENV)/.installed  ## Every figure at its published size (hours; offline)
+reproduce: $(VENV)/.installed-paper  ## Every figure at its published size (hours; offline)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m paper all
 
 test: lint  ## Linter, type checker and the quick tests (two processes of one thread each)
@@ -76,6 +76,10 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -c '$(HAVE_TORCH)' 2>/dev/null \
 		|| $(PIP) install --quiet "$(TORCH)" || $(PIP) install --quiet "torch>=2.6"
 	$(PIP) install --quiet --editable ".[arb,fast,figures]"
+	@touch $@
+
+$(VENV)/.installed-paper: $(VENV)/.installed
+	$(PIP) install --quiet --editable ".[paper]"
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

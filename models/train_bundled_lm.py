@@ -1,6 +1,6 @@
 """Makes the bundled language model: train -> export -> sample -> card.
 
-    python models/train_bundled_lm.py --corpus stories.txt --output runs/bundled_lm
+    python -m models.train_bundled_lm --corpus stories.txt --output runs/bundled_lm
 
 `--corpus` is a text file with a line `<|endoftext|>` between stories, or the name of a data set
 with a column `text` on the Hugging Face Hub (default `roneneldan/TinyStories`; the model in the
@@ -29,11 +29,11 @@ import tyro
 from models.bundled_lm.card import has_card, write_card
 from models.bundled_lm.export import export, is_exported, load_export, trained_steps
 from models.bundled_lm.sample import SampleConfig, is_sampled, sample_corpus
-from models.bundled_lm.train import Config, train
+from models.bundled_lm.train import BundledModelConfig, train
 
 
 @dataclass(frozen=True)
-class Options:
+class BundledModelOptions:
     """Trains the bundled TinyStories model and makes everything that ships with it."""
 
     corpus: str = "roneneldan/TinyStories"
@@ -42,11 +42,11 @@ class Options:
     """Working folder: checkpoint, tokenizer, log, shards."""
     bundle: Path | None = None
     """Where the finished model goes (default: `bundled` in the working folder)."""
-    train: Config = field(default_factory=Config)
+    train: BundledModelConfig = field(default_factory=BundledModelConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
 
 
-def run(options: Options) -> None:
+def run(options: BundledModelOptions) -> None:
     """Runs every stage that is not finished."""
     folder = options.output
     bundle = options.bundle or folder / "bundled"
@@ -79,7 +79,7 @@ def run(options: Options) -> None:
 def main() -> None:
     """Reads the command line."""
     try:
-        run(tyro.cli(Options))
+        run(tyro.cli(BundledModelOptions))
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(str(error)) from error
     except KeyboardInterrupt:

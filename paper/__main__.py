@@ -1,20 +1,19 @@
-"""`crossproof reproduce`."""
+"""The command line `python -m paper FIGURE ...`."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
 
-from crossproof.commands.parsing import parse
-from crossproof.errors import CrossproofError
+from crossproof import CrossproofError
+from paper.measuring.settings import FigureSettings
 from paper.publish import reproduce
-from paper.registry import available, experiment
-from paper.settings import Settings
+from paper.registry import available, figure_module
 
 ALL = "all"
 
@@ -29,42 +28,35 @@ class Reproduce:
 
     figures: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Which figures, or all."""
-    model: str = Settings.model
-    """`bundled`, a local Hugging Face folder, or a Hub id."""
-    text: str = Settings.text
-    """`bundled`, a .txt, .jsonl, .npy or .safetensors file, or hf:NAME for a Hub dataset."""
-    out: Path = Settings.out
-    """Folder for FIGURE.json, FIGURE.png, FIGURE.html and FIGURE.md."""
-    cache: Path = Settings.cache
-    """Folder of finished trainings and evaluations."""
-    quick: bool = False
-    """A size that takes minutes for all figures together: to try things, not for conclusions."""
-    seeds: tuple[int, ...] = Settings.seeds
-    """Seeds of the trainings."""
-    threads: int = 0
-    """CPU threads; 0 leaves PyTorch's choice. Equal numbers need equal thread counts."""
+    settings: FigureSettings = field(default_factory=FigureSettings)
 
 
-def run(arguments: Sequence[str], began: float) -> None:
-    """Computes and writes the figures; `began` is when the process started."""
-    options: Reproduce = parse(Reproduce, "reproduce", arguments)
+def run(options: Reproduce) -> None:
+    """Computes and writes the figures. Raises CrossproofError for bad input."""
     if not options.figures:
         raise CrossproofError(f"Name a figure, or {ALL}: {', '.join(available())}.")
     names = available() if ALL in options.figures else options.figures
     for name in names:
-        experiment(name)  # an unknown name fails before anything is trained
-    settings = Settings(
-        model=options.model,
-        text=options.text,
-        out=options.out,
-        cache=options.cache,
-        quick=options.quick,
-        seeds=options.seeds,
-        threads=options.threads,
-        say=lambda line: print(line, flush=True),
-    )
+        figure_module(name)  # an unknown name fails before anything is trained
     for name in names:
-        since = time.perf_counter() if len(names) > 1 else began
-        content = reproduce(name, settings)
-        seconds = time.perf_counter() - since
-        print(f"{name}: {content['title']}, {settings.out / name}.md, {seconds:.0f} s", flush=True)
+        began = time.perf_counter()
+        content = reproduce(name, options.settings)
+        page, seconds = options.settings.out / f"{name}.md", time.perf_counter() - began
+        options.settings.say(f"{name}: {content['title']}, {page}, {seconds:.0f} s")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: exits 0; 1 with one sentence for bad input; 130 when stopped by Ctrl-C."""
+    flat = (tyro.conf.OmitArgPrefixes,)
+    options = tyro.cli(Reproduce, args=arguments, prog="python -m paper", config=flat)
+    try:
+        run(options)
+    except CrossproofError as error:
+        sys.exit(f"paper: {error}")
+    except KeyboardInterrupt:
+        print("paper: stopped.", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

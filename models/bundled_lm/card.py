@@ -10,15 +10,16 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import GPTNeoForCausalLM
 
+from crossproof.tables import Table
 from models.pretraining import held_out_loss
 
 from .decoder import Decoder
-from .evaluate import Loss, held_out_texts
+from .evaluate import HeldOutLoss, held_out_texts
 from .export import load_export, load_trained
 from .files import replace_file
 from .sample import SampleConfig, fingerprint, sample_rows, uniform_draws
 from .text import HELD_OUT_STORIES, read_stories
-from .train import Config
+from .train import BundledModelConfig
 
 SAMPLE_SEED = 0
 TEMPERATURE = 0.7
@@ -30,25 +31,25 @@ PROMPTS = {
 
 
 @dataclass(frozen=True)
-class Facts:
+class ModelFacts:
     """Every measured number of the card."""
 
-    plain: Loss
-    prompts: Loss
-    plain_float16: Loss
-    prompts_float16: Loss
+    plain: HeldOutLoss
+    prompts: HeldOutLoss
+    plain_float16: HeldOutLoss
+    prompts_float16: HeldOutLoss
     corpus_loss: float
     parameters: int
     stories: int
 
 
-def measure(config: Config, corpus: str, folder: Path, bundle: Path) -> Facts:
+def measure(config: BundledModelConfig, corpus: str, folder: Path, bundle: Path) -> ModelFacts:
     """Evaluates the trained model and its float16 export on the held-out stories."""
     stories = read_stories(corpus, config.max_stories)
     held_out = held_out_texts(stories, bundle / "tokenizer.json", config.context)
     trained, exported = load_trained(folder, config), load_export(bundle)
     own = load_file(bundle / "corpus.safetensors")["held_out"].to(torch.int64)
-    return Facts(
+    return ModelFacts(
         plain=held_out["plain"].loss(trained),
         prompts=held_out["prompts"].loss(trained),
         plain_float16=held_out["plain"].loss(exported),
@@ -77,21 +78,31 @@ def quoted(story: str) -> str:
     )
 
 
-def loss_row(name: str, full: Loss, half: Loss) -> str:
-    """One row of the table of losses."""
-    return (
-        f"| {name} | {full.per_token:.4f} | {half.per_token:.4f} "
-        f"| {full.per_character:.4f} | {full.characters / full.tokens:.3f} |"
-    )
+def loss_table(losses: dict[str, tuple[HeldOutLoss, HeldOutLoss]]) -> str:
+    """Losses in full precision and of the float16 export, by text."""
+    head = ("per token", "as float16", "per character", "characters per token")
+    rows = {
+        name: (
+            f"{full.per_token:.4f}",
+            f"{half.per_token:.4f}",
+            f"{full.per_character:.4f}",
+            f"{full.characters / full.tokens:.3f}",
+        )
+        for name, (full, half) in losses.items()
+    }
+    return Table.of("", head, rows, corner="text").to_markdown()
 
 
-def render(facts: Facts, config: Config, sampling: SampleConfig, stories: dict[str, str]) -> str:
+def render(
+    facts: ModelFacts, config: BundledModelConfig, sampling: SampleConfig, stories: dict[str, str]
+) -> str:
     """The card as Markdown."""
+    parts = [_model(facts, config), _losses(facts, config)]
+    return "".join([*parts, _corpus(facts, config, sampling, stories)])
+
+
+def _model(facts: ModelFacts, config: BundledModelConfig) -> str:
     tokens = config.steps * config.batch * config.context
-    rows = sampling.splits()
-    corpus_tokens = sum(rows.values()) * config.context
-    samples = "\n\n".join(f"**{name}**\n\n{quoted(story)}" for name, story in stories.items())
-    per_split = ", ".join(f"{count:,} {split}" for split, count in rows.items())
     return f"""---
 license: mit
 language: en
@@ -123,18 +134,35 @@ its only special token and stands before every document.
   Muon (learning rate {config.muon_lr}) for the blocks' matrices, AdamW ({config.adam_lr}) for
   everything else, cosine schedule. float32, seed {config.seed}, {config.threads} threads.
 
-## Held-out loss
+"""
+
+
+def _losses(facts: ModelFacts, config: BundledModelConfig) -> str:
+    losses = loss_table(
+        {
+            "plain stories": (facts.plain, facts.plain_float16),
+            "half behind prompts": (facts.prompts, facts.prompts_float16),
+        }
+    )
+    return f"""## Held-out loss
 
 Next-token cross-entropy in nats on the held-out stories, packed into windows of {config.context}
 tokens. Per character: nats per token × tokens / characters, `<|endoftext|>` counted as a token
 without characters, so that models with other tokenizers can be compared.
 
-| text | per token | as float16 | per character | characters per token |
-|---|---|---|---|---|
-{loss_row("plain stories", facts.plain, facts.plain_float16)}
-{loss_row("half behind prompts", facts.prompts, facts.prompts_float16)}
+{losses}
 
-## Corpus
+"""
+
+
+def _corpus(
+    facts: ModelFacts, config: BundledModelConfig, sampling: SampleConfig, stories: dict[str, str]
+) -> str:
+    rows = sampling.splits()
+    corpus_tokens = sum(rows.values()) * config.context
+    samples = "\n\n".join(f"**{name}**\n\n{quoted(story)}" for name, story in stories.items())
+    per_split = ", ".join(f"{count:,} {split}" for split, count in rows.items())
+    return f"""## Corpus
 
 `corpus.safetensors` holds {corpus_tokens:,} tokens sampled from this model (the float16 weights,
 computed with in float32) at temperature 1 from the whole distribution, seed {sampling.seed}:
@@ -153,7 +181,7 @@ several. […] marks the end of the context.
 ## Making it again
 
 ```
-python models/train_bundled_lm.py --corpus roneneldan/TinyStories \\
+python -m models.train_bundled_lm --corpus roneneldan/TinyStories \\
     --train.steps {config.steps} --train.seed {config.seed} --sample.seed {sampling.seed}
 ```
 
@@ -164,7 +192,7 @@ number of threads and the processor.
 
 
 def write_card(
-    config: Config, sampling: SampleConfig, corpus: str, folder: Path, bundle: Path
+    config: BundledModelConfig, sampling: SampleConfig, corpus: str, folder: Path, bundle: Path
 ) -> None:
     """Measures, samples and writes `README.md` into `bundle`."""
     facts = measure(config, corpus, folder, bundle)

@@ -17,7 +17,7 @@ from . import text
 
 
 @dataclass(frozen=True)
-class Loss:
+class HeldOutLoss:
     """A mean next-token loss in nats, and the text it was measured on."""
 
     per_token: float
@@ -31,7 +31,7 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutText:
     """Held-out stories, plain or behind prompts, packed into [n, context] windows."""
 
     windows: Tensor
@@ -39,24 +39,26 @@ class HeldOut:
     characters: int
 
     @classmethod
-    def of(cls, documents: list[str], tokenizer: Tokenizer, context: int) -> HeldOut:
+    def of(cls, documents: list[str], tokenizer: Tokenizer, context: int) -> HeldOutText:
         """Packs `documents`; the rest that does not fill a window is left out of the windows."""
         stream = text.pack(tokenizer, documents)
         windows = stream[: len(stream) // context * context].reshape(-1, context)
         characters = sum(len(document) for document in documents)
         return cls(torch.from_numpy(windows), len(stream), characters)
 
-    def loss(self, model: GPTNeoForCausalLM) -> Loss:
+    def loss(self, model: GPTNeoForCausalLM) -> HeldOutLoss:
         """The mean loss over all windows (the first token of a window is not predicted)."""
-        return Loss(held_out_loss(model, self.windows), self.tokens, self.characters)
+        return HeldOutLoss(held_out_loss(model, self.windows), self.tokens, self.characters)
 
 
-def held_out_texts(stories: list[str], tokenizer_file: Path, context: int) -> dict[str, HeldOut]:
+def held_out_texts(
+    stories: list[str], tokenizer_file: Path, context: int
+) -> dict[str, HeldOutText]:
     """The held-out ones of all `stories`: `plain`, and the `prompts` mixture (seed 0)."""
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     _, held_out = text.split_stories(stories)
     mixed = text.mixture(held_out, random.Random(0))
     return {
-        "plain": HeldOut.of(held_out, tokenizer, context),
-        "prompts": HeldOut.of(mixed, tokenizer, context),
+        "plain": HeldOutText.of(held_out, tokenizer, context),
+        "prompts": HeldOutText.of(mixed, tokenizer, context),
     }

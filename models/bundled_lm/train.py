@@ -28,7 +28,7 @@ from .files import replace_file
 
 
 @dataclass(frozen=True)
-class Config:
+class BundledModelConfig:
     """What the bundled model is and how it is trained."""
 
     steps: int = 3600
@@ -61,7 +61,7 @@ class Config:
     """Compile the training step (worth it after a few hundred steps)."""
 
 
-def build(config: Config) -> GPTNeoForCausalLM:
+def build(config: BundledModelConfig) -> GPTNeoForCausalLM:
     """A fresh model of the TinyStories family's architecture."""
     torch.manual_seed(config.seed)
     return GPTNeoForCausalLM(
@@ -119,7 +119,7 @@ def load_checkpoint(
     return step
 
 
-def train(config: Config, corpus: str, folder: Path) -> GPTNeoForCausalLM:
+def train(config: BundledModelConfig, corpus: str, folder: Path) -> GPTNeoForCausalLM:
     """Trains (or goes on training) the model; progress on standard output and in log.txt."""
     torch.set_num_threads(config.threads)
     stories, held_out = text.split_stories(text.read_stories(corpus, config.max_stories))

@@ -1,6 +1,6 @@
 """What a learned dictionary adds to certificates over all activations at once.
 
-    python paper/scripts/certified_continuum.py --out docs/data/certified-continuum.json
+    python -m paper.scripts.certified_continuum --out paper/data/certified-continuum.json
 
 For each seed: the network of the task `continuum`, its Monte-Carlo accuracy, and the certified
 accuracy after looking at the same number of boxes with the bounds named, for the task's dictionary
@@ -10,7 +10,6 @@ alone reads the network through the dictionary only; `interval` and `linear` kno
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,18 @@ from typing import Any
 import torch
 import tyro
 
-from crossproof.proof.bounds.network import Network, SparseDomain
-from crossproof.proof.certificate.provers.boxes import boxes_draft
-from crossproof.proof.certificate.provers.latents import (
+from crossproof.files import write_json
+from crossproof.proof.bounds import Network, SparseDomain
+from crossproof.proof.certificate import (
     AffineLatents,
+    as_certificate,
+    boxes_draft,
     fitted_latents,
     generating_latents,
+    judge,
 )
-from crossproof.proof.certificate.verifier.verdict import judge
-from crossproof.proof.certificate.writer import as_certificate
-from crossproof.proof.tasks import TASKS, Plan, held_out_seed, sparse
-from crossproof.proof.tasks.dictionary import learn
-from crossproof.training.objectives import Objective
+from crossproof.proof.tasks import TASKS, Plan, held_out_seed, learn, sparse
+from crossproof.training import Objective
 
 BOUNDS: dict[str, tuple[str, ...]] = {
     "all": ("interval", "additive", "linear"),
@@ -99,12 +98,11 @@ def measure(options: Continuum, seed: int) -> dict[str, Any]:
 def main(options: Continuum) -> None:
     """Measures every seed; the file is written anew after each."""
     torch.set_num_threads(options.threads)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     for seed in options.seeds:
         rows.append(measure(options, seed))
         content = {"nodes": options.nodes, "points": options.points, "seeds": rows}
-        options.out.write_text(json.dumps(content, indent=1) + "\n")
+        write_json(options.out, content)
 
 
 if __name__ == "__main__":

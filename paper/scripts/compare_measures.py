@@ -1,6 +1,6 @@
 """Do the measures of interaction rank the same pairs of latents alike?
 
-    python paper/scripts/compare_measures.py runs/demo --out docs/data/measures.json
+    python -m paper.scripts.compare_measures runs/demo --out paper/data/measures.json
 
 For each crosscoder of a run: I, J, Q, second differences (among the token's other latents),
 Shapley-Taylor indices of the MLPs' output, and co-activation, of the same pairs at the same
@@ -10,7 +10,6 @@ over tokens (which co-activation drives) and of the means over tokens with both 
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,22 +19,28 @@ import tyro
 from torch import Tensor
 
 from crossproof.activations import read_sequences
-from crossproof.crosscoder import SparseLatents
-from crossproof.crosscoder.encode import encode_batches
-from crossproof.interactions import MLPDictionary, measure_interactions, mlp_views, output_game
-from crossproof.interactions.second_differences import second_difference_sums
-from crossproof.interactions.shapley import absolute_sums, shapley_taylor
+from crossproof.crosscoder import SparseLatents, encode_batches
+from crossproof.files import write_json
+from crossproof.interactions import (
+    MLPDictionary,
+    absolute_sums,
+    measure_interactions,
+    mlp_views,
+    output_game,
+    second_difference_sums,
+    shapley_taylor,
+)
 from crossproof.lm import load_model
-from crossproof.training.run_folder import check_model, run_crosscoders
-from paper.ranks import rank_correlations
+from crossproof.training import RunFolder
+from paper.measuring.ranks import rank_correlations
 
 
 @dataclass(frozen=True)
-class Settings:
+class MeasureComparison:
     """What is compared."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    out: Path = Path("docs/data/measures.json")
+    out: Path = Path("paper/data/measures.json")
     tokens: int = 600
     """Held-out tokens, drawn at random from 64 sequences that the run was not evaluated on."""
     skip: int = 512
@@ -52,7 +57,7 @@ class Settings:
 
 
 def measures(
-    latents: SparseLatents, views: dict[int, MLPDictionary], settings: Settings
+    latents: SparseLatents, views: dict[int, MLPDictionary], settings: MeasureComparison
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Sums over tokens and blocks of every measure of the chosen pairs, and co-active tokens."""
     found = measure_interactions(latents, views)
@@ -96,16 +101,15 @@ def correlations(named: dict[str, Tensor], seed: int) -> dict[str, Any]:
     return {"rows": [asdict(row) for row in table.rows()]}
 
 
-def main(settings: Settings) -> None:
+def main(settings: MeasureComparison) -> None:
     """Measures, correlates, writes the JSON file and prints the tables."""
     torch.set_num_threads(settings.threads)
-    crosscoders = run_crosscoders(settings.run)
-    model = load_model(next(iter(crosscoders.values()))[1].model)
+    run = RunFolder.open(settings.run)
+    model = load_model(run.provenance().model)
     sequences = read_sequences("bundled", model, model.context, "held_out")
     sequences = sequences[settings.skip : settings.skip + 64]
     content: dict[str, Any] = {"settings": {k: str(v) for k, v in asdict(settings).items()}}
-    for name, (crosscoder, provenance) in crosscoders.items():
-        check_model(model, provenance, settings.run)
+    for name, crosscoder in run.crosscoders(model).items():
         code = next(encode_batches(model, crosscoder, sequences, len(sequences))).latents
         generator = torch.Generator().manual_seed(settings.seed)
         chosen = torch.randperm(code.n_tokens, generator=generator)[: settings.tokens]
@@ -124,9 +128,8 @@ def main(settings: Settings) -> None:
                 low, high = row["ci"]
                 two = f"{row['left']:26s} {row['right']:26s}"
                 print(f"  {two} {row['rho']:6.3f} [{low:.3f}, {high:.3f}]")
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
-    settings.out.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(settings.out, content)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    main(tyro.cli(MeasureComparison))

@@ -1,6 +1,6 @@
 """Which training objective gives dictionaries that prove most, by certified accuracy.
 
-    python paper/scripts/compare_objectives_certified.py --out runs/certified
+    python -m paper.scripts.compare_objectives_certified --out runs/certified
 
 For every setting and seed: builds the task's domain and network, trains a dictionary for every
 objective, and bounds accuracy and cross-entropy point by point. An objective's strength is the one
@@ -26,13 +26,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from crossproof.crosscoder import SparseLatents
-from crossproof.proof.bounds.network import Dictionary, Network, SparseDomain
-from crossproof.proof.certificate.provers.points import points_draft
-from crossproof.proof.certificate.verifier.verdict import judge
-from crossproof.proof.certificate.writer import as_certificate
-from crossproof.proof.tasks import TASKS, Plan, held_out_seed, sparse
-from crossproof.proof.tasks.dictionary import DictionaryRecipe, learn
-from crossproof.training.objectives import Objective
+from crossproof.files import write_json
+from crossproof.proof.bounds import Network, SparseDomain
+from crossproof.proof.certificate import as_certificate, judge, points_draft
+from crossproof.proof.tasks import (
+    TASKS,
+    Dictionary,
+    DictionaryRecipe,
+    Plan,
+    held_out_seed,
+    learn,
+    sparse,
+)
+from crossproof.tables import DASH, fixed
+from crossproof.tables import interval as written_interval
+from crossproof.training import Objective
+from paper.drawing.words import table
 from paper.toys.certified_margins import certify_sample
 
 T_QUANTILE = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
@@ -51,7 +60,7 @@ OBJECTIVES: dict[str, list[Objective]] = {
 
 
 @dataclass(frozen=True)
-class Comparison:
+class CertifiedComparison:
     """Trains and compares dictionaries."""
 
     out: Path = Path("runs/certified")
@@ -80,7 +89,7 @@ SETTINGS: dict[str, tuple[str, int]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class DrawnPoints:
     """Points drawn from a domain: activations of the true features, inputs, labels."""
 
     activations: Tensor
@@ -88,7 +97,7 @@ class Sample:
     labels: Tensor
 
     @classmethod
-    def draw(cls, domain: SparseDomain, count: int, seed: int) -> Sample:
+    def draw(cls, domain: SparseDomain, count: int, seed: int) -> DrawnPoints:
         """The same points for the same seed."""
         generator = torch.Generator().manual_seed(seed)
         activations, labels = domain.sample(count, generator)
@@ -96,7 +105,7 @@ class Sample:
 
 
 def figures(
-    network: Network, dictionary: Dictionary, activations: Tensor, sample: Sample
+    network: Network, dictionary: Dictionary, activations: Tensor, sample: DrawnPoints
 ) -> dict[str, Any]:
     """What is proved and measured with these activations of a dictionary."""
     x, x_hat = sample.x, dictionary.decode(activations)
@@ -124,7 +133,7 @@ def variants(recipe: DictionaryRecipe) -> Iterator[tuple[str, float, DictionaryR
             yield name, objective.strengths().get(name, 0.0), replace(recipe, objective=objective)
 
 
-def run(setting: str, seed: int, options: Comparison, most: int) -> int:
+def run(setting: str, seed: int, options: CertifiedComparison, most: int) -> int:
     """Trains up to `most` dictionaries that a setting and seed lack; how many there were."""
     task, k = SETTINGS[setting]
     plan = TASKS[task]
@@ -145,8 +154,8 @@ def run(setting: str, seed: int, options: Comparison, most: int) -> int:
     domain = sparse.make_domain(plan.network, seed)
     network = trained(plan, domain, task, seed, options.out)
     samples = {
-        "validation": Sample.draw(domain, options.points, held_out_seed(seed) + 1),
-        "test": Sample.draw(domain, options.points, held_out_seed(seed) + 2),
+        "validation": DrawnPoints.draw(domain, options.points, held_out_seed(seed) + 1),
+        "test": DrawnPoints.draw(domain, options.points, held_out_seed(seed) + 2),
     }
 
     def note(name: str, strength: float, found: dict[str, Any], began: float) -> None:
@@ -165,18 +174,13 @@ def run(setting: str, seed: int, options: Comparison, most: int) -> int:
 
     if (seed, "true", 0.0) not in done:
         true = Dictionary(domain.decoder, domain.bias, lambda x: x)  # its activations are known
-        given = {
-            name: figures(network, true, sample.activations, sample)
-            for name, sample in samples.items()
-        }
-        note("true", 0.0, given, time.perf_counter())
+        began = time.perf_counter()
+        given = {n: figures(network, true, s.activations, s) for n, s in samples.items()}
+        note("true", 0.0, given, began)
     for name, strength, changed in wanted:
         began = time.perf_counter()
         learned = learn(network, domain, changed, seed)
-        given = {
-            part: figures(network, learned, learned.encode(sample.x), sample)
-            for part, sample in samples.items()
-        }
+        given = {n: figures(network, learned, learned.encode(s.x), s) for n, s in samples.items()}
         note(name, strength, given, began)
     return len(wanted)
 
@@ -189,7 +193,7 @@ def trained(plan: Plan, domain: SparseDomain, task: str, seed: int, out: Path) -
     return Network(**load_file(path))
 
 
-def read(options: Comparison) -> list[dict[str, Any]]:
+def read(options: CertifiedComparison) -> list[dict[str, Any]]:
     """Everything that has been run."""
     path = options.out / "runs.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -215,7 +219,7 @@ def interval(values: list[float]) -> dict[str, Any]:
     return {"mean": mean, "ci": [mean - half, mean + half], "seeds": values}
 
 
-def summarise(lines: list[dict[str, Any]], options: Comparison) -> dict[str, Any]:
+def summarise(lines: list[dict[str, Any]], options: CertifiedComparison) -> dict[str, Any]:
     """Each objective at the strength chosen: intervals over seeds on the test sample."""
     rows: dict[str, Any] = {}
     chosen = strengths([line for line in lines if line["seed"] == options.choosing_seed])
@@ -249,23 +253,23 @@ def lead(rows: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def table(rows: dict[str, Any]) -> list[str]:
+def summary_table(rows: dict[str, Any]) -> str:
     """The summary of a setting in Markdown: means over seeds, an interval where it matters."""
     head = ["objective", "strength", *(f"{e}: acc / CE" for e in ENGINES)]
     head += ["interval (" + ENGINE + ")", "share of model", "model", "FVU", "L0"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    lines = []
     for name, row in rows.items():
         ci = row[ENGINE]["accuracy"]["ci"]
         cells = [name, f"{row['strength']:g}"]
         cells += [f"{row[e]['accuracy']['mean']:.3f} / {row[e]['ce']['mean']:.2f}" for e in ENGINES]
-        cells += ["–" if ci is None else f"[{ci[0]:.3f}, {ci[1]:.3f}]"]
+        cells += [DASH if ci is None else written_interval(ci[0], ci[1], fixed(3))]
         cells += [f"{row[ENGINE]['share_of_model']['mean']:.3f}", f"{row['model']['mean']:.3f}"]
         cells += [f"{row['fvu']['mean']:.4f}", f"{row['l0']['mean']:.2f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+        lines.append(cells)
+    return table(head, lines)
 
 
-def main(options: Comparison) -> None:
+def main(options: CertifiedComparison) -> None:
     """Trains what is missing, or publishes."""
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -280,8 +284,8 @@ def main(options: Comparison) -> None:
                 "objectives": rows,
                 "lead_of_certified": lead(rows),
             }
-            print(f"\n{setting}\n\n" + "\n".join(table(rows)))
-        options.publish.write_text(json.dumps(content, indent=1) + "\n")
+            print(f"\n{setting}\n\n{summary_table(rows)}")
+        write_json(options.publish, content)
         return
     left = options.most or 10**6
     for setting in options.settings:
@@ -292,4 +296,4 @@ def main(options: Comparison) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Comparison))
+    main(tyro.cli(CertifiedComparison))

@@ -1,6 +1,6 @@
 """Do clusters by interaction mean something? Every similarity, and every control, judged alike.
 
-    python paper/scripts/judge_clusters.py runs/demo --out docs/data/clusters.json
+    python -m paper.scripts.judge_clusters runs/demo --out paper/data/clusters.json
 
 For each crosscoder of a measured run (`crossproof measure`): clusters by every similarity, judged
 in the odd-one-in task by the offline embedding model and by word overlap, on explanations and on
@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from crossproof.activations.corpus import Split
+from crossproof.activations import Split
 from crossproof.clusters import (
     NEED_DIFFERENCES,
     Algorithm,
@@ -40,20 +40,20 @@ from crossproof.clusters import (
     prepare,
 )
 from crossproof.crosscoder import Crosscoder
-from crossproof.evaluation import named_crosscoders
+from crossproof.files import write_text
 from crossproof.lm import LanguageModel, load_model
-from crossproof.training.run_folder import run_crosscoders
-from paper.cluster_comparison import Plan, Study, compare, study
-from paper.cluster_comparison_words import tables
-from paper.cluster_examples import examples
+from crossproof.training import RunFolder
+from paper.clusters.comparison import ComparisonPlan, HalvedSubject, compare, study
+from paper.clusters.comparison_words import tables
+from paper.clusters.examples import examples
 
 
 @dataclass(frozen=True)
-class Arguments:
+class ClusterJudging:
     """What is judged."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    out: Path = Path("docs/data/clusters.json")
+    out: Path = Path("paper/data/clusters.json")
     algorithm: Algorithm = "affinity"
     similarities: tuple[str, ...] = ()
     """All of them, and I-normalised of every block alone, if none is named."""
@@ -73,10 +73,11 @@ class Arguments:
     threads: int = 1
 
 
-def main(arguments: Arguments) -> None:
+def main(arguments: ClusterJudging) -> None:
     """Clusters, judges, writes the JSON file and the tables."""
     torch.set_num_threads(arguments.threads)
-    model = load_model(next(iter(run_crosscoders(arguments.run).values()))[1].model)
+    run = RunFolder.open(arguments.run)
+    model = load_model(run.provenance().model)
     judges = (OverlapJudge(), EmbeddingJudge(SentenceEmbedder()))
     content: dict[str, Any] = {
         "schema": 2,
@@ -86,12 +87,12 @@ def main(arguments: Arguments) -> None:
         "settings": {k: str(v) for k, v in asdict(arguments).items()},
         "runs": {},
     }
-    for name, crosscoder in named_crosscoders(model, [arguments.run]).items():
+    for name, crosscoder in run.crosscoders(model).items():
         if arguments.crosscoders and name not in arguments.crosscoders:
             continue
         halves = _study(model, name, crosscoder, arguments)
         names = _names(arguments, halves)
-        plan = Plan(
+        plan = ComparisonPlan(
             names,
             judges,
             arguments.algorithm,
@@ -102,23 +103,24 @@ def main(arguments: Arguments) -> None:
         found = compare([halves], plan, lambda line: print(line, flush=True))
         best = found["chosen"]["interaction"]
         content["runs"][name] = found | {"examples": examples(halves.report, best)}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(content) + "\n")  # megabytes with indentation
+    write_text(arguments.out, json.dumps(content) + "\n")  # megabytes with indentation
     page = "\n\n".join(
         f"**{name}**\n\n{tables(figures)}" for name, figures in content["runs"].items()
     )
-    arguments.out.with_suffix(".md").write_text(page + "\n")
+    write_text(arguments.out.with_suffix(".md"), page + "\n")
     print(page)
 
 
-def _names(arguments: Arguments, halves: Study) -> list[str]:
+def _names(arguments: ClusterJudging, halves: HalvedSubject) -> list[str]:
     found = halves.report.evidence.interactions
     every = [*available(found.gated), *(f"I-normalised@{block}" for block in found.blocks)]
     names = list(arguments.similarities) or every
     return [n for n in names if arguments.differences or n not in NEED_DIFFERENCES]
 
 
-def _study(model: LanguageModel, name: str, crosscoder: Crosscoder, arguments: Arguments) -> Study:
+def _study(
+    model: LanguageModel, name: str, crosscoder: Crosscoder, arguments: ClusterJudging
+) -> HalvedSubject:
     corpus = measured_corpus(arguments.run, model)
     text = JudgedText(split=arguments.choice_split, tokens=arguments.tokens)
     subject = prepare(
@@ -140,4 +142,4 @@ def _study(model: LanguageModel, name: str, crosscoder: Crosscoder, arguments: A
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    main(tyro.cli(ClusterJudging))

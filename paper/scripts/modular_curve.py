@@ -1,6 +1,6 @@
 """Certified accuracy of addition modulo p against how far, and how, the network was trained.
 
-    python paper/scripts/modular_curve.py --p 53 --purities 0 0.01 0.1 --out runs/modular-53.json
+    python -m paper.scripts.modular_curve --p 53 --purities 0 0.01 0.1 --out runs/modular-53.json
 
 One network for each seed and strength of the purity penalty (what neurons read and write outside
 their frequency; 0 is weight decay alone). At every checkpoint the network is folded as it stands
@@ -11,7 +11,6 @@ power outside their frequency).
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -22,10 +21,9 @@ import torch
 import tyro
 from torch import Tensor
 
-from crossproof.proof.bounds.network import Network, PairDomain
-from crossproof.proof.certificate.provers.pairs import best_draft
-from crossproof.proof.certificate.verifier.verdict import judge
-from crossproof.proof.certificate.writer import as_certificate
+from crossproof.files import write_json
+from crossproof.proof.bounds import Network, PairDomain
+from crossproof.proof.certificate import as_certificate, best_draft, judge
 from crossproof.proof.tasks import TASKS, modular
 from paper.toys.frequencies import find_frequencies
 
@@ -99,12 +97,11 @@ def train(
 def main(options: Curve) -> None:
     """Trains, certifies, writes the file anew after every checkpoint."""
     torch.set_num_threads(options.threads)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     curves: list[dict[str, Any]] = []
 
     def save() -> None:
         content = {"p": options.p, "curves": curves}
-        options.out.write_text(json.dumps(content, indent=1) + "\n")
+        write_json(options.out, content)
 
     for seed, purity in itertools.product(options.seeds, options.purities):
         curves.append({})

@@ -1,6 +1,6 @@
 """Draws the README's figure from a run's results.json.
 
-    python paper/scripts/readme_figure.py runs/full/results.json
+    python -m paper.scripts.readme_figure runs/full/results.json
 
 Φ under every ablation scheme, mean over blocks, one bar a crosscoder, with 95% intervals. The
 picture is transparent and its greys and colours are legible on white and on dark pages.
@@ -32,7 +32,7 @@ BAR = 0.8
 
 
 @dataclass(frozen=True)
-class Options:
+class HeadlineFigure:
     """What to draw, and where to."""
 
     results: Annotated[Path, tyro.conf.Positional]
@@ -81,7 +81,7 @@ def _dress(axes: Axes) -> None:
     )
 
 
-def main(options: Options) -> None:
+def main(options: HeadlineFigure) -> None:
     """Reads, draws, writes."""
     results = json.loads(options.results.read_text(encoding="utf-8"))
     options.output.parent.mkdir(parents=True, exist_ok=True)
@@ -94,4 +94,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main(tyro.cli(HeadlineFigure))

@@ -1,15 +1,15 @@
-"""Writes docs/results.md from the numbers of `crossproof reproduce`.
+"""Writes paper/pages/results.md from the numbers of `python -m paper`.
 
-    python paper/scripts/results_page.py --take results  # copy finished figures, then write
-    python paper/scripts/results_page.py                 # write from what docs hold already
+    python -m paper.scripts.results_page --take results  # copy finished figures, then write
+    python -m paper.scripts.results_page                 # write from what paper/data holds already
+    python -m paper.scripts.results_page --rewrite       # its words and pictures anew, too
 
 Every section ends with the JSON file its claims come from and the command that makes it again. The
-last section is of `paper/scripts/judge_clusters.py`, whose numbers are in docs/data/clusters.json.
+last section is of `paper.scripts.judge_clusters`, whose numbers are in paper/data/clusters.json.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,22 +17,23 @@ from typing import Any
 
 import tyro
 
-from paper.ablation_words import headline
-from paper.cluster_comparison_words import accuracies, chosen, figure, listed
-from paper.cluster_examples import RULE
-from paper.publish import section
-from paper.registry import NAMES
-from paper.words import size, table
+from crossproof.files import make_folder, read_json, write_json, write_text
+from paper.clusters.comparison_words import accuracies, chosen, figure, listed
+from paper.clusters.examples import RULE
+from paper.drawing.png import draw_png
+from paper.drawing.words import size, table
+from paper.figures.ablation_words import headline
+from paper.publish import section, stem
+from paper.registry import NAMES, figure_module
 
 HEAD = """# Results
 
-Figures of the paper on the bundled model, with the controls it lacked, as `crossproof \
-reproduce` made them; a figure that is not listed has not been made at its published size yet. \
+Figures of the paper on the bundled model, with the controls it lacked, as `python -m paper` made \
+them; a figure that is not listed has not been made at its published size yet. \
 A section says how many seeds it has. This page is written by `paper/scripts/results_page.py` from \
-[data/results](data/results): words and tables are computed from the numbers there. \
+[paper/data/results](../data/results): words and tables are computed from the numbers there. \
 `make reproduce` makes all of them again; equal seeds and thread counts give equal numbers on the \
 same machine. All figures are of held-out text unless a table says otherwise."""
-
 
 CLUSTERS = "Clusters of the demo's crosscoders, ten of them printed"
 COMPARED = ("I-normalised", "Q-normalised", "coactivation-normalised", "phi", "decoder-cosine")
@@ -41,51 +42,77 @@ ALGORITHMS = {
     "agglomerative": "clusters-agglomerative",
     "spectral": "clusters-spectral",
 }
-"""Files of docs/data."""
+"""Files of paper/data."""
+FIGURES = "figures"
 
 
 @dataclass(frozen=True)
-class Options:
+class ResultsPage:
     """Where figures come from and go to."""
 
     take: Path | None = None
-    """Copy the figures of this folder, as written by `crossproof reproduce`, into docs first."""
-    docs: Path = Path("docs")
+    """Copy the figures of this folder, as written by `python -m paper`, first."""
+    rewrite: bool = False
+    """Make words and pictures anew from the stored numbers, which stay as they are."""
+    paper: Path = Path("paper")
+
+    @property
+    def results(self) -> Path:
+        """Folder of the figures' numbers."""
+        return self.paper / "data" / "results"
+
+    @property
+    def figures(self) -> Path:
+        """Folder of their pictures."""
+        return self.paper / "pages" / FIGURES
 
 
-def take(source: Path, docs: Path) -> None:
-    """Copies numbers into docs/data/results and pictures into docs/figures."""
+def take(source: Path, to: ResultsPage) -> None:
+    """Copies numbers into paper/data/results and pictures into paper/pages/figures."""
+    for folder in (to.results, to.figures):
+        make_folder(folder)
     for path in sorted(source.glob("*.json")):
-        content = json.loads(path.read_text())
-        (docs / "data/results").mkdir(parents=True, exist_ok=True)
-        (docs / "figures").mkdir(exist_ok=True)
-        shutil.copy(path, docs / "data/results" / path.name)
-        for chart in content["charts"]:
-            shutil.copy(source / f"{chart}.png", docs / "figures" / f"{chart}.png")
+        shutil.copy(path, to.results / path.name)
+        for chart in read_json(path)["charts"]:
+            shutil.copy(source / f"{chart}.png", to.figures / f"{chart}.png")
+
+
+def rewrite(to: ResultsPage) -> None:
+    """Words, titles and pictures of every stored figure, from its numbers."""
+    for path in sorted(to.results.glob("*.json")):
+        content = read_json(path)
+        name, numbers = content["figure"], content["numbers"]
+        module = figure_module(name)
+        charts = {stem(name, chart): made for chart, made in module.charts(numbers).items()}
+        content |= {"title": module.TITLE, "words": module.words(numbers).strip()}
+        content["charts"] = {chart: made.title for chart, made in charts.items()}
+        write_json(path, content)
+        for chart, made in charts.items():
+            draw_png(made, to.figures / f"{chart}.png")
 
 
 def page(contents: list[dict[str, Any]], clusters: dict[str, Any] | None = None) -> str:
     """The page: a list of the figures, then a section each, in the paper's order.
 
-    `clusters` are the contents of `paper/scripts/judge_clusters.py` by algorithm.
+    `clusters` are the contents of `paper.scripts.judge_clusters` by algorithm.
     """
     ordered = sorted(contents, key=lambda content: NAMES.index(content["figure"]))
     titles = [content["title"] for content in ordered] + [CLUSTERS] * bool(clusters)
     links = [f"* [{title}](#{anchor(title)})" for title in titles]
-    sections = [section(c, "figures/", "data/results/", level=2) for c in ordered]
+    sections = [section(c, f"{FIGURES}/", "../data/results/", level=2) for c in ordered]
     if clusters:
         sections += [clusters_section(clusters["affinity"]), algorithms_section(clusters)]
     return "\n\n".join([HEAD, "\n".join(links), *_headline(ordered), *sections]) + "\n"
 
 
 def clusters_section(content: dict[str, Any]) -> str:
-    """What `paper/scripts/judge_clusters.py` found on a run's crosscoders, and clusters by rule."""
+    """What `paper.scripts.judge_clusters` found on a run's crosscoders, and clusters by rule."""
     parts = [
         f"## {CLUSTERS}",
         "Right one of five (chance .20), on text that was not measured; clusters of the reported "
         "half of the latents, three seeds of clustering, questions and controls, 95% intervals. "
-        "Differences and accuracy by size are in [clusters.md](data/clusters.md), the task and "
-        "what follows are in [Clusters of latents](clusters.md).",
+        "Differences and accuracy by size are in [clusters.md](../data/clusters.md), the task and "
+        "what follows are in [Clusters of latents](../../docs/clusters.md).",
     ]
     for name, figures in content["runs"].items():
         parts += [f"### {name}", chosen(figures)]
@@ -95,8 +122,8 @@ def clusters_section(content: dict[str, Any]) -> str:
         parts += [f"Ten clusters of the reported half, by {best}. {RULE}"]
         parts += [listed(figures["examples"])]
     command = f"crossproof measure {content['settings']['run']}` and `"
-    command += f"python paper/scripts/judge_clusters.py {content['settings']['run']}"
-    parts += [f"Numbers: [clusters.json](data/clusters.json), from `{command}`."]
+    command += f"python -m paper.scripts.judge_clusters {content['settings']['run']}"
+    parts += [f"Numbers: [clusters.json](../data/clusters.json), from `{command}`."]
     return "\n\n".join(parts)
 
 
@@ -128,7 +155,7 @@ def algorithms_section(clusters: dict[str, Any]) -> str:
             "spectral clustering make one cluster for every six latents; those of one latent are "
             "not counted.",
             table(head, rows),
-            "Numbers: docs/data/clusters-ALGORITHM.json, from the same command with "
+            "Numbers: paper/data/clusters-ALGORITHM.json, from the same command with "
             "`--algorithm ALGORITHM`.",
         ]
     )
@@ -139,7 +166,7 @@ def _headline(contents: list[dict[str, Any]]) -> list[str]:
     for content in contents:
         if content["figure"] == "ablation":
             numbers = content["numbers"]
-            source = f"From [ablation.json](data/results/ablation.json), `{content['command']}`."
+            source = f"From [ablation.json](../data/results/ablation.json), `{content['command']}`."
             return ["## Headline", size(numbers["setup"]), headline(numbers), source]
     return []
 
@@ -150,17 +177,19 @@ def anchor(title: str) -> str:
     return "".join(kept).replace(" ", "-")
 
 
-def main(options: Options) -> None:
+def main(options: ResultsPage) -> None:
     """Takes what is new and writes the page."""
     if options.take is not None:
-        take(options.take, options.docs)
-    found = sorted((options.docs / "data/results").glob("*.json"))
-    target = options.docs / "results.md"
-    judged = {name: options.docs / f"data/{stem}.json" for name, stem in ALGORITHMS.items()}
-    clusters = {n: json.loads(path.read_text()) for n, path in judged.items() if path.exists()}
-    target.write_text(page([json.loads(path.read_text()) for path in found], clusters))
+        take(options.take, options)
+    if options.rewrite:
+        rewrite(options)
+    found = sorted(options.results.glob("*.json"))
+    judged = {name: options.paper / f"data/{name_of}.json" for name, name_of in ALGORITHMS.items()}
+    clusters = {name: read_json(path) for name, path in judged.items() if path.exists()}
+    target = options.paper / "pages" / "results.md"
+    write_text(target, page([read_json(path) for path in found], clusters))
     print(target)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main(tyro.cli(ResultsPage))

@@ -1,7 +1,7 @@
 """Search for the objective, its strength and the crosscoder's size, on the validation split.
 
-    python paper/scripts/search_objectives.py --grid objectives --seeds 0 1 --out runs/search
-    python paper/scripts/search_objectives.py --grid knobs --base "n_latents=1024 k=16 lr=2e-3"
+    python -m paper.scripts.search_objectives --grid objectives --seeds 0 1 --out runs/search
+    python -m paper.scripts.search_objectives --grid knobs --base "n_latents=1024 k=16 lr=2e-3"
 
 All variants of a seed train on the same batches in one pass; each is then evaluated on the
 validation split (never on the held-out one). `OUT/points.jsonl` gets a line a variant and seed;
@@ -21,23 +21,29 @@ import tyro
 
 from crossproof.activations import read_sequences
 from crossproof.evaluation import EvaluationOptions, evaluate
+from crossproof.files import write_json
 from crossproof.lm import load_model
-from crossproof.training.config import DEMO, RunConfig
-from crossproof.training.machine import keep_freed_memory
-from crossproof.training.objective import Objective
-from crossproof.training.terms import OBJECTIVES
-from crossproof.training.together import train_together
+from crossproof.training import (
+    DEMO,
+    OBJECTIVES,
+    Objective,
+    RunConfig,
+    keep_freed_memory,
+    train_together,
+)
+from paper.measuring.objectives import KEEP_LARGEST
+from paper.measuring.objectives import RECIPE as DEMO_OBJECTIVE
 
 
 @dataclass(frozen=True)
-class Search:
+class ObjectiveSearch:
     """Trains and evaluates a grid of variants."""
 
     out: Path = Path("runs/search")
     grid: str = "objectives"
     """objectives, or knobs: rate, schedule, k, width, warm-up and warm start of the penalty."""
     variants: tuple[str, ...] = ()
-    """These instead of a grid, each a quoted list of settings: "k=32 keep_largest=400"."""
+    """These instead of a grid, each a quoted list of settings: "k=32 l1=0.1"."""
     seeds: tuple[int, ...] = (0, 1)
     steps: int = 1000
     batch_tokens: int = 512
@@ -50,17 +56,17 @@ class Search:
     """Write all points found so far to this JSON file, and train nothing."""
 
 
-RECIPE = "keep_largest=200 all_latents=50 interaction=5"
+RECIPE = " ".join(f"{term}={strength:g}" for term, strength in DEMO_OBJECTIVE.items())
 """The recipes' objective."""
 
 GRIDS: dict[str, list[str]] = {
     "objectives": [
         "",
         *(f"interaction={s}" for s in (10, 100, 300, 1000, 3000, 10000)),
-        *(f"keep_largest={s}" for s in (100, 400)),
-        *(f"keep_largest={s} all_latents={s / 4:g}" for s in (50, 100, 200, 400, 1000)),
-        "keep_largest=400 all_latents=400",
-        *(f"keep_largest=400 all_latents=100 interaction={s}" for s in (10, 100)),
+        *(f"{KEEP_LARGEST}={s}" for s in (100, 400)),
+        *(f"{KEEP_LARGEST}={s} all_latents={s / 4:g}" for s in (50, 100, 200, 400, 1000)),
+        f"{KEEP_LARGEST}=400 all_latents=400",
+        *(f"{KEEP_LARGEST}=400 all_latents=100 interaction={s}" for s in (10, 100)),
         *(f"certified={s}" for s in (3, 30)),
         *(f"share={s}" for s in (100, 1000)),
     ],
@@ -80,7 +86,7 @@ GRIDS: dict[str, list[str]] = {
         )
     ],
 }
-"""A variant is a list of settings beside the defaults: `k=32 keep_largest=400 lr=2e-3`."""
+"""A variant is a list of settings beside the defaults: `k=32 interaction=400 lr=2e-3`."""
 WANTED = EvaluationOptions(
     patch_hookpoints=False, schemes=("none", "keep-largest"), mids=("exact_mid",)
 )
@@ -157,10 +163,10 @@ def publish(points: list[dict[str, Any]], path: Path) -> None:
         f"validation text."
     )
     content = {"model_hash": load_model("bundled").weights_hash, "note": note, "points": kept}
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(path, content)
 
 
-def main(search: Search) -> None:
+def main(search: ObjectiveSearch) -> None:
     """Trains what is missing, evaluates it, appends the points."""
     torch.set_num_threads(search.threads)
     keep_freed_memory()
@@ -201,4 +207,4 @@ def main(search: Search) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Search))
+    main(tyro.cli(ObjectiveSearch))

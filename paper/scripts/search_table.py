@@ -1,6 +1,6 @@
 """The tables of docs/search.md from the points of `search_objectives.py`.
 
-    python paper/scripts/search_table.py src/crossproof/report/published.json > table.md
+    python -m paper.scripts.search_table src/crossproof/report/published.json > table.md
 
 Means over seeds, with the smallest and largest in brackets; FVU relative to the unpenalised
 crosscoder of the same seed and size.
@@ -14,32 +14,40 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-Point = dict[str, Any]
+from crossproof.tables import Style, fixed, minus
+from paper.drawing.words import table, written
+
+SearchPoint = dict[str, Any]
+
+THREE = fixed(3)
 
 
-def row(group: list[Point], base: dict[tuple[Any, ...], float]) -> str:
+def rises(value: float) -> str:
+    """A relative change with one decimal."""
+    return minus(f"{value:+.1%}")
+
+
+def row(group: list[SearchPoint], base: dict[tuple[Any, ...], float]) -> list[str]:
     """One line: the variant and its figures over seeds."""
 
-    def figure(values: list[float], style: str = "{:.3f}") -> str:
-        mean = sum(values) / len(values)
-        spread = f" [{style.format(min(values))}, {style.format(max(values))}]"
-        return style.format(mean) + (spread if len(values) > 1 else "")
+    def figure(values: list[float], style: Style = THREE) -> str:
+        spread = (min(values), max(values)) if len(values) > 1 else None
+        return written(sum(values) / len(values), spread, style)
 
     rise = [p["fvu"] / base[key(p)] - 1 for p in group if key(p) in base]
-    cells = [
+    return [
         group[0]["variant"].strip() or "-",
         figure([p["phi_keep"] for p in group]),
         figure([min(p["phi_keep_by_block"]) for p in group]),
         figure([p["phi_none"] for p in group]),
         figure([p["fvu"] for p in group]),
-        figure(rise, "{:+.1%}") if rise else "-",
+        figure(rise, rises) if rise else "-",
         figure([p["dominant_share"] for p in group]),
-        figure([p["interaction"] for p in group], "{:.0f}"),
+        figure([p["interaction"] for p in group], fixed(0)),
     ]
-    return "| " + " | ".join(cells) + " |"
 
 
-def key(point: Point) -> tuple[Any, ...]:
+def key(point: SearchPoint) -> tuple[Any, ...]:
     """What a baseline must share with a penalised point: seed, size, rate, schedule, length."""
     size, rate = point["crosscoder"], [point["optimisation"][name] for name in ("lr", "decay")]
     return point["seed"], size["n_latents"], size["k"], *rate, point["steps"], point["batch_tokens"]
@@ -47,7 +55,7 @@ def key(point: Point) -> tuple[Any, ...]:
 
 def main(paths: list[str]) -> None:
     """Prints one table of all points in the files."""
-    points: list[Point] = []
+    points: list[SearchPoint] = []
     for path in paths:
         text = Path(path).read_text()
         lines = path.endswith(".jsonl")
@@ -55,13 +63,11 @@ def main(paths: list[str]) -> None:
             [json.loads(x) for x in text.splitlines()] if lines else json.loads(text)["points"]
         )
     base = {key(p): p["fvu"] for p in points if not p["terms"]}
-    groups: dict[tuple[Any, ...], list[Point]] = defaultdict(list)
+    groups: dict[tuple[Any, ...], list[SearchPoint]] = defaultdict(list)
     for point in points:
         groups[point["variant"], point["steps"], point["batch_tokens"]].append(point)
-    print("| variant | Φ keep-largest | worst block | Φ all | FVU | FVU rise | share | I |")
-    print("|---|---|---|---|---|---|---|---|")
-    for group in groups.values():
-        print(row(group, base))
+    head = ["variant", "Φ keep-largest", "worst block", "Φ all", "FVU", "FVU rise", "share", "I"]
+    print(table(head, [row(group, base) for group in groups.values()]))
 
 
 if __name__ == "__main__":

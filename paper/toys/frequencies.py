@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from crossproof.proof.bounds import Network, PairDomain
-from crossproof.proof.tasks.modular import power
+from paper.toys.fourier import power
 
 
 @dataclass(frozen=True, eq=False)

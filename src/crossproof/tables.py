@@ -219,9 +219,10 @@ class Table:
         return "\n".join(line for line in lines_of_text if line)
 
     def to_markdown(self) -> str:
-        """A Markdown table, without title and note."""
+        """A Markdown table, without title and note; columns of text stay on the left."""
         heading, *rows = (" | ".join(_escaped(part) for part in line) for line in self.lines())
-        rule = " | ".join(["---", *["---:"] * len(self.columns)])
+        texts = map(self.is_text, range(len(self.columns)))
+        rule = " | ".join(["---", *("---" if text else "---:" for text in texts)])
         return "\n".join(f"| {line} |" for line in (heading, rule, *rows))
 
     def to_rich(self) -> rich.table.Table:

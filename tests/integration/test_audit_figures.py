@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from crossproof.cli import main
+from paper.__main__ import main
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("figure", ["fig4", "fig13"])
 def test_quick_figures(figure: str, tmp_path: Path) -> None:
     out = ["--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
-    main(["reproduce", figure, "--quick", "--seeds", "0", *out])
+    main([figure, "--quick", "--seeds", "0", *out])
     content = json.loads((tmp_path / "out" / f"{figure}.json").read_text())
     assert "too small for conclusions" in content["words"]
     for chart in content["charts"]:

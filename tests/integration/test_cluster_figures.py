@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from tiny_models import CONTEXT, random_tokens
 
-from crossproof import cli
-from paper import clustering, fig3, fig11, fig12
-from paper.clustering import Extent
+from paper.__main__ import main
+from paper.clusters import subjects as clustering
+from paper.clusters.subjects import Extent
+from paper.figures import fig3, fig11, fig12
 
 SPLITS = {"train": 60, "validation": 30, "held_out": 30}
 
@@ -59,7 +60,7 @@ def numbers(tmp_path: Path, name: str) -> dict[str, Any]:
 def test_figures_of_clusters_and_explanations(options: list[str], tmp_path: Path) -> None:
     """One test, since the three share their trainings."""
     for name in ("fig3", "fig11", "fig12"):
-        cli.main(["reproduce", name, *options])
+        main([name, *options])
         assert {p.name for p in (tmp_path / "out").iterdir()} >= {f"{name}.md", f"{name}.png"}
     clusters = numbers(tmp_path, "fig3")
     assert set(clusters["variants"]) == {"λ = 0", "recipe"}
@@ -89,11 +90,11 @@ def test_figures_of_clusters_and_explanations(options: list[str], tmp_path: Path
 def test_halves_share_neither_latents_nor_text(
     options: list[str], tmp_path: Path, model_folders: dict[str, Path]
 ) -> None:
-    from paper.lab import Lab
-    from paper.settings import Settings
+    from paper.measuring.experiment import Experiment
+    from paper.measuring.settings import FigureSettings
 
-    lab = Lab.open(
-        Settings(
+    experiment = Experiment.open(
+        FigureSettings(
             model=str(model_folders["gpt-neo"]),
             text=str(tmp_path / "text.safetensors"),
             cache=tmp_path / "cache",
@@ -103,7 +104,7 @@ def test_halves_share_neither_latents_nor_text(
             say=lambda _: None,
         )
     )
-    (own,) = clustering.studies(lab, lab.config())
+    (own,) = clustering.studies(experiment, experiment.config())
     choice, report = own.choice, own.report
     assert not set(choice.latents.tolist()) & set(report.latents.tolist())
     assert abs(len(choice.latents) - len(report.latents)) <= 1

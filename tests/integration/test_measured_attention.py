@@ -26,7 +26,7 @@ from crossproof.evaluation.measurement import InteractionSquare
 from crossproof.lm import LanguageModel
 from crossproof.lm.hookpoints import Hookpoints
 from crossproof.report import write_report
-from paper import fig5, fig6, heads
+from paper.figures import fig5, fig6, heads
 
 KINDS = ("gpt-neo", "llama")
 

@@ -7,13 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import compare_objectives_certified as compare
 import pytest
 
-import paper.scripts.certified_continuum as certified_continuum
-import paper.scripts.modular_curve as modular_curve
 from crossproof.proof.tasks import TASKS, Plan, modular
 from crossproof.training.objectives import Objective
+from paper.scripts import certified_continuum, modular_curve
+from paper.scripts import compare_objectives_certified as compare
 
 
 def line(objective: str, strength: float, seed: int, **accuracy: float) -> dict[str, Any]:
@@ -41,12 +40,12 @@ def test_strengths_are_chosen_on_validation_and_reported_on_test() -> None:
     lines += [line("certified", 1.0, 1, validation=0.9, test=0.9)]  # does not choose
     lines += [line("certified", 0.1, 2, validation=0.6, test=0.4)]
     lines += [line("none", 0.0, 2, validation=0.3, test=0.3)]
-    rows = compare.summarise(lines, compare.Comparison(choosing_seed=0, seeds=(1, 2)))
+    rows = compare.summarise(lines, compare.CertifiedComparison(choosing_seed=0, seeds=(1, 2)))
     assert rows["certified"]["strength"] == 0.1
     assert rows["certified"]["signed"]["accuracy"]["seeds"] == [0.5, 0.4]  # not of the chooser
     assert rows["certified"]["signed"]["share_of_model"]["mean"] == pytest.approx(0.45 / 0.8)
     assert compare.lead(rows)["none"]["mean"] == pytest.approx(0.15)
-    assert "certified | 0.1" in compare.table(rows)[-1]
+    assert "certified | 0.1" in compare.summary_table(rows).splitlines()[-1]
 
 
 def test_every_objective_has_the_term_it_is_named_after() -> None:
@@ -80,7 +79,9 @@ def test_comparison_stops_after_so_many_and_only_the_choosing_seed_tries_all(
 ) -> None:
     many = {"certified": [Objective(certified=s) for s in (0.1, 0.2)]}
     monkeypatch.setattr(compare, "OBJECTIVES", many)
-    options = compare.Comparison(out=tmp_path, settings=("independent",), seeds=(1,), points=40)
+    options = compare.CertifiedComparison(
+        out=tmp_path, settings=("independent",), seeds=(1,), points=40
+    )
     found = []
     for _ in range(4):
         compare.main(replace(options, most=1))
@@ -96,7 +97,9 @@ def test_comparison_stops_after_so_many_and_only_the_choosing_seed_tries_all(
 def test_comparison_runs_resumes_and_publishes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = compare.Comparison(out=tmp_path, settings=("independent",), seeds=(1,), points=40)
+    options = compare.CertifiedComparison(
+        out=tmp_path, settings=("independent",), seeds=(1,), points=40
+    )
     compare.main(options)
     runs = tmp_path / "runs.jsonl"
     lines = [json.loads(text) for text in runs.read_text().splitlines()]

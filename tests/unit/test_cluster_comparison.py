@@ -24,8 +24,8 @@ from crossproof.clusters.task import accuracy, draw_trials
 from crossproof.crosscoder import CrosscoderConfig
 from crossproof.errors import CrossproofError
 from crossproof.interactions import measure_interactions
-from paper.cluster_comparison import family
-from paper.paired import Answered, difference, pool
+from paper.clusters.comparison import family
+from paper.clusters.paired import Answered, difference, pool
 
 LATENTS = 9
 EVERY = torch.arange(LATENTS)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from crossproof.errors import CrossproofError
-from paper.cache import Cache
+from paper.measuring.cache import ResultCache
 
 KEY = {"steps": 3, "terms": {"a": 1.0, "b": 2.0}}
 
@@ -19,7 +19,7 @@ def write(text: str):  # type: ignore[no-untyped-def]
 
 
 def test_an_entry_is_found_by_its_content_whatever_the_order(tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "cache")
+    cache = ResultCache(tmp_path / "cache")
     assert cache.find("kind", KEY) is None
     path = cache.put("kind", KEY, write("one"))
     assert (path / "result").read_text() == "one"
@@ -31,7 +31,7 @@ def test_an_entry_is_found_by_its_content_whatever_the_order(tmp_path: Path) -> 
 
 
 def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
-    cache = Cache(tmp_path)
+    cache = ResultCache(tmp_path)
     cache.get("kind", KEY, write("one"))
     path = cache.get("kind", KEY, write("two"))
     assert (path / "result").read_text() == "one"
@@ -43,7 +43,7 @@ def test_an_interrupted_entry_leaves_nothing(tmp_path: Path, failure: type[BaseE
         (folder / "result").write_text("half")
         raise failure
 
-    cache = Cache(tmp_path)
+    cache = ResultCache(tmp_path)
     with pytest.raises(failure):
         cache.put("kind", KEY, write_half)
     assert cache.find("kind", KEY) is None
@@ -57,7 +57,7 @@ def test_a_killed_writer_leaves_no_entry(tmp_path: Path) -> None:
         (folder / "result").write_text("half")
         os._exit(9)
 
-    cache = Cache(tmp_path)
+    cache = ResultCache(tmp_path)
     child = os.fork()
     if child == 0:
         cache.put("kind", KEY, die)
@@ -68,7 +68,7 @@ def test_a_killed_writer_leaves_no_entry(tmp_path: Path) -> None:
 
 
 def test_the_second_of_two_writers_gives_way(tmp_path: Path) -> None:
-    cache = Cache(tmp_path)
+    cache = ResultCache(tmp_path)
 
     def overtaken(folder: Path) -> None:
         (folder / "result").write_text("second")
@@ -84,4 +84,4 @@ def test_the_second_of_two_writers_gives_way(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CrossproofError, match=r"choose a writable --cache"):
-        Cache(tmp_path / "file").put("kind", KEY, write("one"))
+        ResultCache(tmp_path / "file").put("kind", KEY, write("one"))

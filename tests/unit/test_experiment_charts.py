@@ -8,19 +8,20 @@ from pathlib import Path
 import pytest
 
 from crossproof.errors import CrossproofError
-from paper.cluster_examples import RULE
-from paper.draw_html import draw_html
-from paper.draw_png import draw_png
-from paper.figure import Chart, Figure, Heat, Panel, Series
-from paper.look import bar_places, errors
+from paper.clusters.examples import RULE
+from paper.drawing.charts import Chart, Heatmap, Panel, Series
+from paper.drawing.html import draw_html
+from paper.drawing.look import bar_places, errors
+from paper.drawing.png import draw_png
+from paper.drawing.words import number, shown, table
+from paper.measuring.settings import FigureSettings
 from paper.publish import command, write
-from paper.registry import NAMES, available, experiment
-from paper.scripts.results_page import Options, anchor, page
+from paper.registry import NAMES, available, figure_module
+from paper.scripts.results_page import ALGORITHMS, ResultsPage, anchor, page
 from paper.scripts.results_page import main as write_page
-from paper.settings import Settings
-from paper.words import number, shown, table
 
-DOCS = Path(__file__).parents[2] / "docs"
+PAPER = Path(__file__).parents[2] / "paper"
+RESULTS = sorted((PAPER / "data" / "results").glob("*.json"))
 LINES = Panel(
     "Trade-off",
     "strength",
@@ -46,7 +47,7 @@ PLANE = Panel(
     diagonal=True,
 )
 MATRIX = Panel(
-    "Matrix", heat=Heat(["r", "s"], ["c", "d", "e"], [[1, -2, 3], [0, 1, 2]], True, True)
+    "Matrix", heat=Heatmap(["r", "s"], ["c", "d", "e"], [[1, -2, 3], [0, 1, 2]], True, True)
 )
 CHART = Chart("Everything at once", [LINES, BARS, PLANE, MATRIX])
 
@@ -84,53 +85,51 @@ def test_error_bars_are_lengths_and_never_negative() -> None:
 def test_words() -> None:
     assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
     assert shown({"mean": 0.31549, "ci": [0.31, 1234.5]}) == "0.315 [0.310, 1,234]"
-    assert number(-0.0501, 2) == "-0.05"
+    assert number(-0.0501, 2) == "−0.05"
 
 
 def test_figures_are_published_and_the_page_links_them(tmp_path: Path) -> None:
-    results, docs = tmp_path / "results", tmp_path / "docs"
-    results.mkdir()
-    docs.mkdir()
+    results = tmp_path / "results"
     for name in ("fig7", "fig2"):
-        figure = Figure({"phi": 0.5}, {"main": Chart("A chart", [LINES])}, "What it shows.")
         content = {
             "figure": name,
             "title": f"Figure: {name} (one)",
-            "command": command(name, Settings(quick=True, seeds=(4,))),
+            "command": command(name, FigureSettings(quick=True, seeds=(4,))),
             "charts": {name: "A chart"},
-            "words": figure.words,
-            "numbers": figure.numbers,
+            "words": "What it shows.",
+            "numbers": {"phi": 0.5},
         }
-        write(content, figure, results)
+        write(content, {"main": Chart("A chart", [LINES])}, results)
     assert json.loads((results / "fig2.json").read_text())["numbers"] == {"phi": 0.5}
     assert "![A chart](fig2.png)" in (results / "fig2.md").read_text()
-    write_page(Options(results, docs))
-    page = (docs / "results.md").read_text()
+    write_page(ResultsPage(take=results, paper=tmp_path / "paper"))
+    pages = tmp_path / "paper" / "pages"
+    page = (pages / "results.md").read_text()
     assert page.index("## Figure: fig2") < page.index("## Figure: fig7")
-    assert "`crossproof reproduce fig2 --quick --seeds 4`" in page
-    for path in ("figures/fig2.png", "data/results/fig7.json"):
+    assert "`python -m paper fig2 --quick --seeds 4`" in page
+    for path in ("figures/fig2.png", "../data/results/fig7.json"):
         assert f"]({path})" in page
-        assert (docs / path).exists()
+        assert (pages / path).exists()
     assert f"](#{anchor('Figure: fig2 (one)')})" in page
     assert anchor("Figure: fig2 (one)") == "figure-fig2-one"
 
 
 def test_an_unknown_figure_is_refused_with_the_known_ones() -> None:
     with pytest.raises(CrossproofError, match=r"no figure 'fig77'.*fig2.*or all"):
-        experiment("fig77")
+        figure_module("fig77")
 
 
 @pytest.mark.parametrize("name", available())
-def test_every_figure_has_a_title_and_a_run(name: str) -> None:
+def test_every_figure_has_a_title_and_its_three_parts(name: str) -> None:
     assert name in NAMES
-    module = experiment(name)
+    module = figure_module(name)
     assert module.TITLE
     assert "\n" not in module.TITLE
-    assert callable(module.run)
+    assert all(callable(part) for part in (module.compute, module.charts, module.words))
 
 
 def test_the_page_prints_ten_clusters_of_each_crosscoder_by_the_rule() -> None:
-    content = json.loads((DOCS / "data" / "clusters.json").read_text())
+    content = json.loads((PAPER / "data" / "clusters.json").read_text())
     text = page([], {"affinity": content})
     for figures in content["runs"].values():
         assert len(figures["examples"]) == 10
@@ -140,3 +139,24 @@ def test_the_page_prints_ten_clusters_of_each_crosscoder_by_the_rule() -> None:
                 f"{latent}: {about}" in text for latent, about in row["explanations"].items()
             )
     assert RULE in text
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_published_words_and_charts_are_those_of_the_numbers(path: Path) -> None:
+    """`results_page --rewrite` writes them anew after a change of the words."""
+    content = json.loads(path.read_text())
+    module = figure_module(content["figure"])
+    assert module.words(content["numbers"]).strip() == content["words"]
+    charts = module.charts(content["numbers"])
+    assert [chart.title for chart in charts.values()] == list(content["charts"].values())
+    assert content["command"].startswith(f"python -m paper {content['figure']} ")
+    assert all((PAPER / "pages" / "figures" / f"{name}.png").exists() for name in content["charts"])
+
+
+def test_the_published_page_is_that_of_the_data() -> None:
+    contents = [json.loads(path.read_text()) for path in RESULTS]
+    clusters = {
+        name: json.loads((PAPER / "data" / f"{stem}.json").read_text())
+        for name, stem in ALGORITHMS.items()
+    }
+    assert page(contents, clusters) == (PAPER / "pages" / "results.md").read_text()

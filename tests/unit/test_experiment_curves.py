@@ -14,12 +14,12 @@ from torch import Tensor
 
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.lm import LanguageModel
-from crossproof.training.loop import mlps_by_hookpoint
 from crossproof.training.objectives import Objective
-from paper.curves import Place, place_at, place_at_strength
-from paper.gradients import gradient_norms, in_scaled_space
-from paper.runs import Measured, Runs
-from paper.sweep import relative_norms
+from crossproof.training.together import mlps_by_place
+from paper.measuring.curves import CurvePoint, point_at, point_at_strength
+from paper.measuring.gradients import gradient_norms, in_scaled_space
+from paper.measuring.measurements import Measured, SeedMeasurements
+from paper.measuring.sweep import relative_norms
 
 VALUES = st.lists(st.floats(-10, 10), min_size=2, max_size=6, unique=True)
 
@@ -30,7 +30,7 @@ def test_a_place_has_the_target_and_is_the_first_that_has(
 ) -> None:
     curve = {str(i): value for i, value in enumerate(values)}
     target = min(values) + where * (max(values) - min(values))
-    place = place_at(curve, target)
+    place = point_at(curve, target)
     assert place.reached
     first, second = curve[place.first], curve[place.second]
     assert (1 - place.weight) * first + place.weight * second == pytest.approx(target, abs=1e-9)
@@ -41,24 +41,24 @@ def test_a_place_has_the_target_and_is_the_first_that_has(
 @given(VALUES, st.floats(0.1, 5))
 def test_beyond_a_curve_is_its_nearest_point(values: list[float], beyond: float) -> None:
     curve = {str(i): value for i, value in enumerate(values)}
-    place = place_at(curve, max(values) + beyond)
+    place = point_at(curve, max(values) + beyond)
     assert not place.reached
     assert curve[place.first] == pytest.approx(max(values))
     assert "out of reach" in place.describe()
 
 
 def test_strengths_are_interpolated_in_their_logarithm() -> None:
-    place = place_at_strength(["a", "b", "c"], [1.0, 10.0, 1000.0], 100.0)
+    place = point_at_strength(["a", "b", "c"], [1.0, 10.0, 1000.0], 100.0)
     assert (place.first, place.second, place.weight) == ("b", "c", pytest.approx(0.5))
     assert place.describe() == "50% from b to c"
 
 
 def test_a_figure_between_two_points_is_a_mixture_of_theirs() -> None:
-    def runs(value: float) -> Runs:
+    def runs(value: float) -> SeedMeasurements:
         sums = {"tokens": np.ones(4), "active": np.full(4, value)}
-        return Runs((Measured(sums, np.ones(3, dtype=np.int64)),), ())
+        return SeedMeasurements((Measured(sums, np.ones(3, dtype=np.int64)),), ())
 
-    found = Place("a", "b", 0.25).figure({"a": runs(1.0), "b": runs(3.0)}, "l0")
+    found = CurvePoint("a", "b", 0.25).figure({"a": runs(1.0), "b": runs(3.0)}, "l0")
     assert found.value == pytest.approx(1.5)
 
 
@@ -84,7 +84,7 @@ def test_the_scale_is_taken_out_of_the_weights_again(gpt_neo: LanguageModel) -> 
 def test_gradients_are_those_of_a_small_step(gpt_neo: LanguageModel) -> None:
     """‖∇‖² is the slope of a term along its own gradient: L1's, written out in dense tensors."""
     crosscoder, other, batch = folded(gpt_neo)
-    mlps = mlps_by_hookpoint(gpt_neo, gpt_neo.hookpoints())
+    mlps = mlps_by_place(gpt_neo, gpt_neo.hookpoints())
     terms = {"l1": Objective(l1=1.0), "three": Objective(l1=3.0), "mlp_in": Objective(mlp_in=1.0)}
     found = gradient_norms(other, batch, mlps, terms, 0)
     assert found["three"] == pytest.approx(3 * found["l1"], rel=1e-5)
@@ -100,7 +100,7 @@ def test_gradients_are_those_of_a_small_step(gpt_neo: LanguageModel) -> None:
 def test_a_rotation_keeps_the_pull_within_its_form(gpt_neo: LanguageModel) -> None:
     """The control is the same penalty on turned neurons: not the same gradient, but like it."""
     _, other, batch = folded(gpt_neo)
-    mlps = mlps_by_hookpoint(gpt_neo, gpt_neo.hookpoints())
+    mlps = mlps_by_place(gpt_neo, gpt_neo.hookpoints())
     terms = {"own": Objective(interaction=1.0), "turned": Objective(rotated=1.0)}
     found = gradient_norms(other, batch, mlps, terms, 0)
     assert found["own"] != found["turned"]

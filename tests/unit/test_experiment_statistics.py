@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from crossproof.evaluation.bootstrap import Sums, estimate
 
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.intervals import Sums, estimate
-from paper.statistics import over_seeds
+from paper.measuring.statistics import over_seeds
 
 SEQUENCES, PARTS = 30, np.array([2.0, 5.0])
 

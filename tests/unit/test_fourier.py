@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rounding import gamma
 from torch import Tensor
 
-from paper.fourier import class_shares, pair_shares
+from paper.toys.fourier import class_shares, pair_shares
 
 P = 7
 

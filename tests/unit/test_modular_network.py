@@ -11,11 +11,11 @@ from torch import Tensor
 from crossproof.activations import Harvest, read_sequences, scored_positions
 from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
 from crossproof.lm import LanguageModel, load_model
-from paper import modular_network
-from paper.modular_latents import RESID_POST, Network
-from paper.modular_network import EQUALS_AT, Recipe, all_pairs, splits
+from paper.toys import modular_network
+from paper.toys.modular_latents import RESID_POST, ModularNetwork
+from paper.toys.modular_network import EQUALS_AT, ModularNetworkConfig, all_pairs, splits
 
-RECIPE = Recipe(
+RECIPE = ModularNetworkConfig(
     p=11, train_share=0.7, d_model=16, heads=2, neurons=32, steps=300, batch=84, lr=1e-2
 )
 
@@ -33,8 +33,8 @@ def model(folder: Path) -> LanguageModel:
 
 
 @pytest.fixture(scope="module")
-def network(model: LanguageModel) -> Network:
-    return Network.of(model)
+def network(model: LanguageModel) -> ModularNetwork:
+    return ModularNetwork.of(model)
 
 
 def test_pairs_are_in_order_and_right() -> None:
@@ -48,7 +48,7 @@ def test_the_split_is_complete_disjoint_and_the_same_for_every_seed() -> None:
     together = torch.cat([rows["train"], rows["held_out"]])
     assert together[(together[:, 0] * 11 + together[:, 1]).argsort()].equal(all_pairs(11))
     assert len(rows["train"]) == round(0.7 * 121)
-    again = splits(Recipe(**{**vars(RECIPE), "seed": 3}))
+    again = splits(ModularNetworkConfig(**{**vars(RECIPE), "seed": 3}))
     assert again["train"].equal(rows["train"])
 
 
@@ -63,7 +63,7 @@ def test_the_network_learns_its_pairs(folder: Path, model: LanguageModel) -> Non
     assert right.double().mean().item() == pytest.approx(facts["held_out"]["accuracy"])
 
 
-def test_only_the_answers_position_is_scored(model: LanguageModel, network: Network) -> None:
+def test_only_the_answers_position_is_scored(model: LanguageModel, network: ModularNetwork) -> None:
     rows = splits(RECIPE)["train"]
     scored = scored_positions(rows, model.special_ids)
     assert scored.sum(1).equal(torch.ones(len(rows), dtype=torch.int64))
@@ -78,7 +78,7 @@ def sorted_rows(values: Tensor) -> Tensor:
     return values[values[:, 0].argsort()]
 
 
-def test_the_output_layer_is_linear_but_for_the_norms_division(network: Network) -> None:
+def test_the_output_layer_is_linear_but_for_the_norms_division(network: ModularNetwork) -> None:
     """Differences of logits are the stream through `output`, times √D over the norm, and biases."""
     stream = network.x[:, network.hookpoints.index(RESID_POST)].double()
     length = (stream - stream.mean(1, keepdim=True)).square().mean(1).add(1e-5).sqrt()
@@ -87,7 +87,7 @@ def test_the_output_layer_is_linear_but_for_the_norms_division(network: Network)
     assert (rest - rest.mean(0)).abs().max() < 1e-3
 
 
-def test_neurons_are_read_from_the_mlp(network: Network) -> None:
+def test_neurons_are_read_from_the_mlp(network: ModularNetwork) -> None:
     found = network.neurons()
     assert found.read.shape[1] == found.written.shape[1] == 5
     assert (found.written.sum(1) - 1).abs().max() < 1e-9
@@ -99,7 +99,7 @@ def test_neurons_are_read_from_the_mlp(network: Network) -> None:
     )
 
 
-def test_a_pure_latent_owns_its_frequency(network: Network) -> None:
+def test_a_pure_latent_owns_its_frequency(network: ModularNetwork) -> None:
     """cos(2π·3(a + b)/11) is read at frequency 3; a latent that is never active is left out."""
     rows = all_pairs(11).double()
     wave = torch.cos(2 * torch.pi * 3 * (rows[:, 0] + rows[:, 1]) / 11)
@@ -111,7 +111,7 @@ def test_a_pure_latent_owns_its_frequency(network: Network) -> None:
     assert network.structure(activations, torch.ones(2, 16)).describe([2])["keys_owned"] == 0
 
 
-def test_untrained_dictionaries_are_as_sparse(network: Network) -> None:
+def test_untrained_dictionaries_are_as_sparse(network: ModularNetwork) -> None:
     config = CrosscoderConfig(n_latents=24, k=3)
     like = Crosscoder(config, network.hookpoints, network.model.d_model)
     found = network.untrained(like, seed=0)

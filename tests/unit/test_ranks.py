@@ -9,7 +9,7 @@ from dictionaries import F64
 from scipy.stats import spearmanr
 
 from crossproof.errors import CrossproofError
-from paper.ranks import rank_correlations
+from paper.measuring.ranks import rank_correlations
 
 
 def measures(pairs: int = 40) -> dict[str, torch.Tensor]:

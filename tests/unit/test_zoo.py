@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import save_file
 
 from crossproof.lm import LanguageModel, load_model
-from paper import zoo
-from paper.cache import Cache
-from paper.fig9 import ZOO
+from paper.figures.fig9 import ZOO
+from paper.measuring.cache import ResultCache
+from paper.toys import zoo
 
-RECIPE = zoo.Recipe(
+RECIPE = zoo.SmallModelConfig(
     "gpt_neo", 16, 2, heads=2, steps=60, batch=4, context=16, muon_lr=0.1, adam_lr=0.03
 )
 
@@ -33,11 +33,11 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("family", zoo.FAMILIES)
 def test_each_family_learns_and_loads(
-    family: zoo.Family, text: str, gpt_neo: LanguageModel, tmp_path: Path
+    family: zoo.Architecture, text: str, gpt_neo: LanguageModel, tmp_path: Path
 ) -> None:
     said: list[str] = []
     recipe = replace(RECIPE, family=family)
-    folder = zoo.folder(recipe, gpt_neo, text, Cache(tmp_path), said.append)
+    folder = zoo.folder(recipe, gpt_neo, text, ResultCache(tmp_path), said.append)
     model = load_model(str(folder))
     assert (model.d_model, model.n_blocks, model.vocab_size) == (16, 2, gpt_neo.vocab_size)
     assert model.special_ids == gpt_neo.special_ids
@@ -55,7 +55,7 @@ def test_each_family_learns_and_loads(
 def test_a_finished_model_is_not_trained_again(
     text: str, gpt_neo: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, cache = replace(RECIPE, steps=2), Cache(tmp_path)
+    recipe, cache = replace(RECIPE, steps=2), ResultCache(tmp_path)
     first = zoo.folder(recipe, gpt_neo, text, cache, lambda _: None)
     other = zoo.folder(replace(recipe, seed=1), gpt_neo, text, cache, lambda _: None)
     assert other != first
@@ -70,7 +70,7 @@ def test_the_same_recipe_gives_the_same_bytes(
     for name in ("one", "two"):
         torch.manual_seed(len(weights))  # the caller's random state does not matter
         recipe = replace(RECIPE, steps=3)
-        folder = zoo.folder(recipe, gpt_neo, text, Cache(tmp_path / name), lambda _: None)
+        folder = zoo.folder(recipe, gpt_neo, text, ResultCache(tmp_path / name), lambda _: None)
         weights.append((folder / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
 
@@ -82,7 +82,7 @@ def test_an_interrupted_training_leaves_nothing(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        zoo.folder(replace(RECIPE, steps=100), gpt_neo, text, Cache(tmp_path), interrupt)
+        zoo.folder(replace(RECIPE, steps=100), gpt_neo, text, ResultCache(tmp_path), interrupt)
     assert not list(tmp_path.iterdir())
 
 

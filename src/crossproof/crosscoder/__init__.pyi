@@ -1,4 +1,7 @@
+from .autograd import sparse_product as sparse_product
 from .config import CrosscoderConfig as CrosscoderConfig
+from .encode import EncodedBatch as EncodedBatch
+from .encode import encode_batches as encode_batches
 from .latents import SparseLatents as SparseLatents
 from .model import Crosscoder as Crosscoder
 from .provenance import Provenance as Provenance

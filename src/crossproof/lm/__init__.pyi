@@ -9,3 +9,5 @@ from .loading import load_model as load_model
 from .mlp import MLPWeights as MLPWeights
 from .model import LanguageModel as LanguageModel
 from .pair import ModelPair as ModelPair
+from .quieting import quiet as quiet
+from .unembedding import Unembedding as Unembedding

@@ -25,7 +25,7 @@ from crossproof.errors import CrossproofError, first_line
 from crossproof.lm.adapters import base_of, is_adapter, merge_adapter
 from crossproof.lm.model import LanguageModel
 from crossproof.lm.pair import ModelPair
-from crossproof.lm.quiet import quiet
+from crossproof.lm.quieting import quiet
 from crossproof.lm.sites import find_sites
 
 BUNDLED = "bundled"

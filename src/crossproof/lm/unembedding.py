@@ -32,6 +32,11 @@ class Unembedding:
     weight: Float[Tensor, "V D"]
     bias: Float[Tensor, " V"]
 
+    @classmethod
+    def of(cls, model: LanguageModel) -> Unembedding:
+        """The model's own, as `unembedding`, which says what it raises."""
+        return unembedding(model)
+
     def __call__(self, r: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch V"]:
         """The logits of residual streams behind the last block."""
         return self.norm(r) @ self.weight.T + self.bias

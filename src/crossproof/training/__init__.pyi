@@ -1,4 +1,5 @@
 from .api import train as train
+from .config import DEMO as DEMO
 from .config import RECIPES as RECIPES
 from .config import Optimisation as Optimisation
 from .config import RunConfig as RunConfig
@@ -7,7 +8,10 @@ from .config import config_to_dict as config_to_dict
 from .loop import OWN_SETTINGS as OWN_SETTINGS
 from .loop import Training as Training
 from .loop import mlps_by_hookpoint as mlps_by_hookpoint
+from .machine import keep_freed_memory as keep_freed_memory
+from .machine import thread_setting as thread_setting
 from .objective import Objective as Objective
+from .objectives import penalties as penalties
 from .result import TrainingResult as TrainingResult
 from .run_folder import RunFolder as RunFolder
 from .step import BlockStep as BlockStep
