@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from crossproof.errors import CrossproofError
 from crossproof.files import read_json, write_json
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 MISSING = "missing"
 """The key under which a document says why a value is null."""
+
+
+R = TypeVar("R", bound="Result")
 
 
 class Result:
@@ -41,10 +44,10 @@ class Result:
         return content | ({MISSING: missing} if missing else {})
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
+    def from_json(cls: type[R], content: Mapping[str, Any]) -> R:
         """The result that `to_json` wrote; CrossproofError if `content` is not one."""
         try:
-            made: Self = _converter().structure(
+            made: R = _converter().structure(
                 {key: value for key, value in content.items() if key != MISSING}, cls
             )
         except Exception as error:  # cattrs groups errors of every kind under its own
@@ -58,7 +61,7 @@ class Result:
         write_json(path, self.to_json())
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls: type[R], path: Path) -> R:
         """Reads what `save` wrote; CrossproofError if the file is missing, damaged or another's."""
         content = read_json(path)
         try:
