@@ -99,7 +99,8 @@ def cell(value: Value, style: Style = number) -> Cell:
     if mean is None or not math.isfinite(mean):
         return Cell(DASH, "", value)
     if isinstance(value, int):
-        return Cell(count(value) if style is number else style(value), "", value)
+        whole = count if style is number else style
+        return Cell(whole(float(value)), "", value)
     bounds = interval(*ci, style) if ci is not None and all(map(math.isfinite, ci)) else ""
     return Cell(style(mean), bounds, value)
 
