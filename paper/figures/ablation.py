@@ -159,7 +159,9 @@ class ReviewAblation:
         gradient = {}
         for control, curve in curves.items():
             if control in self.gradients:
-                strengths = [config.objective.strengths()[control] for config in curve.values()]
+                strengths = [
+                    config.objective.strengths().get(control, 0.0) for config in curve.values()
+                ]
                 equal = self.pull(reference) / self.gradients[control]
                 gradient[control] = point_at_strength(list(curve), strengths, equal)
         return {"gradient": gradient, "fvu": cost}
