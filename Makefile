@@ -75,7 +75,7 @@ $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c '$(HAVE_TORCH)' 2>/dev/null \
 		|| $(PIP) install --quiet "$(TORCH)" || $(PIP) install --quiet "torch>=2.6"
-	$(PIP) install --quiet --editable ".[arb,fast,figures]"
+	$(PIP) install --quiet --editable ".[arb,fast]"
 	@touch $@
 
 $(VENV)/.installed-paper: $(VENV)/.installed
@@ -83,5 +83,5 @@ $(VENV)/.installed-paper: $(VENV)/.installed
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) install --quiet --editable ".[dev,arb,fast,figures]"
+	$(PIP) install --quiet --editable ".[dev,arb,fast]"
 	@touch $@
