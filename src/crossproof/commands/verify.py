@@ -12,8 +12,6 @@ import tyro
 
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError
-from crossproof.proof.certificate.result import summary_table
-from crossproof.proof.certificate.verifier import verify
 
 
 @dataclass(frozen=True)
@@ -32,11 +30,15 @@ class Verify:
 
 def run(arguments: Sequence[str], began: float) -> None:
     """Prints the verdicts; exits with 1 if a claim is not verified."""
-    from rich.console import Console
-
     options: Verify = parse(Verify, "verify", arguments)
     if not options.folders:
         raise CrossproofError("Nothing to verify: give the folder of a certificate.")
+
+    from rich.console import Console
+
+    from crossproof.proof.certificate.result import summary_table
+    from crossproof.proof.certificate.verifier import verify
+
     results = {
         folder: verify(folder, network=options.network, domain=options.domain, arb=options.arb)
         for folder in options.folders
