@@ -8,10 +8,11 @@ import math
 import pytest
 import torch
 from dictionaries import F64, random_case
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from profiles import examples
 from reference import DenseMLP, DenseView, act
+from rounding import slack
 from theory.additive import (
     additive_bounds,
     additive_output,
@@ -151,6 +152,7 @@ def test_relu_on_one_side_of_its_kink_is_free_exactly(seed: int, scale: float, s
 
 @EXAMPLES
 @given(SEEDS, ACTIVATIONS, st.sampled_from([0.1, 1.0, 10.0]), st.sampled_from([0.0, 1.0, 1e4]))
+@example(seed=739, activation=Activation.GELU, scale=10.0, error=1e4)
 def test_gaps_bound_the_distance_from_the_additive_model(
     seed: int, activation: Activation, scale: float, error: float
 ) -> None:
@@ -159,10 +161,11 @@ def test_gaps_bound_the_distance_from_the_additive_model(
     base = act(activation.value, dense.beta)
     curved = act(activation.value, dense.beta[:, None] + dense.p) - base[:, None]
     distance = (case.mlp.neurons(case.x) - base - curved.sum(2)).abs()
+    size = case.mlp.neurons(case.x).abs() + base.abs() + curved.abs().sum(2)
     for rigorous in (False, True):
         path = linear_path(case.view, case.latents, case.x, rigorous=rigorous)
         sharp = additive_gap(activation, path, contributions(case.latents, case.view.G))
-        assert below(distance, sharp)
+        assert (distance <= sharp + slack(32, size)).all()
     output = additive_output(case.view, case.latents)
     torch.testing.assert_close(output, dense.additive_output(), rtol=1e-9, atol=1e-9)
 

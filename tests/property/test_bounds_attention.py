@@ -90,6 +90,7 @@ def test_the_dominant_pair_drops_least_of_all_single_pairs(seed: int) -> None:
 @EXAMPLES
 @given(SEEDS, KEYS, SHIFTS)
 @example(seed=506062, keys=6, size=3.0)
+@example(seed=128, keys=7, size=3.0)
 def test_softmax_moves_by_at_most_the_lemmas(seed: int, keys: int, size: float) -> None:
     scores, shift = 3 * noise(seed, 5, keys), size * noise(seed + 1, 5, keys)
     A, A_hat = (scores + shift).softmax(1), scores.softmax(1)

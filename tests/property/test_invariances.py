@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from profiles import examples
 from reference import DenseMLP, DenseView
+from rounding import slack
 from torch import Tensor
 
 from crossproof.interactions import (
@@ -221,9 +222,11 @@ def test_a_relu_that_stays_on_adds_up_and_is_charged_all_the_same(seed: int) -> 
     assert torch.equal(measure(on), measure(case))
     assert measure(on)[2:].max() > 0.1
     assert additive(on).abs().max() == 0
+    # Neurons of about 1e3 cancel in second differences.
+    rounding = slack(32, on.mlp.neurons(on.x_hat) @ on.mlp.output_norms())
     for context in ("alone", "others"):
         scores = second_difference_scores(on.view, on.latents, context)
-        assert scores.max() < 1e-9
+        assert scores.max() < rounding < 1e-8
     off = with_mlp(case, b_in=torch.full_like(case.mlp.b_in, -1e3))
     assert additive(off).abs().max() == 0
     assert second_difference_scores(off.view, off.latents).max() == 0

@@ -77,7 +77,8 @@ def test_the_additive_form_bounds_the_additive_error(case: Case) -> None:
     error = (case.mlp(case.x_hat) - dense.additive_output()).norm(dim=1)
     assert (error <= ours * (1 + SLACK) + SLACK).all()
     swing = 2 * LIPSCHITZ[case.mlp.activation.value] - 1
-    assert (ours <= swing * interaction(view, latents, view.dominance(latents)) + SLACK).all()
+    charge = interaction(view, latents, view.dominance(latents))
+    assert (ours <= swing * charge * (1 + SLACK) + SLACK).all()
 
 
 @CASES
