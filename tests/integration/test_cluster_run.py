@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crossproof.evaluation.measure_run import Corpus, measure_runs
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from llm_stub import Reply, stub
 from reports import run as made_run
@@ -21,6 +20,7 @@ from safetensors.torch import save_file
 from tiny_models import CONTEXT, D_MODEL, random_tokens
 
 import crossproof
+from crossproof.activations import TextSlice
 from crossproof.clusters.judges import JudgeOptions, Question
 from crossproof.clusters.llm import Endpoint
 from crossproof.clusters.measured_run import (
@@ -37,7 +37,8 @@ from crossproof.commands import cluster as command
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.crosscoder.store import Provenance, load_crosscoder, save_crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.pair_sums import measure
+from crossproof.evaluation import MeasureOptions, measure_runs
+from crossproof.evaluation.pair_sums import tally_interactions
 from crossproof.lm import LanguageModel
 from crossproof.report.clusters import cluster_matrices, clustered, clustered_runs, size_figure
 from crossproof.report.runs import runs_of
@@ -73,7 +74,11 @@ def run_folder(gpt_neo: LanguageModel, tmp_path_factory: pytest.TempPathFactory)
         provenance = Provenance(gpt_neo.name, gpt_neo.weights_hash, seed, training)
         save_crosscoder(crosscoder, folder / name / "crosscoder", provenance)
     measure_runs(
-        gpt_neo, [folder], folder / "measure", Corpus(str(text), "held_out", 1600, CONTEXT), 2
+        gpt_neo,
+        [folder],
+        folder / "measure",
+        TextSlice.of_tokens(str(text), "held_out", 1600, CONTEXT),
+        MeasureOptions(pairs=2),
     )
     return folder
 
@@ -191,9 +196,9 @@ def test_halves_are_measured_again_up_to_a_limit(
 
     def watched(model: Any, crosscoder: Any, sequences: Any, **options: Any) -> Any:
         measured.append(sequences.shape)
-        return measure(model, crosscoder, sequences, **options)
+        return tally_interactions(model, crosscoder, sequences, **options)
 
-    monkeypatch.setattr("crossproof.clusters.preparing.measure", watched)
+    monkeypatch.setattr("crossproof.clusters.preparing.tally_interactions", watched)
     monkeypatch.setattr("crossproof.clusters.preparing.HALF_TOKENS", 3 * CONTEXT + 1)
     cluster(gpt_neo, run_folder, replace(SETTINGS, seeds=1, against=(), scored=2))
     assert measured == 4 * [(3, CONTEXT)]  # two crosscoders, two halves

@@ -19,7 +19,7 @@ from crossproof.errors import CrossproofError
 from crossproof.evaluation import EvaluationOptions, evaluate
 from crossproof.lm import LanguageModel
 from crossproof.training.objectives import Objective
-from crossproof.training.run import start, train
+from crossproof.training.run import start, train_run
 from crossproof.training.together import train_together
 from paper.__main__ import main
 from paper.figures import fidelity
@@ -96,7 +96,7 @@ def test_a_cached_crosscoder_is_what_crossproof_train_makes(
     config = experiment.config(**exact(100.0))
     variants = {"none": experiment.config(), "penalised": config}
     found = experiment.crosscoders(variants)["penalised"][1]
-    finished = train(start(replace(config, seed=1, baseline=True), tmp_path / "run"))
+    finished = train_run(start(replace(config, seed=1, baseline=True), tmp_path / "run"))
     expected = folded_tensors(finished["penalised"])
     for name, tensor in found.state_dict().items():
         assert torch.equal(tensor, expected[name]), name

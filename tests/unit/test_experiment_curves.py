@@ -14,8 +14,8 @@ from torch import Tensor
 
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.lm import LanguageModel
+from crossproof.training import mlps_by_hookpoint
 from crossproof.training.objectives import Objective
-from crossproof.training.together import mlps_by_place
 from paper.measuring.curves import CurvePoint, point_at, point_at_strength
 from paper.measuring.gradients import gradient_norms, in_scaled_space
 from paper.measuring.measurements import Measured, SeedMeasurements
@@ -86,7 +86,7 @@ def test_the_scale_is_taken_out_of_the_weights_again(gpt_neo: LanguageModel) -> 
 def test_gradients_are_those_of_a_small_step(gpt_neo: LanguageModel) -> None:
     """‖∇‖² is the slope of a term along its own gradient: L1's, written out in dense tensors."""
     crosscoder, other, batch = folded(gpt_neo)
-    mlps = mlps_by_place(gpt_neo, gpt_neo.hookpoints())
+    mlps = mlps_by_hookpoint(gpt_neo, gpt_neo.hookpoints())
     terms = {"l1": Objective(l1=1.0), "three": Objective(l1=3.0), "mlp_in": Objective(mlp_in=1.0)}
     found = gradient_norms(other, batch, mlps, terms, 0)
     assert found["three"] == pytest.approx(3 * found["l1"], rel=1e-5)
@@ -102,7 +102,7 @@ def test_gradients_are_those_of_a_small_step(gpt_neo: LanguageModel) -> None:
 def test_a_rotation_keeps_the_pull_within_its_form(gpt_neo: LanguageModel) -> None:
     """The control is the same penalty on turned neurons: not the same gradient, but like it."""
     _, other, batch = folded(gpt_neo)
-    mlps = mlps_by_place(gpt_neo, gpt_neo.hookpoints())
+    mlps = mlps_by_hookpoint(gpt_neo, gpt_neo.hookpoints())
     terms = {"own": Objective(interaction=1.0), "turned": Objective(rotated=1.0)}
     found = gradient_norms(other, batch, mlps, terms, 0)
     assert found["own"] != found["turned"]

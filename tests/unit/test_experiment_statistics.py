@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from crossproof.evaluation.bootstrap import Sums, estimate
 
 from crossproof.errors import CrossproofError
+from crossproof.evaluation import Sums, estimate
 from paper.measuring.statistics import over_seeds
 
 SEQUENCES, PARTS = 30, np.array([2.0, 5.0])
