@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crossproof.evaluation.measure_run import Corpus, measure_runs
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from llm_stub import Reply, stub
 from reports import run as made_run
@@ -34,9 +33,15 @@ from crossproof.clusters.result import ClusterResult
 from crossproof.clusters.run import cluster
 from crossproof.clusters.settings import ClusterSettings, JudgedText, LatentChoice
 from crossproof.commands import cluster as command
-from crossproof.crosscoder import Crosscoder, CrosscoderConfig
-from crossproof.crosscoder.store import Provenance, load_crosscoder, save_crosscoder
+from crossproof.crosscoder import (
+    Crosscoder,
+    CrosscoderConfig,
+    Provenance,
+    load_crosscoder,
+    save_crosscoder,
+)
 from crossproof.errors import CrossproofError
+from crossproof.evaluation.measure_run import Corpus, measure_runs
 from crossproof.evaluation.pair_sums import measure
 from crossproof.lm import LanguageModel
 from crossproof.report.clusters import cluster_matrices, clustered, clustered_runs, size_figure
