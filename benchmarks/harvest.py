@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from crossproof.activations import Harvest
-from crossproof.lm import LanguageModel, load_model
-from crossproof.lm.quieting import quiet
+from crossproof.lm import LanguageModel, load_model, quiet
 
 
 @dataclass

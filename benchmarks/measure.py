@@ -19,8 +19,7 @@ import tyro
 
 from crossproof.activations import read_sequences, scored_positions
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig, SparseLatents
-from crossproof.evaluation import mlp_views
-from crossproof.interactions import MLPDictionary, measure_interactions
+from crossproof.interactions import MLPDictionary, measure_interactions, mlp_views
 from crossproof.lm import load_model
 from crossproof.training import keep_freed_memory
 

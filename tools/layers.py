@@ -18,9 +18,9 @@ from tools.source import Import, Module, read_modules, resolve
 PACKAGE = "crossproof"
 
 LAYERS = (
-    *("errors", "extras", "files", "tables", "result", "kernels", "lm", "rounding"),
+    *("errors", "extras", "files", "tables", "result", "registry", "rounding", "kernels", "lm"),
     *("activations", "crosscoder", "interactions", "training", "evaluation", "proof"),
-    *("clusters", "auditing", "report", "commands", "cli", "__main__", ""),
+    *("clusters", "auditing", "report", "testing", "commands", "cli", "__main__", ""),
 )
 """Folders and modules of the package: each imports only itself and those before it.
 
@@ -101,15 +101,19 @@ def _reached(onward: Mapping[str, set[str]], start: str) -> set[str]:
 
 
 def private_imports(modules: Mapping[str, Module], outside: Mapping[str, Module]) -> Iterator[str]:
-    """Imports of the package that take anything but a name which a package of it exports."""
+    """Imports of the package that take anything but a name of a public module's `__all__`.
+
+    Public are folders and the modules beside them; `import crossproof` gives public names alone.
+    """
     for module in outside.values():
         for found in module.imports:
-            if found.module.partition(".")[0] != PACKAGE:
+            if found.module.partition(".")[0] != PACKAGE or not (found.name or layer(found.module)):
                 continue
             source = modules.get(found.module)
-            if source is None or not source.is_package or found.name not in source.exports:
+            public = source is not None and (source.is_package or source.name.count(".") == 1)
+            if source is None or not public or found.name not in source.exports:
                 name = f"{found.module}.{found.name}".rstrip(".")
-                yield f"{module.path}:{found.line} imports {name}, not a name of a folder's __all__"
+                yield f"{module.path}:{found.line} imports {name}, which no __all__ makes public"
 
 
 def long_modules(source: Path) -> Iterator[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+__all__ = ("CrossproofError", "first_line", "nearest")
+
 
 class CrossproofError(Exception):
     """Bad input: one sentence that names the thing and the remedy. The CLI prints it, exits 1."""

@@ -7,6 +7,8 @@ from typing import Any
 
 from crossproof.errors import CrossproofError
 
+__all__ = ("needed",)
+
 
 def needed(module: str, extra: str, purpose: str) -> Any:
     """The module; CrossproofError that says what to install and for what, if it is missing."""

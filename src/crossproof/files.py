@@ -19,6 +19,17 @@ from crossproof.errors import CrossproofError
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = (
+    "atomic_file",
+    "atomic_folder",
+    "make_folder",
+    "read_json",
+    "read_tensors",
+    "write_json",
+    "write_tensors",
+    "write_text",
+)
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:

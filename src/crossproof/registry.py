@@ -15,6 +15,8 @@ from typing import Any, Generic, TypeVar, cast
 
 from crossproof.errors import CrossproofError, nearest
 
+__all__ = ("Registry",)
+
 T = TypeVar("T")
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import pandas
     from cattrs import Converter
 
+__all__ = ("ABSENT", "MISSING", "Result")
+
 R = TypeVar("R", bound="Result")  # not Self: beartype checks methods one by one
 
 MISSING = "missing"

@@ -19,11 +19,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crossproof.errors import CrossproofError
-from crossproof.lm.activation import Activation
-from crossproof.lm.constants import LIPSCHITZ
-
-ACTIVATION_ROUNDING = 8
-"""Machine epsilons, relative to |x|, by which a computed σ(x) may be wrong."""
 
 
 def gamma(k: int, dtype: torch.dtype = torch.float64) -> float:
@@ -55,12 +50,3 @@ def product_slack(
         magnitude = magnitude + offset.abs()
     # The magnitudes are computed too: |fl(m) - m| ≤ γ m, hence the larger index.
     return upward(gamma(2 * left.shape[-1] + 4, left.dtype) * magnitude)
-
-
-def activation_slack(
-    activation: Activation, x: Float[Tensor, "*shape"], error: Float[Tensor, "*shape"]
-) -> Float[Tensor, "*shape"]:
-    """|fl σ(x) - σ(x')| for any x' within `error` of x: L·error and what libm may be off by."""
-    exact = activation in (Activation.RELU, Activation.IDENTITY)
-    own = 0.0 if exact else ACTIVATION_ROUNDING * torch.finfo(x.dtype).eps
-    return upward(LIPSCHITZ[activation] * error + own * x.abs())

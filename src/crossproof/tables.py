@@ -16,6 +16,27 @@ if TYPE_CHECKING:
     import pandas
     import rich.table
 
+__all__ = (
+    "DASH",
+    "Cell",
+    "Estimate",
+    "Row",
+    "Style",
+    "Table",
+    "Value",
+    "at_least",
+    "at_most",
+    "cell",
+    "count",
+    "fixed",
+    "interval",
+    "minus",
+    "number",
+    "percent",
+    "signed",
+    "significant",
+)
+
 DASH = "–"
 """What stands for a value that is missing or not defined."""
 

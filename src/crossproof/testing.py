@@ -32,6 +32,8 @@ from crossproof.training.objectives import penalties
 from crossproof.training.step import BlockStep, Step, TargetMLP
 from crossproof.training.terms import OBJECTIVES
 
+__all__ = ("check_format", "check_objective", "check_sparsity")
+
 WIDTH, NEURONS, LATENTS, K, TOKENS, MLPS = 6, 10, 20, 4, 24, 2
 NUDGE = 1e-6
 """Of finite differences in float64: their error is of order NUDGE² + 1e-16 / NUDGE, relative."""

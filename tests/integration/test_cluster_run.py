@@ -34,8 +34,13 @@ from crossproof.clusters.result import ClusterResult
 from crossproof.clusters.run import cluster
 from crossproof.clusters.settings import ClusterSettings, JudgedText, LatentChoice
 from crossproof.commands import cluster as command
-from crossproof.crosscoder import Crosscoder, CrosscoderConfig
-from crossproof.crosscoder.store import Provenance, load_crosscoder, save_crosscoder
+from crossproof.crosscoder import (
+    Crosscoder,
+    CrosscoderConfig,
+    Provenance,
+    load_crosscoder,
+    save_crosscoder,
+)
 from crossproof.errors import CrossproofError
 from crossproof.evaluation import MeasureOptions, measure_runs
 from crossproof.evaluation.pair_sums import tally_interactions

@@ -14,9 +14,8 @@ import torch
 from tiny_models import D_MODEL, N_BLOCKS, random_tokens, save_model, tuned_gpt_neo
 
 from crossproof.activations import Harvest
-from crossproof.crosscoder import Crosscoder, CrosscoderConfig
+from crossproof.crosscoder import Crosscoder, CrosscoderConfig, load_crosscoder
 from crossproof.crosscoder.diffing import CLASSES, diffing_figures, relative_norms
-from crossproof.crosscoder.store import load_crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation import EvaluationOptions, evaluate
 from crossproof.interactions import interaction, mlp_views

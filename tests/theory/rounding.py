@@ -5,8 +5,9 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from crossproof.lm.constants import activation_slack
 from crossproof.lm.mlp import MLPWeights
-from crossproof.rounding import activation_slack, gamma, product_slack, upward
+from crossproof.rounding import gamma, product_slack, upward
 
 
 def preactivation_slack(

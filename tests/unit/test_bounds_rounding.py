@@ -21,6 +21,7 @@ from torch import Tensor
 from crossproof.crosscoder import SparseLatents
 from crossproof.errors import CrossproofError
 from crossproof.lm import Activation, MLPWeights
+from crossproof.lm.constants import activation_slack
 from crossproof.proof.bounds import (
     additive_gap,
     centred_gap,
@@ -33,7 +34,6 @@ from crossproof.proof.bounds import (
     spectral_norm,
 )
 from crossproof.rounding import (
-    activation_slack,
     gamma,
     product_slack,
     upward,

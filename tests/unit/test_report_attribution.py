@@ -14,7 +14,7 @@ from crossproof.proof.attribution import AttributionResult
 from crossproof.report import write_report
 from crossproof.report.attribution import AttributionSection, attributed, attribution_section
 from crossproof.report.attribution_figures import certified_panels, chain_panels
-from crossproof.report.runs import Run, runs_of
+from crossproof.report.runs import ShownRun, runs_of
 
 CHAIN = "dominant, attention measured"
 KEYS = ("true", "claimed")
@@ -29,7 +29,7 @@ def read(content: dict[str, Any]) -> AttributionResult:
     return AttributionResult.from_json(content)
 
 
-def section(content: dict[str, Any], runs: list[Run] | None = None) -> AttributionSection:
+def section(content: dict[str, Any], runs: list[ShownRun] | None = None) -> AttributionSection:
     found = attribution_section(read(content), runs or runs_of(results()))
     assert found is not None
     return found

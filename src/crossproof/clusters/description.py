@@ -12,7 +12,7 @@ from crossproof.clusters.clustering import Partition
 from crossproof.clusters.preparing import PreparedCrosscoder
 from crossproof.clusters.result import (
     ClusterMember,
-    InteractionSquare,
+    ClusterSquare,
     LatentCluster,
     NeuronShare,
     Partner,
@@ -54,7 +54,7 @@ def describe(prepared: PreparedCrosscoder, partition: Partition) -> tuple[Latent
 
 def interaction_square(
     prepared: PreparedCrosscoder, clusters: Sequence[LatentCluster]
-) -> InteractionSquare:
+) -> ClusterSquare:
     """I per token between members of the first clusters, who stand side by side."""
     chosen: list[int] = []
     sizes: list[int] = []
@@ -63,7 +63,7 @@ def interaction_square(
             chosen += cluster.latents
             sizes.append(len(cluster.latents))
     directed = prepared.evidence.interactions.matrix("I", normalise="mean")[chosen][:, chosen]
-    return InteractionSquare(tuple(chosen), tuple(sizes), tuple(map(tuple, directed.tolist())))
+    return ClusterSquare(tuple(chosen), tuple(map(tuple, directed.tolist())), tuple(sizes))
 
 
 def _member(prepared: PreparedCrosscoder, latent: int) -> ClusterMember:

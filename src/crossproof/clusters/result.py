@@ -9,6 +9,7 @@ from typing import Any
 from crossproof.clusters.judges import Explanation
 from crossproof.clusters.settings import CHANCE, CONTROLS, ClusterSettings, Control
 from crossproof.evaluation.contexts import Context
+from crossproof.evaluation.measurement import InteractionSquare
 from crossproof.result import Result
 from crossproof.tables import Estimate, Row, Style, Table, number, percent
 
@@ -140,14 +141,11 @@ class LatentCluster:
 
 
 @dataclass(frozen=True)
-class InteractionSquare:
-    """I per token between members of the first clusters, who stand side by side."""
+class ClusterSquare(InteractionSquare):
+    """The same between members of the first clusters, who stand side by side."""
 
-    latents: tuple[int, ...]
-    sizes: tuple[int, ...]
+    sizes: tuple[int, ...] = ()
     """Of the clusters."""
-    I: tuple[tuple[float, ...], ...]  # noqa: E741  (the interaction's name)
-    """Rows are the dominant latents."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +161,7 @@ class ClusteredRun:
     """By judge."""
     clusters: tuple[LatentCluster, ...]
     """Of the first similarity and seed, most internal interaction first."""
-    matrix: InteractionSquare
+    matrix: ClusterSquare
 
 
 @dataclass(frozen=True, repr=False)

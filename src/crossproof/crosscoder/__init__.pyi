@@ -4,9 +4,9 @@ from .encode import EncodedBatch as EncodedBatch
 from .encode import encode_batches as encode_batches
 from .latents import SparseLatents as SparseLatents
 from .model import Crosscoder as Crosscoder
+from .model import load_crosscoder as load_crosscoder
 from .provenance import Provenance as Provenance
 from .rules import SPARSITY as SPARSITY
 from .rules import register_sparsity as register_sparsity
 from .sparsity import Sparsity as Sparsity
-from .store import load_crosscoder as load_crosscoder
 from .store import save_crosscoder as save_crosscoder

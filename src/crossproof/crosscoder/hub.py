@@ -5,9 +5,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from crossproof.crosscoder.provenance import Provenance
+from crossproof.crosscoder.store import CONFIG, WEIGHTS, Stored, read_crosscoder, save_crosscoder
 from crossproof.errors import CrossproofError, first_line
 from crossproof.files import write_text
 
@@ -16,7 +17,7 @@ CARD = "README.md"
 Saved = TypeVar("Saved", bound="SavedOnHub")
 
 
-class SavedOnHub:
+class SavedOnHub(Stored):
     """`from_pretrained`, `save_pretrained` and `push_to_hub`, as models of the Hub have them."""
 
     provenance: Provenance | None = None
@@ -31,11 +32,9 @@ class SavedOnHub:
         A folder comes first; the network is asked only for a name that is no folder. Raises
         CrossproofError if there is none, or it is incomplete, damaged or of another format.
         """
-        from crossproof.crosscoder.store import load_crosscoder
-
-        crosscoder, provenance = load_crosscoder(_folder(name_or_path, revision))
+        crosscoder, provenance = read_crosscoder(cls, _folder(name_or_path, revision))
         crosscoder.provenance = provenance
-        return cast(Saved, crosscoder)
+        return crosscoder
 
     def save_pretrained(
         self,
@@ -49,17 +48,14 @@ class SavedOnHub:
         number or words) are put into the card. Raises CrossproofError if the model is unknown or
         the folder cannot be written.
         """
-        from crossproof.crosscoder.store import save_crosscoder
-
-        crosscoder: Any = self
         origin = provenance or self.provenance
         if origin is None:
             raise CrossproofError(
                 "Nothing says which model this crosscoder explains: give provenance=Provenance("
                 "model.name, model.weights_hash)."
             )
-        save_crosscoder(crosscoder, Path(folder), origin)
-        write_text(Path(folder) / CARD, model_card(crosscoder, origin, figures or {}))
+        save_crosscoder(self, Path(folder), origin)
+        write_text(Path(folder) / CARD, model_card(self, origin, figures or {}))
 
     def push_to_hub(
         self,
@@ -99,8 +95,6 @@ def _folder(name_or_path: str | Path, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    from crossproof.crosscoder.store import CONFIG, WEIGHTS
-
     try:
         wanted = [CONFIG, WEIGHTS, CARD]
         return Path(snapshot_download(name_or_path, revision=revision, allow_patterns=wanted))
@@ -111,7 +105,7 @@ def _folder(name_or_path: str | Path, revision: str | None) -> Path:
         ) from error
 
 
-def model_card(crosscoder: Any, provenance: Provenance, figures: Mapping[str, Any]) -> str:
+def model_card(crosscoder: Stored, provenance: Provenance, figures: Mapping[str, Any]) -> str:
     """The README.md of a saved crosscoder: metadata, what it is, where from, figures, use."""
     config, names = crosscoder.config, crosscoder.hookpoints.names
     rule = config.sparsity + (f", k = {config.k}" if "topk" in config.sparsity else "")

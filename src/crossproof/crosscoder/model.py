@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
@@ -14,7 +15,9 @@ from crossproof.crosscoder.config import CrosscoderConfig as CrosscoderConfig
 from crossproof.crosscoder.deprecated import FormerNames
 from crossproof.crosscoder.hub import SavedOnHub
 from crossproof.crosscoder.latents import SparseLatents
+from crossproof.crosscoder.provenance import Provenance
 from crossproof.crosscoder.sparsity import make_sparsity
+from crossproof.crosscoder.store import read_crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.lm.hookpoints import Hookpoints
 
@@ -31,7 +34,7 @@ class Encoding:
     """All pre-activations, without gradient."""
 
 
-class Crosscoder(SavedOnHub, FormerNames, nn.Module):
+class Crosscoder(SavedOnHub, FormerNames):
     """W_enc and W_dec [H, P, D], b_enc [H], b_dec [P, D], and a scale per hookpoint.
 
     The weights live in scaled space: activations are multiplied by `scale` [P] (mean norm √D at
@@ -177,6 +180,14 @@ class Crosscoder(SavedOnHub, FormerNames, nn.Module):
         self.W_dec.div_(self.scale[:, None])
         self.b_dec.div_(self.scale[:, None])
         self.scale.fill_(1)
+
+
+def load_crosscoder(folder: Path) -> tuple[Crosscoder, Provenance]:
+    """A saved crosscoder and where it comes from.
+
+    Raises CrossproofError if the folder is missing, incomplete, truncated, or of another format.
+    """
+    return read_crosscoder(Crosscoder, folder)
 
 
 def _spread(

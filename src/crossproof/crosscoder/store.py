@@ -10,12 +10,12 @@ import json
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
+from crossproof.crosscoder.config import CrosscoderConfig
 from crossproof.crosscoder.provenance import Provenance as Provenance
 from crossproof.errors import CrossproofError
 from crossproof.files import atomic_folder, read_json, read_tensors
@@ -25,7 +25,21 @@ SCHEMA = 1
 WEIGHTS, CONFIG = "crosscoder.safetensors", "config.json"
 
 
-def save_crosscoder(crosscoder: Crosscoder, folder: Path, provenance: Provenance) -> None:
+class Stored(nn.Module):
+    """What the format holds of a `Crosscoder`, which is made from these three and its tensors."""
+
+    config: CrosscoderConfig
+    hookpoints: Hookpoints
+    d_model: int
+
+    def fold(self) -> None:
+        """Absorbs the scale into the weights."""
+
+
+S = TypeVar("S", bound=Stored)
+
+
+def save_crosscoder(crosscoder: Stored, folder: Path, provenance: Provenance) -> None:
     """Writes the crosscoder with its scale folded into the weights, atomically."""
     tensors = folded_tensors(crosscoder)
     config = {
@@ -51,7 +65,7 @@ def _own_version() -> str:
         return "not installed"
 
 
-def folded_tensors(crosscoder: Crosscoder) -> dict[str, Tensor]:
+def folded_tensors(crosscoder: Stored) -> dict[str, Tensor]:
     """The crosscoder's tensors with its scale absorbed, leaving the crosscoder as it is."""
     folded = copy.deepcopy(crosscoder)
     folded.fold()
@@ -60,7 +74,7 @@ def folded_tensors(crosscoder: Crosscoder) -> dict[str, Tensor]:
 
 def read_provenance(folder: Path) -> Provenance:
     """Where a saved crosscoder comes from, without reading its weights; errors as
-    `load_crosscoder`."""
+    `read_crosscoder`."""
     try:
         return Provenance(**_read_config(folder)["provenance"])
     except (KeyError, TypeError) as error:
@@ -79,8 +93,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def load_crosscoder(folder: Path) -> tuple[Crosscoder, Provenance]:
-    """Reads what `save_crosscoder` wrote.
+def read_crosscoder(kind: type[S], folder: Path) -> tuple[S, Provenance]:
+    """Makes a `kind` of what `save_crosscoder` wrote.
 
     Raises CrossproofError if the folder is missing, incomplete, truncated, or of another format.
     """
@@ -89,7 +103,7 @@ def load_crosscoder(folder: Path) -> tuple[Crosscoder, Provenance]:
     try:
         names = tuple(config["hookpoints"]["names"])
         blocks = tuple(BlockHookpoints(**block) for block in config["hookpoints"]["blocks"])
-        crosscoder = Crosscoder(
+        crosscoder = kind(
             CrosscoderConfig(**config["crosscoder"]), Hookpoints(names, blocks), config["d_model"]
         )
         provenance = Provenance(**config["provenance"])

@@ -128,6 +128,21 @@ def dominant_backward(indices, values, weights, owner, grad, grad_values, grad_w
                     grad_weights[h, n] += g * values[j]
 
 
+@_compiled({**FLAGS, "parallel": False})
+def _write_pairs(active, charged, smaller, out):
+    """The five sums of one token's pairs, from what `plain_pairs` gathered."""
+    place = 0
+    for h in range(active):
+        for k in range(h + 1, active):
+            forward, backward = 2 * (h * active + k), 2 * (k * active + h)
+            out[place, 0] = charged[forward]
+            out[place, 1] = charged[backward]
+            out[place, 2] = charged[forward + 1]
+            out[place, 3] = charged[backward + 1]
+            out[place, 4] = smaller[h * active + k]
+            place += 1
+
+
 @_compiled(REDUCTION_FLAGS)
 def plain_pairs(offsets, starts, indices, values, weights, owner, norms, swings, out):
     """out[place of (h, k)] = the five sums of a pair; see `crossproof.kernels.plain_pairs`.
@@ -186,16 +201,7 @@ def plain_pairs(offsets, starts, indices, values, weights, owner, norms, swings,
                         one, other = sizes[left + n], sizes[right + n]
                         total += one if one < other else other
                     smaller[h * active + k] += total
-        place = starts[b]
-        for h in range(active):
-            for k in range(h + 1, active):
-                forward, backward = 2 * (h * active + k), 2 * (k * active + h)
-                out[place, 0] = charged[forward]
-                out[place, 1] = charged[backward]
-                out[place, 2] = charged[forward + 1]
-                out[place, 3] = charged[backward + 1]
-                out[place, 4] = smaller[h * active + k]
-                place += 1
+        _write_pairs(active, charged, smaller, out[starts[b] :])
 
 
 @_compiled(FLAGS)

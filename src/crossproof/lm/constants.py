@@ -16,6 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crossproof.lm.activation import Activation
+from crossproof.rounding import upward
+
+ACTIVATION_ROUNDING = 8
+"""Machine epsilons, relative to |x|, by which a computed σ(x) may be wrong."""
 
 LIPSCHITZ: dict[Activation, float] = {
     Activation.RELU: 1.0,
@@ -112,3 +116,12 @@ def oscillation(
     """ω = sup σ' - inf σ' on [low, high], rounded up: zero where a ReLU is affine (T2.2)."""
     bottom, top = slope_range(activation, low, high)
     return top - bottom
+
+
+def activation_slack(
+    activation: Activation, x: Float[Tensor, "*shape"], error: Float[Tensor, "*shape"]
+) -> Float[Tensor, "*shape"]:
+    """|fl σ(x) - σ(x')| for any x' within `error` of x: L·error and what libm may be off by."""
+    exact = activation in (Activation.RELU, Activation.IDENTITY)
+    own = 0.0 if exact else ACTIVATION_ROUNDING * torch.finfo(x.dtype).eps
+    return upward(LIPSCHITZ[activation] * error + own * x.abs())

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Sequence
 import plotly.graph_objects as go
 
 from crossproof.evaluation.attention import HeadExample
-from crossproof.evaluation.measurement import RunMeasurement
-from crossproof.evaluation.measurement_tables import attention_table
+from crossproof.evaluation.measurement import RunMeasurement, attention_table
 from crossproof.report.figures import plain_figure
-from crossproof.report.runs import Run
+from crossproof.report.runs import ShownRun
 from crossproof.tables import Table, number
 
 PARTS = {
@@ -25,7 +24,7 @@ PanelOfHead = tuple[str, str, go.Figure]
 """Title, description and figure."""
 
 
-def examples(measured: RunMeasurement | None, runs: Sequence[Run]) -> dict[str, HeadExample]:
+def examples(measured: RunMeasurement | None, runs: Sequence[ShownRun]) -> dict[str, HeadExample]:
     """The measured example of each run that has one."""
     results = {} if measured is None else measured.runs
     scores = {run.name: results[run.name].attention for run in runs if run.name in results}

@@ -6,14 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from crossproof.proof.attribution.result import (
-    AttributedRun,
-    AttributionResult,
-    ReplacementFigures,
-    mean_of,
-)
-from crossproof.proof.attribution.tables import chain_tables, cost_table
-from crossproof.report.runs import Run
+from crossproof.proof.attribution.figures import AttributedRun, ReplacementFigures, mean_of
+from crossproof.proof.attribution.result import AttributionResult, chain_tables, cost_table
+from crossproof.report.runs import ShownRun
 from crossproof.tables import Table, at_least, at_most, number
 
 REFERENCES = {"model": "Against the model", "all latents": "Against all latents"}
@@ -41,7 +36,7 @@ def attributed(folder: Path, weights_hash: str) -> AttributionResult | None:
 
 
 def attribution_section(
-    result: AttributionResult | None, runs: Sequence[Run]
+    result: AttributionResult | None, runs: Sequence[ShownRun]
 ) -> AttributionSection | None:
     """The section's content, or None where nothing was attributed."""
     shown = of_runs(result, runs)
@@ -59,7 +54,7 @@ def attribution_section(
     )
 
 
-def of_runs(result: AttributionResult | None, runs: Sequence[Run]) -> AttributionResult | None:
+def of_runs(result: AttributionResult | None, runs: Sequence[ShownRun]) -> AttributionResult | None:
     """The attribution of the page's runs, in their order; None if there is none."""
     every = {} if result is None else result.runs
     shown = {run.name: every[run.name] for run in runs if run.name in every}

@@ -8,21 +8,17 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from crossproof.proof.attribution.figures import AttributedRun, ReplacementFigures, mean_of
 from crossproof.proof.attribution.replacements import CENTRED
-from crossproof.proof.attribution.result import (
-    AttributedRun,
-    AttributionResult,
-    ReplacementFigures,
-    mean_of,
-)
+from crossproof.proof.attribution.result import AttributionResult
 from crossproof.report.attribution import REFERENCES, of_runs
 from crossproof.report.figures import plain_figure
-from crossproof.report.runs import Run
+from crossproof.report.runs import ShownRun
 from crossproof.tables import at_most, number
 
 Panel = tuple[str, str, go.Figure]
 """Title, what a reader who cannot see the figure is told, and the figure."""
-Entries = Sequence[tuple[Run, AttributedRun]]
+Entries = Sequence[tuple[ShownRun, AttributedRun]]
 Variants = Mapping[str, ReplacementFigures]
 CLAIM = "claimed loss"
 MEASURED_AFTER = ("base", "attention error", "attention consistency", "MLP consistency")
@@ -33,7 +29,7 @@ MARGIN = 1.4
 """Rows between the outer steps and the frame."""
 
 
-def chain_panels(result: AttributionResult | None, runs: Sequence[Run]) -> list[Panel]:
+def chain_panels(result: AttributionResult | None, runs: Sequence[ShownRun]) -> list[Panel]:
     """The bound on the loss and the radius after each step; empty without chains."""
     shown = of_runs(result, runs)
     if shown is None or (name := shown.best_chain) is None:
@@ -42,7 +38,7 @@ def chain_panels(result: AttributionResult | None, runs: Sequence[Run]) -> list[
     return [_loss_panel(entries, name), _radius_panel(entries, name)]
 
 
-def certified_panels(result: AttributionResult | None, runs: Sequence[Run]) -> list[Panel]:
+def certified_panels(result: AttributionResult | None, runs: Sequence[ShownRun]) -> list[Panel]:
     """Certified and true shares of unchanged predictions against the proof's length."""
     shown = of_runs(result, runs)
     if shown is None:
@@ -125,7 +121,12 @@ def _downward(steps: Sequence[str]) -> go.Figure:
 
 
 def _add_steps(
-    figure: go.Figure, run: Run, rank: int, values: Sequence[Any], steps: Sequence[str], hover: str
+    figure: go.Figure,
+    run: ShownRun,
+    rank: int,
+    values: Sequence[Any],
+    steps: Sequence[str],
+    hover: str,
 ) -> None:
     """One run's line; later ones are thinner, so that a line beneath shows where they agree."""
     size = 9 - 3 * (rank % 2)
@@ -195,7 +196,7 @@ def _certified_panel(entries: Entries, reference: str, terms: tuple[float, float
     return title, f"Certified shares, {title[0].lower() + title[1:]}: {'; '.join(told)}.", figure
 
 
-def _add_truth(figure: go.Figure, run: Run, variants: Variants) -> None:
+def _add_truth(figure: go.Figure, run: ShownRun, variants: Variants) -> None:
     """How many predictions truly stay."""
     figure.add_scatter(
         x=[variant.terms for variant in variants.values()],
@@ -225,7 +226,7 @@ def _add_names(figure: go.Figure, every: Sequence[Variants]) -> None:
 
 
 def _add_shares(
-    figure: go.Figure, run: Run, variants: Variants, dash: str, marker: dict[str, Any]
+    figure: go.Figure, run: ShownRun, variants: Variants, dash: str, marker: dict[str, Any]
 ) -> None:
     """Certified shares with their intervals."""
     shares = [variant.certified for variant in variants.values()]
@@ -252,7 +253,7 @@ def _add_shares(
     )
 
 
-def _told(run: Run, variants: Variants) -> Iterator[str]:
+def _told(run: ShownRun, variants: Variants) -> Iterator[str]:
     shares = [mean_of(variant.certified) for variant in variants.values()]
     if shares:
         yield f"{run.name} {min(shares):.1%} to {max(shares):.1%}"
@@ -263,5 +264,5 @@ def _positive(value: float) -> float | None:
     return value if value > 0 else None
 
 
-def _colour(run: Run) -> dict[str, str]:
+def _colour(run: ShownRun) -> dict[str, str]:
     return {"color": f"var({run.colour})"}

@@ -14,7 +14,7 @@ from crossproof.clusters.task import SIZES
 from crossproof.report.figures import plain_figure
 from crossproof.report.matrix_plot import heat_map_of
 from crossproof.report.passages import Piece, pieces
-from crossproof.report.runs import Run
+from crossproof.report.runs import ShownRun
 from crossproof.report.stored import stored
 from crossproof.tables import Cell, Table, cell, number
 
@@ -60,7 +60,7 @@ def clustered(folder: Path, weights_hash: str) -> ClusterResult | None:
     return None if content is None else ClusterResult.from_json(content)
 
 
-def clustered_runs(result: ClusterResult | None, runs: Sequence[Run]) -> ClusterSection | None:
+def clustered_runs(result: ClusterResult | None, runs: Sequence[ShownRun]) -> ClusterSection | None:
     """The section's content, or None where no run of the page was clustered."""
     if result is None or not any(run.name in result.runs for run in runs):
         return None
@@ -78,8 +78,8 @@ def clustered_runs(result: ClusterResult | None, runs: Sequence[Run]) -> Cluster
 
 
 def cluster_matrices(
-    result: ClusterResult | None, runs: Sequence[Run]
-) -> list[tuple[Run, str, go.Figure]]:
+    result: ClusterResult | None, runs: Sequence[ShownRun]
+) -> list[tuple[ShownRun, str, go.Figure]]:
     """For each clustered run, what the picture shows in words, and the picture: interaction
     between members of the first clusters, who stand side by side and are framed."""
     entries = []
@@ -103,7 +103,7 @@ def cluster_matrices(
     return entries
 
 
-def size_figure(result: ClusterResult | None, runs: Sequence[Run]) -> go.Figure | None:
+def size_figure(result: ClusterResult | None, runs: Sequence[ShownRun]) -> go.Figure | None:
     """Accuracy against cluster size, by the judge that was asked for; hollow marks are random
     clusters matched in frequency. None where nothing was clustered."""
     figure = plain_figure(height=320, showlegend=False)
@@ -126,7 +126,9 @@ def size_figure(result: ClusterResult | None, runs: Sequence[Run]) -> go.Figure 
     return figure
 
 
-def _add_sizes(figure: go.Figure, run: Run, name: str, symbol: str, accuracy: Accuracy) -> None:
+def _add_sizes(
+    figure: go.Figure, run: ShownRun, name: str, symbol: str, accuracy: Accuracy
+) -> None:
     rows = [(row, row.mean) for row in accuracy.by_size if row.mean is not None]
     ends = [row.ci or (mean, mean) for row, mean in rows]
     figure.add_scatter(

@@ -13,8 +13,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from crossproof.evaluation.result_tables import SCHEME_LABELS
-from crossproof.report.runs import Run, mids_of, short_hookpoint
+from crossproof.evaluation.results import SCHEME_LABELS
+from crossproof.report.runs import ShownRun, mids_of, short_hookpoint
 from crossproof.tables import Estimate
 
 SYMBOLS = (
@@ -45,7 +45,7 @@ def published_colour(place: int) -> str:
     return f"--published-{place % 4 + 1}"
 
 
-def trade_off(runs: Sequence[Run], points: Points) -> go.Figure:
+def trade_off(runs: Sequence[ShownRun], points: Points) -> go.Figure:
     """Φ with one latent kept against Φ with all, a point a run; published sweeps behind."""
     figure = plain_figure(height=440, showlegend=False, hovermode="closest")
     x_range = _span(
@@ -83,7 +83,7 @@ def trade_off(runs: Sequence[Run], points: Points) -> go.Figure:
     return figure
 
 
-def fidelity_mean(runs: Sequence[Run]) -> go.Figure:
+def fidelity_mean(runs: Sequence[ShownRun]) -> go.Figure:
     """Φ of every scheme, mean over blocks, with intervals; traces carry their kind of mid."""
     figure = _bars(height=90 + 5 * (14 + 17 * len(runs)))
     for run, mid in ((run, mid) for mid in mids_of(runs) for run in reversed(runs)):
@@ -100,7 +100,7 @@ def fidelity_mean(runs: Sequence[Run]) -> go.Figure:
     return figure
 
 
-def fidelity_block(runs: Sequence[Run], block: int) -> go.Figure:
+def fidelity_block(runs: Sequence[ShownRun], block: int) -> go.Figure:
     """Φ of every scheme at one block."""
     figure = _bars(height=48 + 5 * (8 + 12 * len(runs)))
     for run, mid in ((run, mid) for mid in mids_of(runs) for run in reversed(runs)):
@@ -119,7 +119,7 @@ def fidelity_block(runs: Sequence[Run], block: int) -> go.Figure:
     return figure
 
 
-def share_block(runs: Sequence[Run], block: int) -> go.Figure:
+def share_block(runs: Sequence[ShownRun], block: int) -> go.Figure:
     """How the dominant share of neurons is distributed at one block."""
     figure = plain_figure(height=174, showlegend=False, hovermode="x unified")
     for run in runs:
@@ -144,7 +144,7 @@ def share_block(runs: Sequence[Run], block: int) -> go.Figure:
     return figure
 
 
-def fvu_hookpoints(runs: Sequence[Run]) -> go.Figure:
+def fvu_hookpoints(runs: Sequence[ShownRun]) -> go.Figure:
     """FVU at each hookpoint, in forward order from the top."""
     figures = {run.name: run.figures.by_hookpoint.get("fvu", {}) for run in runs}
     names = list(dict.fromkeys(name for values in figures.values() for name in values))
@@ -218,7 +218,7 @@ def _bars(height: int) -> go.Figure:
     return figure
 
 
-def _bar_style(run: Run, mid: str, values: Sequence[float]) -> dict[str, Any]:
+def _bar_style(run: ShownRun, mid: str, values: Sequence[float]) -> dict[str, Any]:
     return {
         "orientation": "h",
         "name": run.name,
@@ -230,7 +230,7 @@ def _bar_style(run: Run, mid: str, values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _phi_range(runs: Sequence[Run]) -> list[float]:
+def _phi_range(runs: Sequence[ShownRun]) -> list[float]:
     """One range for all panels, so that they compare."""
     values = [0.0, 1.0]
     for run, mid in ((run, mid) for run in runs for mid in mids_of(runs)):

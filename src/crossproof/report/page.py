@@ -14,8 +14,7 @@ from plotly.offline import get_plotlyjs
 from crossproof.clusters.result import ClusterResult
 from crossproof.evaluation.attention import HeadExample
 from crossproof.evaluation.measurement import RunMeasurement
-from crossproof.evaluation.result_tables import MID_LABELS, SCHEME_LABELS, result_tables
-from crossproof.evaluation.results import RunEvaluation
+from crossproof.evaluation.results import MID_LABELS, SCHEME_LABELS, RunEvaluation, result_tables
 from crossproof.files import write_text
 from crossproof.proof.attribution.result import AttributionResult
 from crossproof.report import attention, figures
@@ -26,7 +25,7 @@ from crossproof.report.matrix_plot import heat_map_of
 from crossproof.report.origin import command, facts
 from crossproof.report.pairs import measured_runs
 from crossproof.report.passages import passages
-from crossproof.report.runs import Run, mids_of, runs_of
+from crossproof.report.runs import ShownRun, mids_of, runs_of
 from crossproof.report.words import summarise
 from crossproof.tables import Row, Table, cell
 
@@ -89,7 +88,9 @@ def write_report(
     return write_page(folder / "report.html", page)
 
 
-def _drawn(runs: Sequence[Run], points: figures.Points) -> dict[str, list[tuple[Plot, go.Figure]]]:
+def _drawn(
+    runs: Sequence[ShownRun], points: figures.Points
+) -> dict[str, list[tuple[Plot, go.Figure]]]:
     """Figures by section; a section without data is empty."""
     mean = [run for run in runs if run.figures.fidelity("none") is not None]
     blocks = sorted({block for run in runs for block in run.figures.blocks})
@@ -117,7 +118,9 @@ def _drawn(runs: Sequence[Run], points: figures.Points) -> dict[str, list[tuple[
     return found
 
 
-def _matrices(runs: Sequence[Run], measured: RunMeasurement | None) -> list[tuple[Plot, go.Figure]]:
+def _matrices(
+    runs: Sequence[ShownRun], measured: RunMeasurement | None
+) -> list[tuple[Plot, go.Figure]]:
     """The interaction matrix of each measured run's strongest latents."""
     results = {} if measured is None else measured.runs
     entries = []
@@ -147,7 +150,7 @@ def _attention(heads: Mapping[str, HeadExample]) -> dict[str, list[tuple[Plot, g
 
 
 def _clusters(
-    runs: Sequence[Run], content: ClusterResult | None
+    runs: Sequence[ShownRun], content: ClusterResult | None
 ) -> dict[str, list[tuple[Plot, go.Figure]]]:
     """Accuracy against cluster size, and the matrix of each run's first clusters."""
     sizes = size_figure(content, runs)
@@ -162,7 +165,7 @@ def _clusters(
 
 
 def _attribution(
-    runs: Sequence[Run], content: AttributionResult | None
+    runs: Sequence[ShownRun], content: AttributionResult | None
 ) -> dict[str, list[tuple[Plot, go.Figure]]]:
     """The bound step by step, and certified shares of the last block against the proof's length."""
     drawn = {"chain": chain_panels(content, runs), "certified": certified_panels(content, runs)}
@@ -179,7 +182,7 @@ def _plot(name: str, title: str, told: str, figure: go.Figure) -> tuple[Plot, go
     return Plot(f"plot-{name}", title, told, int(figure.layout.height)), figure
 
 
-def _told(runs: Sequence[Run], block: int | None = None) -> str:
+def _told(runs: Sequence[ShownRun], block: int | None = None) -> str:
     """The fidelities of a figure in words."""
     texts = []
     for run in runs:
@@ -196,7 +199,7 @@ def _told(runs: Sequence[Run], block: int | None = None) -> str:
     return f"Φ. {'; '.join(texts)}."
 
 
-def _details(runs: Sequence[Run]) -> list[Table]:
+def _details(runs: Sequence[ShownRun]) -> list[Table]:
     """Tables of the figures at each hookpoint."""
     labels = {"fvu": "FVU", "ce_recovered": "CE recovered", "kl_recovered": "KL recovered"}
     columns = {

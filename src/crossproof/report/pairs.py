@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from crossproof.evaluation.measurement import PairFigures, RunMeasurement
-from crossproof.evaluation.measurement_tables import pairs_table, totals_table
+from crossproof.evaluation.measurement import PairFigures, RunMeasurement, pairs_table, totals_table
 from crossproof.report.passages import Piece, pieces
-from crossproof.report.runs import Run
+from crossproof.report.runs import ShownRun
 from crossproof.tables import Table
 
 SHOWN = 6
@@ -33,7 +32,7 @@ class MeasuredRuns:
     passages: dict[str, list[PairPassage]]
 
 
-def measured_runs(measured: RunMeasurement | None, runs: Sequence[Run]) -> MeasuredRuns | None:
+def measured_runs(measured: RunMeasurement | None, runs: Sequence[ShownRun]) -> MeasuredRuns | None:
     """The section's content, or None where nothing was measured."""
     every = {} if measured is None else measured.runs
     results = {run.name: every[run.name] for run in runs if run.name in every}

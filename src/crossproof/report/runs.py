@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from crossproof.evaluation import result_tables
+from crossproof.evaluation import results as evaluation
 from crossproof.evaluation.results import EvaluationResult, RunEvaluation
 
 PALETTE = 6
@@ -13,7 +13,7 @@ PALETTE = 6
 
 
 @dataclass(frozen=True)
-class Run:
+class ShownRun:
     """One crosscoder of results.json; `place` counts from 0 and decides its colour."""
 
     name: str
@@ -31,17 +31,17 @@ class Run:
         return f"--run-{self.place % PALETTE + 1}"
 
 
-def runs_of(results: RunEvaluation) -> list[Run]:
+def runs_of(results: RunEvaluation) -> list[ShownRun]:
     """The crosscoders of results.json, the one trained for reconstruction only first."""
     entries = sorted(
         results.runs.items(), key=lambda entry: entry[1].objective != "reconstruction only"
     )
-    return [Run(name, place, figures) for place, (name, figures) in enumerate(entries)]
+    return [ShownRun(name, place, figures) for place, (name, figures) in enumerate(entries)]
 
 
-def mids_of(runs: Sequence[Run]) -> list[str]:
+def mids_of(runs: Sequence[ShownRun]) -> list[str]:
     """The kinds of resid_mid for which any run has fidelities."""
-    return result_tables.mids_of([run.figures for run in runs])
+    return evaluation.mids_of([run.figures for run in runs])
 
 
 def short_hookpoint(name: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from crossproof.evaluation.results import RunEvaluation
-from crossproof.report.runs import Run
+from crossproof.report.runs import ShownRun
 from crossproof.tables import Cell, Estimate, cell, minus, number
 
 
@@ -29,7 +29,7 @@ class Summary:
     cards: tuple[Card, ...]
 
 
-def summarise(results: RunEvaluation, runs: Sequence[Run]) -> Summary:
+def summarise(results: RunEvaluation, runs: Sequence[ShownRun]) -> Summary:
     """Headline, what was compared, what came out, and the headline figures."""
     first, others = runs[0], runs[1:]
     lines = [line for other in others for line in comparison(first, other)]
@@ -39,7 +39,7 @@ def summarise(results: RunEvaluation, runs: Sequence[Run]) -> Summary:
     return Summary(line, compared(results, runs), tuple(lines), tuple(_cards(runs)))
 
 
-def headline(first: Run, other: Run) -> str:
+def headline(first: ShownRun, other: ShownRun) -> str:
     """The effect on Φ(keep-largest), named for what it is."""
     every = [run.figures.fidelity("none") for run in (first, other)]
     before, after = (run.figures.fidelity("keep-largest") for run in (first, other))
@@ -61,7 +61,7 @@ def headline(first: Run, other: Run) -> str:
     )
 
 
-def headline_alone(run: Run) -> str:
+def headline_alone(run: ShownRun) -> str:
     """The same for a single run, or for runs without fidelities."""
     keep, fvu = run.figures.fidelity("keep-largest"), run.figures.figure("fvu")
     if keep is not None:
@@ -71,7 +71,7 @@ def headline_alone(run: Run) -> str:
     return f"Figures of “{run.name}”"
 
 
-def compared(results: RunEvaluation, runs: Sequence[Run]) -> str:
+def compared(results: RunEvaluation, runs: Sequence[ShownRun]) -> str:
     """Which crosscoders, on which model, on what text."""
     names = "; ".join(f"“{run.name}” ({run.objective})" for run in runs)
     model = results.model
@@ -91,7 +91,7 @@ def compared(results: RunEvaluation, runs: Sequence[Run]) -> str:
     return f"{opening}: {names}.{measured}"
 
 
-def comparison(first: Run, other: Run) -> Iterator[str]:
+def comparison(first: ShownRun, other: ShownRun) -> Iterator[str]:
     """What `other` gained over `first`, and at what cost."""
     keep = _both(first.figures.fidelity("keep-largest"), other.figures.fidelity("keep-largest"))
     every = _both(first.figures.fidelity("none"), other.figures.fidelity("none"))
@@ -114,7 +114,7 @@ def comparison(first: Run, other: Run) -> Iterator[str]:
         yield f"{_change('The variance left unexplained (FVU)', *fvu)}{where}."
 
 
-def alone(run: Run) -> Iterator[str]:
+def alone(run: ShownRun) -> Iterator[str]:
     """One run's figures, with nothing to compare them to."""
     keep, every, fvu = (
         run.figures.fidelity("keep-largest"),
@@ -140,7 +140,7 @@ def percent(value: Estimate) -> str:
     return minus(f"{value.value * 100:.0f}%")
 
 
-def _cards(runs: Sequence[Run]) -> Iterator[Card]:
+def _cards(runs: Sequence[ShownRun]) -> Iterator[Card]:
     figures = (
         (
             "Φ, only the largest latent",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossproof.crosscoder.model import Crosscoder
-from crossproof.crosscoder.store import WEIGHTS, Provenance, load_crosscoder, read_provenance
+from crossproof.crosscoder.model import Crosscoder, load_crosscoder
+from crossproof.crosscoder.store import WEIGHTS, Provenance, read_provenance
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
 from crossproof.training.objective import Objective
@@ -70,9 +70,3 @@ def objective_label(provenance: Provenance) -> str:
     if origins:
         return "imported: " + ", ".join(sorted({str(origin["format"]) for origin in origins}))
     return Objective.stored(provenance.training.get("objective", {})).describe()
-
-
-def run_crosscoders(folder: Path) -> dict[str, tuple[Crosscoder, Provenance]]:
-    """The finished crosscoders below a run folder, by name; CrossproofError if there is none."""
-    run = RunFolder.open(folder)
-    return {name: load_crosscoder(run.folders[name]) for name in run.names}

@@ -1,3 +1,3 @@
-from .result import AttributedRun as AttributedRun
+from .figures import AttributedRun as AttributedRun
 from .result import AttributionResult as AttributionResult
 from .run import attribute as attribute

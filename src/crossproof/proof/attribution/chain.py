@@ -22,8 +22,8 @@ from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.interactions.contributions import MLPDictionary
 from crossproof.proof.attribution.balls import through_norm
+from crossproof.proof.attribution.figures import StageKind
 from crossproof.proof.attribution.model_parts import BlockParts, ModelParts
-from crossproof.proof.attribution.result import StageKind
 from crossproof.proof.attribution.simplified import ENGINES, Engine, Neurons, chunks
 from crossproof.proof.attribution.streams import StreamBatch
 from crossproof.rounding import upward

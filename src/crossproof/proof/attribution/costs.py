@@ -17,7 +17,7 @@ from crossproof.interactions.gated import gated_terms
 from crossproof.interactions.matrix import Accumulator, Interactions
 from crossproof.interactions.measuring import token_pairs
 from crossproof.lm.constants import LIPSCHITZ
-from crossproof.proof.attribution.result import InteractionCosts, NeuronCost, PairCost
+from crossproof.proof.attribution.figures import InteractionCosts, NeuronCost, PairCost
 from crossproof.proof.bounds.gated import gated_interaction
 from crossproof.proof.bounds.preactivations import gate_path, linear_path
 

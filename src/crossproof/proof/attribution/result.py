@@ -1,170 +1,30 @@
-"""What attribution says of a run, as typed values."""
+"""What `attribute` returns, attribution.json, and the tables that show it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from crossproof.proof.bounds.outputs import Baselines
+from crossproof.proof.attribution.figures import (
+    AttributedRun,
+    InteractionCosts,
+    StageKind,
+    mean_of,
+)
 from crossproof.result import Result
-from crossproof.tables import Estimate, Table
+from crossproof.tables import Row, Table, at_least, at_most, fixed, number, percent
 
-StageKind = Literal["measured", "propagates", "code"]
-"""measured: read off the model's activations. propagates: bounds what the ball so far allows.
-code: a function of latents, dictionary and weights alone."""
-
-
-@dataclass(frozen=True)
-class LossFigures:
-    """Cross-entropies in nats."""
-
-    true: Estimate
-    """The model's own."""
-    claimed: Estimate
-    """Of the decoded last hookpoint."""
-
-
-@dataclass(frozen=True)
-class StageFigures:
-    """One summand of the radius, over all tokens."""
-
-    stage: str
-    """Such as "blocks.0 interaction"."""
-    block: int | None
-    part: str
-    kind: StageKind
-    adds: Estimate
-    radius: float
-    """Mean radius behind it."""
-    loss_bound: Estimate
-    """Nats, as if nothing came after it."""
-    first_vacuous_here: float
-    """Share of tokens whose bound becomes vacuous at this stage."""
-
-    @property
-    def short(self) -> str:
-        """`blocks.3 MLP moves` as `3 MLP moves`, for narrow tables and axes."""
-        return self.stage.removeprefix("blocks.")
-
-
-@dataclass(frozen=True)
-class ChainFigures:
-    """One chain of bounds: how the MLP is simplified, and whether attention is bounded."""
-
-    loss_bound: Estimate
-    vacuous: bool
-    mean_first_vacuous: str | None
-    """The first stage at which the mean bound says nothing."""
-    vacuous_tokens: Estimate
-    vacuous_by_claimed_loss: float
-    never_vacuous: float
-    stages: list[StageFigures]
-    truth: dict[str, list[Estimate]]
-    """What `interaction` and `norm_defect` bound, a block each."""
-    violations: int
-    """Tokens whose own loss is above the bound: anything but 0 is a mistake."""
-
-    @property
-    def radius(self) -> float:
-        """Mean radius at the end."""
-        return self.stages[-1].radius
-
-    @property
-    def growth(self) -> float | None:
-        """The share of the radius that the ball's own spreading adds."""
-        whole = sum(mean_of(stage.adds) for stage in self.stages)
-        moved = sum(mean_of(stage.adds) for stage in self.stages if stage.kind == "propagates")
-        return moved / whole if whole > 0 else None
-
-
-@dataclass(frozen=True)
-class ReplacementFigures:
-    """What a simplified last MLP does to predictions."""
-
-    certified: Estimate
-    ceiling: Estimate | None
-    """Certified if every neuron's bound were the truth; None where a bound may well pass that."""
-    unchanged: Estimate
-    """The truth."""
-    terms: float
-    """(Neuron, latent) pairs that pass through σ at a token: the length of the proof."""
-    median_bound: float
-    median_error: float
-    median_excess: float | None
-    """None: at most tokens the norm's scale alone can undo the margin."""
-    violations: int
-
-
-@dataclass(frozen=True)
-class NeuronCost:
-    """What a neuron is charged for, a token."""
-
-    block: int
-    neuron: int
-    per_token: float
-
-    def __str__(self) -> str:
-        return f"{self.block}.{self.neuron}"
-
-
-@dataclass(frozen=True)
-class PairCost:
-    """What a pair of latents is charged for, a token, and where."""
-
-    latents: tuple[int, int]
-    coactive: int
-    """Tokens at which both are active."""
-    per_token: float
-    by_block: dict[str, float]
-    neurons: list[NeuronCost]
-
-    @property
-    def block(self) -> str:
-        """The block that charges most."""
-        return max(self.by_block, key=lambda block: self.by_block[block])
-
-
-@dataclass(frozen=True)
-class InteractionCosts:
-    """The costliest pairs and neurons, largest first, in lengths of the residual stream."""
-
-    pairs: list[PairCost]
-    neurons: list[NeuronCost]
-    per_token: float = 0.0
-    """What all neurons are charged."""
-
-
-@dataclass(frozen=True)
-class AttributedRun:
-    """One crosscoder; the fields with a default are empty if only the last block was looked at."""
-
-    objective: str
-    baselines: Baselines
-    attention_unbounded_because: str
-    """Why there is no chain with bounded attention; empty if there is."""
-    costs: InteractionCosts
-    last_block: dict[str, dict[str, ReplacementFigures]]
-    """By what the simplified MLP is compared with, and by the simplified MLP."""
-    tokens: int | None = None
-    sequences: int | None = None
-    loss: LossFigures | None = None
-    true_radius: list[float] = field(default_factory=list)
-    """‖r - r̂‖ at the first hookpoint and at every block's resid_mid and resid_post."""
-    restarted: dict[str, list[Estimate]] = field(default_factory=dict)
-    """Sizes of propagating steps if the ball before them had the true radius, a block each."""
-    chains: dict[str, ChainFigures] = field(default_factory=dict)
-
-    @property
-    def vacuous_from(self) -> float:
-        """Nats from which a bound on the mean loss says nothing."""
-        return min(self.baselines.log_classes, self.baselines.unigram_entropy)
-
-    def restarted_at(self, stage: StageFigures, truth: bool = False) -> float | None:
-        """A propagating step's size, or the true movement, if its ball had the true radius."""
-        sizes = self.restarted.get(f"{stage.part} true" if truth else stage.part)
-        return None if sizes is None or stage.block is None else sizes[stage.block].mean
-
+KINDS: dict[StageKind, str] = {"measured": "measured", "propagates": "ball", "code": "code"}
+STEPS = (
+    "Steps by block. restarted: its size if the ball before it had the true radius. lost: tokens "
+    "whose bound becomes vacuous here. ball: bounds how far a layer moves within the ball; code: "
+    "a function of latents, dictionary and weights."
+)
+CERTIFIED = (
+    "certified: tokens whose prediction provably stays, with its 95% interval; true: those that "
+    "stay. Ceilings, bounds and lengths of the proof are in attribution.json."
+)
 
 Runs = Mapping[str, AttributedRun]
 
@@ -202,12 +62,133 @@ class AttributionResult(Result):
 
     def tables(self) -> Sequence[Table]:
         """Losses, bounds, radii, the steps of the best chain, the last block, the costs."""
-        from crossproof.proof.attribution.tables import attribution_tables
+        whole = chain_tables(self) if self.chained else []
+        steps = [stage_table(self, name) for name in self.chained]
+        last = [last_table(self, name) for name in self.runs]
+        return [*whole, *steps, *last, *(cost_table(self, name) for name in self.runs)]
 
-        return attribution_tables(self)
+
+def chain_tables(result: AttributionResult) -> list[Table]:
+    """Losses, bounds and radii of the runs that have chains."""
+    return [_loss_table(result), _bound_table(result), _ball_table(result)]
 
 
-def mean_of(figure: Estimate) -> float:
-    """The mean of a figure that every token has."""
-    assert figure.mean is not None
-    return figure.mean
+def _loss_table(result: AttributionResult) -> Table:
+    first = next(iter(result.chained.values()))
+    entropy, classes = first.baselines.unigram_entropy, first.baselines.log_classes
+    rows = [
+        Row(name, (run.loss.true, run.loss.claimed))
+        for name, run in result.chained.items()
+        if run.loss is not None
+    ]
+    return Table(
+        "Cross-entropy in nats, 95% intervals over sequences",
+        ("the model's loss", "claimed loss"),
+        tuple(rows),
+        "crosscoder",
+        "The claim decodes the last hookpoint. A bound is vacuous from "
+        f"{first.vacuous_from:.3f} (entropy of the next tokens' frequencies {entropy:.3f}, "
+        f"log V {classes:.3f}).",
+    )
+
+
+def _bound_table(result: AttributionResult) -> Table:
+    rows = []
+    for name, run in result.chained.items():
+        for title, chain in run.chains.items():
+            engine, attention = title.split(", attention ")
+            first = (chain.mean_first_vacuous or "never").removeprefix("blocks.")
+            says = "nothing" if chain.vacuous else "something"
+            bound = chain.loss_bound.mean
+            values = (engine, attention, bound, says, first, chain.vacuous_tokens.mean)
+            rows.append(Row(name, values, style=(*[at_most(2)] * 5, percent)))
+    headings = ("MLP", "attention", "bound", "says", "vacuous from", "lost")
+    return Table("Bounds on the model's loss, nats", headings, tuple(rows), "crosscoder")
+
+
+def _ball_table(result: AttributionResult) -> Table:
+    chain = result.best_chain
+    assert chain is not None  # of the runs that have chains
+    rows = [
+        Row(
+            name,
+            (
+                run.chains[chain].stages[-1].radius,
+                run.true_radius[-1],
+                run.chains[chain].growth,
+            ),
+            style=(at_most(2), fixed(2), percent),
+        )
+        for name, run in result.chained.items()
+    ]
+    return Table(
+        f"The ball around the decoded stream at the end: {chain}",
+        ("proved radius", "true distance", "the ball's own growth"),
+        tuple(rows),
+        "crosscoder",
+        "The ball's own growth: the share of the radius that bounds how far layers move in it.",
+    )
+
+
+def stage_table(result: AttributionResult, name: str) -> Table:
+    """One crosscoder's steps in the best chain; those that add nothing are left out."""
+    chain, run = result.best_chain, result.runs[name]
+    assert chain is not None  # of the runs that have chains
+    styles = (number, number, number, at_most(2), percent, number)
+    rows = [
+        Row(
+            stage.short,
+            (
+                *(stage.adds.mean, run.restarted_at(stage), stage.radius),
+                *(stage.loss_bound.mean, stage.first_vacuous_here, KINDS[stage.kind]),
+            ),
+            style=styles,
+        )
+        for stage in run.chains[chain].stages
+        if mean_of(stage.adds) >= 1e-9
+    ]
+    headings = ("adds", "restarted", "radius", "bound", "lost", "which is")
+    note = STEPS if name == list(result.chained)[-1] else ""
+    return Table(f"{name}, step by step: {chain}", headings, tuple(rows), "step", note)
+
+
+def last_table(result: AttributionResult, name: str) -> Table:
+    """Certified and true shares of one crosscoder's last block, a row a simplified MLP."""
+    blocks = result.runs[name].last_block
+    rows = []
+    for variant in dict.fromkeys(variant for block in blocks.values() for variant in block):
+        shown = [block.get(variant) for block in blocks.values()]
+        pairs = [(None, None) if f is None else (f.certified, f.unchanged.mean) for f in shown]
+        values = tuple(value for pair in pairs for value in pair)
+        rows.append(Row(variant, values, style=(at_least(1, percent=True), percent) * len(blocks)))
+    headings = [h for reference in blocks for h in (f"against {reference}, certified", "true")]
+    note = CERTIFIED if name == list(result.runs)[-1] else ""
+    title = f"{name}, last block: top-1 predictions that stay"
+    return Table(title, tuple(headings), tuple(rows), "MLP becomes", note)
+
+
+def cost_table(result: AttributionResult, name: str) -> Table:
+    """One crosscoder's costliest pairs, and beside each the neuron of the same rank."""
+    costs = result.runs[name].costs
+    rows = []
+    for rank in range(max(len(costs.pairs), len(costs.neurons))):
+        pair = costs.pairs[rank] if rank < len(costs.pairs) else None
+        neuron = costs.neurons[rank] if rank < len(costs.neurons) else None
+        label = "" if pair is None else " ".join(map(str, pair.latents))
+        inside = "" if pair is None else ", ".join(map(str, pair.neurons[:3]))
+        first = ("", "", "") if pair is None else (pair.per_token, pair.block, inside)
+        second = ("", "") if neuron is None else (str(neuron), neuron.per_token)
+        rows.append(Row(label, (*first, *second), style=fixed(3)))
+    title = f"{name}: pairs and neurons that cost the proof most"
+    headings = ("a token", "block", "its neurons", "neuron", "a token")
+    return Table(title, headings, tuple(rows), "pair", _share_shown(costs))
+
+
+def _share_shown(costs: InteractionCosts) -> str:
+    if not costs.neurons or costs.per_token <= 0:
+        return "No interaction is charged."
+    share = sum(neuron.per_token for neuron in costs.neurons) / costs.per_token
+    return (
+        f"{number(costs.per_token)} a token in all; the {len(costs.neurons)} neurons carry "
+        f"{share:.1%} of it. 3.47 is neuron 47 of block 3."
+    )

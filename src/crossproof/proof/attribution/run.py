@@ -14,8 +14,9 @@ from crossproof.activations.corpus import TextSlice
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.files import make_folder, write_tensors
 from crossproof.lm.model import LanguageModel
+from crossproof.proof.attribution.figures import AttributedRun
 from crossproof.proof.attribution.model_parts import model_parts
-from crossproof.proof.attribution.result import AttributedRun, AttributionResult
+from crossproof.proof.attribution.result import AttributionResult
 from crossproof.proof.attribution.summary import summarise
 from crossproof.proof.attribution.token_bounds import AttributedParts, token_bounds
 from crossproof.training.run_folder import RunFolder, objective_label

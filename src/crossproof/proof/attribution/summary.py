@@ -12,8 +12,7 @@ from torch import Tensor
 
 from crossproof.evaluation.intervals import Sums, estimate
 from crossproof.proof.attribution.chain import Stage
-from crossproof.proof.attribution.replacements import CENTRED, KEPT, REFERENCES
-from crossproof.proof.attribution.result import (
+from crossproof.proof.attribution.figures import (
     AttributedRun,
     ChainFigures,
     LossFigures,
@@ -21,6 +20,7 @@ from crossproof.proof.attribution.result import (
     StageFigures,
     mean_of,
 )
+from crossproof.proof.attribution.replacements import CENTRED, KEPT, REFERENCES
 from crossproof.proof.attribution.token_bounds import TokenBounds
 from crossproof.tables import Estimate
 

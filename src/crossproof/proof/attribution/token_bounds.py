@@ -28,6 +28,7 @@ from crossproof.proof.attribution.chain import (
     run_chain,
 )
 from crossproof.proof.attribution.costs import CostSums
+from crossproof.proof.attribution.figures import InteractionCosts
 from crossproof.proof.attribution.model_parts import (
     ModelParts,
     block_view,
@@ -35,7 +36,6 @@ from crossproof.proof.attribution.model_parts import (
     last_view,
 )
 from crossproof.proof.attribution.replacements import replaced_last_block
-from crossproof.proof.attribution.result import InteractionCosts
 from crossproof.proof.attribution.simplified import ENGINES
 from crossproof.proof.attribution.streams import StreamBatch, stream_batches
 from crossproof.proof.bounds.outputs import Baselines

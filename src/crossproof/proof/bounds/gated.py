@@ -13,10 +13,10 @@ from torch import Tensor
 
 from crossproof.interactions.gated import GatedTerms, gated_terms
 from crossproof.lm.activation import Activation
-from crossproof.lm.constants import LIPSCHITZ, lipschitz
+from crossproof.lm.constants import LIPSCHITZ, activation_slack, lipschitz
 from crossproof.proof.bounds.additive import additive_error
 from crossproof.proof.bounds.preactivations import Preactivations
-from crossproof.rounding import activation_slack, upward
+from crossproof.rounding import upward
 
 
 def gated_interaction(
