@@ -40,9 +40,11 @@ test: lint  ## Linter, type checker and the quick tests (two processes of one th
 test-slow: $(VENV)/.installed-dev  ## The tests marked slow
 	$(TEST_THREADS) $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
-lint: $(VENV)/.installed-dev  ## ruff and mypy
+lint: $(VENV)/.installed-dev  ## ruff, the house's rules (layers, nothing unreachable) and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m tools.layers
+	$(BIN)/python -m tools.unreachable
 	$(BIN)/python -m mypy
 
 bench: $(VENV)/.installed-dev  ## Every benchmark, one after another
@@ -52,10 +54,7 @@ bench: $(VENV)/.installed-dev  ## Every benchmark, one after another
 certificates: $(VENV)/.installed  ## Verify every example certificate
 	$(BIN)/crossproof verify $(dir $(wildcard examples/certificates/*/certificate.json))
 
-.PHONY: unreachable mutants release
-
-unreachable:  ## What no command, public name or figure reaches
-	$(PYTHON) -m tools.unreachable
+.PHONY: mutants release
 
 mutants: $(VENV)/.installed-dev  ## Mutants of MODULE=src/crossproof/... that no test notices; LIMIT=50 draws
 	$(TEST_THREADS) $(BIN)/python -m tools.mutants $(MODULE) --limit $(or $(LIMIT),0)

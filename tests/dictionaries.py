@@ -9,10 +9,15 @@ from torch import Tensor
 
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig, SparseLatents
 from crossproof.interactions import MLPDictionary
-from crossproof.lm import Activation, MLPWeights
+from crossproof.lm import Activation, MLPWeights, Rotary
 from crossproof.lm.hookpoints import Hookpoints
 
 F64 = torch.float64
+
+
+def standard_rotary(dimension: int, base: float = 10_000.0) -> Rotary:
+    """Frequencies base^(-2i/dimension) for `dimension` turning coordinates."""
+    return Rotary(base ** (-torch.arange(0, dimension, 2, dtype=F64) / dimension))
 
 
 def random_mlp(

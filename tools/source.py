@@ -141,7 +141,18 @@ def dotted(node: ast.AST) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def pattern(node: ast.JoinedStr) -> str:
-    """A regular expression of what an f-string may become, with one name in each gap."""
-    parts = (re.escape(str(v.value)) if isinstance(v, ast.Constant) else "" for v in node.values)
-    return "".join(part or r"\w+" for part in parts)
+def pattern(module: Module, node: ast.JoinedStr) -> str:
+    """A regular expression of what an f-string of `module` may become: one name in each gap that
+    is not filled by a string constant of the module."""
+    texts = (
+        part if isinstance(part, ast.Constant) else _value(module, part) for part in node.values
+    )
+    return "".join(r"\w+" if text is None else re.escape(str(text.value)) for text in texts)
+
+
+def _value(module: Module, gap: ast.expr) -> ast.Constant | None:
+    name = dotted(gap.value) if isinstance(gap, ast.FormattedValue) else ""
+    for node in module.tree.body:
+        if isinstance(node, ast.Assign) and name and name in map(dotted, node.targets):
+            return node.value if isinstance(node.value, ast.Constant) else None
+    return None

@@ -9,7 +9,8 @@ unless `unreachable-allowed.txt` can say who needs it.
 
 Only syntax is read, so attributes go by their name: a method, and whatever overrides it, is reached
 when reached code or a template says `.method` anywhere. Dunder methods and those that PyTorch calls
-are reached with their class; what a decorator `register...` takes always is.
+are reached with their class; what a decorator of a registry takes always is. A module that a string
+names ("crossproof.commands.show", perhaps with gaps) is an object: its functions are its methods.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import ast
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -52,7 +53,7 @@ class Definition:
     @property
     def registered(self) -> bool:
         decorators = getattr(self.node, "decorator_list", [])
-        return any("register" in ast.unparse(decorator) for decorator in decorators)
+        return any("regist" in ast.unparse(decorator).lower() for decorator in decorators)
 
 
 def definitions(module: Module) -> dict[str, Definition]:
@@ -126,12 +127,14 @@ class Reach:
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 self._read_string(node.value)
             elif isinstance(node, ast.JoinedStr):
-                self._read_pattern(pattern(node))
+                self._read_pattern(pattern(module, node))
 
     def _read_string(self, text: str) -> None:
         """A string may be a dotted name (`module:name` too), or an attribute for `getattr`."""
         if text.startswith(f"{PACKAGE}."):
             self.add(PACKAGE, text.removeprefix(f"{PACKAGE}.").replace(":", "."))
+            if text in self.defined:
+                self._await(self.defined[text])
         elif text.isidentifier():
             self.say(text)
 
@@ -141,6 +144,8 @@ class Reach:
             for definition in [d for defined in self.defined.values() for d in defined.values()]:
                 if re.fullmatch(text.replace(":", r"\."), definition.full_name):
                     self.visit(definition)
+                    if not definition.name:
+                        self._await(self.defined[definition.module.name])
 
     def visit(self, definition: Definition) -> None:
         """Reaches a definition, its module's top level and what it names."""
@@ -154,9 +159,19 @@ class Reach:
             for found in module.imports:
                 self.add(found.module, "")
         self.read(module, definition.code)
+        named = {
+            inner.id
+            for c in definition.code
+            for inner in ast.walk(c)
+            if isinstance(inner, ast.Name)
+        }
         hooks = EXTERNAL_HOOKS if self._has_external_base(definition) else ()
-        for name, method in definition.methods.items():
-            if name in self.said or name in hooks or name.startswith("__"):
+        self._await(definition.methods, {*named, *hooks})
+
+    def _await(self, methods: Mapping[str, Definition], called: Collection[str] = ()) -> None:
+        """Reaches methods by name as soon as reached code says it; those that are `called` now."""
+        for name, method in methods.items():
+            if name in self.said or name in called or name.startswith("__"):
                 self.visit(method)
             else:
                 self._unsaid[name].append(method)
@@ -192,8 +207,7 @@ def reach(root: Path, allowed: Iterable[str] = (), trust_exports: bool = False) 
             made.add(name, exported)
     for definition in [found for name in package for found in made.defined[name].values()]:
         home = definition.module.name
-        command = home.startswith(f"{PACKAGE}.commands.") and definition.name in made.said
-        if command or definition.registered or {home, definition.full_name} & set(allowed):
+        if definition.registered or {home, definition.full_name} & set(allowed):
             made.visit(definition)
     return made
 

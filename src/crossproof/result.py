@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -136,9 +136,3 @@ def _converter() -> Converter:
 
     converter.register_unstructure_hook_factory(dataclasses.is_dataclass, plain)
     return converter
-
-
-def fields_of(result: object) -> Iterator[tuple[str, Any]]:
-    """Names and values of a dataclass's fields, as they are."""
-    for field in dataclasses.fields(result):  # type: ignore[arg-type]  # any dataclass will do
-        yield field.name, getattr(result, field.name)

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from dictionaries import F64
+from dictionaries import F64, standard_rotary
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from profiles import examples
@@ -94,7 +94,7 @@ def make_case(
     return Case(weights, decoder, bias, activations, x, gaps.cumsum(0))
 
 
-ROTARIES = [None, Rotary.standard(4, 10.0), replace(Rotary.standard(6, 3.0), scaling=1.3)]
+ROTARIES = [None, standard_rotary(4, 10.0), replace(standard_rotary(6, 3.0), scaling=1.3)]
 
 
 def cases(error: tuple[float, ...] = (0.0, 0.3, 10.0)) -> st.SearchStrategy[Case]:

@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
-from dictionaries import F64, random_mlp
+from dictionaries import F64, random_mlp, standard_rotary
 from hypothesis import given
 from hypothesis import strategies as st
 from profiles import examples
 from torch import Tensor
 
-from crossproof.lm import Activation, AttentionWeights, Rotary
+from crossproof.lm import Activation, AttentionWeights
 from crossproof.lm.norms import Norm
 from crossproof.lm.unembedding import Unembedding
 from crossproof.proof.attribution.balls import (
@@ -112,7 +112,7 @@ def random_attention(
         W_O=randn(generator, heads, width, WIDTH),
         b_O=randn(generator, WIDTH),
         scale=1 / math.sqrt(width),
-        rotary=Rotary.standard(2) if rotary else None,
+        rotary=standard_rotary(2) if rotary else None,
         window=window,
     )
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from dictionaries import random_crosscoder
+from dictionaries import random_crosscoder, standard_rotary
 from rounding import close
 from tiny_models import ARCHITECTURES, CONTEXT, D_MODEL, N_BLOCKS, random_tokens
 from torch import Tensor
@@ -23,7 +23,7 @@ from crossproof.interactions import (
     pair_scores,
     score_parts,
 )
-from crossproof.lm import LanguageModel, Rotary, load_model
+from crossproof.lm import LanguageModel, load_model
 
 CONFIG = CrosscoderConfig(n_latents=24, sparsity="topk", k=5)
 
@@ -165,7 +165,7 @@ def test_without_active_latents_only_constants_and_the_residual_remain(
 
 
 def with_rotary(view: AttentionDictionary) -> AttentionDictionary:
-    attention = replace(view.attention, rotary=Rotary.standard(4))
+    attention = replace(view.attention, rotary=standard_rotary(4))
     return AttentionDictionary.build(attention, view.decoder, view.bias)
 
 

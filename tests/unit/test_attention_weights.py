@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from dictionaries import standard_rotary
 from rounding import close
 from tiny_models import (
     ARCHITECTURES,
@@ -43,7 +44,7 @@ from transformers import (
 )
 
 from crossproof.errors import CrossproofError
-from crossproof.lm import AttentionWeights, LanguageModel, Rotary, load_model
+from crossproof.lm import AttentionWeights, LanguageModel, load_model
 from crossproof.lm.attention_reading import check_attention
 
 SHAPE = {
@@ -203,6 +204,18 @@ def test_the_models_differ_where_they_should(models: dict[str, LanguageModel]) -
     assert (views["qwen2-biases"].b_O == 0).all()
 
 
+def bilinear(view: AttentionWeights, head: int, offset: int) -> Tensor:
+    """M of THEORY section 5 for keys `offset` positions before the query, [D+1, D+1].
+
+    The last row and column are the biases: with x' = (x, 1) the score is scale · x'_q M x'_kᵀ.
+    """
+    group = view.group(head)
+    q = torch.cat([view.W_Q[head], view.b_Q[head, None]])
+    k = torch.cat([view.W_K[group], view.b_K[group, None]])
+    zero = torch.zeros(len(q), dtype=torch.int64)
+    return view.turn(q, zero + offset) @ view.turn(k, zero).T
+
+
 @pytest.mark.parametrize("kind", ALL)
 def test_the_bilinear_form_of_each_offset_gives_the_scores(
     models: dict[str, LanguageModel], kind: str
@@ -215,7 +228,7 @@ def test_the_bilinear_form_of_each_offset_gives_the_scores(
     for head in range(view.n_heads):
         for q in range(9):
             for k in range(9):
-                form = view.bilinear(head, int(positions[q] - positions[k]))
+                form = bilinear(view, head, int(positions[q] - positions[k]))
                 score = view.scale * augmented[q] @ form @ augmented[k]
                 torch.testing.assert_close(scores[head, q, k], score, atol=1e-9, rtol=1e-6)
 
@@ -234,12 +247,12 @@ def test_only_differences_of_positions_matter(models: dict[str, LanguageModel]) 
 def test_standard_frequencies_are_the_models(models: dict[str, LanguageModel]) -> None:
     for kind, base in (("llama", 10_000.0), ("neox-half", 50.0), ("gpt-neox", 10_000.0)):
         rotary = models[kind].attention(0).rotary
-        ours = Rotary.standard(rotary.dimension, base)
+        ours = standard_rotary(rotary.dimension, base)
         torch.testing.assert_close(ours.frequencies.float(), rotary.frequencies)
 
 
 def test_half_precision_keeps_its_angles() -> None:
-    rotary = Rotary.standard(8)
+    rotary = standard_rotary(8)
     vectors = torch.randn(1, 8, generator=torch.Generator().manual_seed(0))
     far = torch.tensor([3001])
     exact = rotary.rotate(vectors.double(), far)
@@ -296,7 +309,7 @@ def test_the_check_notices_every_wrong_part(models: dict[str, LanguageModel], ki
         "W_O": replace(view, W_O=view.W_O.flip(0)),
         "b_O": replace(view, b_O=view.b_O + 0.1),
         "window": replace(view, window=7 if view.window == 8 else 8),
-        "rotary": replace(view, rotary=Rotary.standard(2) if view.rotary is None else None),
+        "rotary": replace(view, rotary=standard_rotary(2) if view.rotary is None else None),
     }
 
     def noticed(changed: AttentionWeights) -> bool:
@@ -327,7 +340,7 @@ def test_ranges_are_checked(models: dict[str, LanguageModel]) -> None:
         models["gpt2"].attention(2)
     view = models["llama"].attention(0)
     for head in (-1, 4):
-        for use in (view.group, view.ov, lambda head: view.bilinear(head, 0)):
+        for use in (view.group, view.ov):
             with pytest.raises(CrossproofError, match=f"heads 0 to 3; there is no head {head}"):
                 use(head)
     assert [view.group(head) for head in range(4)] == [0, 0, 1, 1]

@@ -179,7 +179,7 @@ def test_each_violation_is_caught_alone(
 ) -> None:
     rule, path, text, line = VIOLATIONS[name]
     if name == "a layer that is gone":
-        monkeypatch.setattr(layers, "LAYERS", ("tables", "lm", "audit", "proof", ""))
+        monkeypatch.setattr(layers, "LAYERS", ("tables", "lm", "auditing", "proof", ""))
     circle = {"src/crossproof/lm/other.py": "from crossproof.lm import load\none = 1\n"}
     files = BASE | (circle if rule == "circles" else {}) | {path: text + "\n"}
     if name == "a circle through a stub":

@@ -10,6 +10,7 @@ import pytest
 from reports import attribution, results
 
 from crossproof.errors import CrossproofError
+from crossproof.evaluation import RunEvaluation
 from crossproof.proof.attribution import AttributionResult
 from crossproof.report import write_report
 from crossproof.report.attribution import AttributionSection, attributed, attribution_section
@@ -29,15 +30,20 @@ def read(content: dict[str, Any]) -> AttributionResult:
     return AttributionResult.from_json(content)
 
 
+def shown() -> list[ShownRun]:
+    return runs_of(RunEvaluation.from_json(results()))
+
+
 def section(content: dict[str, Any], runs: list[ShownRun] | None = None) -> AttributionSection:
-    found = attribution_section(read(content), runs or runs_of(results()))
+    found = attribution_section(read(content), runs or shown())
     assert found is not None
     return found
 
 
 def page(folder: Path, content: dict[str, Any] | None, of: dict[str, Any] | None = None) -> str:
     result = None if content is None else read(content)
-    path = write_report(folder, of or results(), {}, attribution=result)
+    evaluation = RunEvaluation.from_json(of or results())
+    path = write_report(folder, evaluation, attribution=result)
     return path.read_text(encoding="utf-8")
 
 
@@ -108,7 +114,7 @@ def test_costs_are_listed_side_by_side() -> None:
 
 def test_the_chain_is_drawn_with_its_line_of_vacuity() -> None:
     content = attribution()
-    loss, radius = (figure for _, _, figure in chain_panels(read(content), runs_of(results())))
+    loss, radius = (figure for _, _, figure in chain_panels(read(content), shown()))
     chain = content["runs"]["penalised"]["chains"][CHAIN]
     bounds = [stage["loss_bound"]["mean"] for stage in chain["stages"]]
     assert list(loss.data[1].x) == [2.51, *bounds]
@@ -127,7 +133,7 @@ def test_a_radius_of_zero_is_left_out_of_the_logarithmic_axis() -> None:
     content = attribution()
     content["runs"]["penalised"]["true_radius"][0] = 0.0
     content["runs"]["penalised"]["chains"][CHAIN]["stages"][0]["radius"] = 0.0
-    _, (_, _, figure) = chain_panels(read(content), runs_of(results()))
+    _, (_, _, figure) = chain_panels(read(content), shown())
     assert figure.data[2].x[1] is None
     assert figure.data[3].x[0] is None
 
@@ -141,13 +147,13 @@ def test_many_blocks_stay_on_a_page() -> None:
             for block in range(60)
             for stage in stages[1:6]
         ]
-    panels = chain_panels(read(content), runs_of(results()))
+    panels = chain_panels(read(content), shown())
     assert all(figure.layout.height <= 900 for _, _, figure in panels)
 
 
 def test_certified_shares_are_drawn_against_the_proofs_length() -> None:
     content = attribution()
-    panels = certified_panels(read(content), runs_of(results()))
+    panels = certified_panels(read(content), shown())
     assert [title for title, _, _ in panels] == ["Against the model", "Against all latents"]
     figure = panels[0][2]
     truth, plain, centred = figure.data[3:6]
@@ -184,7 +190,7 @@ def test_the_last_block_alone(tmp_path: Path) -> None:
     assert "The claim is a loss" not in text
     assert 'id="plot-chain-0"' not in text
     assert 'id="plot-certified-1"' in text
-    assert chain_panels(read(content), runs_of(results())) == []
+    assert chain_panels(read(content), shown()) == []
 
 
 def test_a_run_that_was_not_attributed_is_left_out(tmp_path: Path) -> None:
@@ -195,7 +201,7 @@ def test_a_run_that_was_not_attributed_is_left_out(tmp_path: Path) -> None:
     assert list(found.costs) == ["penalised"]
     assert "How far a proof gets" in page(tmp_path, content)
     content["runs"] = {"another": attribution()["runs"]["penalised"]}
-    assert attribution_section(read(content), runs_of(results())) is None
+    assert attribution_section(read(content), shown()) is None
     assert "How far a proof gets" not in page(tmp_path, content)
 
 

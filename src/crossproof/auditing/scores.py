@@ -28,12 +28,6 @@ FORMS = ("I", "J", "second")
 Array = NDArray[np.float64]
 
 
-def forms_of(views: Mapping[int, MLPDictionary]) -> tuple[str, ...]:
-    """The forms that exist for these MLPs: J only where none is gated."""
-    gated = any(view.mlp.gated for view in views.values())
-    return ("I", "second") if gated else FORMS
-
-
 def token_scores(
     latents: SparseLatents, views: Mapping[int, MLPDictionary], form: str = "I"
 ) -> Float[Tensor, " B"]:

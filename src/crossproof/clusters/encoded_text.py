@@ -69,11 +69,6 @@ class EncodedText:
         """Sequence and position of each scored token."""
         return self.scored.nonzero()
 
-    @cached_property
-    def active_tokens(self) -> Int[Tensor, " H"]:
-        """Tokens at which each latent is active."""
-        return torch.bincount(self.latents.indices, minlength=self.latents.n_latents)
-
     def active_sequences(self) -> Int[Tensor, " H"]:
         """Sequences in which each latent is active anywhere."""
         sequence = self.positions[self.latents.token_index, 0]

@@ -25,11 +25,6 @@ class Rotary:
     frequencies: Float[Tensor, " P"]
     scaling: float = 1.0
 
-    @classmethod
-    def standard(cls, dimension: int, base: float = 10_000.0) -> Rotary:
-        """Frequencies base^(-2i/dimension) for `dimension` turning coordinates."""
-        return cls(base ** (-torch.arange(0, dimension, 2, dtype=torch.float64) / dimension))
-
     @property
     def dimension(self) -> int:
         """How many coordinates turn."""
@@ -141,18 +136,6 @@ class AttentionWeights:
     def __call__(self, x: Float[Tensor, "*batch B D"]) -> Float[Tensor, "*batch B D"]:
         """The attention's output for whole sequences."""
         return self.output(x, self.pattern(self.scores(x)))
-
-    def bilinear(self, head: int, offset: int) -> Float[Tensor, "augmented augmented"]:
-        """M of THEORY section 5 for keys `offset` positions before the query, [D+1, D+1].
-
-        The last row and column are the biases: with x' = (x, 1) the score is
-        scale · x'_q M x'_kᵀ. Raises CrossproofError for a head that is not there.
-        """
-        group = self.group(head)
-        q = torch.cat([self.W_Q[head], self.b_Q[head, None]])
-        k = torch.cat([self.W_K[group], self.b_K[group, None]])
-        zero = torch.zeros(len(q), dtype=torch.int64, device=q.device)
-        return self.turn(q, zero + offset) @ self.turn(k, zero).T
 
     def ov(self, head: int) -> Float[Tensor, "D D"]:
         """W_V W_O: what a unit of the key's input adds to the output per unit of attention.

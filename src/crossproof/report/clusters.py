@@ -12,7 +12,7 @@ from crossproof.clusters.result import Accuracy, ClusterMember, ClusterResult, L
 from crossproof.clusters.settings import CHANCE
 from crossproof.clusters.task import SIZES
 from crossproof.report.figures import plain_figure
-from crossproof.report.matrix_plot import heat_map_of
+from crossproof.report.matrix_plot import heat_map
 from crossproof.report.passages import Piece, pieces
 from crossproof.report.runs import ShownRun
 from crossproof.report.stored import stored
@@ -91,7 +91,7 @@ def cluster_matrices(
             continue
         names = [str(latent) for latent in square.latents]
         rows = [list(row) for row in square.I]
-        figure = heat_map_of(names, rows, f"var({run.colour})", "var(--card)")
+        figure = heat_map(names, rows, f"var({run.colour})", "var(--card)")
         start = 0
         for size in square.sizes:
             ends = {"x0": start - 0.5, "x1": start + size - 0.5}

@@ -21,7 +21,7 @@ from crossproof.report import attention, figures
 from crossproof.report.attribution import attribution_section
 from crossproof.report.attribution_figures import certified_panels, chain_panels
 from crossproof.report.clusters import cluster_matrices, clustered_runs, size_figure
-from crossproof.report.matrix_plot import heat_map_of
+from crossproof.report.matrix_plot import heat_map
 from crossproof.report.origin import command, facts
 from crossproof.report.pairs import measured_runs
 from crossproof.report.passages import passages
@@ -128,7 +128,7 @@ def _matrices(
         if run.name in results and results[run.name].matrix.latents:
             matrix = results[run.name].matrix
             names = [str(latent) for latent in matrix.latents]
-            figure = heat_map_of(names, matrix.I, f"var({run.colour})", "var(--card)")
+            figure = heat_map(names, matrix.I, f"var({run.colour})", "var(--card)")
             told = f"Interaction of the {len(names)} latents that interact most, {run.name}."
             entries.append(_plot(f"matrix-{run.place}", run.name, told, figure))
     return entries

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,27 +19,6 @@ from crossproof.lm.constants import LIPSCHITZ
 from crossproof.training.objective import Objective as Objective
 from crossproof.training.step import BlockStep, Step
 from crossproof.training.terms import OBJECTIVES
-
-
-@runtime_checkable
-class MLPTerm(Protocol):
-    """A term about one MLP: a scalar function of its `BlockStep`.
-
-    It is a mean over the step's tokens, in units of its own that its strength makes up for; at
-    least zero; finite, with a finite gradient with respect to the latents' values, the decoder
-    vectors and biases, also where no latent is active; the same for the same step, and up to
-    rounding for any order of its tokens; it draws no random numbers and changes nothing in the
-    step. Keyword arguments are the options it was registered with.
-    """
-
-    def __call__(self, block: BlockStep, /, **options: str) -> Tensor: ...
-
-
-@runtime_checkable
-class StepTerm(Protocol):
-    """A term about the whole step: a scalar function of a `Step`; the contract of `MLPTerm`."""
-
-    def __call__(self, step: Step, /, **options: str) -> Tensor: ...
 
 
 def reconstruction(step: Step) -> Tensor:

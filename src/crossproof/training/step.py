@@ -47,7 +47,7 @@ class TargetMLP:
 
 @dataclass(frozen=True, eq=False)
 class BlockStep:
-    """One MLP's part of a training step: what an `MLPTerm` is a function of.
+    """One MLP's part of a training step: what a term `per="mlp"` is a function of.
 
     All is in scaled space, and `target.mlp` reads scaled inputs: contributions a_h ⟨w_n, d_h⟩ are
     those of raw activations, in the model's own units. What follows from the fields is computed
@@ -93,7 +93,7 @@ class BlockStep:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """A training step: what a `StepTerm` is a function of. All is in scaled space."""
+    """A training step: what a term `per="step"` is a function of. All is in scaled space."""
 
     crosscoder: Crosscoder
     encoding: Encoding

@@ -32,7 +32,7 @@ class ObjectiveTerm:
     description: str
     """One sentence, for `--help`."""
     compute: Callable[..., Any] | str
-    """An `MLPTerm` or `StepTerm` (`training.objectives`), or where to import one from."""
+    """A scalar function of a step (docs/extending/objectives.md), or where to import it from."""
     per: Literal["mlp", "step"] = "mlp"
     """Whether `compute` takes one MLP's part of a step (`BlockStep`) or the whole (`Step`)."""
     options: Mapping[str, TermOption] = field(default_factory=dict)
