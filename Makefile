@@ -25,7 +25,7 @@ HAVE_TORCH := import sys, torch; \
 TEST_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: demo reproduce certificates test test-slow lint bench clean help
+.PHONY: demo reproduce certificates test test-slow test-processors lint bench clean help
 
 demo: $(VENV)/.installed  ## Train two crosscoders on the bundled model and compare them (offline)
 	HF_HUB_OFFLINE=1 $(BIN)/crossproof demo --out $(DEMO)
@@ -37,8 +37,13 @@ reproduce: $(VENV)/.installed-paper  ## Every figure at its published size (hour
 test: lint  ## Linter, type checker and the quick tests (two processes of one thread each)
 	$(TEST_THREADS) $(BIN)/python -m pytest -n 2 --dist worksteal
 
-test-slow: $(VENV)/.installed-dev  ## The tests marked slow
-	$(TEST_THREADS) $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+test-slow: $(VENV)/.installed-dev  ## Slow tests, fresh examples for property tests, plain CPU code
+	$(TEST_THREADS) $(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or hypothesis" \
+		--hypothesis-profile fresh
+	$(BIN)/python -m tools.processors --only aten-default -- -n 2 --dist worksteal
+
+test-processors: $(VENV)/.installed-dev  ## The quick tests as if on a dozen other processors (hours)
+	$(BIN)/python -m tools.processors -- -n 2 --dist worksteal
 
 lint: $(VENV)/.installed-dev  ## ruff, the house's rules (layers, nothing unreachable) and mypy
 	$(BIN)/ruff check .

@@ -362,7 +362,8 @@ def test_the_command_renews_the_report_of_an_evaluated_run(
     run_folder: Path, language_models: dict[str, LanguageModel]
 ) -> None:
     place = {"text": str(run_folder / "text.txt"), "split": "held_out", "sequences": 2}
-    of = results() | {"evaluated_on": place | {"context": LENGTH}}
+    weights = language_models["gpt-neo"].weights_hash
+    of = results() | {"evaluated_on": place | {"context": LENGTH}, "model_hash": weights}
     (run_folder / "results.json").write_text(json.dumps(of))
     options = ("--sequences", 2, "--context", LENGTH, "--threads", 1, "--parts", "last-block")
     done = command(run_folder, *options, "--out", run_folder / "elsewhere")
@@ -373,4 +374,4 @@ def test_the_command_renews_the_report_of_an_evaluated_run(
     assert f"Report: {run_folder / 'report.html'}" in done.stdout
     assert "How far a proof gets" in (run_folder / "report.html").read_text()
     attribution = json.loads((run_folder / "attribution" / "attribution.json").read_text())
-    assert attribution["model_hash"] == language_models["gpt-neo"].weights_hash
+    assert attribution["model_hash"] == weights

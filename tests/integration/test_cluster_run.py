@@ -42,7 +42,7 @@ from crossproof.crosscoder import (
     save_crosscoder,
 )
 from crossproof.errors import CrossproofError
-from crossproof.evaluation import MeasureOptions, measure_runs
+from crossproof.evaluation import MeasureOptions, RunEvaluation, measure_runs
 from crossproof.evaluation.pair_sums import tally_interactions
 from crossproof.lm import LanguageModel
 from crossproof.report.clusters import cluster_matrices, clustered, clustered_runs, size_figure
@@ -280,7 +280,8 @@ def test_the_page_section_has_the_clusters(
     gpt_neo: LanguageModel, run_folder: Path, content: dict[str, Any]
 ) -> None:
     (run_folder / "clusters" / "clusters.json").write_text(json.dumps(content))
-    runs = runs_of({"runs": {name: made_run("x", 0.1, 0.2, 0.3) for name in content["runs"]}})
+    made = {name: made_run("x", 0.1, 0.2, 0.3) for name in content["runs"]}
+    runs = runs_of(RunEvaluation.from_json({"runs": made}))
     found = clustered(run_folder, gpt_neo.weights_hash)
     section = clustered_runs(found, runs)
     assert found is not None
@@ -326,7 +327,8 @@ def test_the_template_shows_clusters_and_escapes_text(content: dict[str, Any]) -
     changed: dict[str, Any] = json.loads(json.dumps(content))
     first = changed["runs"]["unpenalised"]["clusters"][0]["members"][0]
     first["explanation"]["text"] = "on <script>"
-    runs = runs_of({"runs": {name: made_run("x", 0.1, 0.2, 0.3) for name in content["runs"]}})
+    made = {name: made_run("x", 0.1, 0.2, 0.3) for name in content["runs"]}
+    runs = runs_of(RunEvaluation.from_json({"runs": made}))
     loader = PackageLoader("crossproof.report")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True

@@ -112,9 +112,8 @@ def test_measurements_are_those_of_evaluate(settings: Callable[..., FigureSettin
     variants = {"none": experiment.config(), "penalised": experiment.config(interaction=100.0)}
     runs = experiment.measure(variants)
     crosscoder = experiment.crosscoders(variants)["penalised"][0]
-    figures = evaluate(
-        experiment.model, crosscoder, experiment.text("held_out"), EvaluationOptions()
-    )
+    held_out = experiment.text("held_out")
+    figures = evaluate(experiment.model, crosscoder, held_out, EvaluationOptions()).to_json()
     for name in ("fvu", "fvu_mlp_in", "interaction", "ce_recovered", "kl_recovered", "l0"):
         assert runs["penalised"].figure(name).value == pytest.approx(figures[name], rel=1e-12)
     keep = runs["penalised"].figure("phi/keep-largest/reconstructed_mid").estimate()
