@@ -26,12 +26,12 @@ def points_draft(
 ) -> Draft:
     """A certificate that says which latents are active at each input.
 
-    Raises CrossproofError if the latents are of another number of inputs or decoder.
+    Raises CrossproofError if the latents are of another number of inputs or decoder vectors.
     """
     if latents.n_tokens != len(inputs) or latents.n_latents != len(decoder):
         raise CrossproofError(
-            f"Latents of {latents.n_tokens} inputs and {latents.n_latents} decoder do not fit "
-            f"{len(inputs)} inputs and {len(decoder)} decoder."
+            f"Latents of {latents.n_tokens} inputs and {latents.n_latents} decoder vectors do not "
+            f"fit {len(inputs)} inputs and {len(decoder)} decoder vectors."
         )
     offsets, indices = latents.offsets, latents.indices
     values = latents.values.detach().double()
