@@ -151,7 +151,8 @@ def test_latents_of_other_inputs_are_refused() -> None:
     network, domain = small.sparse()
     activations, labels = domain.sample(10, small.draws(0))
     latents = SparseLatents.from_dense(activations[:9])
-    with pytest.raises(CrossproofError, match="9 inputs and 5 decoder do not fit 10 inputs"):
+    expected = "9 inputs and 5 decoder vectors do not fit 10 inputs"
+    with pytest.raises(CrossproofError, match=expected):
         points_draft(
             network, domain.inputs(activations), labels, domain.decoder, domain.bias, latents
         )

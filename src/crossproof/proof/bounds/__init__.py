@@ -1,7 +1,7 @@
 """Compact proofs: constants, bounds on what latents' interactions cost, and what they certify.
 
-Bounds are pure functions of tensors and hold for any numbers as activations, decoder and biases:
-a bad dictionary only loosens them. `docs/theory` states and proves each.
+Bounds are pure functions of tensors and hold for any numbers as activations, decoder vectors and
+biases: a bad dictionary only loosens them. `docs/theory` states and proves each.
 """
 
 import lazy_loader
