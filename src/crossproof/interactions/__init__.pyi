@@ -38,3 +38,5 @@ from .shapley import ShapleySums as ShapleySums
 from .shapley import ShapleyTaylor as ShapleyTaylor
 from .shapley import absolute_sums as absolute_sums
 from .shapley import shapley_taylor as shapley_taylor
+from .stream import StreamView as StreamView
+from .stream import TokenView as TokenView

@@ -58,7 +58,7 @@ def coalition_neurons(
             f"Token {token} does not exist; the code has tokens 0 to {latents.n_tokens - 1}."
         )
     row = active_latents(view, latents.rows(token, token + 1))
-    exact = in_float64(view)
+    exact = in_float64(view.of_tokens(slice(token, token + 1)))
     entries = torch.arange(len(row.indices), device=row.indices.device)
     steps = entry_contributions(exact, row, entries)
 

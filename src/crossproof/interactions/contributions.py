@@ -7,7 +7,7 @@ are pure and differentiable in latents, decoder and virtual weights.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -97,9 +97,12 @@ class MLPDictionary:
 
     mlp: MLPWeights
     G: Float[Tensor, "H N"]
-    baseline: Float[Tensor, " N"]
+    baseline: Float[Tensor, "*tokens N"]
+    """One for all tokens, or each token's own."""
     G_gate: Float[Tensor, "H N"] | None = None
-    baseline_gate: Float[Tensor, " N"] | None = None
+    baseline_gate: Float[Tensor, "*tokens N"] | None = None
+    norms: Float[Tensor, " N"] | None = None
+    """‖o_n‖ where it is not that of the MLP's own output weights."""
 
     @classmethod
     def build(
@@ -114,7 +117,21 @@ class MLPDictionary:
     @cached_property
     def output_norms(self) -> Float[Tensor, " N"]:
         """‖o_n‖."""
-        return self.mlp.output_norms()
+        return self.mlp.output_norms() if self.norms is None else self.norms
+
+    def shifted(self, x: Float[Tensor, "*tokens D"]) -> MLPDictionary:
+        """The same with `x` added to what the MLP reads beside the latents."""
+        baseline, mlp, gate = self.baseline + x @ self.mlp.W_in, self.mlp, self.baseline_gate
+        if gate is not None and mlp.W_gate is not None:
+            gate = gate + x @ mlp.W_gate
+        return replace(self, baseline=baseline, baseline_gate=gate)
+
+    def of_tokens(self, tokens: slice | Int[Tensor, " tokens"]) -> MLPDictionary:
+        """The same at some of the tokens, where baselines are each token's own."""
+        if self.baseline.dim() == 1:
+            return self
+        gate = None if self.baseline_gate is None else self.baseline_gate[tokens]
+        return replace(self, baseline=self.baseline[tokens], baseline_gate=gate)
 
     def dominance(self, latents: SparseLatents) -> Dominance:
         """The dominant latent of each token and neuron.
@@ -168,7 +185,7 @@ class MLPDictionary:
 
 
 def _hull(
-    latents: SparseLatents, G: Float[Tensor, "H N"], baseline: Float[Tensor, " N"]
+    latents: SparseLatents, G: Float[Tensor, "H N"], baseline: Float[Tensor, "*tokens N"]
 ) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]]:
     up, down = G.clamp_min(0), G.clamp_max(0)
     high, low = sparse_product(latents, up), sparse_product(latents, down)

@@ -52,8 +52,8 @@ def gated_terms(
 
 def gated_pair_form(
     activation: Activation,
-    baseline_gate: Float[Tensor, " N"],
-    baseline: Float[Tensor, " N"],
+    baseline_gate: Float[Tensor, "*tokens N"],
+    baseline: Float[Tensor, "*tokens N"],
     p_gate: Float[Tensor, "B K N"],
     p_linear: Float[Tensor, "B K N"],
     weights: Float[Tensor, " N"],

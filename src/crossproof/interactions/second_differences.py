@@ -69,12 +69,13 @@ def second_difference_sums(
     norms = exact.output_norms
     sums = norms.new_zeros(2, chosen.n_distinct)
     counts = torch.zeros(chosen.n_distinct, dtype=torch.int64, device=norms.device)
-    for _, rows in _blocks(active_latents(view, latents)):
+    for start, rows in _blocks(active_latents(view, latents)):
         first, second = entry_pairs(rows.offsets)
+        seen = exact.of_tokens(slice(start, start + rows.n_tokens))
         row = chosen.find(rows.indices[first], rows.indices[second])
         first, second, row = (entries[row >= 0] for entries in (first, second, row))
         counts += torch.bincount(row, minlength=len(counts))
-        for part, delta in _deltas(exact, rows, first, second, context):
+        for part, delta in _deltas(seen, rows, first, second, context):
             sums[0].index_add_(0, row[part], delta.abs() @ norms)
             sums[1].index_add_(0, row[part], (delta @ exact.mlp.W_out).norm(dim=1))
     return SecondDifferences(pairs, chosen.spread(counts), *map(chosen.spread, sums))
@@ -96,7 +97,8 @@ def second_difference_scores(
     for start, rows in _blocks(active_latents(view, latents)):
         first, second = entry_pairs(rows.offsets)
         token = start + rows.token_index[first]
-        for part, delta in _deltas(exact, rows, first, second, context):
+        seen = exact.of_tokens(slice(start, start + rows.n_tokens))
+        for part, delta in _deltas(seen, rows, first, second, context):
             if form == "neurons":
                 sizes = delta.abs() @ norms
             else:
@@ -137,8 +139,11 @@ def _deltas(
         moved = [root[token] + step for root, step in zip(roots, steps, strict=True)]
         one, other = slots[: len(first[part])], slots[len(first[part]) :]
         both = [value[one] + step[other] for value, step in zip(moved, steps, strict=True)]
-        single, still = view.neurons(*moved), view.neurons(*roots)
-        yield part, view.neurons(*both) - single[one] - single[other] + still[token[one]]
+        seen = view.of_tokens(tokens)
+        at = seen.of_tokens(token)
+        single, still = at.neurons(*moved), seen.neurons(*roots)
+        together = at.of_tokens(one).neurons(*both)
+        yield part, together - single[one] - single[other] + still[token[one]]
 
 
 def _roots(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,10 @@ class Norm:
     def width(self) -> int:
         """D."""
         return len(self.weight)
+
+    def to(self, like: Tensor) -> Norm:
+        """The same norm with the dtype and on the device of `like`."""
+        return replace(self, weight=self.weight.to(like), bias=self.bias.to(like))
 
     def centre(self, r: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
         """P r."""

@@ -1,0 +1,131 @@
+"""A dictionary that writes the residual stream, as an MLP downstream reads it (THEORY T6, T7).
+
+The MLP reads u = N(r), the norm of a stream r that holds what the dictionary describes beside
+everything else. N is affine in r once its denominator s(r) is the model's own run's, so latent h
+adds p_nh = (a_h / s) ⟨ŵ_n, d_h⟩ to neuron n, ŵ_n = Cᵀ(γ ⊙ w_n): virtual weights that no text
+changes, and activations divided by one number a token. Everything that is defined for an
+`MLPDictionary` and its latents then holds for what `StreamView.at` returns.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from crossproof.crosscoder.autograd import sparse_product
+from crossproof.crosscoder.latents import SparseLatents
+from crossproof.interactions.contributions import MLPDictionary
+from crossproof.interactions.gated import gated_terms
+from crossproof.lm.constants import LIPSCHITZ
+from crossproof.lm.mlp import MLPWeights
+from crossproof.lm.norms import Norm
+
+
+@dataclass(frozen=True, eq=False)
+class TokenView:
+    """What the latents of B tokens do to one MLP."""
+
+    dictionary: MLPDictionary
+    latents: SparseLatents
+    weight: Float[Tensor, " B"] | None = None
+    """What sums over ‖o_n‖ are to be multiplied by at each token: 1 / s of a norm on the output."""
+
+
+@dataclass(frozen=True, eq=False)
+class StreamView:
+    """Decoder vectors upstream of an MLP, in the units of the stream, read through its norm."""
+
+    frozen: MLPDictionary
+    """The MLP behind the linear part of its norm; baselines hold its and the norm's biases."""
+    norm: Norm
+    decoder: Float[Tensor, "H D"]
+    post: Norm | None = None
+    """A second norm, on the MLP's output before the stream takes it (Gemma 2 and 3)."""
+
+    @classmethod
+    def build(
+        cls, mlp: MLPWeights, norm: Norm, decoder: Float[Tensor, "H D"], post: Norm | None = None
+    ) -> StreamView:
+        """`mlp` in the space that the norm writes, `norm` from the stream to it."""
+        norm, post = norm.to(decoder), None if post is None else post.to(decoder)
+        frozen = MLPDictionary.build(behind(norm, mlp), decoder, torch.zeros_like(decoder[0]))
+        if post is not None:
+            frozen = replace(frozen, norms=(post.weight * post.centre(mlp.W_out)).norm(dim=1))
+        return cls(frozen, norm, decoder, post)
+
+    def at(
+        self,
+        latents: SparseLatents,
+        stream: Float[Tensor, "B D"],
+        rest: Float[Tensor, " D"] | None = None,
+        output: Float[Tensor, "B D"] | None = None,
+    ) -> TokenView:
+        """The view of B tokens, at the denominators of `stream`, the norm's input.
+
+        `rest` is what the stream holds, divided by s, beside the dictionary: each token's own
+        (None: pre-activations are then the model's), or one vector for all, such as the mean of
+        `rest_of`. `output`, of the MLP, is needed where a second norm follows.
+        """
+        by_entry = self.denominators(stream)[latents.token_index]
+        scaled = latents.with_values(latents.values / by_entry)
+        if rest is None:
+            rest = self.rest_of(latents, stream)
+        moved = self.frozen.shifted(rest)
+        weight = None
+        if self.post is not None:
+            assert output is not None
+            weight = 1 / rms(self.post, output)
+        return TokenView(moved, scaled, weight)
+
+    def denominators(self, stream: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
+        """s(r) of each token."""
+        return rms(self.norm, stream)
+
+    def rest_of(
+        self, latents: SparseLatents, stream: Float[Tensor, "B D"]
+    ) -> Float[Tensor, "B D"]:
+        """(r - Σ_h a_h d_h) / s: decoder bias, reconstruction error and all other writers."""
+        rest = stream - sparse_product(latents, self.decoder)
+        return rest / self.denominators(stream)[:, None]
+
+    def norm_interaction(
+        self, stream: Float[Tensor, "B D"], removed: Float[Tensor, "B D"]
+    ) -> Float[Tensor, " B"]:
+        """What freezing the denominator hides when `removed` leaves the stream (THEORY T7).
+
+        Σ_n ‖o_n‖ |s(r) / s(r_S) - 1| |⟨ŵ_n, r_S⟩| / s(r), r_S = stream - removed. In a gated MLP
+        both paths move by their own, and T3's charge at the frozen pre-activations is taken.
+        """
+        left, mlp = stream - removed, self.frozen.mlp
+        before, after = self.denominators(stream), self.denominators(left)
+        frozen, shift = left / before[:, None], (before / after - 1).abs()[:, None]
+        linear = shift * (frozen @ mlp.W_in).abs()
+        if mlp.W_gate is None or mlp.b_gate is None:
+            return linear @ self.frozen.output_norms
+        gate = shift * (frozen @ mlp.W_gate).abs()
+        opening = mlp.activation(frozen @ mlp.W_gate + mlp.b_gate).abs()
+        value = (frozen @ mlp.W_in + mlp.b_in).abs()
+        charge = gated_terms(LIPSCHITZ[mlp.activation], opening, value, gate, linear).total
+        return charge @ self.frozen.output_norms
+
+
+def behind(norm: Norm, mlp: MLPWeights) -> MLPWeights:
+    """The MLP as a function of r / s(r): ŵ_n = Cᵀ(γ ⊙ w_n), and biases b_n + ⟨w_n, β⟩."""
+
+    def through(weights: Float[Tensor, "D N"]) -> Float[Tensor, "D N"]:
+        return norm.centre((norm.weight[:, None] * weights).T).T
+
+    moved = replace(mlp, W_in=through(mlp.W_in), b_in=mlp.b_in + norm.bias @ mlp.W_in)
+    if mlp.W_gate is None or mlp.b_gate is None:
+        return moved
+    b_gate = mlp.b_gate + norm.bias @ mlp.W_gate
+    return replace(moved, W_gate=through(mlp.W_gate), b_gate=b_gate)
+
+
+def rms(norm: Norm, values: Float[Tensor, "*tokens D"]) -> Float[Tensor, "*tokens"]:
+    """√(mean((C r)²) + ε), what the norm divides by."""
+    return norm.scale(values) / math.sqrt(norm.width)
