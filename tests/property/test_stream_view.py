@@ -87,7 +87,9 @@ def pushed(case: Stream, token: int, rest: Tensor) -> tuple[MLPDictionary, Spars
     """The same dictionary at the MLP's input, at one token: vectors γ ⊙ C d, activations a / s."""
     norm, r = case.norm, case.r[token]
     s = (norm.centre(r).square().mean() + norm.epsilon).sqrt()
-    through = torch.diag(norm.weight) @ torch.stack([norm.centre(e) for e in torch.eye(WIDTH).double()])
+    through = torch.diag(norm.weight) @ torch.stack(
+        [norm.centre(e) for e in torch.eye(WIDTH).double()]
+    )
     bias = rest @ through.T + norm.bias
     view = MLPDictionary.build(case.mlp, case.decoder @ through.T, bias)
     return view, SparseLatents.from_dense(case.activations[token][None] / s)
@@ -103,6 +105,8 @@ def test_contributions_and_the_tokens_rest_are_the_models_own_pre_activations(ca
     torch.testing.assert_close(seen.dictionary.baseline + value, expected, rtol=CLOSE, atol=CLOSE)
     if case.mlp.W_gate is not None:
         assert gate is not None
+        assert case.mlp.b_gate is not None
+        assert seen.dictionary.baseline_gate is not None
         expected = u @ case.mlp.W_gate + case.mlp.b_gate
         torch.testing.assert_close(
             seen.dictionary.baseline_gate + gate, expected, rtol=CLOSE, atol=CLOSE
@@ -127,9 +131,7 @@ def test_pushed_through_the_norm_it_is_the_dictionary_at_the_input(
         torch.testing.assert_close(ours[token], theirs[0], rtol=1e-9, atol=CLOSE)
 
     same(interaction(seen.dictionary, seen.latents, ours), interaction(view, latents, theirs))
-    same(
-        seen.dictionary.output(ours.value, ours.gate), view.output(theirs.value, theirs.gate)
-    )
+    same(seen.dictionary.output(ours.value, ours.gate), view.output(theirs.value, theirs.gate))
     if not case.mlp.gated:
         same(
             additive_interaction(seen.dictionary, seen.latents, ours),

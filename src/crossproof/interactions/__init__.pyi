@@ -15,7 +15,6 @@ from .contributions import Dominance as Dominance
 from .contributions import MLPDictionary as MLPDictionary
 from .contributions import dominant_contributions as dominant_contributions
 from .contributions import magnitudes as magnitudes
-from .contributions import mlp_views as mlp_views
 from .contributions import owned_contributions as owned_contributions
 from .gated import GatedTerms as GatedTerms
 from .gated import gated_pair_form as gated_pair_form
@@ -40,3 +39,7 @@ from .shapley import absolute_sums as absolute_sums
 from .shapley import shapley_taylor as shapley_taylor
 from .stream import StreamView as StreamView
 from .stream import TokenView as TokenView
+from .views import InputView as InputView
+from .views import UpstreamView as UpstreamView
+from .views import mlp_views as mlp_views
+from .views import with_mean_rest as with_mean_rest

@@ -42,7 +42,14 @@ def gated_pairs(
         present, entry = slots(latents.offsets[low : high + 1], widest)
         values = (latents.values[entry] * present).double()[..., None]
         owned = (entry[..., None] == dominance.owner[low:high, None]) & present[..., None]
-        rows = _Rows(view.of_tokens(slice(low, high)), dominance, slice(low, high), values, latents.indices[entry], owned)
+        rows = _Rows(
+            view.of_tokens(slice(low, high)),
+            dominance,
+            slice(low, high),
+            values,
+            latents.indices[entry],
+            owned,
+        )
         charged, both = rows.charged(), rows.both()
         columns = [charged, charged.mT, both, both.mT, rows.pair_form()]
         out[starts[low] : starts[high]] = torch.stack(columns, -1)[upper(present)]

@@ -85,9 +85,7 @@ class StreamView:
         """s(r) of each token."""
         return rms(self.norm, stream)
 
-    def rest_of(
-        self, latents: SparseLatents, stream: Float[Tensor, "B D"]
-    ) -> Float[Tensor, "B D"]:
+    def rest_of(self, latents: SparseLatents, stream: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
         """(r - Σ_h a_h d_h) / s: decoder bias, reconstruction error and all other writers."""
         rest = stream - sparse_product(latents, self.decoder)
         return rest / self.denominators(stream)[:, None]

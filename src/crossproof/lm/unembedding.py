@@ -70,6 +70,25 @@ def input_norm(model: LanguageModel, block: int, component: Literal["attn", "mlp
     return _block_norm(model, block, f"{kind}.hook_in", kind, f"{component}.hook_in")
 
 
+def norm_of(model: LanguageModel, component: str, written: str | None = None) -> Norm:
+    """A norm of the model by the name of its module, such as "blocks.0.ln2".
+
+    It is checked between the module's input and its output, or the hookpoint `written`. Raises
+    CrossproofError where the module is missing or no LayerNorm or RMSNorm.
+    """
+    before, after = f"{component}.hook_in", written or f"{component}.hook_out"
+    lacking = [name for name in (before, after) if name not in model.available_hookpoints()]
+    if not lacking:
+        read, out = model.activations(_tokens(model), [before, after]).double().unbind(2)
+        for norm in _candidates(model, component):
+            if _same(model, norm(read), out):
+                return norm
+    raise CrossproofError(
+        f"'{model.name}' has no LayerNorm or RMSNorm between {before} and {after}, so its MLP "
+        f"cannot be read from the residual stream; measure a dictionary at the MLP's input."
+    )
+
+
 def unembedding(model: LanguageModel) -> Unembedding:
     """The final norm and the unembedding.
 

@@ -1,0 +1,110 @@
+"""Hookpoints as places of the residual stream, and the norm through which an MLP reads it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from crossproof.errors import CrossproofError
+from crossproof.lm.model import LanguageModel
+from crossproof.lm.norms import Norm
+from crossproof.lm.unembedding import norm_of
+
+_PART = re.compile(r"blocks\.(\d+)\.(.+)")
+_STEPS = {
+    "hook_resid_pre": 0,
+    "hook_in": 0,
+    "hook_attn_out": 1,
+    "attn.hook_out": 1,
+    "hook_resid_mid": 2,
+    "hook_mlp_out": 3,
+    "mlp.hook_out": 3,
+    "hook_resid_post": 4,
+    "hook_out": 4,
+}
+_BEHIND_A_NORM = {"attn.hook_out": "ln1_post", "mlp.hook_out": "ln2_post"}
+"""Outputs that the stream takes only through a second norm, where the block has one."""
+
+
+@dataclass(frozen=True, order=True)
+class StreamPlace:
+    """A place along the stream, ordered as the model writes it."""
+
+    block: int
+    step: int
+    """0: before the block. 1: what attention adds. 2: between. 3: what the MLP adds."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is the stream itself, with everything written before."""
+        return self.step % 2 == 0
+
+
+@dataclass(frozen=True, eq=False)
+class MLPInput:
+    """How one block's MLP reads the stream and writes to it."""
+
+    stream: str
+    """The hookpoint of what the norm reads."""
+    norm: Norm
+    post: Norm | None
+    """The norm on the MLP's output, where there is one."""
+
+
+def stream_place(model: LanguageModel, name: str) -> StreamPlace | None:
+    """Where the stream holds a hookpoint's value as a summand; None where it does not."""
+    if name in ("hook_embed", "embed.hook_out"):
+        return StreamPlace(-1, 3)
+    match = _PART.fullmatch(name)
+    if match is None or match[2] not in _STEPS:
+        return None
+    block, step = int(match[1]), _STEPS[match[2]]
+    second = _BEHIND_A_NORM.get(match[2])
+    if second and f"blocks.{block}.{second}.hook_in" in model.available_hookpoints():
+        return None
+    return StreamPlace(block + 1, 0) if step == 4 else StreamPlace(block, step)
+
+
+def mlp_place(model: LanguageModel, block: int) -> StreamPlace:
+    """Where a block's MLP reads the stream: before the block where attention runs beside it."""
+    between = f"blocks.{block}.hook_resid_mid" in model.available_hookpoints()
+    return StreamPlace(block, 2 if between else 0)
+
+
+def mlp_input(model: LanguageModel, block: int) -> MLPInput:
+    """How a block's MLP reads the stream.
+
+    Raises CrossproofError where no norm of a known form lies before it.
+    """
+    hookpoints, at = model.available_hookpoints(), f"blocks.{block}."
+    before = next((n for n in ("ln2", "ln1") if f"{at}{n}.hook_in" in hookpoints), "ln2")
+    norm = norm_of(model, at + before, f"{at}mlp.hook_in")
+    second = f"{at}ln2_post"
+    post = norm_of(model, second) if f"{second}.hook_in" in hookpoints else None
+    return MLPInput(f"{at}{before}.hook_in", norm, post)
+
+
+def upstream(places: Mapping[int, StreamPlace], reader: StreamPlace) -> tuple[int, ...]:
+    """Which of several places make up what the stream holds at `reader`, each part once.
+
+    `places` by index. The last whole stream before the reader holds everything written before it,
+    so only the parts added after it count besides. Raises CrossproofError where two are the same.
+    """
+    before = {i: p for i, p in places.items() if p < reader or (p.whole and p == reader)}
+    if len(set(before.values())) < len(before):
+        raise CrossproofError(
+            "Two of the dictionary's hookpoints are the same place of the residual stream, which "
+            "would be counted twice: leave one out."
+        )
+    last = max((p for p in before.values() if p.whole), default=None)
+    return tuple(i for i, p in before.items() if last is None or p >= last)
+
+
+def next_blocks(places: Collection[StreamPlace], readers: Sequence[StreamPlace]) -> tuple[int, ...]:
+    """For each place the first block whose MLP reads the stream behind it; in order, each once."""
+    chosen = set()
+    for place in places:
+        later = (b for b, r in enumerate(readers) if place < r or (place.whole and place == r))
+        chosen.add(next(later, -1))
+    return tuple(sorted(chosen - {-1}))
