@@ -26,8 +26,13 @@ from crossproof.clusters.measured_run import (
 from crossproof.clusters.preparing import PreparedCrosscoder, Tell, prepare
 from crossproof.clusters.prompts import LLMPrompt, detect_prompt
 from crossproof.clusters.result import ClusteredRun, ClusterResult
-from crossproof.clusters.settings import ClusterSettings
-from crossproof.clusters.similarities import NEED_DIFFERENCES, available, known
+from crossproof.clusters.settings import (
+    NEED_DIFFERENCES,
+    ClusterSettings,
+    available,
+    check_settings,
+    known,
+)
 from crossproof.clusters.task import detection
 from crossproof.errors import CrossproofError
 from crossproof.lm.model import LanguageModel
@@ -106,14 +111,6 @@ def cluster(
     if folder is not None:
         result.save(folder / "clusters" / "clusters.json")
     return result
-
-
-def check_settings(settings: ClusterSettings) -> None:
-    """Raises CrossproofError, with the nearest names, for a similarity that there is not."""
-    for name in settings.similarities:
-        known(name)
-    if settings.seeds < 1:
-        raise CrossproofError(f"--seeds is {settings.seeds}: give at least 1.")
 
 
 def costs(works: Sequence[_Clustered], judges: Sequence[Judge], llm: LLM) -> list[str]:
