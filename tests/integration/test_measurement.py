@@ -8,11 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from dictionaries import random_crosscoder
+from reference import DenseMLP, DenseView
 from tiny_models import CONTEXT, D_MODEL, END, random_tokens
 from torch import Tensor
 
 from crossproof.activations import scored_positions
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
+from crossproof.crosscoder.encode import encode_batches
 from crossproof.errors import CrossproofError
 from crossproof.evaluation import (
     MeasurementResult,
@@ -27,6 +30,7 @@ from crossproof.interactions import (
     Interactions,
     additive_interaction,
     dominant_share,
+    input_dictionaries,
     interaction,
     merge,
     mlp_views,
@@ -36,6 +40,7 @@ from crossproof.interactions import (
 )
 from crossproof.lm import LanguageModel
 from crossproof.lm.hookpoints import Hookpoints
+from crossproof.lm.unembedding import input_norm
 
 KINDS = ("gpt-neo", "llama")
 
@@ -100,7 +105,7 @@ def test_totals_are_those_of_the_formulas(model: LanguageModel) -> None:
     x = model.activations(sequences, crosscoder.hookpoints.names)[scored]
     latents = crosscoder.encode(x)
     assert found.interactions.tokens == len(x) == found.totals["tokens"].sum()
-    for place, view in enumerate(mlp_views(model, crosscoder).values()):
+    for place, view in enumerate(input_dictionaries(model, crosscoder).values()):
         dominance = view.dominance(latents)
         whole = float(interaction(view, latents, dominance).sum())
         ours = found.totals["I"][:, place].sum()
@@ -161,17 +166,15 @@ def test_pairs_carry_their_exact_index_at_the_tokens_where_they_interact_most(
     tally = tally_interactions(model, crosscoder, sequences, kept_sequences=len(sequences))
     for pair in result.top_pairs:
         example = pair_examples(model.tokenizer, tally.encoded, views, [pair.latents])[0]
-        token, total = example.peaks[0], 0.0
-        assert set(pair.latents) <= set(token.indices.tolist())
-        at_peak = sum(
-            float(second_difference_sums(view, token, torch.tensor([pair.latents])).output[0])
-            for view in views.values()
-        )
-        assert at_peak > 0
-        for view in views.values():
-            index = shapley_taylor(output_game(view, token, 0))
+        seen, total, at_peak = example.peaks[0], 0.0, 0.0
+        for view in seen.values():
+            token, pairs = view.latents, torch.tensor([pair.latents])
+            assert set(pair.latents) <= set(token.indices.tolist())
+            at_peak += float(second_difference_sums(view.dictionary, token, pairs).output[0])
+            index = shapley_taylor(output_game(view.dictionary, token, 0))
             h, k = (index.players.tolist().index(latent) for latent in pair.latents)
             total += float(index.matrix[h, k])
+        assert at_peak > 0
         assert pair.shapley_taylor == pytest.approx(total, rel=1e-9)
     without = measure(model, crosscoder, sequences, MeasureOptions(pairs=3, shapley_tokens=0))
     assert all(pair.shapley_taylor is None for pair in without.top_pairs)
@@ -186,7 +189,39 @@ def test_text_without_tokens_and_dictionaries_without_mlps_are_refused(
     crosscoder = dictionary(model)
     with pytest.raises(CrossproofError, match="no tokens to measure"):
         tally_interactions(model, crosscoder, torch.full((3, 12), END))
-    names = ("blocks.0.hook_resid_pre",)
+    names = ("blocks.1.hook_resid_post",)  # nothing comes after it
     blind = Crosscoder(CrosscoderConfig(8, "topk", 2), Hookpoints.from_names(names, 2), D_MODEL)
-    with pytest.raises(CrossproofError, match="no decoder at an MLP's input"):
+    with pytest.raises(CrossproofError, match="No MLP reads the dictionary"):
         tally_interactions(model, blind.double(), text())
+
+
+@pytest.mark.parametrize("model", KINDS, indirect=True)
+def test_a_dictionary_of_the_stream_is_measured_as_brute_force_has_it(
+    model: LanguageModel,
+) -> None:
+    hookpoints = Hookpoints.from_names(("blocks.0.hook_resid_pre",), 2)
+    crosscoder = random_crosscoder(CrosscoderConfig(20, "topk", 4), hookpoints, D_MODEL)
+    sequences, options = text(), MeasureOptions(pairs=3, shapley_tokens=1, mlps="all")
+    result = measure(model, crosscoder, sequences, options)
+    assert result.blocks == (0, 1)
+    assert result.views["1"].startswith("residual stream blocks.0.hook_resid_pre")
+    assert MeasurementResult.from_json(result.to_json()).to_json() == result.to_json()
+    assert all(pair.second_difference > 0 for pair in result.top_pairs)
+
+    stream, at_input = "blocks.1.ln2.hook_in", "blocks.1.mlp.hook_in"
+    also = (stream, at_input)
+    (batch,) = encode_batches(model, crosscoder, sequences, len(sequences), also)
+    r, u = (batch.model_activations[name][batch.scored].double() for name in also)
+    norm, mlp = input_norm(model, 1, "mlp"), DenseMLP(model.mlp(1))
+    s = (norm.centre(r).square().mean(1) + norm.epsilon).sqrt()
+    vectors = norm.centre(crosscoder.decoder_vectors(0).detach()) * norm.weight
+    code = batch.latents.dense() / s[:, None]
+    view = DenseView(mlp, code, vectors, torch.zeros(D_MODEL).double())
+    # Each token's baseline is what its own pre-activation holds beside the latents.
+    view.beta = u @ mlp.W_in + mlp.b_in - view.p.sum(2)
+    if view.gated:
+        view.beta_gate = u @ mlp.W_gate + mlp.b_gate - view.q.sum(2)
+    expected = float(view.interaction().mean())
+    assert result.totals["I"].by_block[1] + (
+        result.totals["AND"].by_block[1] if view.gated else 0
+    ) == pytest.approx(expected, rel=1e-5)

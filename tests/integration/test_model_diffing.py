@@ -18,7 +18,7 @@ from crossproof.crosscoder import Crosscoder, CrosscoderConfig, load_crosscoder
 from crossproof.crosscoder.diffing import CLASSES, diffing_figures, relative_norms
 from crossproof.errors import CrossproofError
 from crossproof.evaluation import EvaluationOptions, evaluate
-from crossproof.interactions import interaction, mlp_views
+from crossproof.interactions import input_dictionaries, interaction
 from crossproof.lm import Hookpoints, LanguageModel, ModelPair, load_model
 from crossproof.training.config import RunConfig
 from crossproof.training.objectives import Objective
@@ -109,7 +109,7 @@ def test_interactions_are_those_of_each_models_own_mlps(folders: str) -> None:
     pair = load_model(folders)
     assert isinstance(pair, ModelPair)
     crosscoder = trained(pair, 10)
-    views = mlp_views(pair, crosscoder)
+    views = input_dictionaries(pair, crosscoder)
     assert sorted(views) == list(range(2 * N_BLOCKS))
     tokens = random_tokens(2, 8)
     x = pair.activations(tokens, crosscoder.hookpoints.names).flatten(0, 1)

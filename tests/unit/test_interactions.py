@@ -252,7 +252,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
 
 def test_bad_input_is_refused_in_one_sentence() -> None:
     case, gated = random_case(1), random_case(1, Activation.SILU, gated=True)
-    with pytest.raises(CrossproofError, match="no decoder at an MLP's input"):
+    with pytest.raises(CrossproofError, match="No MLP reads the dictionary"):
         measure_interactions(case.latents, {})
     with pytest.raises(CrossproofError, match="mixed"):
         measure_interactions(case.latents, {0: case.view, 1: gated.view})

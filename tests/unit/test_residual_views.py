@@ -100,8 +100,8 @@ def test_contributions_add_up_to_the_models_own_pre_activations(
     crosscoder = dictionary(model, place if place == "hook_embed" else f"blocks.0.{place}")
     views = mlp_views(model, crosscoder, "all")
     parallel = form in ("gpt-neox", "gptj")
-    assert [view.block for view in views] == ([1] if parallel and "attn" in place else [0, 1])
-    for view in views:
+    assert list(views) == ([1] if parallel and "attn" in place else [0, 1])
+    for view in views.values():
         at_input = f"blocks.{view.block}.mlp.hook_in"
         for batch in batches(model, crosscoder, (*view.needs, at_input)):
             mlp = model.mlp(view.block)
@@ -119,7 +119,7 @@ def test_contributions_add_up_to_the_models_own_pre_activations(
 def test_in_float32_they_add_up_to_its_rounding(language_models: dict[str, LanguageModel]) -> None:
     for model in language_models.values():
         crosscoder = dictionary(model, "blocks.0.hook_resid_pre")
-        (view,) = mlp_views(model, crosscoder)
+        (view,) = mlp_views(model, crosscoder).values()
         (batch, _) = batches(model, crosscoder, (*view.needs, "blocks.0.mlp.hook_in"))
         mlp, seen = model.mlp(0), view.at(batch)
         u = batch.model_activations["blocks.0.mlp.hook_in"][batch.scored]
@@ -135,7 +135,7 @@ def test_a_layers_latents_contribute_what_taking_its_output_away_takes(
     model = models[form]
     names = ("blocks.0.hook_attn_out", "blocks.0.hook_mlp_out")
     crosscoder = dictionary(model, *names)
-    (view,) = [view for view in mlp_views(model, crosscoder, "all") if view.block == 1]
+    view = mlp_views(model, crosscoder, "all")[1]
     assert isinstance(view, UpstreamView)
     (batch, _) = batches(model, crosscoder, view.needs)
     written = crosscoder.decode(batch.latents) - crosscoder.b_dec / crosscoder.scale[:, None]
@@ -155,7 +155,7 @@ def test_the_last_whole_stream_holds_everything_before_it(models: dict[str, Lang
     model = models["gpt2"]
     names = [f"blocks.0.{part}" for part in ("hook_resid_pre", "hook_attn_out", "hook_resid_mid")]
     crosscoder = dictionary(model, *names, "blocks.0.hook_mlp_out", "blocks.1.hook_attn_out")
-    first, second = mlp_views(model, crosscoder, "all")
+    first, second = mlp_views(model, crosscoder, "all").values()
     assert isinstance(first, UpstreamView)
     assert isinstance(second, UpstreamView)
     assert (first.block, first.hookpoints) == (0, (2,))
@@ -166,22 +166,21 @@ def test_by_default_each_hookpoint_is_read_by_the_next_mlp(
     models: dict[str, LanguageModel],
 ) -> None:
     def blocks(*names: str) -> list[int]:
-        return [
-            view.block for view in mlp_views(models["gpt2"], dictionary(models["gpt2"], *names))
-        ]
+        return list(mlp_views(models["gpt2"], dictionary(models["gpt2"], *names)))
 
     assert blocks("blocks.0.hook_resid_mid") == [0]
     assert blocks("blocks.0.hook_resid_post") == [1]
     assert blocks("blocks.0.hook_resid_pre", "blocks.1.hook_resid_mid") == [0, 1]
     assert blocks("blocks.0.hook_resid_mid", "blocks.1.mlp.hook_in") == [1]
+    assert blocks("blocks.1.hook_resid_post") == []
 
 
 def test_the_mean_rest_is_one_vector_for_all_tokens(models: dict[str, LanguageModel]) -> None:
     model = models["llama"]
     crosscoder = dictionary(model, "blocks.0.hook_resid_post")
-    (view,) = mlp_views(model, crosscoder)
+    (view,) = mlp_views(model, crosscoder).values()
     read = batches(model, crosscoder, view.needs)
-    (mean,) = with_mean_rest([view], read)
+    mean = with_mean_rest({0: view}, read)[0]
     own = torch.cat([view.at(batch).dictionary.baseline for batch in read])
     shared = mean.at(read[0]).dictionary.baseline
     assert shared.shape == (1, N_NEURONS) or shared.dim() == 1
@@ -194,7 +193,7 @@ def test_what_freezing_hides_is_measured_with_the_stream_changed(
 ) -> None:
     model = models[form]
     crosscoder = dictionary(model, "blocks.1.hook_resid_pre")
-    (view,) = mlp_views(model, crosscoder)
+    (view,) = mlp_views(model, crosscoder).values()
     (batch, _) = batches(model, crosscoder, view.needs)
     assert isinstance(view, UpstreamView)
     whole, single = view.norm_interaction(batch).unbind(1)
@@ -216,8 +215,8 @@ def test_what_freezing_hides_is_measured_with_the_stream_changed(
 def test_errors_name_the_hookpoints_and_blocks(models: dict[str, LanguageModel]) -> None:
     model = models["gpt2"]
     with pytest.raises(CrossproofError, match=r"reads what this dictionary writes.*resid_post"):
-        mlp_views(model, dictionary(model, "blocks.1.hook_resid_post"))
+        mlp_views(model, dictionary(model, "blocks.1.hook_resid_post"), "all")
     with pytest.raises(CrossproofError, match=r"block 0 reads nothing.*choose from blocks 1"):
-        mlp_views(model, dictionary(model, "blocks.0.hook_resid_post"), [0])
+        mlp_views(model, dictionary(model, "blocks.0.hook_resid_post"), (0,))
     with pytest.raises(CrossproofError, match="twice"):
         mlp_views(model, dictionary(model, "blocks.0.hook_mlp_out", "blocks.0.mlp.hook_out"))

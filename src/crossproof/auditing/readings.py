@@ -16,7 +16,7 @@ from crossproof.auditing.shapley import PLAYERS, shapley_pairs, strongest
 from crossproof.crosscoder.encode import EncodedBatch, encode_batches
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.interactions import mlp_views
+from crossproof.interactions import input_dictionaries
 from crossproof.interactions.contributions import MLPDictionary
 from crossproof.interactions.measuring import COLUMNS, token_pairs
 from crossproof.lm import LanguageModel
@@ -100,7 +100,7 @@ def read_batches(
     CrossproofError if a text has no ordinary token, or the crosscoder has no decoder at any MLP's
     input.
     """
-    views = mlp_views(model, crosscoder)
+    views = input_dictionaries(model, crosscoder)
     if blocks is not None:
         views = {block: views[block] for block in blocks if block in views}
     if not views:

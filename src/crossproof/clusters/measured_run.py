@@ -93,6 +93,6 @@ def measured_crosscoders(
 ) -> Iterator[tuple[str, MeasuredCrosscoder]]:
     """The crosscoders of a run folder by name, with both texts; errors as those of its parts."""
     measured, judged = measured_sequences(model, corpus), judged_sequences(model, corpus, text)
-    for name, crosscoder in measurable(RunFolder.open(folder).crosscoders(model)).items():
+    for name, crosscoder in measurable(model, RunFolder.open(folder).crosscoders(model)).items():
         interactions = load_measurement(folder, name)
         yield name, MeasuredCrosscoder(crosscoder, interactions, measured, judged)

@@ -21,7 +21,7 @@ from crossproof.clusters.similarities import Evidence, PairValues, second_differ
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.pair_sums import tally_interactions
-from crossproof.interactions import mlp_views
+from crossproof.interactions import input_dictionaries
 from crossproof.interactions.contributions import MLPDictionary
 from crossproof.interactions.matrix import Interactions
 from crossproof.lm.model import LanguageModel
@@ -89,7 +89,7 @@ def prepare(
             f"The measurement of {name} is of {interactions.n_latents} latents and the crosscoder "
             f"has {crosscoder.n_latents}: measure it again."
         )
-    views = mlp_views(model, crosscoder)
+    views = input_dictionaries(model, crosscoder)
     parts = deal(model, crosscoder, source.judged, _step(tell, "reading"))
     latents = choose_latents(interactions, parts.values(), choice)
     sides = [measured[0::2], measured[1::2]] if len(measured) > 1 else []

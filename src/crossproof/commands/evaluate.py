@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from crossproof.commands.parsing import parse
+from crossproof.commands.parsing import mlps_of, parse
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Evaluate:
     """Tokens a sequence."""
     seed: int = 0
     """Of the bootstrap and of drop-random."""
+    mlp: str = "next"
+    """MLPs that read the dictionary: next (at or first behind what it writes), all, or 3,4."""
     out: Path | None = None
     """Folder for results.json and report.html; by default RUN/evaluation-SPLIT."""
     threads: int = 0
@@ -40,9 +42,11 @@ class Evaluate:
 def run(arguments: Sequence[str], began: float) -> None:
     """Measures and reports; `began` is when the process started."""
     options: Evaluate = parse(Evaluate, "evaluate", arguments)
+    mlps = mlps_of(options.mlp)
 
     from crossproof.activations.corpus import TextSlice
     from crossproof.commands.finish import finish
+    from crossproof.evaluation.config import EvaluationOptions
     from crossproof.lm import load_model
     from crossproof.training.config import config_from_dict
     from crossproof.training.machine import thread_setting
@@ -56,5 +60,6 @@ def run(arguments: Sequence[str], began: float) -> None:
     source = options.text or config.text
     text = TextSlice(source, options.split, options.sequences, context, options.skip)
     output = options.out or options.run / f"evaluation-{options.split}"
-    report = finish(model, config, options.run, output, text, began, options.seed)
+    settings = EvaluationOptions(seed=options.seed, mlps=mlps)
+    report = finish(model, config, options.run, output, text, began, settings)
     print(f"Report: {report}")

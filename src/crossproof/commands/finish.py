@@ -44,12 +44,11 @@ def finish(
     output: Path,
     text: TextSlice,
     began: float,
-    seed: int = 0,
+    options: EvaluationOptions = EvaluationOptions(),  # noqa: B008  (frozen)
 ) -> Path:
     """Evaluates, prints the table, writes results.json and report.html; returns the page."""
     make_folder(output)
     with evaluation_display() as progress:
-        options = EvaluationOptions(seed=seed)
         results = evaluate_run(model, folder, config, text, options, progress)
     print_tables(results.tables())
     results = replace(results, seconds=round(time.perf_counter() - began, 1))

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from crossproof.commands.parsing import parse
+from crossproof.commands.parsing import mlps_of, parse
 from crossproof.errors import CrossproofError
 
 
@@ -37,6 +37,8 @@ class Measure:
     """How many tokens (1e6 is a million); the whole split if it has fewer."""
     context: int = 256
     """Tokens a sequence."""
+    mlp: str = "next"
+    """MLPs that read the dictionary: next (at or first behind what it writes), all, or 3,4."""
     pairs: int = 12
     """How many of the strongest pairs to describe."""
     attention: bool = True
@@ -58,6 +60,7 @@ def run(arguments: Sequence[str], began: float) -> None:
         if getattr(options, name) < 0:
             shown = name.replace("_", "-")
             raise CrossproofError(f"--{shown} is {getattr(options, name)}: give 0 or more.")
+    mlps = mlps_of(options.mlp)
 
     from crossproof.activations.corpus import TextSlice
     from crossproof.evaluation.measure_run import MeasureOptions, measure_runs
@@ -78,7 +81,7 @@ def run(arguments: Sequence[str], began: float) -> None:
     text = TextSlice.of_tokens(source, options.split, int(options.tokens), context)
     folders = [options.run] if options.against is None else [options.run, options.against]
     output = options.out or options.run / "measure"
-    described = MeasureOptions(options.pairs, options.attention, options.shapley_tokens)
+    described = MeasureOptions(options.pairs, options.attention, options.shapley_tokens, mlps=mlps)
     with evaluation_display("measuring", "sequences") as progress:
         result = measure_runs(model, folders, output, text, described, progress)
     print_tables(result.tables())

@@ -14,6 +14,7 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
+from crossproof.errors import CrossproofError
 from crossproof.training.objective import Objective
 from crossproof.training.terms import OBJECTIVES
 
@@ -39,6 +40,20 @@ def parse(kind: Any, command: str, arguments: Sequence[str], default: Any = None
         registry=REGISTRY,
         **defaults,
     )
+
+
+def mlps_of(text: str) -> Literal["next", "all"] | tuple[int, ...]:
+    """What `--mlp` says; raises CrossproofError unless it is next, all, or numbers of blocks."""
+    if text == "next":
+        return "next"
+    if text == "all":
+        return "all"
+    try:
+        return tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError as error:
+        raise CrossproofError(
+            f"--mlp is '{text}': give next, all, or blocks with commas between, such as 3,4."
+        ) from error
 
 
 def _current(argument: str) -> str:

@@ -56,10 +56,11 @@ class EncodedBatch:
         out = torch.zeros(shape, dtype=torch.float64, device=values.device)
         return out.index_add_(0, self.sequence, values.double())
 
-    def latents_only(self) -> EncodedBatch:
-        """The same without activations, which take most of the memory."""
+    def latents_only(self, but: Sequence[str] = ()) -> EncodedBatch:
+        """The same without activations, which take most of the memory, `but` those named."""
         empty = self.x.new_empty(0, *self.x.shape[1:])  # a view would keep all of them
-        return replace(self, x=empty, model_activations={})
+        kept = {name: self.model_activations[name].clone() for name in but}
+        return replace(self, x=empty, model_activations=kept)
 
     def activations_of(self, latent: int) -> Float[Tensor, "S T"]:
         """One latent's activations; 0 where a position is not encoded."""

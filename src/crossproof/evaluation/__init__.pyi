@@ -32,7 +32,6 @@ from .pair_contexts import pair_examples as pair_examples
 from .pair_sums import InteractionTally as InteractionTally
 from .pair_sums import tally_interactions as tally_interactions
 from .patching import mlp_out as mlp_out
-from .patching import resid_post as resid_post
 from .results import EvaluationResult as EvaluationResult
 from .results import RunEvaluation as RunEvaluation
 from .run_figures import evaluate_run as evaluate_run

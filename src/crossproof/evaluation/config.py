@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 SCHEMES = ("none", "drop-random", "drop-second", "drop-largest", "keep-largest")
 """none: all latents. drop-X: all but one at each token and neuron. keep-largest: only the
 dominant one."""
-MIDS = ("exact_mid", "reconstructed_mid")
+MIDS = ("exact_mid", "reconstructed_mid", "mean_rest")
+"""What an MLP and the stream beside it are given. exact_mid: the model's own stream, of which the
+MLP reads the latents and (where the dictionary is upstream of it) everything else exactly.
+reconstructed_mid: the MLP's output is added to the reconstructed resid_mid. mean_rest: what the
+MLP reads beside the latents is its mean (dictionaries upstream only)."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,9 @@ class EvaluationOptions:
     schemes: tuple[str, ...] = SCHEMES
     """Ablation schemes whose Φ is measured (a forward pass a scheme, block and mid); none: no Φ."""
     mids: tuple[str, ...] = MIDS
-    """Which resid_mid the MLP's output is added to."""
+    """What the stream beside the latents is; see `MIDS`."""
+    mlps: Literal["next", "all"] | tuple[int, ...] = "next"
+    """The MLPs that read the dictionary: `interactions.mlp_views`."""
     context_sequences: int = 64
     """Contexts of a few latents come from this many of the sequences at most."""
     latents: int = 6

@@ -16,21 +16,32 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crossproof.crosscoder.encode import encode_batches
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.patching import DecodedBatch, decode_batches, mlp_out, resid_post
+from crossproof.evaluation.patching import DecodedBatch, decode_batches, mlp_out
 from crossproof.evaluation.results import EvaluationResult
 from crossproof.evaluation.schemes import ablations
 from crossproof.evaluation.summary import summarise
 from crossproof.evaluation.tally import SHARE_BINS, EvaluationOptions, Tally
-from crossproof.interactions.contributions import MLPDictionary, mlp_views
 from crossproof.interactions.penalty import (
     additive_interaction,
     dominant_share,
     interaction,
     residual,
 )
+from crossproof.interactions.stream import TokenView
+from crossproof.interactions.views import (
+    MLPView,
+    UpstreamView,
+    mlp_views,
+    needs_of,
+    with_mean_rest,
+)
 from crossproof.lm.model import LanguageModel
+
+REST_SEQUENCES = 64
+"""The mean rest is that of so many of the sequences."""
 
 
 def evaluate(
@@ -64,13 +75,13 @@ def tally_sequences(
     """
     if len(sequences) < 2:
         raise CrossproofError("Evaluation needs at least 2 sequences: give a longer text.")
-    tally = Tally()
-    views = mlp_views(model, crosscoder)
-    for batch in decode_batches(model, crosscoder, sequences, options.batch_sequences):
+    tally = Tally(views := _views(model, crosscoder, options))
+    means = _mean_rests(model, crosscoder, sequences[:REST_SEQUENCES], views, options)
+    for batch in decode_batches(model, crosscoder, sequences, options.batch_sequences, views):
         with torch.no_grad():
             _measure_reconstruction(batch, tally)
             _measure_interactions(batch, views, tally)
-            _measure_fidelity(batch, views, options, tally)
+            _measure_fidelity(batch, views, means, options, tally)
             if options.patch_hookpoints:
                 _measure_patches(batch, zeroed, tally)
         if batch.encoded.first < options.context_sequences:
@@ -78,6 +89,38 @@ def tally_sequences(
         if progress is not None:
             progress(batch.encoded.first + len(batch.encoded.tokens), len(sequences))
     return tally
+
+
+def _views(
+    model: LanguageModel, crosscoder: Crosscoder, options: EvaluationOptions
+) -> dict[int, MLPView]:
+    """How MLPs read the crosscoder; none where its first readers have no view and none was named.
+
+    A dictionary of the stream is worth evaluating before an MLP that cannot be taken apart, too.
+    """
+    try:
+        return mlp_views(model, crosscoder, options.mlps)
+    except CrossproofError:
+        if options.mlps != "next" or crosscoder.hookpoints.mlp_blocks:
+            raise
+        return {}
+
+
+def _mean_rests(
+    model: LanguageModel,
+    crosscoder: Crosscoder,
+    sequences: Int[Tensor, "S T"],
+    views: Mapping[int, MLPView],
+    options: EvaluationOptions,
+) -> dict[int, MLPView]:
+    """The views upstream of their MLPs with the mean rest of some sequences."""
+    upstream = {b: view for b, view in views.items() if isinstance(view, UpstreamView)}
+    if not upstream or not options.schemes or "mean_rest" not in options.mids:
+        return {}
+    batches = encode_batches(
+        model, crosscoder, sequences, options.batch_sequences, needs_of(upstream)
+    )
+    return with_mean_rest(upstream, batches)
 
 
 def _measure_reconstruction(batch: DecodedBatch, tally: Tally) -> None:
@@ -92,63 +135,83 @@ def _measure_reconstruction(batch: DecodedBatch, tally: Tally) -> None:
     tally.fired = counts if tally.fired is None else tally.fired + counts
 
 
-def _measure_interactions(
-    batch: DecodedBatch, views: dict[int, MLPDictionary], tally: Tally
-) -> None:
-    shares, histograms = [], []
-    parts: dict[str, list[Tensor]] = {"interaction": [], "additive": [], "residual": []}
-    latents = batch.encoded.latents
-    for block, view in views.items():
-        mlp_in = batch.crosscoder.hookpoints.blocks[block].mlp_in
-        dominance = view.dominance(latents)
-        parts["interaction"].append(interaction(view, latents, dominance))
-        inputs = batch.encoded.x[:, mlp_in], batch.x_hat[:, mlp_in]
-        parts["residual"].append(residual(view, *inputs))
-        if not view.mlp.gated:
-            parts["additive"].append(additive_interaction(view, latents, dominance))
-        share = dominant_share(view, latents, dominance)
-        shares.append(share.mean(1))
+def _measure_interactions(batch: DecodedBatch, views: Mapping[int, MLPView], tally: Tally) -> None:
+    parts: dict[str, list[Tensor]] = defaultdict(list)
+    histograms = []
+    for view in views.values():
+        seen = view.at(batch.encoded)
+        dictionary, latents = seen.dictionary, seen.latents
+        dominance = dictionary.dominance(latents)
+        parts["interaction"].append(seen.weighed(interaction(dictionary, latents, dominance)))
+        inputs = view.inputs(batch.encoded, batch.x_hat)
+        parts["residual"].append(seen.weighed(residual(dictionary, *inputs)))
+        if not dictionary.mlp.gated:
+            additive = additive_interaction(dictionary, latents, dominance)
+            parts["additive"].append(seen.weighed(additive))
+        if isinstance(view, UpstreamView):
+            whole, single = view.norm_interaction(batch.encoded).unbind(1)
+            parts["norm-all"].append(whole)
+            parts["norm-single"].append(single)
+        share = dominant_share(dictionary, latents, dominance)
+        parts["share"].append(share.mean(1))
         histograms.append(torch.histc(share, SHARE_BINS, 0, 1))
-    for name, values in [*parts.items(), ("share", shares)]:
-        if values:
-            tally.add(name, batch.encoded.per_sequence(torch.stack(values, 1)))
+    for name, values in parts.items():
+        tally.add(name, batch.encoded.per_sequence(torch.stack(values, 1)))
     if histograms:
         counts = torch.stack(histograms).double()
         tally.histogram = counts if tally.histogram is None else tally.histogram + counts
 
 
 def _measure_fidelity(
-    batch: DecodedBatch, views: dict[int, MLPDictionary], options: EvaluationOptions, tally: Tally
+    batch: DecodedBatch,
+    views: Mapping[int, MLPView],
+    means: Mapping[int, MLPView],
+    options: EvaluationOptions,
+    tally: Tally,
 ) -> None:
     tally.add("loss", batch.losses())
     tally.add("predicted", batch.encoded.scored[:, :-1].double().sum(1))
     losses: dict[str, list[Tensor]] = defaultdict(list)
     for block, view in views.items() if options.schemes else ():
-        mid = batch.crosscoder.hookpoints.blocks[block].resid_mid
-        draw = batch.uniform(view.mlp.n_neurons, (options.seed, block))
-        for scheme, output in _outputs(view, batch, draw, options.schemes).items():
-            if "exact_mid" in options.mids:
+        draw = batch.uniform(view.dictionary.mlp.n_neurons, (options.seed, block))
+        for scheme, output in _outputs(view.at(batch.encoded), draw, options.schemes).items():
+            for mid, patch in _patches(batch, block, output, options.mids).items():
+                losses[f"{mid}/{scheme}"].append(batch.losses(patch))
+        if block in means:
+            seen = means[block].at(batch.encoded)
+            for scheme, output in _outputs(seen, draw, options.schemes).items():
                 patch = batch.patched(mlp_out(block), output)
-                losses[f"exact_mid/{scheme}"].append(batch.losses(patch))
-            if mid is not None and "reconstructed_mid" in options.mids:
-                patch = batch.patched(resid_post(block), batch.x_hat[:, mid] + output)
-                losses[f"reconstructed_mid/{scheme}"].append(batch.losses(patch))
+                losses[f"mean_rest/{scheme}"].append(batch.losses(patch))
     for name, values in losses.items():
         if len(values) == len(views):
             tally.add(f"phi/{name}", torch.stack(values, 1))
 
 
+def _patches(
+    batch: DecodedBatch, block: int, output: Float[Tensor, "B D"], mids: Sequence[str]
+) -> dict[str, dict[str, Tensor]]:
+    """What to replace so that the MLP puts out `output`, beside either resid_mid."""
+    patch = batch.patched(mlp_out(block), output)
+    patches = {"exact_mid": patch}
+    mid = batch.crosscoder.hookpoints.blocks[block].resid_mid
+    if mid is not None:
+        name = batch.crosscoder.hookpoints.names[mid]
+        patches["reconstructed_mid"] = patch | batch.patched(name, batch.x_hat[:, mid])
+    return {mid: patch for mid, patch in patches.items() if mid in mids}
+
+
 def _outputs(
-    view: MLPDictionary, batch: DecodedBatch, draw: Float[Tensor, "B N"], schemes: Sequence[str]
+    seen: TokenView, draw: Float[Tensor, "B N"], schemes: Sequence[str]
 ) -> dict[str, Float[Tensor, "B D"]]:
     """The MLP's output under the schemes and under the two zero references."""
+    dictionary = seen.dictionary
     outputs = {
-        ablation.scheme: view.output(ablation.value, ablation.gate)
-        for ablation in ablations(view, batch.encoded.latents, draw)
+        ablation.scheme: dictionary.output(ablation.value, ablation.gate)
+        for ablation in ablations(dictionary, seen.latents, draw)
         if ablation.scheme in schemes
     }
-    nothing = view.G.new_zeros(len(batch.x_hat), view.mlp.n_neurons)
-    outputs["features-removed"] = view.output(nothing, nothing)
+    nothing = torch.zeros_like(draw)
+    outputs["features-removed"] = dictionary.output(nothing, nothing)
     outputs["mlp-removed"] = torch.zeros_like(outputs["features-removed"])
     return outputs
 

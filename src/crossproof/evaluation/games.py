@@ -11,8 +11,9 @@ from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.patching import mlp_out
 from crossproof.interactions.coalitions import coalition_neurons
-from crossproof.interactions.contributions import MLPDictionary, mlp_views
+from crossproof.interactions.contributions import MLPDictionary
 from crossproof.interactions.shapley import Game
+from crossproof.interactions.views import input_dictionaries
 from crossproof.lm.model import LanguageModel
 
 
@@ -86,7 +87,7 @@ def _check(
 
 
 def _view(model: LanguageModel, crosscoder: Crosscoder, block: int) -> MLPDictionary:
-    views = mlp_views(model, crosscoder)
+    views = input_dictionaries(model, crosscoder)
     if block not in views:
         raise CrossproofError(
             f"The crosscoder does not read the MLP input of block {block}; it reads those of "

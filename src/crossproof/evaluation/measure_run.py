@@ -19,8 +19,8 @@ from crossproof.evaluation.measurement import MeasurementResult, PairFigures, Ru
 from crossproof.evaluation.pair_contexts import PairExample, pair_examples
 from crossproof.evaluation.pair_summary import owners, ratios, square, totals
 from crossproof.evaluation.pair_sums import InteractionTally, tally_interactions
-from crossproof.interactions.contributions import mlp_views
 from crossproof.interactions.matrix import Interactions
+from crossproof.interactions.views import MLPs, mlp_views
 from crossproof.lm import LanguageModel
 from crossproof.training.run_folder import RunFolder
 
@@ -45,6 +45,8 @@ class MeasureOptions:
     """Contexts and second differences come from about this many sequences at most."""
     batch_sequences: int = 16
     """Sequences a forward pass."""
+    mlps: MLPs = "next"
+    """The MLPs that read the dictionary: `interactions.mlp_views`."""
 
 
 def measure(
@@ -57,7 +59,7 @@ def measure(
     """How the crosscoder's latents interact on sequences of tokens [S, T].
 
     The exact sums over all pairs themselves are `tally_interactions(...).interactions`. Raises
-    CrossproofError if there are no tokens, or the crosscoder has no decoder at any MLP's input.
+    CrossproofError if there are no tokens, or no MLP reads the crosscoder.
     """
     tally = _tally(model, crosscoder, sequences, options, progress)
     return _described(model, crosscoder, sequences, tally, options)
@@ -84,7 +86,8 @@ def measure_runs(
         corpus=replace(text, sequences=len(sequences)),
     )
     first: InteractionTally | None = None
-    for name, crosscoder in measurable(named_crosscoders(model, folders)).items():
+    crosscoders = measurable(model, named_crosscoders(model, folders), options.mlps)
+    for name, crosscoder in crosscoders.items():
 
         def tell(done: int, total: int, name: str = name) -> None:
             if progress is not None:
@@ -100,9 +103,11 @@ def measure_runs(
     return result
 
 
-def measurable(crosscoders: dict[str, Crosscoder]) -> dict[str, Crosscoder]:
-    """Those with a decoder at an MLP's input; if none has, all, so that measuring says so."""
-    some = {name: c for name, c in crosscoders.items() if c.hookpoints.mlp_blocks}
+def measurable(
+    model: LanguageModel, crosscoders: dict[str, Crosscoder], mlps: MLPs = "next"
+) -> dict[str, Crosscoder]:
+    """Those that some MLP reads; if none is, all, so that measuring says so."""
+    some = {name: c for name, c in crosscoders.items() if mlp_views(model, c, mlps)}
     return some or crosscoders
 
 
@@ -134,6 +139,7 @@ def _tally(
         options.batch_sequences,
         progress,
         kept_sequences=options.context_sequences,
+        mlps=options.mlps,
     )
 
 
@@ -150,6 +156,7 @@ def _described(
         pairs=len(sums.pairs),
         blocks=sums.blocks,
         gated=sums.gated,
+        views=tally.views,
         seconds={name: round(value, 2) for name, value in tally.seconds.items()},
         totals=totals(tally),
         owners=owners(sums),
@@ -162,7 +169,7 @@ def _described(
 def _top_pairs(
     model: LanguageModel, crosscoder: Crosscoder, tally: InteractionTally, options: MeasureOptions
 ) -> tuple[PairFigures, ...]:
-    sums, views = tally.interactions, mlp_views(model, crosscoder)
+    sums, views = tally.interactions, mlp_views(model, crosscoder, options.mlps)
     rows = sums.top_pairs(options.pairs, normalise="sum")
     pairs = [(int(h), int(k)) for h, k in sums.pairs[rows].tolist()]
     examples = pair_examples(model.tokenizer, tally.encoded, views, pairs)
@@ -173,7 +180,7 @@ def _top_pairs(
         replace(
             _pair_figures(sums, row, example, by_latent),
             shapley_taylor=pair_shapley.pair_shapley(
-                example.peaks[: options.shapley_tokens], views, example.latents
+                example.peaks[: options.shapley_tokens], example.latents
             ),
         )
         for row, example in zip(rows.tolist(), examples, strict=True)

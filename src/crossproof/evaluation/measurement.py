@@ -97,6 +97,8 @@ class MeasurementResult(Result):
     top_pairs: tuple[PairFigures, ...]
     """The strongest pairs by I summed over tokens."""
     attention: AttentionScores | None = field(default=None, metadata=ABSENT)
+    views: dict[str, str] = field(default_factory=dict, metadata=ABSENT)
+    """By block: where its MLP is read, at its input or in the stream before."""
 
     def tables(self) -> Sequence[Table]:
         """Totals, the strongest pairs, and the parts of attention scores."""

@@ -11,11 +11,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from crossproof.crosscoder.encode import EncodedBatch
-from crossproof.crosscoder.latents import SparseLatents
 from crossproof.evaluation.contexts import Context, StrongestContexts
-from crossproof.interactions.contributions import MLPDictionary
 from crossproof.interactions.measuring import COLUMNS, TokenPairs, token_pairs
 from crossproof.interactions.second_differences import SecondDifferences, second_difference_sums
+from crossproof.interactions.stream import TokenView
+from crossproof.interactions.views import MLPView, seen_by
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,14 +29,14 @@ class PairExample:
     second_difference: float
     """sum_n ‖o_n‖ |δ²_n| at the token's other latents, all blocks together, mean over the tokens
     at which both are active: the true non-additivity that I and J bound."""
-    peaks: tuple[SparseLatents, ...]
-    """All latents of the token at the peak of each context."""
+    peaks: tuple[dict[int, TokenView], ...]
+    """What every block's MLP sees of the token at the peak of each context."""
 
 
 def pair_examples(
     tokenizer: PreTrainedTokenizerBase | None,
     batches: Iterable[EncodedBatch],
-    views: Mapping[int, MLPDictionary],
+    views: Mapping[int, MLPView],
     pairs: Sequence[tuple[int, int]],
     contexts: int = 3,
     window: int = 12,
@@ -49,25 +49,25 @@ def pair_examples(
     differences: SecondDifferences | None = None
     chosen = torch.tensor(pairs, device=read[0].tokens.device)
     for batch in read:
-        measured = token_pairs(batch.latents, views)
-        part = _differences(batch, views, chosen)
+        seen = seen_by(views, batch)
+        measured = token_pairs(batch.latents, seen)
+        part = _differences(seen, chosen)
         differences = part if differences is None else differences + part
         for (h, k), strongest in zip(pairs, best, strict=True):
             strongest.add(tokenizer, batch, _at_tokens(measured, batch, min(h, k), max(h, k)))
     assert differences is not None
     means = (differences.neurons / differences.tokens.clamp_min(1)).tolist()
     return [
-        PairExample(pair, strongest.contexts, mean, _peaks(strongest, read))
+        PairExample(pair, strongest.contexts, mean, _peaks(strongest, read, views))
         for pair, strongest, mean in zip(pairs, best, means, strict=True)
     ]
 
 
-def _differences(
-    batch: EncodedBatch, views: Mapping[int, MLPDictionary], pairs: Int[Tensor, "M 2"]
-) -> SecondDifferences:
+def _differences(seen: Mapping[int, TokenView], pairs: Int[Tensor, "M 2"]) -> SecondDifferences:
     """Second differences summed over blocks; `tokens` counts each token once."""
     parts = [
-        second_difference_sums(view, batch.latents, pairs, "others") for view in views.values()
+        second_difference_sums(view.dictionary, view.latents, pairs, "others", view.weight)
+        for view in seen.values()
     ]
     neurons = torch.stack([part.neurons for part in parts]).sum(0)
     output = torch.stack([part.output for part in parts]).sum(0)
@@ -87,13 +87,13 @@ def _at_tokens(measured: TokenPairs, batch: EncodedBatch, h: int, k: int) -> Flo
 
 
 def _peaks(
-    strongest: StrongestContexts, batches: Sequence[EncodedBatch]
-) -> tuple[SparseLatents, ...]:
+    strongest: StrongestContexts, batches: Sequence[EncodedBatch], views: Mapping[int, MLPView]
+) -> tuple[dict[int, TokenView], ...]:
     rows = []
     for peak, _ in strongest.entries:
         batch = next(b for b in reversed(batches) if b.first <= peak.sequence)
         scored = batch.scored.flatten()
         at = (peak.sequence - batch.first) * batch.tokens.shape[1] + peak.position
         token = int(scored[:at].sum())
-        rows.append(batch.latents.rows(token, token + 1))
+        rows.append({b: v.rows(token, token + 1) for b, v in seen_by(views, batch).items()})
     return tuple(rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +16,11 @@ from crossproof.crosscoder.encode import EncodedBatch, encode_batches
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.intervals import Sums
-from crossproof.interactions.contributions import MLPDictionary, mlp_views
 from crossproof.interactions.matrix import Accumulator, Interactions
 from crossproof.interactions.measuring import TokenPairs, token_pairs
 from crossproof.interactions.penalty import dominant_share
+from crossproof.interactions.stream import TokenView
+from crossproof.interactions.views import MLPs, described, mlp_views, needs_of, seen_by
 from crossproof.lm.model import LanguageModel
 
 DOMINATED = 0.9
@@ -39,6 +40,8 @@ class InteractionTally:
     """Time spent on `encode` (language model and encoder) and on `interactions`."""
     encoded: tuple[EncodedBatch, ...]
     """The batches that begin in the first `kept_sequences`, without activations."""
+    views: dict[str, str]
+    """By block: where its MLP reads the crosscoder."""
 
 
 def tally_interactions(
@@ -48,24 +51,27 @@ def tally_interactions(
     batch_sequences: int = 16,
     progress: Callable[[int, int], None] | None = None,
     kept_sequences: int = 0,
+    mlps: MLPs = "next",
 ) -> InteractionTally:
     """Interactions over every scored position of `sequences`, in memory that does not grow with S.
 
     `progress` is called with sequences done and their number. Raises CrossproofError if there are
-    no tokens, or the crosscoder has no decoder at any MLP's input.
+    no tokens, or no MLP reads the crosscoder.
     """
-    views = mlp_views(model, crosscoder)
+    views = mlp_views(model, crosscoder, mlps)
     running, seconds = Accumulator(), {"encode": 0.0, "interactions": 0.0}
     rows: list[dict[str, NDArray[np.float64]]] = []
     kept: list[EncodedBatch] = []
     began = time.perf_counter()
-    for batch in encode_batches(model, crosscoder, sequences, batch_sequences):
+    needs = needs_of(views)
+    for batch in encode_batches(model, crosscoder, sequences, batch_sequences, needs):
         encoded = time.perf_counter()
-        pairs = token_pairs(batch.latents, views)
+        seen = seen_by(views, batch)
+        pairs = token_pairs(batch.latents, seen)
         running.add(pairs.collected())
-        rows.append(_by_sequence(pairs, views, batch))
+        rows.append(_by_sequence(pairs, seen, batch))
         if batch.first < kept_sequences:
-            kept.append(batch.latents_only())
+            kept.append(batch.latents_only(needs))
         if progress is not None:
             progress(batch.first + len(batch.tokens), len(sequences))
         seconds["encode"] += encoded - began
@@ -75,16 +81,17 @@ def tally_interactions(
     if interactions is None or interactions.tokens == 0:
         raise CrossproofError("There are no tokens to measure: give a text with ordinary tokens.")
     totals = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    neurons = tuple(view.mlp.n_neurons for view in views.values())
-    return InteractionTally(interactions, totals, neurons, seconds, tuple(kept))
+    neurons = tuple(view.dictionary.mlp.n_neurons for view in views.values())
+    where = {str(block): described(view, crosscoder) for block, view in views.items()}
+    return InteractionTally(interactions, totals, neurons, seconds, tuple(kept), where)
 
 
 def _by_sequence(
-    pairs: TokenPairs, views: dict[int, MLPDictionary], batch: EncodedBatch
+    pairs: TokenPairs, seen: Mapping[int, TokenView], batch: EncodedBatch
 ) -> dict[str, NDArray[np.float64]]:
     dominated = [
-        (dominant_share(views[block], pairs.latents, who) > DOMINATED).double().sum(1)
-        for block, who in zip(pairs.blocks, pairs.dominance, strict=True)
+        (dominant_share(view.dictionary, view.latents, who) > DOMINATED).double().sum(1)
+        for view, who in zip(seen.values(), pairs.dominance, strict=True)
     ]
     per_token: dict[str, Tensor] = {
         "dominated": torch.stack(dominated, 1),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from crossproof.crosscoder.encode import EncodedBatch, encode_batches
 from crossproof.crosscoder.model import Crosscoder
+from crossproof.interactions.views import MLPView, needs_of
 from crossproof.lm.model import LanguageModel
 
 
@@ -51,10 +52,10 @@ def decode_batches(
     crosscoder: Crosscoder,
     sequences: Int[Tensor, "S T"],
     batch_sequences: int,
+    views: Mapping[int, MLPView],
 ) -> Iterator[DecodedBatch]:
-    """Batches with the model's values of all that may be patched: MLP outputs, resid_post."""
-    blocks = crosscoder.hookpoints.mlp_blocks
-    also = [mlp_out(block) for block in blocks] + [resid_post(block) for block in blocks]
+    """Batches with the model's values of all that may be patched, and of what the views need."""
+    also = [*needs_of(views), *map(mlp_out, views)]
     for batch in encode_batches(model, crosscoder, sequences, batch_sequences, also):
         with torch.no_grad():
             yield DecodedBatch(model, crosscoder, batch, crosscoder.decode(batch.latents))
@@ -63,8 +64,3 @@ def decode_batches(
 def mlp_out(block: int) -> str:
     """The hookpoint of what a block's MLP puts out."""
     return f"blocks.{block}.mlp.hook_out"
-
-
-def resid_post(block: int) -> str:
-    """The hookpoint of the residual stream behind a block."""
-    return f"blocks.{block}.hook_resid_post"

@@ -28,7 +28,11 @@ SCHEME_LABELS = {
     "drop-largest": "drop the largest",
     "keep-largest": "keep only the largest",
 }
-MID_LABELS = {"exact_mid": "exact resid_mid", "reconstructed_mid": "reconstructed resid_mid"}
+MID_LABELS = {
+    "exact_mid": "exact resid_mid",
+    "reconstructed_mid": "reconstructed resid_mid",
+    "mean_rest": "mean rest",
+}
 
 Figures = Sequence[tuple[str, str, str, Style]]
 """Name in the result, label, note, and how it is written."""
@@ -45,6 +49,8 @@ INTERACTIONS: Figures = (
     ("interaction", "Interaction I", "summed over neurons, per token and block", number),
     ("additive_interaction", "Additive interaction J", "summed over neurons, likewise", number),
     ("residual", "Residual R", "MLP error of the reconstruction, likewise", number),
+    ("norm_interaction", "Norm's own, all", "denominator moved by all latents, likewise", number),
+    ("norm_interaction_single", "Norm's own, one", "moved by one latent, mean, likewise", number),
 )
 
 
@@ -94,6 +100,10 @@ class EvaluationResult(Result):
     interaction: float | None = field(default=None, metadata=ABSENT)
     residual: float | None = field(default=None, metadata=ABSENT)
     additive_interaction: float | None = field(default=None, metadata=ABSENT)
+    norm_interaction: float | None = field(default=None, metadata=ABSENT)
+    """What the denominator of an MLP's norm does when all latents leave the stream (T7)."""
+    norm_interaction_single: float | None = field(default=None, metadata=ABSENT)
+    """The same for single latents, their mean."""
     ce_recovered: float | None = field(default=None, metadata=ABSENT)
     kl_recovered: float | None = field(default=None, metadata=ABSENT)
     dead: float | None = field(default=None, metadata=ABSENT)
@@ -102,7 +112,9 @@ class EvaluationResult(Result):
     by_hookpoint: dict[str, dict[str, float]] = field(default_factory=dict)
     by_block: dict[str, tuple[float, ...]] = field(default_factory=dict)
     blocks: tuple[int, ...] = ()
-    """The blocks whose MLP input the crosscoder reads."""
+    """The blocks whose MLP reads the crosscoder."""
+    views: dict[str, str] = field(default_factory=dict, metadata=ABSENT)
+    """By block: where its MLP is read, at its input or in the stream before."""
     phi: Fidelities = field(default_factory=dict)
     phi_mlp_removed: Fidelities | None = field(default=None, metadata=ABSENT)
     share_histogram: ShareHistogram | None = field(default=None, metadata=ABSENT)

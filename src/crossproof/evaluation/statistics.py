@@ -21,6 +21,8 @@ PER_TOKEN = {
     "interaction": "interaction",
     "residual": "residual",
     "additive_interaction": "additive",
+    "norm_interaction": "norm-all",
+    "norm_interaction_single": "norm-single",
 }
 """Figures that are means over tokens at each block, and the sums behind them."""
 

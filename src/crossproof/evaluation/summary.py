@@ -17,19 +17,21 @@ from crossproof.evaluation.results import (
     ShareHistogram,
 )
 from crossproof.evaluation.schemes import SCHEMES
-from crossproof.evaluation.statistics import Statistic, available, fvu, phi
+from crossproof.evaluation.statistics import PER_TOKEN, Statistic, available, fvu, phi
 from crossproof.evaluation.tally import MIDS, SHARE_BINS, EvaluationOptions, Tally
+from crossproof.interactions.views import InputView, described
 from crossproof.lm.model import LanguageModel
 
 BY_HOOKPOINT = ("fvu", "ce_recovered", "kl_recovered")
-BY_BLOCK = ("fvu_mlp_in", "dominant_share", "interaction", "additive_interaction", "residual")
+BY_BLOCK = ("fvu_mlp_in", *PER_TOKEN)
 
 
 def summarise(
     model: LanguageModel, crosscoder: Crosscoder, tally: Tally, options: EvaluationOptions
 ) -> EvaluationResult:
     """The figures of one crosscoder, and a few of its latents with their contexts."""
-    sums, figures = tally.joined(), _figures(crosscoder, tally.joined(), options)
+    sums = tally.joined()
+    figures = _figures(crosscoder, tally, sums, options)
     names = [crosscoder.hookpoints.names[at] for at in crosscoder.written]
     picked = pick_latents(tally.encoded, crosscoder.n_latents, options.latents)
     joint = is_joint(crosscoder.hookpoints)
@@ -47,7 +49,8 @@ def summarise(
             if name in figures
         },
         by_block={name: figures[name].parts for name in BY_BLOCK if name in figures},
-        blocks=crosscoder.hookpoints.mlp_blocks,
+        blocks=tuple(tally.views),
+        views={str(b): described(v, crosscoder) for b, v in tally.views.items()},
         phi=_fidelities(sums, options, "features-removed"),
         phi_mlp_removed=_fidelities(sums, options, "mlp-removed"),
         share_histogram=_histogram(tally),
@@ -57,11 +60,11 @@ def summarise(
 
 
 def _figures(
-    crosscoder: Crosscoder, sums: Sums, options: EvaluationOptions
+    crosscoder: Crosscoder, tally: Tally, sums: Sums, options: EvaluationOptions
 ) -> dict[str, PartEstimate]:
-    hookpoints, written = crosscoder.hookpoints, list(crosscoder.written)
-    mlp_in = [hookpoints.blocks[block].mlp_in for block in hookpoints.mlp_blocks]
-    statistics = available(sums, [at for at in mlp_in if at is not None])
+    written = list(crosscoder.written)
+    inputs = [view.hookpoint for view in tally.views.values() if isinstance(view, InputView)]
+    statistics = available(sums, inputs)
     # FVU means nothing where a transcoder only reads.
     statistics |= {"fvu": lambda totals: fvu(totals)[:, written]}
     return {name: _estimate(sums, statistic, options) for name, statistic in statistics.items()}

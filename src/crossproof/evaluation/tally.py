@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from crossproof.crosscoder.encode import EncodedBatch
 from crossproof.evaluation.config import MIDS as MIDS
 from crossproof.evaluation.config import EvaluationOptions as EvaluationOptions
+from crossproof.interactions.views import MLPView
 
 SHARE_BINS = 20
 
@@ -21,6 +23,7 @@ SHARE_BINS = 20
 class Tally:
     """Per-sequence sums of everything measured, and what is not per sequence."""
 
+    views: Mapping[int, MLPView] = field(default_factory=dict)
     sums: defaultdict[str, list[NDArray[np.float64]]] = field(
         default_factory=lambda: defaultdict(list)
     )

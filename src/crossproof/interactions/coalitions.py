@@ -37,7 +37,7 @@ def output_game(
 ) -> Game:
     """The MLP's output: along a direction, or without one all its D coordinates."""
     players, neurons = coalition_neurons(view, latents, token)
-    W_out, b_out = view.mlp.W_out.double(), view.mlp.b_out.double()
+    W_out, b_out = view.output_vectors.double(), view.mlp.b_out.double()
     if direction is None:
         return Game(players, lambda c: neurons(c) @ W_out + b_out, "MLP output")
     along = W_out @ direction.double()

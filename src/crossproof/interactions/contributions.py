@@ -19,9 +19,7 @@ from torch.autograd.function import once_differentiable
 from crossproof import kernels
 from crossproof.crosscoder.autograd import sparse_product
 from crossproof.crosscoder.latents import SparseLatents
-from crossproof.crosscoder.model import Crosscoder
 from crossproof.lm.mlp import MLPWeights
-from crossproof.lm.model import LanguageModel
 
 
 class _Owned(torch.autograd.Function):
@@ -101,8 +99,8 @@ class MLPDictionary:
     """One for all tokens, or each token's own."""
     G_gate: Float[Tensor, "H N"] | None = None
     baseline_gate: Float[Tensor, "*tokens N"] | None = None
-    norms: Float[Tensor, " N"] | None = None
-    """‖o_n‖ where it is not that of the MLP's own output weights."""
+    written: Float[Tensor, "N D"] | None = None
+    """What the stream takes of each neuron, o_n, where a norm follows the MLP's output weights."""
 
     @classmethod
     def build(
@@ -114,10 +112,16 @@ class MLPDictionary:
             return cls(mlp, G, baseline)
         return cls(mlp, G, baseline, decoder @ mlp.W_gate, bias @ mlp.W_gate + mlp.b_gate)
 
+    @property
+    def output_vectors(self) -> Float[Tensor, "N D"]:
+        """o_n."""
+        return self.mlp.W_out if self.written is None else self.written
+
     @cached_property
     def output_norms(self) -> Float[Tensor, " N"]:
         """‖o_n‖."""
-        return self.mlp.output_norms() if self.norms is None else self.norms
+        norms: Tensor = self.output_vectors.norm(dim=1)
+        return norms
 
     def shifted(self, x: Float[Tensor, "*tokens D"]) -> MLPDictionary:
         """The same with `x` added to what the MLP reads beside the latents."""
@@ -195,15 +199,3 @@ def _hull(
         high = sparse_product(positive, up) + sparse_product(negative, down)
         low = sparse_product(positive, down) + sparse_product(negative, up)
     return baseline + low, baseline + high
-
-
-def mlp_views(model: LanguageModel, crosscoder: Crosscoder) -> dict[int, MLPDictionary]:
-    """The crosscoder as each block's MLP sees it, for the blocks whose mlp_in it reads."""
-    views = {}
-    with torch.no_grad():
-        for block in crosscoder.hookpoints.mlp_blocks:
-            mlp_in = crosscoder.hookpoints.blocks[block].mlp_in
-            assert mlp_in is not None
-            decoder, bias = crosscoder.decoder_vectors(mlp_in), crosscoder.decoder_bias(mlp_in)
-            views[block] = MLPDictionary.build(model.mlp(block), decoder, bias)
-    return views

@@ -17,9 +17,9 @@ def in_float64(view: MLPDictionary) -> MLPDictionary:
     """The view with all but the virtual weights, which are large, in float64; no gradients."""
     gate = None if view.baseline_gate is None else view.baseline_gate.detach().double()
     mlp = view.mlp.to(dtype=torch.float64)
-    norms = None if view.norms is None else view.norms.detach().double()
+    written = None if view.written is None else view.written.detach().double()
     baseline = view.baseline.detach().double()
-    return replace(view, mlp=mlp, baseline=baseline, baseline_gate=gate, norms=norms)
+    return replace(view, mlp=mlp, baseline=baseline, baseline_gate=gate, written=written)
 
 
 def active_latents(view: MLPDictionary, latents: SparseLatents) -> SparseLatents:

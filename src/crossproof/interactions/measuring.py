@@ -16,9 +16,12 @@ from crossproof.errors import CrossproofError
 from crossproof.interactions.contributions import Dominance, MLPDictionary
 from crossproof.interactions.gated_pairs import gated_pairs
 from crossproof.interactions.matrix import GATED, PLAIN, Form, Interactions
+from crossproof.interactions.stream import TokenView
 from crossproof.kernels.torch_any import entry_pairs
 from crossproof.lm.constants import oscillation
 
+Views = Mapping[int, MLPDictionary | TokenView]
+"""By block: how its MLP reads a dictionary, for all tokens alike or at these tokens."""
 COLUMNS: dict[Form, tuple[int, ...]] = {"I": (0, 1), "J": (2, 3), "AND": (2, 3), "Q": (4,)}
 """Where a pair's sums stand: h to k, and k to h if the form is directed."""
 
@@ -88,35 +91,44 @@ class TokenPairs:
         )
 
 
-def measure_interactions(
-    latents: SparseLatents, views: Mapping[int, MLPDictionary]
-) -> Interactions:
+def measure_interactions(latents: SparseLatents, views: Views) -> Interactions:
     """The interactions of a batch of tokens in every block of `views`; see `token_pairs`."""
     return token_pairs(latents, views).collected()
 
 
-def token_pairs(latents: SparseLatents, views: Mapping[int, MLPDictionary]) -> TokenPairs:
+def token_pairs(latents: SparseLatents, views: Views) -> TokenPairs:
     """Exact pair sums of every token, in every block (I and J: THEORY T1, T2.2; gated: T3).
 
-    Raises CrossproofError if there is no block, if plain and gated MLPs are mixed, if dictionary
-    and code differ in width, or if anything is NaN or infinite.
+    A `TokenView` of `latents` brings the tokens' own baselines and activations. Raises
+    CrossproofError if there is no block, if plain and gated MLPs are mixed, if dictionary and code
+    differ in width, or if anything is NaN or infinite.
     """
-    _check(latents, views)
-    nonzero = latents.keep(latents.values != 0)
+    seen = {
+        block: view if isinstance(view, TokenView) else TokenView(view, latents)
+        for block, view in views.items()
+    }
+    _check(latents, seen)
+    active = latents.values != 0
+    nonzero = latents.keep(active)
     counts = nonzero.offsets.diff()
     starts = torch.nn.functional.pad((counts * (counts - 1) // 2).cumsum(0), (1, 0))
-    gated = next(iter(views.values())).mlp.gated
+    gated = next(iter(seen.values())).dictionary.mlp.gated
     device = nonzero.values.device
     sums = torch.empty(int(starts[-1]), len(views), 5, dtype=torch.float64, device=device)
     diagonal = torch.zeros(len(views), len(nonzero.indices), dtype=torch.float64, device=device)
     dominance = []
     with torch.no_grad():
-        for at, view in enumerate(views.values()):
-            who = view.dominance(nonzero)
+        for at, view in enumerate(seen.values()):
+            dictionary = view.dictionary
+            entries = nonzero.with_values(view.latents.values[active])
+            who = dictionary.dominance(entries)
             if gated:
-                sums[:, at], diagonal[at] = gated_pairs(nonzero, starts, view, who)
+                sums[:, at], diagonal[at] = gated_pairs(entries, starts, dictionary, who)
             else:
-                plain_sums(nonzero, starts, view, who, sums[:, at])
+                plain_sums(entries, starts, dictionary, who, sums[:, at])
+            if view.weight is not None:
+                sums[:, at] *= view.weight.repeat_interleave(starts.diff())[:, None]
+                diagonal[at] *= view.weight[nonzero.token_index]
             dominance.append(who)
     return TokenPairs(nonzero, starts, tuple(views), gated, sums, diagonal, tuple(dominance))
 
@@ -141,15 +153,16 @@ def _owned(latents: SparseLatents, owner: Int[Tensor, "B N"]) -> Int[Tensor, " H
     return out.index_add_(0, latents.indices, by_entry)
 
 
-def _check(latents: SparseLatents, views: Mapping[int, MLPDictionary]) -> None:
+def _check(latents: SparseLatents, views: Mapping[int, TokenView]) -> None:
     if not views:
         raise CrossproofError(
-            "The dictionary has no decoder at an MLP's input, so no interactions can be measured: "
-            "use one that reads mlp.hook_in of at least one block."
+            "No MLP reads the dictionary, so no interactions can be measured: use one that decodes "
+            "at an MLP's input or in the stream before one."
         )
-    if len({view.mlp.gated for view in views.values()}) > 1:
+    dictionaries = {block: view.dictionary for block, view in views.items()}
+    if len({view.mlp.gated for view in dictionaries.values()}) > 1:
         raise CrossproofError("Plain and gated MLPs are mixed: measure them apart.")
-    for block, view in views.items():
+    for block, view in dictionaries.items():
         if len(view.G) != latents.n_latents:
             raise CrossproofError(
                 f"The code has {latents.n_latents} latents, but the dictionary at block {block} "

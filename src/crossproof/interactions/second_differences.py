@@ -57,8 +57,11 @@ def second_difference_sums(
     latents: SparseLatents,
     pairs: Int[Tensor, "M 2"],
     context: OtherLatents = "alone",
+    weights: Float[Tensor, " B"] | None = None,
 ) -> SecondDifferences:
     """Second differences of chosen pairs, summed over the tokens of one batch.
+
+    `weights` multiply what each token adds: 1 / s of a norm on the MLP's output.
 
     Only co-active pairs are touched. Everything is computed in float64, since the differences
     cancel most of what they are taken of. Raises CrossproofError for latents outside the
@@ -76,8 +79,10 @@ def second_difference_sums(
         first, second, row = (entries[row >= 0] for entries in (first, second, row))
         counts += torch.bincount(row, minlength=len(counts))
         for part, delta in _deltas(seen, rows, first, second, context):
+            if weights is not None:
+                delta = delta * weights[start + rows.token_index[first[part]], None]
             sums[0].index_add_(0, row[part], delta.abs() @ norms)
-            sums[1].index_add_(0, row[part], (delta @ exact.mlp.W_out).norm(dim=1))
+            sums[1].index_add_(0, row[part], (delta @ exact.output_vectors).norm(dim=1))
     return SecondDifferences(pairs, chosen.spread(counts), *map(chosen.spread, sums))
 
 
@@ -102,7 +107,7 @@ def second_difference_scores(
             if form == "neurons":
                 sizes = delta.abs() @ norms
             else:
-                sizes = (delta @ exact.mlp.W_out).norm(dim=1)
+                sizes = (delta @ exact.output_vectors).norm(dim=1)
             scores.index_add_(0, token[part], sizes)
     return scores
 

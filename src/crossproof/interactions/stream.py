@@ -34,6 +34,18 @@ class TokenView:
     weight: Float[Tensor, " B"] | None = None
     """What sums over ‖o_n‖ are to be multiplied by at each token: 1 / s of a norm on the output."""
 
+    def rows(self, start: int, stop: int) -> TokenView:
+        """The view of the tokens `start:stop`."""
+        weight = None if self.weight is None else self.weight[start:stop]
+        tokens = slice(start, stop)
+        return TokenView(self.dictionary.of_tokens(tokens), self.latents.rows(start, stop), weight)
+
+    def weighed(self, values: Float[Tensor, "B *parts"]) -> Float[Tensor, "B *parts"]:
+        """Sums over neurons at each token, as the stream takes them."""
+        if self.weight is None:
+            return values
+        return values * self.weight.view(-1, *(1 for _ in values.shape[1:]))
+
 
 @dataclass(frozen=True, eq=False)
 class StreamView:
@@ -54,7 +66,7 @@ class StreamView:
         norm, post = norm.to(decoder), None if post is None else post.to(decoder)
         frozen = MLPDictionary.build(behind(norm, mlp), decoder, torch.zeros_like(decoder[0]))
         if post is not None:
-            frozen = replace(frozen, norms=(post.weight * post.centre(mlp.W_out)).norm(dim=1))
+            frozen = replace(frozen, written=post.weight * post.centre(mlp.W_out))
         return cls(frozen, norm, decoder, post)
 
     def at(

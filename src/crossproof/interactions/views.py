@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -26,9 +26,7 @@ from crossproof.lm.stream import (
     upstream,
 )
 
-Rest = Literal["exact", "mean"]
-"""What stands for the part of the stream that the dictionary does not describe (THEORY T6)."""
-MLPs = Literal["next", "all"] | Sequence[int]
+MLPs = Literal["next", "all"] | tuple[int, ...]
 """Which blocks' MLPs are read: those at or next behind the hookpoints written, all, or a list."""
 
 
@@ -106,7 +104,7 @@ class UpstreamView:
         mean = torch.zeros_like(stream[:, 0]).index_add_(0, latents.token_index, single)
         counts = latents.offsets.diff().clamp_min(1)
         both = torch.stack([self.view.norm_interaction(stream, whole), mean / counts], 1)
-        return both if self.output is None else both * self.at(batch).weight[:, None]
+        return self.at(batch).weighed(both)
 
     def _read(self, batch: EncodedBatch, name: str) -> Float[Tensor, "B D"]:
         return batch.model_activations[name][batch.scored].to(batch.x.dtype)
@@ -115,46 +113,79 @@ class UpstreamView:
 MLPView = InputView | UpstreamView
 
 
-def mlp_views(model: LanguageModel, crosscoder: Crosscoder, mlps: MLPs = "next") -> list[MLPView]:
-    """The crosscoder as MLPs read it, in the order of blocks; each token's rest is its own.
+def mlp_views(
+    model: LanguageModel, crosscoder: Crosscoder, mlps: MLPs = "next"
+) -> dict[int, MLPView]:
+    """The crosscoder as MLPs read it, by block; each token's rest is its own.
 
     An MLP whose input the crosscoder decodes at is read there; every other in the stream before
     its norm, where latents add up what the crosscoder writes upstream. "next": those whose input
     it decodes at or, if there are none, the first behind each hookpoint it writes; "all": every
-    MLP that reads it. Raises CrossproofError if there is none, or for a block of a list that does
-    not exist or reads nothing of it.
+    MLP that reads it. Raises CrossproofError for a block of a list that does not exist or reads
+    nothing of it, for "all" if none does, and where an MLP or its norm has no view.
     """
     places = _places(model, crosscoder)
-    views = []
+    views: dict[int, MLPView] = {}
     with torch.no_grad():
         for block in _blocks(model, crosscoder, places, mlps):
             at = crosscoder.hookpoints.blocks[block].mlp_in
             if at is not None:
-                decoder, bias = crosscoder.decoder_vectors(at), crosscoder.decoder_bias(at)
-                dictionary = MLPDictionary.build(model.mlp(block), decoder, bias)
-                views.append(InputView(block, dictionary, at))
+                views[block] = _input_view(model, crosscoder, block, at)
             else:
-                views.append(_upstream_view(model, crosscoder, places, block))
+                views[block] = _upstream_view(model, crosscoder, places, block)
     return views
 
 
-def with_mean_rest(views: Sequence[MLPView], batches: Iterable[EncodedBatch]) -> list[MLPView]:
+def input_dictionaries(model: LanguageModel, crosscoder: Crosscoder) -> dict[int, MLPDictionary]:
+    """By block: the dictionary at each MLP's input at which the crosscoder decodes."""
+    with torch.no_grad():
+        return {
+            block: _input_view(model, crosscoder, block, at).dictionary
+            for block, part in enumerate(crosscoder.hookpoints.blocks)
+            if (at := part.mlp_in) is not None
+        }
+
+
+def _input_view(model: LanguageModel, crosscoder: Crosscoder, block: int, at: int) -> InputView:
+    decoder, bias = crosscoder.decoder_vectors(at), crosscoder.decoder_bias(at)
+    return InputView(block, MLPDictionary.build(model.mlp(block), decoder, bias), at)
+
+
+def with_mean_rest(
+    views: Mapping[int, MLPView], batches: Iterable[EncodedBatch]
+) -> dict[int, MLPView]:
     """The same with every token's rest replaced by its mean over the tokens of `batches`.
 
     Batches must hold what the views need. Views at MLP inputs, which have no rest, are kept.
     """
-    sums = {view.block: 0.0 for view in views if isinstance(view, UpstreamView)}
+    in_stream = {b: view for b, view in views.items() if isinstance(view, UpstreamView)}
+    sums = {b: torch.zeros_like(view.view.decoder[0]) for b, view in in_stream.items()}
     tokens = 0
     for batch in batches:
         tokens += len(batch.x)
-        for view in views:
-            if isinstance(view, UpstreamView):
-                sums[view.block] = sums[view.block] + view.rest_of(batch).sum(0)
-    means = {block: total / max(tokens, 1) for block, total in sums.items()}
-    return [
-        replace(view, rest=means[view.block]) if isinstance(view, UpstreamView) else view
-        for view in views
-    ]
+        for block, view in in_stream.items():
+            sums[block] += view.rest_of(batch).sum(0)
+    means = {b: replace(view, rest=sums[b] / tokens) for b, view in in_stream.items()}
+    return {**views, **means}
+
+
+def described(view: MLPView, crosscoder: Crosscoder) -> str:
+    """Where the crosscoder is read, in words for tables, pages and JSON."""
+    names = crosscoder.hookpoints.names
+    if isinstance(view, InputView):
+        return f"MLP input {names[view.hookpoint]}"
+    written = ", ".join(names[at] for at in view.hookpoints)
+    return f"residual stream {written}, at the denominator of {view.stream}"
+
+
+def needs_of(views: Mapping[int, MLPView]) -> tuple[str, ...]:
+    """The hookpoints that a batch must hold besides the crosscoder's."""
+    return tuple(dict.fromkeys(name for view in views.values() for name in view.needs))
+
+
+def seen_by(views: Mapping[int, MLPView], batch: EncodedBatch) -> dict[int, TokenView]:
+    """What every MLP sees of a batch."""
+    return {block: view.at(batch) for block, view in views.items()}
 
 
 def _places(model: LanguageModel, crosscoder: Crosscoder) -> dict[int, StreamPlace]:
@@ -170,6 +201,8 @@ def _blocks(
     if mlps == "next" and inputs:
         return inputs
     readers = [mlp_place(model, block) for block in range(model.n_blocks)]
+    if mlps == "next":
+        return next_blocks(places.values(), readers)
     reading = {b for b, reader in enumerate(readers) if upstream(places, reader)} | set(inputs)
     if not reading:
         raise CrossproofError(
@@ -177,8 +210,6 @@ def _blocks(
             f"({', '.join(crosscoder.hookpoints.names[at] for at in crosscoder.written)}): "
             f"interactions need a dictionary of an MLP's input or of the stream before one."
         )
-    if mlps == "next":
-        return next_blocks(places.values(), readers)
     chosen = sorted(reading if mlps == "all" else {int(block) for block in mlps})
     if wrong := [block for block in chosen if block not in reading]:
         raise CrossproofError(

@@ -7,8 +7,8 @@ from .hookpoints import resolve_hookpoints as resolve_hookpoints
 from .hookpoints import standard_names as standard_names
 from .loading import load_model as load_model
 from .mlp import MLPWeights as MLPWeights
-from .norms import Norm as Norm
 from .model import LanguageModel as LanguageModel
+from .norms import Norm as Norm
 from .pair import ModelPair as ModelPair
 from .quieting import quiet as quiet
 from .unembedding import Unembedding as Unembedding
