@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -310,14 +311,14 @@ def doubled(given, out):  # type: ignore[no-untyped-def]
 
 
 def test_a_loop_that_cannot_be_kept_is_compiled_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    njit = numba_cpu.numba.njit
+    numba = numba_cpu.numba
 
     def refusing(**flags: object) -> object:
         if flags.get("cache"):
             raise RuntimeError("cannot cache function: no locator available")
-        return njit(**flags)
+        return numba.njit(**flags)
 
-    monkeypatch.setattr(numba_cpu.numba, "njit", refusing)
+    monkeypatch.setattr(numba_cpu, "numba", SimpleNamespace(njit=refusing, jit=numba.jit))
     loop = numba_cpu._compiled({"cache": True, "nogil": True})(doubled)
     out = np.zeros(2)
     numba_cpu.run(loop, [np.ones(2), out])

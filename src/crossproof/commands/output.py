@@ -53,7 +53,7 @@ def _set_errors(streams: tuple[Any, ...], settings: list[str | None]) -> None:
 class _Forgiving:
     """A text stream that goes to nowhere once it cannot be written."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     @classmethod
@@ -64,10 +64,10 @@ class _Forgiving:
     def write(self, text: str) -> int:
         """Writes what can be written."""
         try:
-            return self._stream.write(text)
+            self._stream.write(text)
         except OSError:
             self._give_up()
-            return len(text)
+        return len(text)
 
     def flush(self) -> None:
         """Flushes what can be flushed."""
@@ -81,19 +81,28 @@ class _Forgiving:
 
     def _give_up(self) -> None:
         try:
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, self._stream.fileno())
-            os.close(null)
+            number = self._stream.fileno()
         except OSError:  # a stream without a file
-            pass
+            return
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, number)
+        os.close(null)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """Ours are one sentence; others look as Python writes them."""
     if issubclass(category, CrossproofWarning):
         print(printable(f"crossproof: {message}"), file=sys.stderr)
     else:
-        print(warnings.formatwarning(message, category, *where[:2]), end="", file=sys.stderr)
+        told = warnings.formatwarning(message, category, filename, lineno, line)
+        print(told, end="", file=file or sys.stderr)
 
 
 def _replaced(error: UnicodeError) -> tuple[str, int]:
