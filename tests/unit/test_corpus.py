@@ -105,13 +105,20 @@ def test_a_missing_corpus_is_named(gpt_neo: LanguageModel, tmp_path: Path, name:
         read_sequences(str(tmp_path / name), gpt_neo, 8)
 
 
+def test_paths_are_sources_too(gpt_neo: LanguageModel, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(words(0, 500))
+    whole = read_sequences(str(path), gpt_neo, 8)
+    assert torch.equal(read_sequences(path, gpt_neo, 8), whole)
+
+
 def test_no_text_at_all_asks_for_one(gpt_neo: LanguageModel) -> None:
     with pytest.raises(CrossproofError, match="No text was given: add --text"):
         read_sequences("", gpt_neo, 8)
 
 
 def test_a_file_of_unknown_kind_is_refused(gpt_neo: LanguageModel, tmp_path: Path) -> None:
-    path = tmp_path / "corpus.csv"
+    path = tmp_path / "corpus.doc"
     path.write_text("w1")
     with pytest.raises(CrossproofError, match=r"no known ending; use \.txt"):
         read_sequences(str(path), gpt_neo, 8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
@@ -16,27 +17,35 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from crossproof.activations.config import Split as Split
-from crossproof.activations.documents import DATASETS_PREFIX, read_documents
+from crossproof.activations.documents import (
+    DATASETS_PREFIX,
+    LINES,
+    TABLES,
+    DocumentSource,
+    read_documents,
+)
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
 from crossproof.result import ABSENT
 
 BUNDLED = "bundled"
-_SUFFIXES = (".txt", ".jsonl", ".safetensors", ".npy")
+_SUFFIXES = ", ".join((*LINES, *TABLES, ".safetensors", ".npy"))
 _DOCUMENTS_AT_ONCE = 1000
 
 
 def read_sequences(
-    source: str, model: LanguageModel, context: int, split: Split = "train"
+    source: str | Path, model: LanguageModel, context: int, split: Split = "train"
 ) -> Int[Tensor, "S T"]:
     """Rows of `context` tokens (int64) of one split of a corpus.
 
-    `source` is "bundled", a .txt or .jsonl file, a packed token file (.safetensors with one tensor
-    per split, or .npy), or "hf:NAME" for a data set. Texts are tokenised, each document behind the
+    `source` is "bundled", a packed token file (.safetensors with one tensor per split, or .npy),
+    or documents as `read_documents` takes them. Texts are tokenised, each document behind the
     model's BOS (or else EOS) token, and packed end to end. Where a corpus has no splits of its
     own, its last 5% of rows are held out and the 5% before them are for validation. Raises
-    CrossproofError when the corpus is missing, too short for one row, or of another tokenizer.
+    CrossproofError when the corpus is missing, damaged, too short for one row, or of another
+    tokenizer.
     """
+    source = os.fspath(source)
     if context < 2 or context > model.context:
         raise CrossproofError(
             f"A context of {context} tokens does not suit '{model.name}'; choose 2 to "
@@ -44,7 +53,7 @@ def read_sequences(
         )
     if not source:
         raise CrossproofError(
-            f"No text was given: add --text, one of '{BUNDLED}', a file ({', '.join(_SUFFIXES)}) "
+            f"No text was given: add --text, one of '{BUNDLED}', a file ({_SUFFIXES}) "
             f"or '{DATASETS_PREFIX}NAME'."
         )
     if source == BUNDLED:
@@ -94,7 +103,7 @@ class TextSlice:
 def _existing(path: Path, source: str) -> Path:
     if not path.is_file():
         raise CrossproofError(
-            f"There is no corpus '{source}'; give '{BUNDLED}', a file ({', '.join(_SUFFIXES)}) or "
+            f"There is no corpus '{source}'; give '{BUNDLED}', a file ({_SUFFIXES}) or "
             f"'{DATASETS_PREFIX}NAME'."
         )
     return path
@@ -135,12 +144,11 @@ def _rows(tokens: Tensor, source: str, context: int) -> Int[Tensor, "S T"]:
 
 
 def _from_texts(source: str, model: LanguageModel, context: int) -> Int[Tensor, "S T"]:
-    if not source.startswith(DATASETS_PREFIX):
-        path = _existing(Path(source), source)
-        if path.suffix not in _SUFFIXES:
-            raise CrossproofError(
-                f"The corpus '{source}' has no known ending; use {', '.join(_SUFFIXES)}."
-            )
+    parsed = DocumentSource.parse(source)
+    if not parsed.data_set:
+        _existing(Path(parsed.name), source)
+    if not parsed.known:
+        raise CrossproofError(f"The corpus '{source}' has no known ending; use {_SUFFIXES}.")
     if model.tokenizer is None:
         raise CrossproofError(
             f"'{model.name}' has no tokenizer for the text of '{source}'; put its tokenizer files "

@@ -1,79 +1,180 @@
-"""Reading the documents of a text file, a jsonl file, or a data set of the `datasets` library."""
+"""Documents of text files, of tables (json, csv, parquet, arrow), and of the `datasets` library."""
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
-from collections.abc import Iterator
+import lzma
+import os
+import re
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from datasets import load_dataset
-
-from crossproof.errors import CrossproofError, nearest
+from crossproof.errors import CrossproofError, CrossproofWarning, first_line, nearest
 
 SEPARATOR = "<|endoftext|>"
-FIELD = "text"
 DATASETS_PREFIX = "hf:"
+LINES = (".txt", ".jsonl")
+"""Endings of files that are read line by line; they may be compressed."""
+TABLES = {".json": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
+"""Endings of files that `datasets` reads, and by which of its builders."""
+
+_COMPRESSED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_OPTION = re.compile(r",(config|split|column)=([^,]+)$")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def read_documents(source: str) -> Iterator[str]:
-    """The non-empty documents of a .txt file, a .jsonl file, or "hf:NAME", in order.
+@dataclass(frozen=True)
+class DocumentSource:
+    """Where documents are: "NAME" or "hf:NAME", then any of ",config=", ",split=", ",column="."""
 
-    A text file is cut at every "<|endoftext|>"; the others have a field "text". Raises
-    CrossproofError naming the file, and the line where one is malformed.
+    name: str
+    """A file; of "hf:", a folder or the id of a data set."""
+    data_set: bool = False
+    config: str | None = None
+    """The configuration of a data set."""
+    split: str = "train"
+    """The split of a data set."""
+    column: str = "text"
+    """The column of a table, or the field of a line of jsonl, that holds the text."""
+
+    @classmethod
+    def parse(cls, source: str | Path) -> DocumentSource:
+        """The parts of a source; CrossproofError where an option does not suit it."""
+        name, options = os.fspath(source), {}
+        while option := _OPTION.search(name):
+            options[option[1]], name = option[2], name[: option.start()]
+        data_set = name.startswith(DATASETS_PREFIX)
+        made = cls(name.removeprefix(DATASETS_PREFIX), data_set, **options)
+        if not data_set and {"config", "split"} & set(options):
+            raise CrossproofError(
+                f"'{name}' is a file: only a data set ({DATASETS_PREFIX}NAME) has configurations "
+                f"and splits."
+            )
+        if made.kind == ".txt" and "column" in options:
+            raise CrossproofError(f"'{name}' is plain text, without columns: leave out ',column='.")
+        return made
+
+    @property
+    def kind(self) -> str:
+        """The ending that says how a file is read (".txt" of "a.txt.gz"); "" of a data set."""
+        path = Path(self.name)
+        plain = path.with_suffix("") if path.suffix in _COMPRESSED else path
+        return "" if self.data_set else plain.suffix
+
+    @property
+    def known(self) -> bool:
+        """Whether this can hold documents, as far as its name tells."""
+        return self.data_set or self.kind in LINES or Path(self.name).suffix in TABLES
+
+    def __str__(self) -> str:
+        return (DATASETS_PREFIX if self.data_set else "") + self.name
+
+
+def read_documents(source: str | Path) -> Iterator[str]:
+    """The non-empty documents of a source (docs/texts.md), in order.
+
+    A text file is cut at every "<|endoftext|>"; lines of jsonl and tables have a field or column
+    "text", or that which ",column=NAME" names. Rows without text (null) are left out, with a
+    warning that counts them; lone surrogates become U+FFFD. Raises CrossproofError naming the
+    file, and the line, column or split where something is wrong, and where no row has text.
     """
-    if source.startswith(DATASETS_PREFIX):
-        documents = _from_datasets(source.removeprefix(DATASETS_PREFIX))
-    elif source.endswith(".jsonl"):
-        documents = _from_jsonl(Path(source))
+    parsed = DocumentSource.parse(source)
+    if not parsed.data_set and not Path(parsed.name).is_file():
+        raise CrossproofError(f"There is no text file '{parsed}': check the path.")
+    if parsed.kind == ".txt":
+        documents: Iterable[str | None] = _from_text(Path(parsed.name))
+    elif parsed.kind == ".jsonl":
+        documents = _from_jsonl(Path(parsed.name), parsed.column)
     else:
-        documents = _from_text(Path(source))
-    return (document for document in documents if document)
+        from crossproof.activations.columns import read_column  # imports pandas and pyarrow
+
+        documents = read_column(parsed)
+    return _present(documents, str(parsed))
+
+
+def _present(documents: Iterable[str | None], source: str) -> Iterator[str]:
+    """The documents that there are, with no character that is none."""
+    rows = missing = 0
+    for rows, document in enumerate(documents, start=1):  # noqa: B007
+        if document is None:
+            missing += 1
+        elif document:
+            yield well_formed(document)
+    if rows and missing == rows:
+        raise CrossproofError(f"None of the {rows} rows of '{source}' has text, all are null.")
+    if missing:
+        sentence = f"{missing} of {rows} rows of '{source}' are null: left out."
+        warnings.warn(sentence, CrossproofWarning, stacklevel=2)
+
+
+def well_formed(text: str) -> str:
+    """The text with U+FFFD for every lone surrogate, which tokenizers do not take."""
+    return _SURROGATE.sub("\ufffd", text)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines of UTF-8 text, without its byte-order mark; every line ends with "\\n"."""
+    number = 1
+    try:
+        with _COMPRESSED.get(path.suffix, open)(path, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if "\0" in text:
+                    raise ValueError("it holds NUL")
+                yield number, text.replace("\r\n", "\n").replace("\r", "\n")
+    except (ValueError, OverflowError) as error:
+        raise CrossproofError(
+            f"Line {number} of '{path}' is not UTF-8 text ({first_line(error)}); convert it first."
+        ) from error
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise CrossproofError(
+            f"'{path}' cannot be read at line {number} ({first_line(error)}); restore it."
+        ) from error
 
 
 def _from_text(path: Path) -> Iterator[str]:
     pending: list[str] = []
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for line in lines:
-                head, *rest = line.split(SEPARATOR)
-                pending.append(head)
-                for piece in rest:
-                    yield "".join(pending).strip()
-                    pending = [piece]
-    except UnicodeDecodeError as error:
-        raise CrossproofError(
-            f"The corpus '{path}' is not UTF-8 text; convert it first."
-        ) from error
+    for _, line in _lines(path):
+        head, *rest = line.split(SEPARATOR)
+        pending.append(head)
+        for piece in rest:
+            yield "".join(pending).strip()
+            pending = [piece]
     yield "".join(pending).strip()
 
 
-def _from_jsonl(path: Path) -> Iterator[str]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                document = json.loads(line)[FIELD]
-            except (ValueError, KeyError, TypeError) as error:
-                raise CrossproofError(
-                    f"Line {number} of '{path}' is not a JSON object with the field '{FIELD}'."
-                ) from error
-            if not isinstance(document, str):
-                raise CrossproofError(f"In line {number} of '{path}', '{FIELD}' is not a string.")
-            yield document
+def _from_jsonl(path: Path, field: str) -> Iterator[str | None]:
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise CrossproofError(
+                f"Line {number} of '{path}' is not JSON ({first_line(error)}); mend or remove it."
+            ) from error
+        if not isinstance(row, dict) or field not in row:
+            raise CrossproofError(
+                f"Line {number} of '{path}' is not a JSON object with the field '{field}'."
+                f"{other_columns(field, row if isinstance(row, dict) else ())}"
+            )
+        if not isinstance(row[field], str | None):
+            raise CrossproofError(
+                f"In line {number} of '{path}', '{field}' is not a string; mend or remove it."
+            )
+        yield row[field]
 
 
-def _from_datasets(name: str) -> Iterator[str]:
-    try:
-        data = load_dataset(name, split="train")
-    except (OSError, ValueError) as error:
-        raise CrossproofError(
-            f"The data set '{name}' with a split 'train' cannot be read; check the name, or the "
-            f"network."
-        ) from error
-    if FIELD not in data.column_names:
-        raise CrossproofError(
-            f"The data set '{name}' has no column '{FIELD}'.{nearest(FIELD, data.column_names)}"
-        )
-    for row in data:
-        yield str(row[FIELD])
+def other_columns(missing: str, columns: Iterable[str]) -> str:
+    """Sentences that name the columns there are and how to choose one."""
+    names = sorted(columns)
+    if not names:
+        return ""
+    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    return f" It has: {shown}.{nearest(missing, names)} Name another by ',column=NAME'."

@@ -12,11 +12,18 @@ from torch import Tensor
 
 from crossproof.activations import read_sequences
 from crossproof.activations.corpus import BUNDLED, Split
-from crossproof.activations.documents import DATASETS_PREFIX, read_documents
+from crossproof.activations.documents import (
+    DATASETS_PREFIX,
+    LINES,
+    TABLES,
+    DocumentSource,
+    read_documents,
+    well_formed,
+)
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
 
-_DOCUMENTS = (".txt", ".jsonl")
+_DOCUMENTS = (*LINES, *TABLES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +62,12 @@ def encode_texts(
             f"'{model.name}' has no BOS, EOS or padding token to pad texts with; add one to its "
             f"tokenizer."
         )
-    rows = model.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    no_text = next((index for index, text in enumerate(texts) if not isinstance(text, str)), None)
+    if no_text is not None:
+        raise CrossproofError(f"Text {no_text + 1} is not a string; leave it out.")
+    rows = model.tokenizer(list(map(well_formed, texts)), add_special_tokens=False, verbose=False)[
+        "input_ids"
+    ]
     empty = next((index for index, row in enumerate(rows) if not row), None)
     if empty is not None:
         raise CrossproofError(f"Text {empty + 1} is empty; leave it out.")
@@ -73,15 +85,16 @@ def encode_texts(
 def read_texts(
     source: str, model: LanguageModel, context: int | None = None, split: Split = "held_out"
 ) -> TextRows:
-    """The documents of a .txt or .jsonl file or of hf:NAME, a row each; or the rows of a split of
+    """The documents of a source that `read_documents` takes, a row each; or the rows of a split of
     packed tokens ("bundled", .safetensors, .npy), which have no documents.
 
     Raises CrossproofError as `encode_texts` and `read_sequences` do, naming the source.
     """
-    if not source.endswith(_DOCUMENTS) and not source.startswith(DATASETS_PREFIX):
+    parsed = DocumentSource.parse(source)
+    if not parsed.known:
         rows = read_sequences(source, model, context or model.context, split)
         return TextRows(rows, 0, source)
-    if not source.startswith(DATASETS_PREFIX) and not Path(source).is_file():
+    if not parsed.data_set and not Path(parsed.name).is_file():
         raise CrossproofError(
             f"There is no text '{source}'; give '{BUNDLED}', a file ({', '.join(_DOCUMENTS)}) or "
             f"'{DATASETS_PREFIX}NAME'."

@@ -56,5 +56,4 @@ def run(arguments: Sequence[str], began: float) -> None:
     source = options.text or config.text
     text = TextSlice(source, options.split, options.sequences, context, options.skip)
     output = options.out or options.run / f"evaluation-{options.split}"
-    report = finish(model, config, options.run, output, text, began, options.seed)
-    print(f"Report: {report}")
+    finish(model, config, options.run, output, text, began, options.seed)

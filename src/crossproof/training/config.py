@@ -66,7 +66,8 @@ class RunConfig:
     """`bundled`, a local Hugging Face folder, or a Hub id; BASE+ADAPTER merges an adapter, and
     MODEL,MODEL trains on two models at once (model diffing)."""
     text: str = "bundled"
-    """`bundled`, a .txt, .jsonl, .npy or .safetensors file, or hf:NAME for a Hub dataset."""
+    """`bundled`, a file (.txt, .jsonl, .json, .csv, .parquet, .arrow, .npy, .safetensors), or
+    hf:NAME for a data set of the Hub or a folder, with ,config= ,split= ,column= behind it."""
     hookpoints: tuple[str, ...] = ()
     """Hookpoint names or globs in TransformerLens spelling; none: the standard set."""
     context: int = 256

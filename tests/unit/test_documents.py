@@ -1,0 +1,262 @@
+"""Documents of every kind of source: what is read, what is left out, and one sentence of what is
+wrong."""
+
+from __future__ import annotations
+
+import bz2
+import errno
+import gzip
+import json
+import logging
+import lzma
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow
+import pytest
+
+from crossproof.activations import columns
+from crossproof.activations.documents import DocumentSource, read_documents
+from crossproof.errors import CrossproofError, CrossproofWarning
+
+TEXTS = ["one two", "three ü", "four"]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+    yield
+    datasets.enable_progress_bars()
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """A file of rows, in the format that its ending names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = datasets.Dataset.from_list(rows)
+    if path.suffix == ".arrow":
+        with pyarrow.OSFile(str(path), "wb") as sink:
+            arrow = table.data.table
+            with pyarrow.ipc.new_stream(sink, arrow.schema) as writer:
+                writer.write_table(arrow)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    elif path.suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    elif path.suffix == ".csv":
+        table.to_csv(str(path))
+    else:
+        table.to_parquet(str(path))
+    return path
+
+
+def refusal(source: str | Path) -> str:
+    with pytest.raises(CrossproofError) as caught:
+        list(read_documents(source))
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet", "arrow"])
+def test_every_table_gives_its_column(tmp_path: Path, ending: str) -> None:
+    rows = [{"text": text, "other": f"o{text}", "n": at} for at, text in enumerate(TEXTS)]
+    path = write(tmp_path / f"[a] b,c?.{ending}", rows)
+    assert list(read_documents(path)) == TEXTS
+    assert list(read_documents(f"{path},column=other")) == [f"o{text}" for text in TEXTS]
+    assert "other, text" in refusal(f"{path},column=missing")
+    assert "not" in refusal(f"{path},column=n")
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "parquet", "arrow"])
+def test_rows_without_text_are_left_out_and_counted(tmp_path: Path, ending: str) -> None:
+    rows = [{"text": text} for text in (*TEXTS, None, "", None)]
+    path = write(tmp_path / f"a.{ending}", rows)
+    with pytest.warns(CrossproofWarning, match="2 of 6 rows of '.*' are null: left out"):
+        assert list(read_documents(path)) == TEXTS
+    path = write(tmp_path / f"b.{ending}", [{"text": None, "n": 1}] * 3)
+    assert "None of the 3 rows" in refusal(path)
+
+
+def test_words_of_a_csv_stay_words(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("n,text\n1,NA\n2,null\n3,17\n4,None\n5,\n")
+    assert list(read_documents(tmp_path / "a.csv")) == ["NA", "null", "17", "None"]
+
+
+@pytest.mark.parametrize("value", [3, 1.5, True, ["a"], {"a": "b"}])
+def test_what_is_no_text_is_refused(tmp_path: Path, value: object) -> None:
+    path = write(tmp_path / "a.jsonl", [{"text": "x"}]).with_suffix(".jsonl")
+    path.write_text(path.read_text() + "\n" + json.dumps({"text": value}))
+    assert "In line 2 of" in refusal(path)
+    folder = write(tmp_path / "folder" / "train.parquet", [{"text": value}] * 2).parent
+    assert "which is not text" in refusal(f"hf:{folder}")
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    for name, content in {
+        "a.txt": "one<|endoftext|>two",
+        "a.jsonl": '{"text": "one"}\r\n{"text": "two"}',
+        "a.csv": "text\none\ntwo",
+        "a.json": '[{"text": "one"}, {"text": "two"}]',
+    }.items():
+        (tmp_path / name).write_text(content, encoding="utf-8-sig", newline="")
+        assert list(read_documents(tmp_path / name)) == ["one", "two"], name
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1"])
+@pytest.mark.parametrize("ending", ["txt", "jsonl"])
+def test_another_encoding_is_refused_with_its_line(
+    tmp_path: Path, encoding: str, ending: str
+) -> None:
+    path = tmp_path / f"a.{ending}"
+    path.write_text('{"text": "é"}\n', encoding=encoding)
+    assert f"Line 1 of '{path}' is not UTF-8 text" in refusal(path)
+
+
+def test_lone_surrogates_become_the_replacement_character(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a \\ud83d b \\ude00"}\n{"text": "\\ud83d\\ude00"}')
+    assert list(read_documents(path)) == ["a \ufffd b \ufffd", "\U0001f600"]
+    path.write_text('{"text": "w", "n": "\\ud83d"}')
+    assert list(read_documents(path)) == ["w"]
+
+
+@pytest.mark.parametrize(("ending", "open_"), [("gz", gzip), ("bz2", bz2), ("xz", lzma)])
+def test_compressed_files_are_read(tmp_path: Path, ending: str, open_: Any) -> None:
+    whole = ("one two\n<|endoftext|>" * 2000).encode()
+    path = tmp_path / f"a.txt.{ending}"
+    path.write_bytes(open_.compress(whole))
+    assert list(read_documents(path)) == ["one two"] * 2000
+    path.write_bytes(open_.compress(whole)[:-20])
+    assert "cannot be read at line" in refusal(path)
+    path.write_bytes(whole)
+    assert "cannot be read at line 1" in refusal(path)
+
+
+def test_damage_is_named_with_its_line_or_file(tmp_path: Path) -> None:
+    good = {"text": "x"}
+    for bad in ("{", '{"text": ', "[" * 100_000, '{"text": "a\x00"}', '{"text": 1e', "x"):
+        path = tmp_path / "a.jsonl"
+        path.write_text(f"{json.dumps(good)}\n\n{bad}\n")
+        assert f"Line 3 of '{path}'" in refusal(path)
+    for ending in ("parquet", "arrow", "json"):
+        path = tmp_path / ending / f"train.{ending}"
+        path = write(path, [good] * 20)
+        path.write_bytes(path.read_bytes()[:-30])
+        for source in (path, f"hf:{path.parent}"):
+            assert f"train.{ending}" in refusal(source)
+            assert "restore it" in refusal(source)
+
+
+def test_folders_say_which_file_split_configuration_or_column(tmp_path: Path) -> None:
+    row = [{"text": "x"}]
+    folder = write(tmp_path / "cast" / "a.jsonl", row).parent
+    write(folder / "b.jsonl", [{"text": "y", "meta": 1}])
+    assert "'meta'" in refusal(f"hf:{folder}")
+    assert "'b.jsonl'" in refusal(f"hf:{folder}")
+    folder = write(tmp_path / "test" / "test.jsonl", row).parent
+    assert "no split 'train', only test: add ',split=NAME'" in refusal(f"hf:{folder}")
+    assert list(read_documents(f"hf:{folder},split=test")) == ["x"]
+    folder = write(tmp_path / "content" / "train.jsonl", [{"content": "x"}]).parent
+    assert "It has: content. Nearest: content." in refusal(f"hf:{folder}")
+    assert list(read_documents(f"hf:{folder},column=content")) == ["x"]
+    for name in "ab":
+        write(tmp_path / "configs" / f"{name}.jsonl", [{"text": name}])
+    (tmp_path / "configs" / "README.md").write_text(
+        "---\nconfigs:\n- config_name: a\n  data_files: a.jsonl\n"
+        "- config_name: b\n  data_files: b.jsonl\n---\n"
+    )
+    source = f"hf:{tmp_path / 'configs'}"
+    assert "several configurations (a, b): add ',config=NAME'" in refusal(source)
+    assert "no configuration 'c', only a, b" in refusal(f"{source},config=c")
+    assert list(read_documents(f"{source},config=b,split=train,column=text")) == ["b"]
+
+
+def test_folders_that_hold_no_data_set_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "any data files" in refusal(f"hf:{tmp_path / 'empty'}")
+    (tmp_path / "script").mkdir()
+    (tmp_path / "script" / "script.py").write_text("import datasets\n")
+    assert "needs a loading script, which is never run" in refusal(f"hf:{tmp_path / 'script'}")
+    folder = write(tmp_path / "yaml" / "train.jsonl", [{"text": "x"}]).parent
+    (folder / "README.md").write_text("---\nconfigs: [\n---\n")
+    assert "cannot be read" in refusal(f"hf:{folder}")
+    folder = write(tmp_path / "a?b" / "train.jsonl", [{"text": "x"}]).parent
+    write(tmp_path / "acb" / "train.jsonl", [{"text": "other"}])
+    assert "takes for a pattern: rename it" in refusal(f"hf:{folder}")
+    assert "names no data set" in refusal("hf:")
+    assert "check the name, or the network" in refusal("hf:nobody/nothing")
+    (tmp_path / "empty.csv").write_text("")
+    assert "is empty" in refusal(tmp_path / "empty.csv")
+    (tmp_path / "header.csv").write_text("text\n")
+    assert "has no rows" in refusal(tmp_path / "header.csv")
+
+
+def test_what_save_to_disk_wrote_is_read(tmp_path: Path) -> None:
+    table = datasets.Dataset.from_dict({"text": TEXTS})
+    table.save_to_disk(str(tmp_path / "one"))
+    splits = datasets.DatasetDict({"train": table, "test": table.select([0])})
+    splits.save_to_disk(str(tmp_path / "several"))
+    assert list(read_documents(f"hf:{tmp_path / 'one'}")) == TEXTS
+    assert list(read_documents(f"hf:{tmp_path / 'several'}")) == TEXTS
+    assert list(read_documents(f"hf:{tmp_path / 'several'},split=test")) == TEXTS[:1]
+    assert "no split 'dev', only train, test" in refusal(f"hf:{tmp_path / 'several'},split=dev")
+
+
+def test_a_folder_is_not_taken_for_a_builder_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "text" / "train.jsonl", [{"text": "x"}])
+    monkeypatch.chdir(tmp_path)
+    assert list(read_documents("hf:text")) == ["x"]
+
+
+def test_an_unwritable_cache_and_a_gated_set_name_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(tmp_path / "a" / "train.jsonl", [{"text": "x"}]).parent
+    for error, words in (
+        (OSError(errno.EROFS, "Read-only file system"), "set HF_HOME to a writable folder"),
+        (OSError("Dataset 'a' is a gated dataset on the Hub."), "accept its conditions"),
+    ):
+
+        def failing(*_: object, problem: OSError = error, **__: object) -> None:
+            raise problem
+
+        monkeypatch.setattr(columns, "load_dataset", failing)
+        assert words in refusal(f"hf:{folder}")
+
+
+def test_warnings_of_the_library_are_printed_when_all_went_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown: list[str] = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda record: shown.append(record.getMessage()))
+    monkeypatch.setattr(logging.getLogger("datasets"), "handlers", [handler])
+    source = DocumentSource("x")
+    with columns._errors_of(source):
+        logging.getLogger("datasets").warning("an older copy is used")
+    assert shown == ["an older copy is used"]
+
+    def damaged() -> None:
+        with columns._errors_of(source):
+            logging.getLogger("datasets").error("a file is damaged")
+            raise ValueError("x")
+
+    with pytest.raises(CrossproofError):
+        damaged()
+    assert len(shown) == 1
+
+
+def test_options_that_do_not_suit_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("x")
+    assert "only a data set" in refusal(f"{path},split=test")
+    assert "leave out ',column='" in refusal(f"{path},column=text")
+    assert "no text file" in refusal(tmp_path / "b.txt")
+    folder = DocumentSource.parse("hf:a,b,split=c,column=d e")
+    assert folder == DocumentSource("a,b", True, split="c", column="d e")
