@@ -14,6 +14,7 @@ from golden_inputs import prompts, save_model, save_saelens, write_texts
 from golden_run import THREADS, Flat, crossproof, flatten, read
 
 from crossproof import verify
+from paper.scripts import toy_network
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "certificates"
 Outputs = Iterator[tuple[str, Flat]]
@@ -214,14 +215,17 @@ def verified(root: Path) -> Outputs:
 
 def proved(root: Path) -> Outputs:
     """A certificate of each kind, of networks trained on the way."""
-    kinds: dict[str, tuple[object, ...]] = {
-        "points": ("sparse", "--points", 40),
-        "boxes": ("continuum", "--nodes", 200, "--points", 40),
-        "pairs": ("modular-53", "--blocks", 1),
+    kinds: dict[str, tuple[str, tuple[object, ...]]] = {
+        "points": ("sparse", ("--points", 40)),
+        "boxes": ("continuum", ("--kind", "boxes", "--nodes", 200, "--points", 40)),
+        "pairs": ("modular-53", ("--blocks", 1)),
     }
-    for kind, options in kinds.items():
-        folder = root / kind
-        crossproof("prove", *options, "--quick", "--out", folder)
+    for kind, (task, options) in kinds.items():
+        folder, network = root / kind, root / task
+        toy_network.main(toy_network.ToyNetwork(task, network, quick=True))  # type: ignore[arg-type]
+        if kind != "pairs":
+            options = ("--dictionary", network / "dictionary", *options)
+        crossproof("prove", network, *options, "--out", folder)
         yield kind, read(folder / "certificate.json", root) | verdict(folder)
 
 

@@ -45,7 +45,7 @@ def write(path: str) -> None:
     from crossproof.proof.certificate.verifier.arithmetic import Arithmetic
     from crossproof.proof.certificate.verifier.enclosures import Boxes
     from crossproof.proof.certificate.writer import as_certificate
-    from crossproof.proof.tasks import TASKS, Plan, sparse
+    from paper.tasks import TASKS, Plan, sparse
 
     plan = TASKS["continuum"]
     assert isinstance(plan, Plan)

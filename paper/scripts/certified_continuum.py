@@ -18,7 +18,7 @@ import torch
 import tyro
 
 from crossproof.files import write_json
-from crossproof.proof.bounds import Network, SparseDomain
+from crossproof.proof.bounds import Dictionary, Network, SparseDomain
 from crossproof.proof.certificate import (
     AffineLatents,
     as_certificate,
@@ -27,8 +27,8 @@ from crossproof.proof.certificate import (
     generating_latents,
     judge,
 )
-from crossproof.proof.tasks import TASKS, Plan, held_out_seed, learn, sparse
 from crossproof.training import Objective
+from paper.tasks import TASKS, Plan, held_out_seed, learn, sparse
 
 BOUNDS: dict[str, tuple[str, ...]] = {
     "all": ("interval", "additive", "linear"),
@@ -59,7 +59,8 @@ def dictionaries(
     found = {"true features": (generating_latents(domain), 0.0)}
     spread = (x - x.mean(0)).pow(2).sum()
     for name, objective in (("R + I", plan.dictionary.objective), ("no penalty", Objective())):
-        learned = learn(network, domain, replace(plan.dictionary, objective=objective), seed)
+        recipe = replace(plan.dictionary, objective=objective)
+        learned = Dictionary.of_crosscoder(learn(network, domain, recipe, seed))
         fvu = float((x - learned.decode(learned.encode(x))).pow(2).sum() / spread)
         latents = fitted_latents(domain, learned.decoder, learned.bias, learned.encode)
         found[name] = latents, fvu

@@ -27,21 +27,13 @@ from torch import Tensor
 
 from crossproof.crosscoder import SparseLatents
 from crossproof.files import write_json
-from crossproof.proof.bounds import Network, SparseDomain
+from crossproof.proof.bounds import Dictionary, Network, SparseDomain
 from crossproof.proof.certificate import as_certificate, judge, points_draft
-from crossproof.proof.tasks import (
-    TASKS,
-    Dictionary,
-    DictionaryRecipe,
-    Plan,
-    held_out_seed,
-    learn,
-    sparse,
-)
 from crossproof.tables import DASH, fixed
 from crossproof.tables import interval as written_interval
 from crossproof.training import Objective
 from paper.drawing.words import table
+from paper.tasks import TASKS, DictionaryRecipe, Plan, held_out_seed, learn, sparse
 from paper.toys.certified_margins import certify_sample
 
 T_QUANTILE = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
@@ -179,7 +171,7 @@ def run(setting: str, seed: int, options: CertifiedComparison, most: int) -> int
         note("true", 0.0, given, began)
     for name, strength, changed in wanted:
         began = time.perf_counter()
-        learned = learn(network, domain, changed, seed)
+        learned = Dictionary.of_crosscoder(learn(network, domain, changed, seed))
         given = {n: figures(network, learned, learned.encode(s.x), s) for n, s in samples.items()}
         note(name, strength, given, began)
     return len(wanted)

@@ -24,7 +24,7 @@ from torch import Tensor
 from crossproof.files import write_json
 from crossproof.proof.bounds import Network, PairDomain
 from crossproof.proof.certificate import as_certificate, best_draft, judge
-from crossproof.proof.tasks import TASKS, modular
+from paper.tasks import TASKS, modular
 from paper.toys.frequencies import find_frequencies
 
 

@@ -52,7 +52,8 @@ def test_examples_are_small_and_name_their_commands() -> None:
     readme = (EXAMPLES / "README.md").read_text()
     for folder in FOLDERS:
         task = json.loads((folder / "certificate.json").read_text())["task"]
-        assert f"crossproof prove {task['name']}" in readme
+        assert f"toy_network {task['name']} " in readme
+        assert f"crossproof prove runs/{task['name']} " in readme
         assert f"examples/certificates/{folder.name}\n" in readme
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from crossproof.proof.tasks import TASKS, Plan, modular
 from crossproof.training.objectives import Objective
 from paper.scripts import certified_continuum, modular_curve
 from paper.scripts import compare_objectives_certified as compare
+from paper.tasks import TASKS, Plan, modular
 
 
 def line(objective: str, strength: float, seed: int, **accuracy: float) -> dict[str, Any]:

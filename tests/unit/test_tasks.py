@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from crossproof.errors import CrossproofError
-from crossproof.proof.bounds.network import Network, PairDomain, SparseDomain
-from crossproof.proof.tasks import TASKS, Built, Plan, build, modular, sparse
-from crossproof.proof.tasks import dictionary as dictionaries
+from crossproof.proof.bounds.network import Dictionary, Network, PairDomain, SparseDomain
 from crossproof.training.objectives import Objective
+from paper.tasks import TASKS, Built, Plan, build, modular, sparse
+from paper.tasks import dictionary as dictionaries
 from paper.toys.frequencies import find_frequencies
 
 F64 = torch.float64
@@ -45,8 +45,9 @@ def test_accuracy_is_the_networks_own(quick: dict[str, Built]) -> None:
 def test_weights_are_float64_values_that_float32_holds(quick: dict[str, Built]) -> None:
     for built in quick.values():
         tensors = [*built.network.tensors().values()]
-        if built.dictionary is not None:
-            tensors += [built.dictionary.decoder, built.dictionary.bias]
+        if built.crosscoder is not None:
+            dictionary = Dictionary.of_crosscoder(built.crosscoder)
+            tensors += [dictionary.decoder, dictionary.bias]
         for tensor in tensors:
             assert tensor.dtype == F64
             assert torch.equal(tensor, tensor.float().double())
@@ -62,7 +63,7 @@ def test_a_seed_fixes_everything() -> None:
     def weights(seed: int) -> list[Tensor]:
         domain = sparse.make_domain(network_recipe, seed)
         network = sparse.train(network_recipe, domain, seed)
-        learned = dictionaries.learn(network, domain, recipe, seed)
+        learned = Dictionary.of_crosscoder(dictionaries.learn(network, domain, recipe, seed))
         every = [*domain.tensors().values(), *network.tensors().values()]
         return [*every, learned.decoder, learned.bias]
 
@@ -142,18 +143,19 @@ def test_clarity_prefers_margins_and_refuses_empty_classes() -> None:
 
 def test_dictionary_encodes_and_decodes(quick: dict[str, Built]) -> None:
     built = quick["coactive"]
-    assert built.dictionary is not None
+    assert built.crosscoder is not None
     assert isinstance(built.domain, SparseDomain)
+    dictionary = Dictionary.of_crosscoder(built.crosscoder)
     x = built.domain.inputs(built.domain.sample(200, torch.Generator().manual_seed(6))[0])
-    activations = built.dictionary.encode(x)
-    assert built.dictionary.decoder.shape == (96, 24)
-    assert built.dictionary.bias.shape == (24,)
+    activations = dictionary.encode(x)
+    assert dictionary.decoder.shape == (96, 24)
+    assert dictionary.bias.shape == (24,)
     assert activations.shape == (200, 96)
     assert activations.dtype == F64
     assert (activations >= 0).all()
     assert ((activations > 0).sum(1) <= 4).all()
-    x_hat = built.dictionary.decode(activations)
-    assert torch.allclose(x_hat, activations @ built.dictionary.decoder + built.dictionary.bias)
+    x_hat = dictionary.decode(activations)
+    assert torch.allclose(x_hat, activations @ dictionary.decoder + dictionary.bias)
     assert (x - x_hat).pow(2).sum() < 0.2 * (x - x.mean(0)).pow(2).sum()
 
 
@@ -164,7 +166,11 @@ def test_a_dictionary_outlives_the_crosscoder_it_was_read_from() -> None:
     network = sparse.train(replace(plan.network, steps=1), domain, 0)
     recipe = replace(plan.dictionary, steps=3, objective=Objective())
     x = domain.inputs(domain.sample(50, torch.Generator().manual_seed(6))[0])
-    learned = dictionaries.learn(network, domain, recipe, 0)
+    crosscoder = dictionaries.learn(network, domain, recipe, 0)
+    learned = Dictionary.of_crosscoder(crosscoder)
+    before = learned.encode(x)
+    crosscoder.W_enc.zero_()
+    assert torch.equal(learned.encode(x), before)
     assert torch.equal(learned.encode(x), learned.encode(x))
     assert torch.allclose(learned.encode(x)[:7], learned.encode(x[:7]), rtol=1e-12)
 

@@ -6,39 +6,45 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from crossproof.commands.parsing import parse
 from crossproof.proof.certificate.options import ProverOptions
 
-Task = Literal["sparse", "coactive", "continuum", "modular-53", "modular-113"]
-
 
 @dataclass(frozen=True)
 class Prove:
-    """Train a small network, search a certificate of its accuracy, and verify it.
+    """Search a certificate of a small network's accuracy, and verify it.
 
-    `sparse` and `coactive` certify a sample through the learned dictionary's latents, `continuum`
-    all activations at once, and the modular tasks all pairs of summands.
+    All pairs of summands are certified through frequencies; sparse inputs, a sample of them or all
+    activations at once, through the latents of a dictionary.
     """
 
-    task: Annotated[Task, tyro.conf.Positional]
-    """What the network does."""
+    network: Annotated[Path, tyro.conf.Positional]
+    """Folder with network.safetensors: the weights and the inputs (docs/certificate-format.md)."""
     out: Path
     """Folder for the certificate; an earlier one in it is replaced."""
+    dictionary: Path | None = None
+    """Folder of a crosscoder of the network's inputs; without it, the features that generate
+    them."""
     search: ProverOptions = field(default_factory=ProverOptions)
 
 
 def run(arguments: Sequence[str], began: float) -> None:
-    """Builds, proves, writes and verifies; exits with 1 if the written claim does not hold."""
+    """Proves, writes and verifies; exits with 1 if the written claim does not hold."""
     options: Prove = parse(Prove, "prove", arguments)
     from rich.console import Console
 
+    from crossproof.crosscoder.model import load_crosscoder
+    from crossproof.proof.bounds.network import Dictionary
     from crossproof.proof.certificate.proving import prove
 
-    result = prove(options.task, options.out, options.search)
+    dictionary = None
+    if options.dictionary is not None:
+        dictionary = Dictionary.of_crosscoder(load_crosscoder(options.dictionary)[0])
+    result = prove(options.network, options.out, options.search, dictionary=dictionary)
     for table in result.tables():
         Console().print(table.to_rich())
     print(f"Certificate: {options.out}; `crossproof verify {options.out}` checks it anywhere.")

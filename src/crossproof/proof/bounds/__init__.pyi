@@ -18,6 +18,8 @@ from .network import Dictionary as Dictionary
 from .network import Network as Network
 from .network import PairDomain as PairDomain
 from .network import SparseDomain as SparseDomain
+from .network_folder import read_network as read_network
+from .network_folder import save_network as save_network
 from .outputs import Baselines as Baselines
 from .outputs import cross_entropy_bound as cross_entropy_bound
 from .outputs import gram_bound as gram_bound

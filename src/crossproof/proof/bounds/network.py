@@ -6,6 +6,7 @@ real-arithmetic network with exactly these weights (THEORY section 8).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 
@@ -13,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.proof.certificate.format import tensors_hash
 from crossproof.proof.certificate.identity import network_tensors
@@ -191,6 +193,26 @@ class Dictionary:
     bias: Float[Tensor, " D"]
     encode: Callable[[Tensor], Tensor] = field(repr=False)
     """Inputs [B, D] to activations [B, H]."""
+
+    @classmethod
+    def of_crosscoder(cls, crosscoder: Crosscoder) -> Dictionary:
+        """The dictionary of a crosscoder as it stands, whose one hookpoint is the MLP's input.
+
+        Raises CrossproofError if it has several hookpoints.
+        """
+        if len(crosscoder.hookpoints) != 1:
+            raise CrossproofError(
+                f"This crosscoder reads {len(crosscoder.hookpoints)} hookpoints: a small network "
+                f"is certified through a dictionary of one, its MLP's input."
+            )
+        double = copy.deepcopy(crosscoder)
+        double.fold()
+        double = double.double()
+
+        def encode(x: Float[Tensor, "B D"]) -> Float[Tensor, "B H"]:
+            return double.encode_dense(x[:, None])
+
+        return cls(double.decoder_vectors(0).detach(), double.decoder_bias(0).detach(), encode)
 
     def decode(self, activations: Float[Tensor, "B H"]) -> Float[Tensor, "B D"]:
         """The reconstruction x̂ of B inputs."""

@@ -11,13 +11,9 @@ class ProverOptions:
     """What is certified, and how long the search may take."""
 
     seed: int = 0
-    """Of the training, and of the sample."""
-    quick: bool = False
-    """Train for a shorter time."""
+    """Of the sample."""
     kind: Literal["auto", "points", "boxes"] = "auto"
-    """Certify a sample (points) or a continuum (boxes); auto: boxes for the task continuum."""
-    dictionary: Literal["learned", "true"] = "learned"
-    """The task's learned dictionary, or the features that generate its inputs."""
+    """Certify a sample (points) or a continuum (boxes) of sparse inputs; auto: a sample."""
     points: int = 2000
     """Inputs in the sample."""
     nodes: int = 50_000

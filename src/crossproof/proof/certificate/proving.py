@@ -1,4 +1,4 @@
-"""Trains a task or takes a network, searches a certificate of its accuracy, and verifies it."""
+"""Searches a certificate of a small network's accuracy, writes it and verifies it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.errors import CrossproofError
 from crossproof.proof.bounds.network import Dictionary, Network, PairDomain, SparseDomain
+from crossproof.proof.bounds.network_folder import read_network
 from crossproof.proof.certificate.cost import BruteForce, ProofCost, brute_force, brute_force_pairs
 from crossproof.proof.certificate.options import ProverOptions
 from crossproof.proof.certificate.provers.boxes import boxes_draft
@@ -49,7 +50,7 @@ class ProofResult(Result):
 
 
 def prove(
-    task: str | Network,
+    network: Network | Path | str,
     out: Path | str,
     options: ProverOptions | None = None,
     *,
@@ -58,44 +59,47 @@ def prove(
 ) -> ProofResult:
     """Writes a certificate folder, replacing an earlier one, and verifies what it says.
 
-    `task` names one of `crossproof.proof.tasks.TASKS`, whose network and dictionary are trained,
-    or is a network; then `domain` is what it is certified on, with the latents of `dictionary`
-    (the features that generate the domain, if there is none; pairs need neither).
+    `network` is a folder as `save_network` writes it, or a network in memory; then `domain` is what
+    it is certified on, with the latents of `dictionary` (the features that generate the domain, if
+    there is none; pairs need neither).
 
-    Raises CrossproofError for an unknown task, a network without domain, classes that do not fit
-    the domain, or a folder that cannot be written.
+    Raises CrossproofError for a folder that is not one, a network without domain, classes or a
+    dictionary that do not fit the domain, or a folder that cannot be written.
     """
     options = options or ProverOptions()
     about: dict[str, object] = {}
-    if isinstance(task, str):
-        from crossproof.proof.tasks import build
-
-        built = build(task, options.seed, quick=options.quick)
-        network, domain, dictionary = built.network, built.domain, built.dictionary
-        about = {"name": task, "seed": options.seed, "quick": options.quick}
-        untaught = dictionary is None and isinstance(domain, SparseDomain)
-        if untaught and options.dictionary != "true":
-            raise CrossproofError(
-                f"The task {task} has no learned dictionary: use --dictionary true."
-            )
-    else:
-        network = task
+    if not isinstance(network, Network):
+        about["name"] = Path(network).resolve().name
+        network, domain = read_network(network)
     if domain is None:
         raise CrossproofError("A network is certified on a domain: give one.")
-    learned = None if options.dictionary == "true" else dictionary
-    boxes = options.kind == "boxes" or (options.kind == "auto" and task == "continuum")
+    _check_dictionary(network, domain, dictionary)
     began, count = time.perf_counter(), Arithmetic()
-    draft, truth, truth_of = _search(network.double(), domain, learned, boxes, options, count)
+    draft, truth, truth_of = _search(network.double(), domain, dictionary, options, count)
     cost = ProofCost(count.operations, time.perf_counter() - began, 0)
     verification = publish(draft, Path(out), about | {"prover": asdict(options)}, cost)
     return ProofResult(Path(out), verification, truth, truth_of, cost)
+
+
+def _check_dictionary(
+    network: Network, domain: PairDomain | SparseDomain, dictionary: Dictionary | None
+) -> None:
+    if dictionary is None:
+        return
+    if isinstance(domain, PairDomain):
+        raise CrossproofError("Pairs of summands are certified without a dictionary: give none.")
+    ours, theirs = len(network.W_in), dictionary.decoder.shape[1]
+    if ours != theirs:
+        raise CrossproofError(
+            f"The dictionary's vectors have width {theirs}, the network's inputs {ours}: it must "
+            f"be a dictionary of these inputs."
+        )
 
 
 def _search(
     network: Network,
     domain: PairDomain | SparseDomain,
     learned: Dictionary | None,
-    boxes: bool,
     options: ProverOptions,
     count: Arithmetic,
 ) -> tuple[Draft, BruteForce, str]:
@@ -110,7 +114,7 @@ def _search(
     activations, labels = domain.sample(options.points, generator)
     inputs = domain.inputs(activations)
     truth = brute_force(network, inputs, labels)
-    if boxes:
+    if options.kind == "boxes":
         latents = (
             generating_latents(domain)
             if learned is None

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from crossproof.proof.bounds.network import Network, SparseDomain
+from crossproof.proof.bounds import Network, SparseDomain
 
 LEAST_CLASS = 0.05
 """Share of the points that every class must have at least."""

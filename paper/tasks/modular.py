@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from crossproof.proof.bounds.network import Network, PairDomain
+from crossproof.proof.bounds import Network, PairDomain
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.errors import CrossproofError
-from crossproof.lm.activation import Activation
-from crossproof.lm.hookpoints import Hookpoints
-from crossproof.lm.mlp import MLPWeights
-from crossproof.proof.bounds.network import Dictionary, Network, SparseDomain
-from crossproof.training.objectives import Objective
-from crossproof.training.trainer import Optimisation, Trainer
+from crossproof.lm import Activation, Hookpoints, MLPWeights
+from crossproof.proof.bounds import Network, SparseDomain
+from crossproof.training import Objective, Optimisation, Trainer
 
 HOOKPOINT = "blocks.0.mlp.hook_in"
 SAMPLE = 4096
@@ -60,7 +56,7 @@ def network_mlp(network: Network) -> MLPWeights:
 
 def learn(
     network: Network, domain: SparseDomain, recipe: DictionaryRecipe, seed: int
-) -> Dictionary:
+) -> Crosscoder:
     """A one-hookpoint crosscoder at the MLP's input, trained on points drawn from the domain."""
     generator = torch.Generator().manual_seed(seed)
     config = CrosscoderConfig(recipe.latents, "topk", recipe.k)
@@ -75,17 +71,5 @@ def learn(
     trainer = Trainer(crosscoder, mlps, recipe.objective, recipe.optimisation, recipe.steps, seed)
     for _ in range(recipe.steps):
         trainer.step(batch(recipe.batch))
-    return freeze(crosscoder)
-
-
-def freeze(crosscoder: Crosscoder) -> Dictionary:
-    """The dictionary of a one-hookpoint crosscoder, as it stands."""
-    frozen = Crosscoder(crosscoder.config, crosscoder.hookpoints, crosscoder.d_model)
-    frozen.load_state_dict(crosscoder.state_dict())
-    frozen.fold()
-    double = frozen.double()
-
-    def encode(x: Float[Tensor, "B D"]) -> Float[Tensor, "B H"]:
-        return double.encode(x[:, None]).dense()
-
-    return Dictionary(double.decoder_vectors(0).detach(), double.decoder_bias(0).detach(), encode)
+    crosscoder.fold()
+    return crosscoder.requires_grad_(False)

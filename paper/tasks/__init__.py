@@ -1,7 +1,7 @@
 """Small tasks on which certificates are built: networks, domains and dictionaries from a seed.
 
 built = build("coactive", seed=0)
-built.network, built.domain, built.dictionary, built.accuracy
+built.network, built.domain, built.crosscoder, built.accuracy
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from crossproof.crosscoder import Crosscoder
 from crossproof.errors import CrossproofError, nearest
-from crossproof.proof.bounds.network import Dictionary, Network, PairDomain, SparseDomain
-from crossproof.proof.tasks import modular, sparse
-from crossproof.proof.tasks.dictionary import DictionaryRecipe, learn
-from crossproof.training.objectives import Objective
+from crossproof.proof.bounds import Network, PairDomain, SparseDomain
+from crossproof.training import Objective
+from paper.tasks import modular, sparse
+from paper.tasks.dictionary import DictionaryRecipe, learn
 
 __all__ = [
     "TASKS",
     "Built",
-    "Dictionary",
     "DictionaryRecipe",
     "Plan",
     "build",
@@ -74,7 +74,7 @@ class Built:
     name: str
     network: Network
     domain: PairDomain | SparseDomain
-    dictionary: Dictionary | None
+    crosscoder: Crosscoder | None
     """Learned from the network's inputs; None for modular addition, whose features are
     frequencies."""
     accuracy: float
@@ -102,7 +102,7 @@ def build(task: str, seed: int = 0, quick: bool = False) -> Built:
 
 def _train(
     plan: Plan | modular.ModularRecipe, seed: int
-) -> tuple[Network, PairDomain | SparseDomain, Dictionary | None]:
+) -> tuple[Network, PairDomain | SparseDomain, Crosscoder | None]:
     if isinstance(plan, modular.ModularRecipe):
         return *modular.train(plan, seed), None
     domain = sparse.make_domain(plan.network, seed)

@@ -1,0 +1,74 @@
+"""A small network and its domain in a folder: one safetensors file, named as in certificates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from crossproof.errors import CrossproofError
+from crossproof.files import make_folder, read_tensors, write_tensors
+from crossproof.proof.bounds.network import Network, PairDomain, SparseDomain
+
+NETWORK = "network.safetensors"
+WEIGHTS = {"W_in": "DN", "b_in": "N", "W_out": "NV", "b_out": "V", "skip": "DV"}
+PAIRS = {"left": "pD", "right": "pD"}
+SPARSE = {"atoms": "FD", "bias": "D", "low": "F", "high": "F", "active_sets": "GK", "readout": "FV"}
+"""Tensors of each part, and their shapes."""
+
+
+def save_network(folder: Path | str, network: Network, domain: PairDomain | SparseDomain) -> None:
+    """Writes `network.safetensors` into the folder, replacing an earlier one.
+
+    Raises CrossproofError if it cannot be written.
+    """
+    parts = {"network": network.tensors(), "domain": domain.tensors()}
+    make_folder(Path(folder))
+    write_tensors(
+        Path(folder) / NETWORK,
+        {f"{part}.{name}": t for part, tensors in parts.items() for name, t in tensors.items()},
+    )
+
+
+def read_network(folder: Path | str) -> tuple[Network, PairDomain | SparseDomain]:
+    """The network of a folder, in float64, and the inputs that certificates of it speak about.
+
+    Raises CrossproofError for a missing or unreadable file, a tensor that is missing or whose shape
+    does not fit the others, and for what `Network` and the domains refuse.
+    """
+    path = Path(folder) / NETWORK
+    tensors = read_tensors(path)
+    names = PAIRS if "domain.left" in tensors else SPARSE
+    sizes: dict[str, int] = {}
+    network = Network(**_part(tensors, "network", WEIGHTS, sizes, path))
+    domain = _part(tensors, "domain", names, sizes, path)
+    if names is PAIRS:
+        return network, PairDomain(**domain)
+    domain["active_sets"] = tensors["domain.active_sets"].long()
+    return network, SparseDomain(decoder=domain.pop("atoms"), **domain)
+
+
+def _part(
+    tensors: dict[str, Tensor],
+    part: str,
+    shapes: dict[str, str],
+    sizes: dict[str, int],
+    path: Path,
+) -> dict[str, Tensor]:
+    """The part's tensors in float64; `sizes` learns what each letter stands for."""
+    for name, letters in shapes.items():
+        tensor = tensors.get(f"{part}.{name}")
+        wanted = ", ".join(letters)
+        if tensor is None:
+            raise CrossproofError(f"{path} lacks {part}.{name} [{wanted}].")
+        fits = tensor.ndim == len(letters) and all(
+            sizes.setdefault(letter, size) == size
+            for letter, size in zip(letters, tensor.shape, strict=True)
+        )
+        if not fits:
+            known = ", ".join(f"{letter} = {size}" for letter, size in sizes.items())
+            raise CrossproofError(
+                f"{part}.{name} of {path} has shape {list(tensor.shape)}: it must be [{wanted}] "
+                f"with {known}."
+            )
+    return {name: tensors[f"{part}.{name}"].double() for name in shapes}
