@@ -52,6 +52,8 @@ class ClusterSection:
     tables: tuple[tuple[Table, tuple[tuple[str, tuple[Cell, ...]], ...]], ...]
     """Each with its rows: a label, and a cell for every run of the page."""
     clusters: dict[str, list[ClusterCard]]
+    notes: dict[str, str]
+    """What was left out, by run; of runs without clusters, why."""
 
 
 def clustered(folder: Path, weights_hash: str) -> ClusterResult | None:
@@ -74,6 +76,7 @@ def clustered_runs(result: ClusterResult | None, runs: Sequence[ShownRun]) -> Cl
             for name, run in result.runs.items()
             if name in names
         },
+        {name: run.note for name, run in result.runs.items()} | result.skipped,
     )
 
 
