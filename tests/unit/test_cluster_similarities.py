@@ -14,11 +14,10 @@ from torch import Tensor
 from crossproof.clusters.clustering import Partition, agreement, partition
 from crossproof.clusters.description import internal_interaction, strongest_neurons
 from crossproof.clusters.preparing import coactive_pairs
+from crossproof.clusters.settings import SIMILARITIES, available
 from crossproof.clusters.similarities import (
-    SIMILARITIES,
     Evidence,
     PairValues,
-    available,
     normalised,
     second_differences,
     similarity,

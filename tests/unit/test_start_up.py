@@ -53,6 +53,10 @@ def test_a_wrong_option_is_refused_before_anything_is_loaded(command: str) -> No
     [
         ("train", "--out", "x", "--recipe", "none"),
         ("import", "x", "--model", "bundled", "--out", "x", "--format", "none"),
+        ("cluster", "x", "--similarity", "phy"),
+        ("cluster", "x", "--against", "phi", "Q@one"),
+        ("cluster", "x", "--algorithm", "none"),
+        ("cluster", "x", "--clusters", "-1"),
         ("--version",),
         ("no-such-command",),
     ],

@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
+
+import tyro
 
 from crossproof.clusters.prompts import LLMPrompt
 from crossproof.errors import CrossproofError
@@ -34,27 +36,34 @@ HINTS = {
 }
 
 
+def _option(name: str) -> object:
+    """How the command line spells a field."""
+    return tyro.conf.arg(name=f"llm-{name}")
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """Where requests go, and at what pace. The key is read from the environment when needed."""
 
-    model: str = ""
-    """The model's name at the endpoint."""
-    url: str = ""
-    """Base URL; by default OPENAI_BASE_URL, or else OpenAI itself."""
-    key_variable: str = "OPENAI_API_KEY"
-    """Environment variable with the key; local servers may need none."""
-    timeout: float = 60.0
-    """Seconds for one request."""
-    retries: int = 5
+    model: Annotated[str, _option("model")] = ""
+    """The language model's name at the endpoint."""
+    url: Annotated[str, _option("url")] = ""
+    """Base URL of any OpenAI-compatible endpoint; by default OPENAI_BASE_URL, else OpenAI."""
+    key_variable: Annotated[str, _option("key-variable")] = "OPENAI_API_KEY"
+    """Environment variable that holds the key, which is never written anywhere; local servers may
+    need none."""
+    timeout: Annotated[float, _option("timeout")] = 60.0
+    """Seconds a request may take."""
+    retries: Annotated[int, _option("retries")] = 5
     """Further tries after a time-out, a lost connection, a refusal for the rate or a 5xx."""
-    requests_per_minute: float = 120.0
-    parallel: int = 4
+    requests_per_minute: Annotated[float, _option("rate")] = 120.0
+    """Requests a minute, at most."""
+    parallel: Annotated[int, _option("parallel")] = 4
     """Requests under way at once."""
     price_in: float = 0.0
-    """Per million prompt tokens, in any currency; 0 if unknown."""
+    """Price of a million prompt tokens, for the estimate that is printed before any request."""
     price_out: float = 0.0
-    """Per million tokens of answers."""
+    """Price of a million tokens of answers."""
 
     @property
     def address(self) -> str:

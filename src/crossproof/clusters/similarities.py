@@ -7,16 +7,16 @@ with random clusters in exactly the same way.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from crossproof.clusters.settings import FORMS, known
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.model import Crosscoder
-from crossproof.errors import CrossproofError, nearest
+from crossproof.errors import CrossproofError
 from crossproof.interactions.contributions import MLPDictionary
 from crossproof.interactions.matrix import Form, Interactions
 from crossproof.interactions.second_differences import second_difference_sums
@@ -61,12 +61,9 @@ class Evidence:
     second_differences: PairValues | None = None
     """Second differences sum_n ‖o_n‖ |δ²_n| of pairs, summed over tokens and blocks. Needed by the
     similarities of `NEED_DIFFERENCES` only."""
-    block: int | None = None
-    """The one whose interactions count; None for all."""
 
     def interaction(self, form: Form, block: int | None = None) -> PairValues:
-        """The form summed over tokens and both directions; of one block, or as `self.block`."""
-        block = self.block if block is None else block
+        """The form summed over tokens and both directions; of one block, or of all."""
         sums = self.interactions.pair_sums(form, normalise="sum", block=block)
         return PairValues(self.interactions.pairs, sums)
 
@@ -76,41 +73,30 @@ def similarity(name: str, evidence: Evidence, latents: Int[Tensor, " R"]) -> Squ
 
     - I, J, Q, AND: interaction summed over tokens, neurons and blocks, both directions added up
     - second-differences: the true non-additivity that Q bounds
-    - coactivation: tokens at which both are active; phi: the correlation of the two events
+    - coactivation: tokens at which both are active; phi: the correlation of the two events, 0 where
+      one of them is constant
     - NAME-normalised: S_ij / √(r_i r_j), r the row sums, so that large latents do not dominate
     - FORM-given-coactivation: the form per token at which both are active
     - FORM-from-magnitudes, FORM-beyond-magnitudes: what co-activation and one magnitude a latent
       predict, normalised, and the logarithm of how much more there is
     - FORM-phi: √(FORM-normalised · phi), 0 where phi is negative
-    - decoder-cosine: of decoder vectors at all hookpoints; decoder-cosine-mlp-in: at MLP inputs
+    - decoder-cosine: of decoder vectors at all hookpoints; decoder-cosine-mlp-in: at MLP inputs; 0
+      where a vector is
     - NAME@B: of interactions in block B alone
 
     Raises CrossproofError for an unknown name, a form that this kind of MLP does not have, a block
     that was not measured, and second differences that were not measured.
     """
     base, block = known(name)
-    if block is not None:
-        evidence = replace(evidence, block=block)
-    values = SIMILARITIES[base](evidence, latents).to(torch.float64)
-    return values.fill_diagonal_(0)
-
-
-def known(name: str) -> tuple[str, int | None]:
-    """The similarity's name and its block.
-
-    Raises CrossproofError, with the nearest name, for one that is no similarity.
-    """
-    base, at, block = name.partition("@")
-    if base not in SIMILARITIES or (at and not block.isdecimal()):
-        raise CrossproofError(
-            f"There is no similarity '{name}'.{nearest(base, SIMILARITIES)} All of them: "
-            f"{', '.join(SIMILARITIES)}; NAME@2 for block 2 alone."
-        )
-    if at and base.split("-")[0] not in FORMS:
-        raise CrossproofError(
-            f"The similarity '{base}' has no blocks: name one made of {', '.join(FORMS)}."
-        )
-    return base, int(block) if at else None
+    first, _, made = base.partition("-")
+    form = next((form for form in FORMS if form == first), None)
+    if form is not None:
+        pairs = evidence.interaction(form, block)
+        values = pairs.among(latents, evidence.interactions.n_latents)
+        return FROM_FORM[made](values, evidence, latents).fill_diagonal_(0)
+    plain = base.removesuffix("-normalised")
+    values = WITHOUT_FORM[plain](evidence, latents).fill_diagonal_(0)
+    return values if plain == base else normalised(values)
 
 
 def normalised(values: Square) -> Square:
@@ -155,41 +141,23 @@ def log_magnitudes(values: Square, together: Square) -> Float[Tensor, " R"]:
 
 
 def second_differences(
-    views: Mapping[int, MLPDictionary], latents: SparseLatents, pairs: Int[Tensor, "M 2"]
+    views: Mapping[int, MLPDictionary],
+    latents: SparseLatents,
+    pairs: Int[Tensor, "M 2"],
+    progress: Callable[[int, int], None] | None = None,
 ) -> PairValues:
     """Σ over tokens and blocks of sum_n ‖o_n‖ |δ²_n| at each token's other latents."""
     sums = torch.zeros(len(pairs), dtype=torch.float64)
-    for view in views.values():
+    for done, view in enumerate(views.values(), 1):
         sums += second_difference_sums(view, latents, pairs, "others").neurons
+        if progress is not None:
+            progress(done, len(views))
     return PairValues(pairs, sums)
 
 
 def _usable(values: Square, together: Square) -> Tensor:
     kept: Tensor = (values > 0) & (together >= LEAST_TOGETHER)
     return kept.fill_diagonal_(False)
-
-
-def _form(form: Form, evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
-    return evidence.interaction(form).among(latents, evidence.interactions.n_latents)
-
-
-def _given(form: Form, evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
-    both = _coactivation(evidence, latents)
-    return torch.where(both > 0, _form(form, evidence, latents) / both, 0)
-
-
-def _predicted(form: Form, evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
-    both = _coactivation(evidence, latents)
-    return normalised(from_magnitudes(_form(form, evidence, latents), both))
-
-
-def _beyond(form: Form, evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
-    return beyond_magnitudes(_form(form, evidence, latents), _coactivation(evidence, latents))
-
-
-def _with_phi(form: Form, evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
-    together = _phi(evidence, latents).clamp_min(0)
-    return (normalised(_form(form, evidence, latents)) * together).sqrt()
 
 
 def _differences(evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
@@ -201,7 +169,7 @@ def _differences(evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
     return evidence.second_differences.among(latents, evidence.interactions.n_latents)
 
 
-def _coactivation(evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
+def _together(evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
     sums = evidence.interactions
     return PairValues(sums.pairs, sums.coactive).among(latents, sums.n_latents)
 
@@ -210,13 +178,13 @@ def _phi(evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
     """Pearson's correlation of the events "active" over measured tokens; 0 if one is constant."""
     tokens = evidence.interactions.tokens
     active = evidence.interactions.active[latents].double()
-    both = _coactivation(evidence, latents)
+    both = _together(evidence, latents)
     spread = (active * (tokens - active)).sqrt()
     below = spread[:, None] * spread
     return torch.where(below > 0, (tokens * both - active[:, None] * active) / below, 0)
 
 
-def _cosine(at_inputs: bool, evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
+def _cosine(evidence: Evidence, latents: Int[Tensor, " R"], at_inputs: bool = False) -> Square:
     """Of decoder vectors, each hookpoint scaled to mean norm one over the dictionary: hookpoints
     weigh alike, whether or not the crosscoder's scale is folded into its weights."""
     weights = evidence.crosscoder.W_dec.detach().double().cpu()
@@ -225,49 +193,23 @@ def _cosine(at_inputs: bool, evidence: Evidence, latents: Int[Tensor, " R"]) -> 
         hookpoints = evidence.crosscoder.hookpoints
         inputs = [hookpoints.blocks[block].mlp_in for block in hookpoints.mlp_blocks]
         vectors = vectors[:, [hookpoint for hookpoint in inputs if hookpoint is not None]]
-    unit = torch.nn.functional.normalize(vectors.flatten(1))
+    unit = torch.nn.functional.normalize(vectors.flatten(1), eps=1e-300)
     return unit @ unit.T
 
 
-Measure = Callable[[Evidence, Int[Tensor, " R"]], Square]
-
-
-def _both(name: str, measure: Measure) -> dict[str, Measure]:
-    return {name: measure, f"{name}-normalised": lambda e, latents: normalised(measure(e, latents))}
-
-
-def _of(form: Form) -> dict[str, Measure]:
-    return {
-        **_both(form, partial(_form, form)),
-        f"{form}-given-coactivation": partial(_given, form),
-        f"{form}-from-magnitudes": partial(_predicted, form),
-        f"{form}-beyond-magnitudes": partial(_beyond, form),
-        f"{form}-phi": partial(_with_phi, form),
-    }
-
-
-FORMS: tuple[Form, ...] = ("I", "J", "Q", "AND")
-SIMILARITIES: dict[str, Measure] = {
-    **{name: measure for form in FORMS for name, measure in _of(form).items()},
-    **_both("second-differences", _differences),
-    **_both("coactivation", _coactivation),
-    "phi": _phi,
-    "decoder-cosine": partial(_cosine, False),
-    "decoder-cosine-mlp-in": partial(_cosine, True),
+FROM_FORM: dict[str, Callable[[Square, Evidence, Tensor], Square]] = {
+    "": lambda values, _e, _h: values,
+    "normalised": lambda values, _e, _h: normalised(values),
+    "given-coactivation": lambda values, e, h: values / _together(e, h).clamp_min(1),
+    "from-magnitudes": lambda values, e, h: normalised(from_magnitudes(values, _together(e, h))),
+    "beyond-magnitudes": lambda values, e, h: beyond_magnitudes(values, _together(e, h)),
+    "phi": lambda values, e, h: (normalised(values) * _phi(e, h).clamp_min(0)).sqrt(),
 }
-"""Interactions first, then the baselines."""
-
-BASELINES = (
-    "coactivation",
-    "coactivation-normalised",
-    "phi",
-    "decoder-cosine",
-    "decoder-cosine-mlp-in",
-)
-NEED_DIFFERENCES = ("second-differences", "second-differences-normalised")
-
-
-def available(gated: bool) -> tuple[str, ...]:
-    """The similarities of plain or gated MLPs: J is of plain ones only, AND of gated ones."""
-    missing = "J" if gated else "AND"
-    return tuple(name for name in SIMILARITIES if name.split("-")[0] != missing)
+"""What is made of a form's sums between the chosen latents."""
+WITHOUT_FORM: dict[str, Callable[[Evidence, Tensor], Square]] = {
+    "second-differences": _differences,
+    "coactivation": _together,
+    "phi": _phi,
+    "decoder-cosine": _cosine,
+    "decoder-cosine-mlp-in": lambda e, h: _cosine(e, h, at_inputs=True),
+}

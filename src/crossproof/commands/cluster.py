@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from crossproof.clusters.judges import JUDGES, JudgeOptions, make_judge
 from crossproof.clusters.llm import Endpoint
-from crossproof.clusters.settings import (
-    Algorithm,
-    ClusterSettings,
-    ExplainerName,
-    JudgedText,
-    LatentChoice,
-    Material,
-    check_measured,
-)
+from crossproof.clusters.settings import ClusterSettings, check_measured, check_settings
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError
 
@@ -31,31 +23,7 @@ JUDGE_HELP = (
 
 
 @dataclass(frozen=True)
-class LLMOptions:
-    """The endpoint of `--judge llm` and `--explainer llm`. Its key comes from the environment."""
-
-    llm_model: str = ""
-    """The language model's name at the endpoint."""
-    llm_url: str = ""
-    """Base URL of any OpenAI-compatible endpoint; by default OPENAI_BASE_URL, else OpenAI."""
-    llm_key_variable: str = "OPENAI_API_KEY"
-    """Environment variable that holds the key; it is never written anywhere."""
-    llm_timeout: float = 60.0
-    """Seconds a request may take."""
-    llm_retries: int = 5
-    """Further tries of a request that failed for the network, the rate or the server."""
-    llm_rate: float = 120.0
-    """Requests a minute, at most."""
-    llm_parallel: int = 4
-    """Requests under way at once."""
-    price_in: float = 0.0
-    """Price of a million prompt tokens, for the estimate that is printed before any request."""
-    price_out: float = 0.0
-    """Price of a million tokens of answers."""
-
-
-@dataclass(frozen=True)
-class Cluster:
+class Cluster(ClusterSettings):
     """Group a dictionary's latents by how they interact; explain and judge the groups.
 
     Needs the sums of `crossproof measure`. A judge is asked which of five latents belongs to a
@@ -66,46 +34,12 @@ class Cluster:
       crossproof cluster runs/demo --judge llm --explainer llm --llm-model NAME --llm-url URL
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional] = tyro.MISSING
     """A folder written by `crossproof train` and measured by `crossproof measure`."""
-    similarity: str = "I-normalised"
-    """What groups latents: I, J, Q, second-differences, coactivation (each also with -normalised),
-    phi, decoder-cosine or decoder-cosine-mlp-in; of gated MLPs AND instead of J."""
-    against: tuple[str, ...] = ("coactivation-normalised", "phi", "decoder-cosine")
-    """Similarities to compare it with."""
-    algorithm: Algorithm = "affinity"
-    """affinity (propagation, finds the number itself), agglomerative (average linkage), spectral.
-    """
-    clusters: int = 0
-    """How many clusters (not for affinity); 0 is one for every six latents."""
     judge: Annotated[str, tyro.conf.arg(help=JUDGE_HELP, metavar="NAME")] = "embedding"
-    explainer: ExplainerName = "data"
-    """data (words that distinguish a latent, offline) or llm."""
-    material: Material = "explanations"
-    """What the judge sees of each latent: its explanation or its contexts."""
-    seeds: int = 3
-    """Of clustering, questions and random controls."""
-    seed: int = 0
-    """The first of them."""
-    questions: int = 4
-    """About each cluster, at most."""
-    latents: int = 512
-    """How many are clustered, at most."""
-    min_tokens: int = 20
-    """Measured tokens at which a latent must be active to be clustered."""
-    max_frequency: float = 0.1
-    """Latents active on a larger share of tokens are left out."""
     model: str | None = None
     """The language model; by default the one the crosscoder was trained on."""
-    text: str | None = None
-    """Text to explain and judge on; by default the measured text's other sequences."""
-    split: Literal["held_out", "validation", "train"] | None = None
-    """By default the measured one."""
-    tokens: float = 1e5
-    """Tokens to explain and judge on."""
-    embedding_model: str = ""
-    """A sentence-transformers model or folder; by default the packaged all-MiniLM-L6-v2."""
-    llm: LLMOptions = field(default_factory=LLMOptions)
+    llm: Endpoint = field(default_factory=Endpoint)
     plugin: tuple[str, ...] = ()
     """Modules to import first: they register judges (docs/extending/judges.md)."""
     threads: int = 0
@@ -115,17 +49,19 @@ class Cluster:
 def run(arguments: Sequence[str], began: float) -> None:
     """Clusters, prints tables, writes clusters/clusters.json and renews the run's report."""
     options: Cluster = parse(Cluster, "cluster", arguments)
-    if not options.tokens >= 1:
-        raise CrossproofError(f"--tokens is {options.tokens:g}: give at least 1.")
+    settings = ClusterSettings(
+        **{f.name: getattr(options, f.name) for f in fields(ClusterSettings)}
+    )
+    check_settings(settings)
     check_measured(options.run)
     for module in options.plugin:
         load_plugin(module)
     answers = options.run / "clusters" / "answers"
-    judging = JudgeOptions(options.embedding_model, endpoint(options.llm), answers)
-    judge = make_judge(options.judge, judging)
-    _ = options.explainer == "llm" and judging.llm  # raises if its name or package is missing
+    judging = JudgeOptions(settings.embedding_model, options.llm, answers)
+    judge = make_judge(settings.judge, judging)
+    _ = settings.explainer == "llm" and judging.llm  # raises if its name or package is missing
     # Imported late: what is missing is said before PyTorch is loaded.
-    from crossproof.clusters.run import check_settings, cluster
+    from crossproof.clusters.run import cluster
     from crossproof.lm import load_model
     from crossproof.report import refresh_report
     from crossproof.report.terminal import console, evaluation_display
@@ -133,61 +69,18 @@ def run(arguments: Sequence[str], began: float) -> None:
     from crossproof.training.machine import keep_freed_memory, thread_setting
     from crossproof.training.run_folder import RunFolder
 
-    check_settings(settings(options))
     thread_setting(options.threads)
     keep_freed_memory()
     provenance = RunFolder.open(options.run).provenance()
     config = config_from_dict(dict(provenance.training))
     model = load_model(options.model or provenance.model, device=config.device)
     with evaluation_display("", "done") as progress:
-        result = cluster(
-            model,
-            options.run,
-            settings(options),
-            judging,
-            judge,
-            progress,
-            console.print,
-        )
+        result = cluster(model, options.run, settings, judging, judge, progress, console.print)
     for table in result.tables():
         console.print(table.to_rich())
     print(f"Clusters: {options.run / 'clusters' / 'clusters.json'}")
     if (options.run / "results.json").exists():
         print(f"Report: {refresh_report(options.run)}")
-
-
-def settings(options: Cluster) -> ClusterSettings:
-    """The library's settings from the command's options."""
-    return ClusterSettings(
-        similarity=options.similarity,
-        algorithm=options.algorithm,
-        clusters=options.clusters,
-        against=options.against,
-        judge=options.judge,
-        explainer=options.explainer,
-        material=options.material,
-        seeds=options.seeds,
-        seed=options.seed,
-        per_cluster=options.questions,
-        choice=LatentChoice(options.latents, options.min_tokens, options.max_frequency),
-        text=JudgedText(options.text or "", options.split, int(options.tokens)),
-        embedding_model=options.embedding_model,
-    )
-
-
-def endpoint(options: LLMOptions) -> Endpoint:
-    """The endpoint from the command's options."""
-    return Endpoint(
-        model=options.llm_model,
-        url=options.llm_url,
-        key_variable=options.llm_key_variable,
-        timeout=options.llm_timeout,
-        retries=options.llm_retries,
-        requests_per_minute=options.llm_rate,
-        parallel=options.llm_parallel,
-        price_in=options.price_in,
-        price_out=options.price_out,
-    )
 
 
 def load_plugin(module: str) -> None:

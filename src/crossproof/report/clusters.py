@@ -41,7 +41,8 @@ class ClusterSection:
     similarity: str
     material: str
     tables: list[Table]
-    clusters: list[tuple[ShownRun, list[ClusterCard]]]
+    clusters: list[tuple[ShownRun, str, list[ClusterCard]]]
+    """Each run with what was left out of it (or why it has no clusters) and its cards."""
 
 
 def clustered_runs(result: ClusterResult | None, runs: Sequence[ShownRun]) -> ClusterSection | None:
@@ -51,11 +52,12 @@ def clustered_runs(result: ClusterResult | None, runs: Sequence[ShownRun]) -> Cl
         return None
     ours = replace(result, runs={run.name: clustered for run, clustered in shown})
     cards = [
-        (run, [_card(c) for c in clustered.clusters[:SHOWN] if c.members])
+        (run, clustered.note, [_card(c) for c in clustered.clusters[:SHOWN] if c.members])
         for run, clustered in shown
     ]
+    without = [(run, reason, list[ClusterCard]()) for run, reason in of_page(result.skipped, runs)]
     similarity, material = result.settings.similarity, result.settings.material
-    return ClusterSection(similarity, material, ours.judgements(), cards)
+    return ClusterSection(similarity, material, ours.judgements(), cards + without)
 
 
 def cluster_panels(result: ClusterResult | None, runs: Sequence[ShownRun]) -> list[Panel]:
