@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.proof.bounds.network import Network, PairDomain, SparseDomain
-from crossproof.proof.certificate.provers.latents import AffineLatents
+from crossproof.proof.certificate import format as form
+from crossproof.proof.certificate.cost import ProofCost
+from crossproof.proof.certificate.provers.boxes import boxes_draft
+from crossproof.proof.certificate.provers.latents import AffineLatents, generating_latents
+from crossproof.proof.certificate.provers.pairs import effects, pairs_draft
 from crossproof.proof.certificate.provers.points import points_draft
-from crossproof.proof.certificate.writer import Draft
+from crossproof.proof.certificate.writer import Draft, publish
 
 
 def single(tensor: Tensor) -> Tensor:
@@ -145,3 +154,56 @@ def with_proof(draft: Draft, **changes: Any) -> Draft:
     """The same draft with other proof tensors (of the same names)."""
     assert set(changes) <= set(draft.proof)
     return replace(draft, proof={**draft.proof, **changes})
+
+
+NOTHING = ProofCost(0, 0.0, 0)
+
+
+def drafts() -> dict[str, Draft]:
+    network, domain = sparse(noise=0.5)
+    adder, pairs = modular(7, (1, 2), 6, noise=0.05)
+    return {
+        "points": sample_draft(network, domain, 30)[0],
+        "pairs": pairs_draft(adder, pairs, effects(adder, pairs), 1),
+        "boxes": boxes_draft(network, domain, generating_latents(domain), nodes=200),
+    }
+
+
+def edit_header(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    header = json.loads((folder / form.HEADER).read_text())
+    change(header)
+    (folder / form.HEADER).write_text(json.dumps(header))
+
+
+def edit_tensors(folder: Path, change: Callable[[dict[str, np.ndarray]], None]) -> None:
+    tensors = load_file(folder / form.TENSORS)
+    change(tensors)
+    save_file(tensors, folder / form.TENSORS)
+    parts = ("network", "domain", "dictionary")  # a liar writes the hashes that fit
+
+    def rehash(header: dict[str, Any]) -> None:
+        for part in parts:
+            mine = {
+                k.removeprefix(f"{part}."): t.astype(float if t.dtype.kind == "f" else int)
+                for k, t in tensors.items()
+                if k.startswith(f"{part}.")
+            }
+            header[part] = form.tensors_hash(mine) if mine else None
+
+    edit_header(folder, rehash)
+
+
+def published(factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder with a certificate of each kind."""
+    folders = {}
+    for kind, draft in drafts().items():
+        folders[kind] = factory.mktemp(kind) / "proof"
+        assert publish(draft, folders[kind], {"name": "test"}, NOTHING).holds
+    return folders
+
+
+def copied(folder: Path, to: Path) -> Path:
+    """The same certificate elsewhere, to be spoiled."""
+    for path in folder.iterdir():
+        (to / path.name).write_bytes(path.read_bytes())
+    return to

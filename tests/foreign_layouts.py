@@ -81,7 +81,8 @@ def saelens_topk_before_version_6(folder: Path, seed: int) -> Forward:
     )
 
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        code = top((x[:, 0] - w.b_dec) @ w.W_enc + w.b_enc, K)
+        centred = x[:, 0] - x[:, 0].mean(1, keepdim=True)  # TransformerLens's default of the time
+        code = top((centred - w.b_dec) @ w.W_enc + w.b_enc, K)
         return code, (code @ w.W_dec + w.b_dec)[:, None]
 
     return forward

@@ -52,7 +52,7 @@ def write(path: str) -> None:
     domain = sparse.make_domain(plan.network, 0)
     network = sparse.train(plan.network, domain, 0)
     draft = boxes_draft(network, domain, generating_latents(domain), nodes=1)
-    prover = boxes.Prover(Arithmetic(), boxes.read(as_certificate(draft)))
+    prover = boxes.Prover(Arithmetic(), boxes.read(as_certificate(draft), Limits()))
     sets, low, high = draw(domain, 0)
     active = domain.active_sets.numpy()[sets]
     labels = np.arange(BOXES) % network.n_classes

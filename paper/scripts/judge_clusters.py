@@ -36,7 +36,6 @@ from crossproof.clusters import (
     judged_sequences,
     load_measurement,
     measured_corpus,
-    measured_sequences,
     prepare,
 )
 from crossproof.crosscoder import Crosscoder
@@ -83,7 +82,7 @@ def main(arguments: ClusterJudging) -> None:
         "schema": 2,
         "model": model.name,
         "model_hash": model.weights_hash,
-        "measured_on": measured_corpus(arguments.run, model),
+        "measured_on": asdict(measured_corpus(arguments.run, model)),
         "settings": {k: str(v) for k, v in asdict(arguments).items()},
         "runs": {},
     }
@@ -129,7 +128,7 @@ def _study(
         MeasuredCrosscoder(
             crosscoder,
             load_measurement(arguments.run, name),
-            measured_sequences(model, corpus),
+            corpus.read(model),
             judged_sequences(model, corpus, JudgedText(tokens=arguments.tokens)),
         ),
         LatentChoice(latents=crosscoder.n_latents),

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import importlib
 import os
+import platform
 import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Sequence
+from importlib import metadata
 
-from crossproof.errors import CrossproofError
+from crossproof.commands.output import forgiving_output
+from crossproof.errors import CrossproofError, first_line, printable
 
 COMMANDS = {
     "demo": "train two crosscoders on the bundled model and report what the penalty buys",
@@ -37,32 +42,62 @@ USAGE = "\n".join(
 )
 
 
+ISSUES = "https://github.com/crossproof/crossproof/issues"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: exits 0; 1 with one sentence for bad input; 130 when stopped by Ctrl-C."""
     began = time.perf_counter()
     given = list(sys.argv[1:] if arguments is None else arguments)
+    with forgiving_output():
+        try:
+            _run(given, began)
+        except CrossproofError as error:
+            sys.exit(printable(f"crossproof: {error}"))
+        except KeyboardInterrupt:
+            print("crossproof: stopped.", file=sys.stderr)
+            sys.exit(130)
+        except Exception as error:  # whatever it is, a user gets a sentence
+            sys.exit(printable(f"crossproof: {_unforeseen(error, given)}"))
+
+
+def _run(given: Sequence[str], began: float) -> None:
     if not given or given[0] in ("-h", "--help", "help"):
         print(USAGE)
         return
     if given[0] == "--version":
-        from importlib.metadata import version
-
-        print(version("crossproof"))
+        print(_version())
         return
+    if given[0] not in COMMANDS:
+        raise CrossproofError(f"There is no command '{given[0]}'.\n\n{USAGE}")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Imported late: `--help` and typing errors should not wait for torch and transformers.
+    rest = _import_plugins(given[1:])
+    module = MODULES.get(given[0], given[0])
+    importlib.import_module(f"crossproof.commands.{module}").run(rest, began)
+
+
+def _version() -> str:
     try:
-        # Imported late: `--help` and typing errors should not wait for torch and transformers.
-        if given[0] not in COMMANDS:
-            raise CrossproofError(f"There is no command '{given[0]}'.\n\n{USAGE}")
-        given = _import_plugins(given)
-        module = MODULES.get(given[0], given[0])
-        command = importlib.import_module(f"crossproof.commands.{module}")
-        command.run(given[1:], began)
-    except CrossproofError as error:
-        sys.exit(f"crossproof: {error}")
-    except KeyboardInterrupt:
-        print("crossproof: stopped.", file=sys.stderr)
-        sys.exit(130)
+        return metadata.version("crossproof")
+    except metadata.PackageNotFoundError:  # run from a folder, not installed
+        return "of an unknown version"
+
+
+def _unforeseen(error: Exception, given: Sequence[str]) -> str:
+    """One sentence about an error that nobody foresaw; the rest goes into a file."""
+    told = (
+        f"crossproof {_version()}, Python {sys.version}, {platform.platform()}\n"
+        f"{list(given)}\n\n{''.join(traceback.format_exception(error))}"
+    )
+    what = f"{type(error).__name__}: {first_line(error)}. This is a fault of crossproof's own"
+    try:
+        handle, log = tempfile.mkstemp(prefix="crossproof-", suffix=".log")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(told)
+    except OSError as unwritable:
+        return f"{what} (no log: {first_line(unwritable)}): please report it at {ISSUES}."
+    return f"{what}: please report it at {ISSUES}, with {log}."
 
 
 def _import_plugins(arguments: Sequence[str]) -> list[str]:
@@ -77,7 +112,7 @@ def _import_plugins(arguments: Sequence[str]) -> list[str]:
         sys.path.insert(0, os.getcwd())
         try:
             importlib.import_module(name)
-        except (ImportError, ValueError) as error:
+        except (ImportError, SyntaxError, ValueError) as error:
             raise CrossproofError(
                 f"The plugin '{name}' cannot be imported ({error}): give the name of a module, "
                 f"installed or in this folder."

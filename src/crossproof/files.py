@@ -76,9 +76,12 @@ def make_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 text, complete or not at all; errors as `atomic_file`."""
+    """Writes UTF-8 text, complete or not at all; errors as `atomic_file`.
+
+    "?" stands for lone surrogates, such as Python makes of file names that are not UTF-8.
+    """
     with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="replace")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

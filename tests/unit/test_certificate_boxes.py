@@ -12,6 +12,7 @@ import torch
 
 from crossproof.errors import CrossproofError
 from crossproof.proof.bounds.network import Network, SparseDomain
+from crossproof.proof.certificate.format import Limits
 from crossproof.proof.certificate.provers.boxes import boxes_draft
 from crossproof.proof.certificate.provers.latents import (
     AffineLatents,
@@ -87,7 +88,7 @@ def test_every_bound_is_below_all_margins_inside_the_box(K: int, seed: int) -> N
     )
     for latents in dictionaries(domain, seed):
         draft = boxes_draft(network, domain, latents, nodes=1)
-        prover = boxes.Prover(Arithmetic(), boxes.read(as_certificate(draft)))
+        prover = boxes.Prover(Arithmetic(), boxes.read(as_certificate(draft), Limits()))
         for label in range(3):
             for name, bound in all_bounds(prover, Boxes(sets, active, low, high, label)).items():
                 assert (np.delete(bound - truth[label], label, axis=1) <= 0).all(), name
@@ -132,7 +133,7 @@ def test_interval_and_affine_bounds_equal_those_written_by_hand(seed: int) -> No
     """An independent reference, loop by loop: what a tool for such bounds would compute."""
     network, domain = small.sparse(K=2, seed=seed, noise=1.0)
     draft = boxes_draft(network, domain, generating_latents(domain), nodes=1)
-    prover = boxes.Prover(Arithmetic(), boxes.read(as_certificate(draft)))
+    prover = boxes.Prover(Arithmetic(), boxes.read(as_certificate(draft), Limits()))
     sets, active, low, high = random_boxes(domain, 12, seed)
     for label in range(3):
         ours = all_bounds(prover, Boxes(sets, active, low, high, label))
@@ -146,7 +147,7 @@ def test_two_features_without_residual_converge_to_the_truth() -> None:
     """On boxes of no width every bound is the margin itself (T2.3: exact corners)."""
     network, domain = small.sparse(noise=1.0)
     draft = boxes_draft(network, domain, generating_latents(domain), nodes=1)
-    prover = boxes.Prover(Arithmetic(), boxes.read(as_certificate(draft)))
+    prover = boxes.Prover(Arithmetic(), boxes.read(as_certificate(draft), Limits()))
     sets, active, low, _ = random_boxes(domain, 10, 0)
     batch = Boxes(sets, active, low, low + 1e-12, 1)
     exact = np.concatenate(
@@ -164,7 +165,7 @@ def test_certified_boxes_hold_everywhere_and_mass_stays_below_the_truth(
     network, domain = small.sparse(seed=3, noise=0.8)
     latents = small.learned_like(domain, 2, 0.01)
     draft = boxes_draft(network, domain, latents, nodes=1500, bounds=bound)
-    problem = boxes.read(as_certificate(draft))
+    problem = boxes.read(as_certificate(draft), Limits())
     proved, leaves = boxes.evaluate(Arithmetic(), problem), boxes.leaves(problem)
     assert leaves.mass.sum() == pytest.approx(1, rel=1e-9)
     assert (leaves.mass.sum()) < 1
@@ -238,7 +239,7 @@ def test_claiming_everything_proves_only_what_is_true(
 def test_masses_are_shares_of_the_sets_boxes(case: tuple[Network, SparseDomain, Draft]) -> None:
     _, domain, draft = case
     problem = boxes.read(
-        as_certificate(small.with_proof(draft, tree=grown(domain, [-1, 0, -2, 0, 0])))
+        as_certificate(small.with_proof(draft, tree=grown(domain, [-1, 0, -2, 0, 0]))), Limits()
     )
     leaves = boxes.leaves(problem)
     np.testing.assert_allclose(leaves.mass, [0.05, 0.025, 0.025] * 10, rtol=1e-9)

@@ -11,60 +11,25 @@ from typing import Any
 import certificates as small
 import numpy as np
 import pytest
+from certificates import copied, edit_header, edit_tensors, published
 from safetensors.numpy import load_file, save_file
 
 import crossproof.proof.certificate as package
 from crossproof.errors import CrossproofError
 from crossproof.proof.certificate import format as form
-from crossproof.proof.certificate.cost import ProofCost
-from crossproof.proof.certificate.provers.boxes import boxes_draft
-from crossproof.proof.certificate.provers.latents import generating_latents
-from crossproof.proof.certificate.provers.pairs import effects, pairs_draft
 from crossproof.proof.certificate.verifier import verify
-from crossproof.proof.certificate.writer import Draft, publish
 
 PACKAGE = Path(package.__file__).parent
-NOTHING = ProofCost(0, 0.0, 0)
 
 
-def drafts() -> dict[str, Draft]:
-    network, domain = small.sparse(noise=0.5)
-    adder, pairs = small.modular(7, (1, 2), 6, noise=0.05)
-    return {
-        "points": small.sample_draft(network, domain, 30)[0],
-        "pairs": pairs_draft(adder, pairs, effects(adder, pairs), 1),
-        "boxes": boxes_draft(network, domain, generating_latents(domain), nodes=200),
-    }
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return published(tmp_path_factory)
 
 
 @pytest.fixture(params=["points", "pairs", "boxes"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    assert publish(drafts()[request.param], tmp_path / "proof", {"name": "test"}, NOTHING).holds
-    return tmp_path / "proof"
-
-
-def edit_header(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    header = json.loads((folder / form.HEADER).read_text())
-    change(header)
-    (folder / form.HEADER).write_text(json.dumps(header))
-
-
-def edit_tensors(folder: Path, change: Callable[[dict[str, np.ndarray]], None]) -> None:
-    tensors = load_file(folder / form.TENSORS)
-    change(tensors)
-    save_file(tensors, folder / form.TENSORS)
-    parts = ("network", "domain", "dictionary")  # a liar writes the hashes that fit
-
-    def rehash(header: dict[str, Any]) -> None:
-        for part in parts:
-            mine = {
-                k.removeprefix(f"{part}."): t.astype(float if t.dtype.kind == "f" else int)
-                for k, t in tensors.items()
-                if k.startswith(f"{part}.")
-            }
-            header[part] = form.tensors_hash(mine) if mine else None
-
-    edit_header(folder, rehash)
+def folder(request: pytest.FixtureRequest, made: dict[str, Path], tmp_path: Path) -> Path:
+    return copied(made[request.param], tmp_path)
 
 
 def test_claims_are_what_the_verifier_confirms(folder: Path) -> None:
@@ -150,16 +115,16 @@ def test_headers_that_are_not_json_are_refused(folder: Path, text: str) -> None:
         verify(folder)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e31])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e31, -1e31, 1e-61, -5e-324])
 @pytest.mark.parametrize("part", ["network", "proof"])
 def test_numbers_that_are_not_are_refused(folder: Path, value: float, part: str) -> None:
     def spoil(tensors: dict[str, np.ndarray]) -> None:
         name = next(k for k, t in tensors.items() if k.startswith(part) and t.dtype.kind == "f")
-        tensors[name] = tensors[name].copy()
+        tensors[name] = tensors[name].astype(np.float64)
         tensors[name].flat[0] = value
 
     edit_tensors(folder, spoil)
-    with pytest.raises(CrossproofError, match="NaN, infinity or a number beyond"):
+    with pytest.raises(CrossproofError, match="NaN, infinity, or a number beyond"):
         verify(folder)
 
 
@@ -183,48 +148,32 @@ def test_every_tensor_of_another_shape_or_type_or_none_is_refused(folder: Path) 
 
 def test_foreign_tensors_are_refused(folder: Path) -> None:
     edit_tensors(folder, lambda tensors: tensors.update(extra=np.zeros(1)))
-    with pytest.raises(CrossproofError, match="holds the tensor extra"):
+    with pytest.raises(CrossproofError, match="may not hold 'extra'"):
         verify(folder)
     edit_tensors(folder, lambda tensors: tensors.pop("extra"))
     edit_tensors(folder, lambda tensors: tensors.update({"proof.extra": np.zeros(1)}))
-    with pytest.raises(CrossproofError, match="proof must hold"):
+    with pytest.raises(CrossproofError, match=r"may not hold 'proof\.extra'"):
         verify(folder)
 
 
-def test_truncated_and_oversized_files_are_refused(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_truncated_files_are_refused(folder: Path) -> None:
     content = (folder / form.TENSORS).read_bytes()
     for length in (0, 7, 100, len(content) - 1):
         (folder / form.TENSORS).write_bytes(content[:length])
-        with pytest.raises(CrossproofError, match="damaged"):
+        with pytest.raises(CrossproofError, match=r"damaged|not valid JSON"):
             verify(folder)
     (folder / form.TENSORS).write_bytes(content)
-    monkeypatch.setattr(form, "LARGEST_TENSORS", len(content) - 1)
-    with pytest.raises(CrossproofError, match="larger than"):
-        verify(folder)
     (folder / form.TENSORS).unlink()
     with pytest.raises(CrossproofError, match="is missing"):
         verify(folder)
 
 
-def test_certificates_that_ask_for_too_much_work_are_refused(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from crossproof.proof.certificate.verifier import boxes, pairs, points
-
-    for module in (boxes, pairs, points):
-        monkeypatch.setattr(module, "LARGEST_WORK", 1)
-    with pytest.raises(CrossproofError, match="the limit is 1"):
-        verify(folder)
-
-
 def test_the_verifier_imports_only_the_format_reader_and_its_result() -> None:
-    allowed = {"numpy", "flint", "safetensors", "json"}
+    allowed = {"numpy", "flint"}
     own = "crossproof.proof.certificate.verifier"
     shared = ("crossproof.proof.certificate.format", "crossproof.proof.certificate.result")
-    standard = {"__future__", "collections", "dataclasses", "fractions", "math", "pathlib"}
-    standard |= {"time", "typing"}
+    standard = {"__future__", "collections", "dataclasses", "fractions", "hashlib", "math"}
+    standard |= {"pathlib", "time", "typing"}
     for path in sorted((PACKAGE / "verifier").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):

@@ -19,6 +19,7 @@ import torch
 from mutating import Change
 
 from crossproof.crosscoder.latents import SparseLatents
+from crossproof.proof.certificate.format import Limits
 from crossproof.proof.certificate.provers.boxes import boxes_draft
 from crossproof.proof.certificate.provers.pairs import effects, pairs_draft
 from crossproof.proof.certificate.provers.points import points_draft
@@ -60,7 +61,7 @@ def points_cases() -> list[Case]:
 def points_are_sound() -> bool:
     """Every margin of every point is below the true one."""
     for case in points_cases():
-        engine = points.PointsEngine(Arithmetic(), points.read(case.certificate))
+        engine = points.PointsEngine(Arithmetic(), points.read(case.certificate, Limits()))
         for label in (0, 1):
             rows = np.flatnonzero(case.labels == label)
             if not (engine.margins(rows, label) <= case.truth[rows] + 1e-12).all():
@@ -84,7 +85,7 @@ def pairs_cases() -> list[Case]:
 def pairs_are_sound() -> bool:
     """Every margin of every pair is below the true one."""
     for case in pairs_cases():
-        count, problem = Arithmetic(), pairs.read(case.certificate)
+        count, problem = Arithmetic(), pairs.read(case.certificate, Limits())
         tables, built = pairs.build_tables(count, problem), pairs.build_blocks(count, problem)
         for a in range(5):
             low = pairs.margins(count, problem, tables, built, a).low
@@ -159,7 +160,7 @@ def boxes_are_sound() -> bool:
 
 
 def _boxes_sound(case: Case, drawn: Drawn) -> bool:
-    problem = boxes.read(case.certificate)
+    problem = boxes.read(case.certificate, Limits())
     if boxes.leaves(problem).mass.sum() > 1:
         return False
     prover = boxes.Prover(Arithmetic(), problem)
@@ -194,7 +195,7 @@ MUTANTS = [
     ("points", "points", "PointsEngine.additive", "down.low >= 0", "down.low >= -1"),
     ("points", "points", "PointsEngine.additive", "up.high <= 0", "up.high <= 1"),
     ("points", "points", "PointsEngine.additive", "X.zero_where(off)", "X.zero_where(off | True)"),
-    ("points", "points", "PointsEngine._chain", "X > 0", "X < 0"),
+    ("points", "points", "PointsEngine._chain", "X == Y", "X != Y"),
     ("points", "points", "PointsEngine._chain", "count.add(less, X)", "X"),
     ("points", "points", "PointsEngine._chain", "count.add(more, X)", "X"),
     ("points", "points", "PointsEngine._chain", "range(1, X)", "range(2, X)"),
@@ -223,7 +224,7 @@ MUTANTS = [
      "(X[0], X[0])"),
     ("boxes", "curves", "Curves.smallest", "count.minimum(least, inside)", "least"),
     ("boxes", "curves", "Curves.smallest", "count.minimum(X[0], X[1])", "X[1]"),
-    ("boxes", "boxes", "Prover.labels", "self._positive(X, Y)", "np.ones(len(rows), bool)"),
+    ("boxes", "boxes", "Prover._labels", "self._positive(X, Y)", "np.ones(len(rows), bool)"),
     ("boxes", "boxes", "masses", "(high - low) / X", "2 * (high - low) / X"),
 ]  # fmt: skip
 

@@ -13,6 +13,7 @@ import torch
 from crossproof.errors import CrossproofError
 from crossproof.proof.bounds.network import Network, PairDomain
 from crossproof.proof.certificate.cost import brute_force, brute_force_pairs
+from crossproof.proof.certificate.format import Limits
 from crossproof.proof.certificate.provers.pairs import best_draft, effects, pairs_draft
 from crossproof.proof.certificate.verifier import pairs
 from crossproof.proof.certificate.verifier.arithmetic import Arithmetic
@@ -21,7 +22,7 @@ from crossproof.proof.certificate.writer import Draft, as_certificate
 
 
 def margins_of(draft: Draft, a: int) -> np.ndarray:
-    count, problem = Arithmetic(), pairs.read(as_certificate(draft))
+    count, problem = Arithmetic(), pairs.read(as_certificate(draft), Limits())
     tables = pairs.build_tables(count, problem)
     return pairs.margins(count, problem, tables, pairs.build_blocks(count, problem), a).low
 
@@ -151,7 +152,8 @@ def test_ball_arithmetic_confirms_all_pairs_of_a_small_certificate() -> None:
     network, domain = small.modular(7, (1, 2), 8, noise=0.05)
     draft = pairs_draft(network, domain, effects(network, domain), 1)
     verdict = judge(as_certificate(draft), arb=True)
-    assert verdict.balls == round(verdict.accuracy * 49) > 10
+    assert verdict.balls == verdict.ball_groups == 49
+    assert verdict.right > 10
 
 
 def test_a_network_of_other_classes_is_refused() -> None:

@@ -12,6 +12,7 @@ import torch
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.errors import CrossproofError
 from crossproof.proof.certificate.cost import brute_force
+from crossproof.proof.certificate.format import Limits
 from crossproof.proof.certificate.provers.points import points_draft
 from crossproof.proof.certificate.verifier import points
 from crossproof.proof.certificate.verifier.arithmetic import Arithmetic
@@ -20,7 +21,7 @@ from crossproof.proof.certificate.writer import Draft, as_certificate
 
 
 def margins_of(draft: Draft) -> np.ndarray:
-    problem = points.read(as_certificate(draft))
+    problem = points.read(as_certificate(draft), Limits())
     engine = points.PointsEngine(Arithmetic(), problem)
     found = np.empty((len(problem.labels), problem.weights.W_out.shape[1]))
     for label in np.unique(problem.labels):
@@ -136,7 +137,8 @@ def test_ball_arithmetic_confirms_all_points_of_a_small_certificate() -> None:
     network, domain = small.sparse(K=3)
     draft, _, _ = small.sample_draft(network, domain, 40, noise=0.02)
     verdict = judge(as_certificate(draft), arb=True)
-    assert verdict.balls == round(verdict.accuracy * 40) > 10
+    assert verdict.balls == verdict.ball_groups == 40
+    assert verdict.right > 10
 
 
 def test_no_latents_at_all_is_a_certificate_too() -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from crossproof.activations import columns
 from crossproof.activations.documents import DocumentSource, read_documents
-from crossproof.errors import CrossproofError
+from crossproof.errors import CrossproofError, CrossproofWarning
 
 TEXTS = ["one two", "three ü", "four"]
 
@@ -75,7 +75,7 @@ def test_every_table_gives_its_column(tmp_path: Path, ending: str) -> None:
 def test_rows_without_text_are_left_out_and_counted(tmp_path: Path, ending: str) -> None:
     rows = [{"text": text} for text in (*TEXTS, None, "", None)]
     path = write(tmp_path / f"a.{ending}", rows)
-    with pytest.warns(UserWarning, match="2 of 6 rows of '.*' are null: left out"):
+    with pytest.warns(CrossproofWarning, match="2 of 6 rows of '.*' are null: left out"):
         assert list(read_documents(path)) == TEXTS
     path = write(tmp_path / f"b.{ending}", [{"text": None, "n": 1}] * 3)
     assert "None of the 3 rows" in refusal(path)

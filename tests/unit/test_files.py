@@ -107,6 +107,11 @@ def test_json_and_tensors_come_back(tmp_path: Path) -> None:
     assert torch.equal(read_tensors(tmp_path / "a.safetensors")["a"], tensors["a"])
 
 
+def test_names_that_are_not_utf8_do_not_stop_a_page(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.html", "folder \udcff")
+    assert (tmp_path / "a.html").read_text() == "folder ?"
+
+
 def test_json_never_holds_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a.json", {"x": float("nan")})

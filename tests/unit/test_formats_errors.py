@@ -264,9 +264,13 @@ def test_crosscoders_of_dictionary_learning(gpt_neo: LanguageModel, work: Path) 
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("BatchTopkActivation", {}, "BatchTopkActivation, which keeps the largest"),
+        ("BatchTopkActivation", {}, "'BatchTopkActivation', which keeps the largest"),
         ("ReLUActivation", {"is_folded": torch.tensor(False)}, "scaled activations"),
-        ("ReLUActivation", {"_W_dec_LXoDo": torch.ones(F, 2, 3, D)}, "of 2 models"),
+        (
+            "ReLUActivation",
+            {"_W_dec_LXoDo": torch.ones(F, 2, 3, D), "_W_enc_XiDiL": torch.ones(2, 3, D, F)},
+            "of 2 models",
+        ),
         ("ReLUActivation", {"_W_enc_XiDiL": torch.ones(D, F)}, "2 dimensions, not 4"),
         ("ReLUActivation", {"W_skip_XdXd": torch.ones(1, 3, D, 1, 3, D)}, "linear skip"),
     ],

@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from crossproof import kernels
 from crossproof.crosscoder import SparseLatents
-from crossproof.kernels import torch_any
+from crossproof.kernels import numba_cpu, torch_any
 
 PATHS = ("numba", "torch")
 WIDTHS = (1, 7, 512, 1030)  # the numba loop walks tiles of 512
@@ -301,3 +303,78 @@ def test_without_numba_the_plain_path_gives_the_same_numbers() -> None:
     ours = kernels.row_products(*entries[:2], best, weights)
     size = float(best.norm(dim=1).max() * weights.norm(dim=1).max())
     torch.testing.assert_close(ours, torch.tensor(products), rtol=0, atol=5e-6 * size)
+
+
+def doubled(given, out):  # type: ignore[no-untyped-def]
+    for at in range(len(out)):
+        out[at] = 2 * given[at]
+
+
+def test_a_loop_that_cannot_be_kept_is_compiled_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    numba = numba_cpu.numba
+
+    def refusing(**flags: object) -> object:
+        if flags.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return numba.njit(**flags)
+
+    monkeypatch.setattr(numba_cpu, "numba", SimpleNamespace(njit=refusing, jit=numba.jit))
+    loop = numba_cpu._compiled({"cache": True, "nogil": True})(doubled)
+    out = np.zeros(2)
+    numba_cpu.run(loop, [np.ones(2), out])
+    assert out.tolist() == [2, 2]
+
+    class Loop:
+        """A loop whose cache is on a full disk."""
+
+        py_func, targetoptions = staticmethod(doubled), {"nopython": True}
+
+        def __call__(self, *arrays: object) -> None:
+            raise OSError(28, "No space left on device")
+
+    out = np.zeros(2)
+    numba_cpu.run(Loop(), [np.ones(2), out])
+    assert out.tolist() == [2, 2]
+
+
+FALLBACK = """
+import os, sys, torch
+from pathlib import Path
+import numba.core.caching as caching
+how, folder = sys.argv[1], Path(sys.argv[2])
+caching.config.CACHE_DIR = str(folder)
+if how == "nowhere":  # neither the package nor the home can be written
+    def refuse(self):
+        raise PermissionError(30, "Read-only file system")
+    caching._CacheLocator.ensure_cache_path = refuse
+if how == "full":
+    def full(self, overloads):
+        raise OSError(28, "No space left on device")
+    caching.IndexDataCacheFile._save_index = full
+from crossproof import kernels
+assert kernels.HAVE_NUMBA
+pre = torch.linspace(-1, 1, 60).view(3, 20).sin()
+for _ in range(2):
+    print(kernels.entries_above(pre, torch.zeros(20))[1].tolist())
+print(len(list(folder.rglob("*.nbi"))))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["nowhere", "full", "damaged"])
+def test_where_nothing_can_be_kept_the_loops_are_compiled_anew(how: str, tmp_path: Path) -> None:
+    """In fresh processes: read-only installations and homes, full disks, torn files."""
+
+    def printed(how: str) -> list[str]:
+        command = [sys.executable, "-c", FALLBACK, how, str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    pre = torch.linspace(-1, 1, 60).view(3, 20).sin()
+    expected = str(torch_any.entries_above(pre, torch.zeros(20))[1].tolist())
+    if how == "damaged":
+        assert printed("kept") == [expected, expected, "2"]
+        for index in tmp_path.rglob("*.nbi"):
+            index.write_bytes(index.read_bytes()[:20])
+    assert printed(how)[:2] == [expected, expected]

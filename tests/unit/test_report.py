@@ -119,11 +119,11 @@ CARD_SCHEMES = ("keep-largest", "none")
 def test_figures_show_the_results(tmp_path: Path) -> None:
     content = results()
     drawn = figures(page(tmp_path, content, {}, published()))
-    assert {key.rsplit("-", 1)[0] for key in drawn} >= {"plot-fidelity", "plot-share"}
+    assert {key.rsplit("-", 1)[0] for key in drawn} >= {"plot-fidelity", "plot-block", "plot-share"}
     phi = content["runs"]["penalised"]["phi"]
     bars = {
         (trace["name"], trace["meta"]): trace
-        for trace in drawn["plot-fidelity"]["data"]
+        for trace in drawn["plot-fidelity-0"]["data"]
         if trace["type"] == "bar"
     }
     assert len(bars) == 4
@@ -132,14 +132,14 @@ def test_figures_show_the_results(tmp_path: Path) -> None:
     shown = bars["penalised", "exact_mid"]["x"]
     assert shown == [entry["exact_mid"]["mean"] for entry in phi.values()]
     for block in range(2):
-        traces = drawn[f"plot-fidelity-{block}"]["data"]
+        traces = drawn[f"plot-block-{block}"]["data"]
         own = next(t for t in traces if (t["name"], t["meta"]) == ("penalised", "exact_mid"))
         assert own["x"] == [entry["exact_mid"]["by_block"][block] for entry in phi.values()]
-    points = {t["name"]: t for t in drawn["plot-trade-off"]["data"] if "name" in t}
+    points = {t["name"]: t for t in drawn["plot-trade-off-0"]["data"] if "name" in t}
     assert points["penalised"]["x"] == [phi["none"]["exact_mid"]["mean"]]
     assert points["penalised"]["y"] == [phi["keep-largest"]["exact_mid"]["mean"]]
     assert len(points["interaction"]["x"]) == 4
-    line = next(t for t in drawn["plot-trade-off"]["data"] if t["mode"] == "lines")
+    line = next(t for t in drawn["plot-trade-off-0"]["data"] if t["mode"] == "lines")
     assert line["y"] == pytest.approx([0.305, 0.405])  # means over the two seeds
 
 
@@ -154,7 +154,7 @@ def test_markup_in_text_is_escaped(tmp_path: Path) -> None:
     found = page(tmp_path, content, shown, sweep)
     assert not [tag for tag, _ in found.elements if tag == "img"]
     assert found.text.count(nasty) > 5
-    assert nasty in {trace.get("name") for trace in figures(found)["plot-fidelity"]["data"]}
+    assert nasty in {trace.get("name") for trace in figures(found)["plot-fidelity-0"]["data"]}
 
 
 def test_contexts_are_readable(tmp_path: Path) -> None:
@@ -171,8 +171,8 @@ def test_one_run_alone(tmp_path: Path) -> None:
     found = page(tmp_path, content)
     assert "One crosscoder" in found.text
     assert "up from" not in found.text
-    assert "plot-trade-off" not in figures(found)
-    assert "plot-fidelity" in figures(found)
+    assert "plot-trade-off-0" not in figures(found)
+    assert "plot-fidelity-0" in figures(found)
 
 
 def test_what_is_missing_is_left_out(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_no_mlp_inputs(tmp_path: Path) -> None:
     found = page(tmp_path, content)
     assert "reads no MLP input" in found.text
     assert "leaves 20% of the variance unexplained" in found.text
-    assert list(figures(found)) == ["plot-fvu"]
+    assert list(figures(found)) == ["plot-fvu-0"]
     content["runs"]["another"] = alone
     assert "from 0.200 to 0.200" in page(tmp_path, content).text
 

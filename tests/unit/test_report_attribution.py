@@ -13,8 +13,9 @@ from crossproof.errors import CrossproofError
 from crossproof.evaluation import RunEvaluation
 from crossproof.proof.attribution import AttributionResult
 from crossproof.report import write_report
-from crossproof.report.attribution import AttributionSection, attributed, attribution_section
+from crossproof.report.attribution import AttributionSection, attribution_section
 from crossproof.report.attribution_figures import certified_panels, chain_panels
+from crossproof.report.run import stored
 from crossproof.report.runs import ShownRun, runs_of
 
 CHAIN = "dominant, attention measured"
@@ -229,12 +230,11 @@ def test_names_are_escaped(tmp_path: Path) -> None:
 
 
 def test_an_attribution_of_other_weights_is_ignored(tmp_path: Path) -> None:
-    assert attributed(tmp_path, "0123456789abcdef") is None
-    (tmp_path / "attribution").mkdir()
-    path = tmp_path / "attribution" / "attribution.json"
+    path = tmp_path / "attribution.json"
+    assert stored(path, AttributionResult, "0123456789abcdef") is None
     path.write_text(json.dumps(attribution()))
-    assert attributed(tmp_path, "0123456789abcdef") == read(attribution())
-    assert attributed(tmp_path, "other weights") is None
+    assert stored(path, AttributionResult, "0123456789abcdef") == read(attribution())
+    assert stored(path, AttributionResult, "other weights") is None
     path.write_text("{}")
     with pytest.raises(CrossproofError, match="make it again"):
-        attributed(tmp_path, "0123456789abcdef")
+        stored(path, AttributionResult, "0123456789abcdef")

@@ -110,6 +110,15 @@ def test_rich_markup_in_values_is_text() -> None:
     assert "[/] [link=x]" in console.export_text()
 
 
+def test_no_rendering_steers_the_terminal() -> None:
+    made = Table.of("\x1b[2J", ["\x1b[A"], {"\x9b1m": ["\x1b]0;x\x07"]}, corner="\r", note="\x08")
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(made.to_rich())
+    for shown in (console.export_text(), made.to_text(), made.to_markdown()):
+        assert not set(shown) & set("\x1b\x9b\x07\x08\r")
+        assert "\\x1b]0;x\\x07" in shown.replace("\\\\", "\\")
+
+
 def test_frames_hold_means_and_ends() -> None:
     pandas = pytest.importorskip("pandas")
     frame = table().to_frame()

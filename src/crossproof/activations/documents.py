@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crossproof.errors import CrossproofError, first_line, nearest
+from crossproof.errors import CrossproofError, CrossproofWarning, first_line, nearest
 
 SEPARATOR = "<|endoftext|>"
 DATASETS_PREFIX = "hf:"
@@ -109,7 +109,8 @@ def _present(documents: Iterable[str | None], source: str) -> Iterator[str]:
     if rows and missing == rows:
         raise CrossproofError(f"None of the {rows} rows of '{source}' has text, all are null.")
     if missing:
-        warnings.warn(f"{missing} of {rows} rows of '{source}' are null: left out.", stacklevel=2)
+        sentence = f"{missing} of {rows} rows of '{source}' are null: left out."
+        warnings.warn(sentence, CrossproofWarning, stacklevel=2)
 
 
 def well_formed(text: str) -> str:

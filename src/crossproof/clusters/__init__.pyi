@@ -29,13 +29,12 @@ from .judges import make_judge as make_judge
 from .judges import register_judge as register_judge
 from .llm import LLM as LLM
 from .llm import Endpoint as Endpoint
-from .measured_run import MeasuredCrosscoder as MeasuredCrosscoder
-from .measured_run import judged_sequences as judged_sequences
-from .measured_run import load_measurement as load_measurement
-from .measured_run import measured_corpus as measured_corpus
-from .measured_run import measured_sequences as measured_sequences
 from .preparing import LEAST_SEQUENCES as LEAST_SEQUENCES
+from .preparing import MeasuredCrosscoder as MeasuredCrosscoder
 from .preparing import PreparedCrosscoder as PreparedCrosscoder
+from .preparing import judged_sequences as judged_sequences
+from .preparing import load_measurement as load_measurement
+from .preparing import measured_corpus as measured_corpus
 from .preparing import prepare as prepare
 from .result import Accuracy as Accuracy
 from .result import ClusterResult as ClusterResult

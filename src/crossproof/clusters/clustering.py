@@ -18,10 +18,10 @@ from torch import Tensor
 
 from crossproof.clusters.explain import sides
 from crossproof.clusters.judges import Judge
-from crossproof.clusters.preparing import PreparedCrosscoder
+from crossproof.clusters.preparing import NothingToClusterError, PreparedCrosscoder
 from crossproof.clusters.result import Accuracy, ClusteringSummary
 from crossproof.clusters.settings import CONTROLS, Algorithm, Control, Material
-from crossproof.clusters.similarities import similarity
+from crossproof.clusters.similarities import Evidence, similarity
 from crossproof.clusters.task import Answers, Trial, accuracy, draw_trials, with_controls
 from crossproof.errors import CrossproofError
 
@@ -64,27 +64,28 @@ def partition(
     (spectral; negative values count as 0), as one minus distance (agglomerative, average linkage),
     or with the median as every latent's preference (affinity propagation). `clusters` is ignored
     by affinity propagation, which finds the number itself; 0 means one for every
-    `LATENTS_A_CLUSTER` latents. Raises CrossproofError for fewer than 3 latents, values that are
-    not finite, a similarity that is zero everywhere, and more clusters than latents.
+    `LATENTS_A_CLUSTER` latents. Raises NothingToClusterError for fewer than 3 latents and a
+    similarity that is nowhere positive, CrossproofError for values that are not finite and more
+    clusters than latents.
     """
     values = _scaled(similarity)
+    if algorithm == "affinity":
+        return _affinity(values, seed)
     wanted = clusters or max(2, round(len(values) / LATENTS_A_CLUSTER))
     if not 2 <= wanted <= len(values):
         raise CrossproofError(
             f"{len(values)} latents cannot be divided into {wanted} clusters: give 2 to "
             f"{len(values)}."
         )
-    if algorithm == "affinity":
-        return _affinity(values, seed)
     if algorithm == "agglomerative":
         distance = 1 - values
         np.fill_diagonal(distance, 0)
         model = AgglomerativeClustering(wanted, metric="precomputed", linkage="average")
         return Partition(_by_size(model.fit_predict(distance)), True)
-    spectral = SpectralClustering(wanted, affinity="precomputed", random_state=seed)
     # A trace of similarity between all keeps the graph in one piece, which the method assumes.
     connected = values.clip(min=0) + 1e-6
     np.fill_diagonal(connected, 1)
+    spectral = SpectralClustering(wanted, affinity="precomputed", random_state=seed)
     return Partition(_by_size(spectral.fit_predict(connected)), True)
 
 
@@ -115,7 +116,7 @@ def _affinity(values: NDArray[np.float64], seed: int) -> Partition:
             if model.n_iter_ < model.max_iter:
                 return Partition(_by_size(labels), True)
     if unsettled is None:
-        raise CrossproofError(
+        raise NothingToClusterError(
             "Affinity propagation found no clusters in this similarity: use --algorithm "
             "agglomerative or another --similarity."
         )
@@ -125,7 +126,7 @@ def _affinity(values: NDArray[np.float64], seed: int) -> Partition:
 def _scaled(similarity: Float[Tensor, "R R"]) -> NDArray[np.float64]:
     values: NDArray[np.float64] = similarity.detach().cpu().double().numpy().copy()
     if len(values) < 3:
-        raise CrossproofError(
+        raise NothingToClusterError(
             f"There are {len(values)} latents to cluster and at least 3 are needed: choose more."
         )
     if not np.isfinite(values).all():
@@ -133,7 +134,7 @@ def _scaled(similarity: Float[Tensor, "R R"]) -> NDArray[np.float64]:
     np.fill_diagonal(values, 0)
     largest = values.max()
     if largest <= 0:
-        raise CrossproofError(
+        raise NothingToClusterError(
             "No two of the chosen latents are similar at all, so there is nothing to cluster: "
             "measure more tokens or choose another --similarity."
         )
@@ -158,6 +159,8 @@ class Clustering:
     partitions: list[Partition]
     agreement_halves: float | None
     """Adjusted Rand index between the two halves of the measured text."""
+    halves_missing: str | None
+    """Why there is none."""
     trials: dict[Control, list[list[Trial]]]
     """By control, then seed."""
 
@@ -171,11 +174,12 @@ class Clustering:
         sizes = [[len(group) for group in p.groups()] for p in self.partitions]
         return ClusteringSummary(
             clusters=tuple(sum(size > 1 for size in seed) for seed in sizes),
-            largest=tuple(max(seed) for seed in sizes),
-            singletons=tuple(sum(size == 1 for size in seed) for seed in sizes),
+            largest=tuple(map(max, sizes)),
+            singletons=tuple(seed.count(1) for seed in sizes),
             converged=tuple(p.converged for p in self.partitions),
             agreement_seeds=agreement(self.partitions),
             agreement_halves=self.agreement_halves,
+            halves_missing=self.halves_missing,
         )
 
 
@@ -187,19 +191,31 @@ def cluster_latents(
     seeds: Sequence[int] = (0, 1, 2),
     per_cluster: int = 4,
 ) -> Clustering:
-    """Clusters by one similarity, and the trials about them and about their random controls."""
-    values = similarity(name, prepared.evidence, prepared.latents)
-    partitions = [partition(values, algorithm, seed, clusters) for seed in seeds]
-    halves = None
-    if name not in TEXT_FREE and len(prepared.halves) > 1:
-        of_halves = [similarity(name, half, prepared.latents) for half in prepared.halves]
-        halves = agreement([partition(v, algorithm, seeds[0], clusters) for v in of_halves])
+    """Clusters by one similarity, and the trials about them and about their random controls.
+
+    Raises as `partition` does, but for a half of the text that makes no clusters.
+    """
+
+    def made(evidence: Evidence, seed: int) -> Partition:
+        return partition(similarity(name, evidence, prepared.latents), algorithm, seed, clusters)
+
+    partitions = [made(prepared.evidence, seed) for seed in seeds]
+    halves, missing = None, None
+    if name in TEXT_FREE:
+        missing = "it does not depend on the text"
+    elif len(prepared.halves) < 2:
+        missing = "the halves of the text were not measured"
+    else:
+        try:
+            halves = agreement([made(half, seeds[0]) for half in prepared.halves])
+        except NothingToClusterError as error:
+            missing = f"in one half: {error}"
     frequencies = prepared.frequencies
     trials: dict[Control, list[list[Trial]]] = {control: [] for control in CONTROLS}
-    for seed, made in zip(seeds, partitions, strict=True):
-        for control, labels in with_controls(made.labels.numpy(), frequencies, seed).items():
+    for seed, each in zip(seeds, partitions, strict=True):
+        for control, labels in with_controls(each.labels.numpy(), frequencies, seed).items():
             trials[control].append(draw_trials(labels, frequencies, seed, per_cluster))
-    return Clustering(name, partitions, halves, trials)
+    return Clustering(name, partitions, halves, missing, trials)
 
 
 def ask(

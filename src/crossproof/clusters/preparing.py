@@ -1,11 +1,12 @@
-"""What is known of one crosscoder before anything is clustered: measurements, texts, latents."""
+"""What clusters are made of: a measured crosscoder, text it was not measured on, chosen latents."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,18 +14,21 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crossproof.clusters.encoded_text import EncodedText, Step, deal
+from crossproof.activations.corpus import TextSlice
+from crossproof.clusters.encoded_text import PARTS, EncodedText, Step, deal
 from crossproof.clusters.explain import LatentTexts
-from crossproof.clusters.measured_run import MeasuredCrosscoder
-from crossproof.clusters.settings import LatentChoice
-from crossproof.clusters.similarities import Evidence, PairValues, second_differences
+from crossproof.clusters.settings import JudgedText, LatentChoice, check_measured
+from crossproof.clusters.similarities import Evidence, second_differences
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
+from crossproof.evaluation.measure_run import measurable
+from crossproof.evaluation.measurement import RunMeasurement
 from crossproof.evaluation.pair_sums import tally_interactions
 from crossproof.interactions import input_dictionaries
 from crossproof.interactions.contributions import MLPDictionary
 from crossproof.interactions.matrix import Interactions
 from crossproof.lm.model import LanguageModel
+from crossproof.training.run_folder import RunFolder
 
 FEWEST = 10
 """Latents below which there is nothing to cluster."""
@@ -37,6 +41,79 @@ DIFFERENCE_SEQUENCES = 8
 
 Tell = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much."""
+
+
+class NothingToClusterError(CrossproofError):
+    """A crosscoder, or one similarity, that makes no clusters: others may."""
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredCrosscoder:
+    """A crosscoder with its interactions and two texts that share no sequence."""
+
+    crosscoder: Crosscoder
+    interactions: Interactions
+    measured: Int[Tensor, "S T"]
+    """The sequences behind the interactions."""
+    judged: Int[Tensor, "other T"]
+    """Those on which latents are explained and clusters judged."""
+
+
+def measured_corpus(folder: Path, model: LanguageModel) -> TextSlice:
+    """The text that `crossproof measure` measured.
+
+    Raises CrossproofError if the run was not measured, or with another model.
+    """
+    path = folder / "measure" / "measure.json"
+    check_measured(folder)
+    measurement = RunMeasurement.load(path)
+    if measurement.model_hash != model.weights_hash or measurement.corpus is None:
+        raise CrossproofError(
+            f"{path} is about a model with other weights than '{model.name}': run `crossproof "
+            f"measure {folder}` again."
+        )
+    return measurement.corpus
+
+
+def judged_sequences(
+    model: LanguageModel, corpus: TextSlice, text: JudgedText
+) -> Int[Tensor, "S T"]:
+    """Sequences that were not measured: clusters are never judged on the text that made them.
+
+    Raises CrossproofError if none are left.
+    """
+    source, split = text.source or corpus.text, text.split or corpus.split
+    whole = replace(corpus, text=source, split=split, skip=0, sequences=2**62)
+    every = whole.read(model)
+    same = (source, split) == (corpus.text, corpus.split)
+    skip = corpus.skip + corpus.sequences if same else 0
+    if len(every) - skip < len(PARTS):
+        raise CrossproofError(
+            f"The {split} split has {len(every)} sequences and {skip} of them were measured; "
+            f"clusters are judged on others: choose another --split or measure fewer --tokens."
+        )
+    return every[skip:][: max(len(PARTS), -(-int(text.tokens) // corpus.context))]
+
+
+def load_measurement(folder: Path, name: str) -> Interactions:
+    """The pair sums of one crosscoder of a run. CrossproofError if they are missing."""
+    sums = folder / "measure" / name.replace("/", "-")
+    if not sums.exists():
+        raise CrossproofError(
+            f"The crosscoder {name} of {folder} has not been measured: run `crossproof measure "
+            f"{folder}` again."
+        )
+    return Interactions.load(sums)
+
+
+def measured_crosscoders(
+    model: LanguageModel, folder: Path, corpus: TextSlice, text: JudgedText
+) -> Iterator[tuple[str, MeasuredCrosscoder]]:
+    """The crosscoders of a run folder by name, with both texts; errors as those of its parts."""
+    measured, judged = corpus.read(model), judged_sequences(model, corpus, text)
+    for name, crosscoder in measurable(model, RunFolder.open(folder).crosscoders(model)).items():
+        interactions = load_measurement(folder, name)
+        yield name, MeasuredCrosscoder(crosscoder, interactions, measured, judged)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +129,8 @@ class PreparedCrosscoder:
     texts: LatentTexts
     latents: Int[Tensor, " R"]
     """The chosen ones, ascending."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """How many latents are not among them, by reason."""
 
     @property
     def frequencies(self) -> NDArray[np.float64]:
@@ -80,9 +159,13 @@ def prepare(
     """Reads both texts and chooses latents.
 
     Of either half of the measured text, up to `HALF_TOKENS` are measured again for stability. With
-    `differences`, second differences are measured too. Raises CrossproofError if fewer than
-    `FEWEST` latents qualify, or the measurement is of another dictionary.
+    `differences`, second differences are measured too. Raises NothingToClusterError if fewer than
+    `FEWEST` latents qualify, CrossproofError if the measurement is of another dictionary.
     """
+
+    def step(doing: str) -> Step | None:
+        return tell and (lambda done, total: tell(doing, done, total))
+
     crosscoder, interactions, measured = source.crosscoder, source.interactions, source.measured
     if interactions.n_latents != crosscoder.n_latents:
         raise CrossproofError(
@@ -90,50 +173,71 @@ def prepare(
             f"has {crosscoder.n_latents}: measure it again."
         )
     views = input_dictionaries(model, crosscoder)
-    parts = deal(model, crosscoder, source.judged, _step(tell, "reading"))
-    latents = choose_latents(interactions, parts.values(), choice)
+    parts = deal(model, crosscoder, source.judged, step("reading"))
+    latents, left_out = choose_latents(interactions, crosscoder, parts.values(), choice)
     sides = [measured[0::2], measured[1::2]] if len(measured) > 1 else []
-    deltas: list[PairValues] = []
-    if differences:
+    deltas = []
+    for side in (sides or [measured]) if differences else []:
+        some = EncodedText.read(model, crosscoder, side[:DIFFERENCE_SEQUENCES]).latents
         pairs = coactive_pairs(interactions, latents)
-        for i, side in enumerate(sides or [measured]):
-            step = _step(tell, f"second differences {i}")
-            some = side[:DIFFERENCE_SEQUENCES]
-            deltas.append(_second_differences(model, crosscoder, views, some, pairs, step))
-    halves: list[Evidence] = []
-    if stability:
-        longest = max(1, HALF_TOKENS // measured.shape[1])
-        for i, side in enumerate(sides):
-            half = tally_interactions(
-                model, crosscoder, side[:longest], progress=_step(tell, f"half {i + 1}")
-            )
-            halves.append(Evidence(half.interactions, crosscoder, deltas[i] if deltas else None))
+        deltas.append(second_differences(views, some, pairs, step("second differences")))
+    halves = []
+    for at, side in enumerate(sides if stability else []):
+        rows = side[: max(1, HALF_TOKENS // side.shape[1])]
+        half = tally_interactions(model, crosscoder, rows, progress=step(f"half {at + 1}"))
+        halves.append(Evidence(half.interactions, crosscoder, deltas[at] if deltas else None))
     evidence = Evidence(interactions, crosscoder, reduce(add, deltas) if deltas else None)
     return PreparedCrosscoder(
-        name, crosscoder, views, evidence, tuple(halves), LatentTexts(parts), latents
+        name, crosscoder, views, evidence, tuple(halves), LatentTexts(parts), latents, left_out
     )
 
 
 def choose_latents(
-    interactions: Interactions, parts: Iterable[EncodedText], choice: LatentChoice
-) -> Int[Tensor, " R"]:
-    """Latents that are neither too rare nor too common, and occur in every part of the text."""
+    interactions: Interactions,
+    crosscoder: Crosscoder,
+    parts: Iterable[EncodedText],
+    choice: LatentChoice,
+) -> tuple[Int[Tensor, " R"], dict[str, int]]:
+    """Latents that are neither too rare nor too common, and occur in every part of the text; and
+    how many are left out, by the first reason that applies.
+
+    Raises NothingToClusterError if fewer than `FEWEST` are left.
+    """
     active = interactions.active.cpu()
-    good = (active >= choice.min_tokens) & (active <= choice.max_frequency * interactions.tokens)
-    for part in parts:
-        good &= part.active_sequences() >= LEAST_SEQUENCES
+    good = torch.ones_like(active, dtype=torch.bool)
+    everywhere = [part.active_sequences() >= LEAST_SEQUENCES for part in parts]
+    reasons = {
+        "never active where measured": active == 0,
+        "with zero decoder vectors": (crosscoder.W_dec.detach() == 0).flatten(1).all(1).cpu(),
+        f"active on fewer than {choice.min_tokens} measured tokens": active < choice.min_tokens,
+        f"active on more than {choice.max_frequency:.0%} of them": (
+            active > choice.max_frequency * interactions.tokens
+        ),
+        "missing from a part of the judged text": ~torch.stack(everywhere).all(0),
+    }
+    left_out = {}
+    for reason, concerned in reasons.items():
+        left_out[reason] = int((good & concerned).sum())
+        good &= ~concerned
     ranked = torch.argsort(active, descending=True, stable=True)
     ranked = ranked[good[ranked]]
+    left_out["beyond --latents"] = max(len(ranked) - choice.latents, 0)
+    left_out = {reason: count for reason, count in left_out.items() if count}
     if len(ranked) < FEWEST:
-        raise CrossproofError(
-            f"Only {len(ranked)} latents are active on {choice.min_tokens} or more measured "
-            f"tokens, on at most {choice.max_frequency:.0%} of them, and in every part of the "
-            f"text; clustering needs {FEWEST}: measure and read more --tokens."
+        raise NothingToClusterError(
+            f"Only {len(ranked)} of {len(active)} latents can be clustered, and clustering needs "
+            f"{FEWEST} ({counted(left_out)}): measure and read more --tokens, or change "
+            f"--min-tokens and --max-frequency."
         )
     if len(ranked) > choice.latents:
         middles = (2 * np.arange(choice.latents) + 1) * len(ranked) // (2 * choice.latents)
         ranked = ranked[torch.from_numpy(middles)]
-    return ranked.sort().values
+    return ranked.sort().values, left_out
+
+
+def counted(left_out: Mapping[str, int]) -> str:
+    """How many latents are left out, by reason, in words."""
+    return "; ".join(f"{count} {reason}" for reason, count in left_out.items()) or "none left out"
 
 
 def coactive_pairs(interactions: Interactions, latents: Int[Tensor, " R"]) -> Int[Tensor, "M 2"]:
@@ -142,26 +246,3 @@ def coactive_pairs(interactions: Interactions, latents: Int[Tensor, " R"]) -> In
     chosen[latents] = True
     pairs = interactions.pairs.to(torch.int64)
     return pairs[chosen[pairs].all(1)]
-
-
-def _second_differences(
-    model: LanguageModel,
-    crosscoder: Crosscoder,
-    views: Mapping[int, MLPDictionary],
-    sequences: Int[Tensor, "S T"],
-    pairs: Int[Tensor, "M 2"],
-    step: Step | None,
-) -> PairValues:
-    latents = EncodedText.read(model, crosscoder, sequences).latents
-    blocks = []
-    for done, (block, view) in enumerate(views.items(), 1):
-        blocks.append(second_differences({block: view}, latents, pairs))
-        if step is not None:
-            step(done, len(views))
-    return reduce(add, blocks)
-
-
-def _step(tell: Tell | None, doing: str) -> Step | None:
-    if tell is None:
-        return None
-    return lambda done, total: tell(doing, done, total)

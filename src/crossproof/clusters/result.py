@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
+from crossproof.activations.corpus import TextSlice
 from crossproof.clusters.judges import Explanation
 from crossproof.clusters.settings import CHANCE, CONTROLS, ClusterSettings, Control
 from crossproof.evaluation.contexts import Context
 from crossproof.evaluation.measurement import InteractionSquare
-from crossproof.result import Result
+from crossproof.result import ABSENT, Result
 from crossproof.tables import Estimate, Row, Style, Table, number, percent
 
 SCHEMA = 1
@@ -89,6 +89,8 @@ class ClusteringSummary:
     """Adjusted Rand index between seeds."""
     agreement_halves: float | None
     """And between the halves of the measured text."""
+    halves_missing: str | None = field(default=None, metadata=ABSENT)
+    """Why there is none between the halves."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,19 @@ class ClusteredRun:
     clusters: tuple[LatentCluster, ...]
     """Of the first similarity and seed, most internal interaction first."""
     matrix: ClusterSquare
+    left_out: dict[str, int] = field(default_factory=dict, metadata=ABSENT)
+    """How many of the crosscoder's latents are not among the chosen ones, by reason."""
+    undefined: dict[str, str] = field(default_factory=dict, metadata=ABSENT)
+    """Why a similarity to compare with makes no clusters."""
+
+    @property
+    def note(self) -> str:
+        """What was left out, in a sentence for each."""
+        parts = [f"{count:,} {reason}" for reason, count in self.left_out.items()]
+        lines = [f"{len(self.latents):,} latents clustered"]
+        lines += [f"left out: {', '.join(parts)}"] if parts else []
+        lines += [f"not by {name}: {reason.rstrip('.')}" for name, reason in self.undefined.items()]
+        return f"{'; '.join(lines)}."
 
 
 @dataclass(frozen=True, repr=False)
@@ -173,17 +188,21 @@ class ClusterResult(Result):
     settings: ClusterSettings
     llm: dict[str, str] | None
     """The language model's name and address, where one was asked."""
-    measured_on: dict[str, Any]
-    """The text whose sums made the clusters."""
+    measured_on: TextSlice | None
+    """The text whose sums made the clusters; None of a crosscoder in memory."""
     runs: dict[str, ClusteredRun]
     spent: dict[str, int] | None
     """Tokens and requests, as the endpoint counts them."""
+    skipped: dict[str, str] = field(default_factory=dict, metadata=ABSENT)
+    """Why crosscoders of the run make no clusters."""
     schema: int = SCHEMA
 
     def tables(self) -> list[Table]:
         """Accuracy and detection by judge, crosscoders side by side; then their clusters."""
         clusters = [table for name, run in self.runs.items() for table in _clusters(name, run)]
-        return [*self.judgements(), *clusters]
+        skipped = [Row(name, (reason,)) for name, reason in self.skipped.items()]
+        missing = [Table("Not clustered", ("reason",), tuple(skipped))] if skipped else []
+        return [*self.judgements(), *clusters, *missing]
 
     def judgements(self) -> list[Table]:
         """The tables with a column a crosscoder: accuracy and detection, by judge."""
@@ -217,10 +236,7 @@ class ClusterResult(Result):
             Row("sensitivity", tuple(d.sensitivity for d in every)),
             Row("specificity", tuple(d.specificity for d in every)),
             Row("active: yes / no", tuple(active)),
-            Row(
-                "inactive: yes / no",
-                tuple(inactive),
-            ),
+            Row("inactive: yes / no", tuple(inactive)),
         )
         title = f"Explanations on other text, decided by {JUDGE_WORDS.get(judge, judge)}"
         return Table(title, tuple(self.runs), rows, note="95% intervals over latents.")
@@ -244,7 +260,7 @@ def _clusters(name: str, run: ClusteredRun) -> Iterator[Table]:
     columns = "I a token", "of all theirs", "block", "neuron"
     stability = ("seeds", summary.agreement_seeds), ("halves of the text", summary.agreement_halves)
     told = [f"{value:.2f} across {what}" for what, value in stability if value is not None]
-    note = f"Agreement (adjusted Rand index): {', '.join(told) or 'not measured'}."
+    note = f"Agreement (adjusted Rand index): {', '.join(told) or 'not measured'}. {run.note}"
     yield Table(f"{name}: {summary.clusters[0]} clusters", columns, tuple(rows), "latents", note)
     about = ("latent", "explanation")
     yield Table(f"{name}: what members are about", about, tuple(members), "cluster")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from crossproof.clusters.builtin_judges import LLMJudge, OverlapJudge
@@ -18,12 +19,15 @@ from crossproof.clusters.judges import (
     make_judge,
 )
 from crossproof.clusters.llm import LLM
-from crossproof.clusters.measured_run import (
+from crossproof.clusters.preparing import (
     MeasuredCrosscoder,
+    NothingToClusterError,
+    PreparedCrosscoder,
+    Tell,
     measured_corpus,
     measured_crosscoders,
+    prepare,
 )
-from crossproof.clusters.preparing import PreparedCrosscoder, Tell, prepare
 from crossproof.clusters.prompts import LLMPrompt, detect_prompt
 from crossproof.clusters.result import ClusteredRun, ClusterResult
 from crossproof.clusters.settings import (
@@ -33,7 +37,7 @@ from crossproof.clusters.settings import (
     check_settings,
     known,
 )
-from crossproof.clusters.task import detection
+from crossproof.clusters.task import Trial, detection
 from crossproof.errors import CrossproofError
 from crossproof.lm.model import LanguageModel
 
@@ -43,21 +47,27 @@ class _Clustered:
     """One crosscoder's clusters before anybody has judged them."""
 
     prepared: PreparedCrosscoder
-    clusterings: list[Clustering]
     settings: ClusterSettings
+    clusterings: list[Clustering]
+    undefined: dict[str, str]
+    """Why similarities to compare with make no clusters."""
 
-    @property
+    @cached_property
     def scored(self) -> list[int]:
         """Latents whose explanations are scored."""
         return self.prepared.spread(self.settings.scored)
 
-    @property
+    @cached_property
+    def trials(self) -> list[Trial]:
+        """Of all similarities, controls and seeds."""
+        return [trial for clustering in self.clusterings for trial in clustering.every_trial]
+
+    @cached_property
     def explained(self) -> list[tuple[Side, int]]:
         """The explanations that judging and scoring need."""
         wanted: list[tuple[Side, int]] = [("shown", latent) for latent in self.scored]
         if self.settings.material == "explanations":
-            trials = [trial for c in self.clusterings for trial in c.every_trial]
-            wanted += sides(trials, self.prepared.latents.tolist())
+            wanted += sides(self.trials, self.prepared.latents.tolist())
         return list(dict.fromkeys(wanted))
 
 
@@ -77,8 +87,9 @@ def cluster(
     by default it is made from `settings.judge` and `options`. `announce` is told what a language
     model will be asked, before it is asked.
 
-    Raises CrossproofError for an unknown similarity or judge, a run that was not measured, too few
-    latents, missing packages and endpoints that fail.
+    Crosscoders of a run with nothing to cluster are passed over, and the result says why. Raises
+    CrossproofError if none is left, for an unknown similarity or judge, a run that was not
+    measured, missing packages and endpoints that fail.
     """
     check_settings(settings)
     folder = None if isinstance(source, MeasuredCrosscoder) else Path(source)
@@ -91,22 +102,30 @@ def cluster(
     llm = options.llm if writer or any(isinstance(j, LLMJudge) for j in judges) else None
     tell = progress or (lambda _doing, _done, _total: None)
     if isinstance(source, MeasuredCrosscoder):
-        corpus, inputs = {}, iter([("crosscoder", source)])
+        corpus, inputs = None, iter([("crosscoder", source)])
     else:
         corpus = measured_corpus(Path(source), model)
         inputs = measured_crosscoders(model, Path(source), corpus, settings.text)
-    works = [_cluster(model, name, each, settings, writer, tell) for name, each in inputs]
-    if llm is not None:
-        for line in costs(works, judges, llm):
-            announce(line)
+    works: list[_Clustered] = []
+    skipped: dict[str, str] = {}
+    for name, each in inputs:
+        try:
+            works.append(_cluster(model, name, each, settings, writer, tell))
+        except NothingToClusterError as error:
+            skipped[name] = str(error)
+    if not works:
+        raise CrossproofError(" ".join(f"{name}: {reason}" for name, reason in skipped.items()))
+    for line in costs(works, judges, llm) if llm is not None else []:
+        announce(line)
     result = ClusterResult(
-        model.name,
-        model.weights_hash,
-        settings,
-        {"model": llm.endpoint.model, "address": llm.endpoint.address} if llm else None,
-        corpus,
-        {work.prepared.name: _judged(work, judges, llm, tell) for work in works},
-        llm.spent if llm else None,
+        model=model.name,
+        model_hash=model.weights_hash,
+        settings=settings,
+        llm={"model": llm.endpoint.model, "address": llm.endpoint.address} if llm else None,
+        measured_on=corpus,
+        runs={work.prepared.name: _judged(work, judges, llm, tell) for work in works},
+        spent=llm.spent if llm else None,
+        skipped=skipped,
     )
     if folder is not None:
         result.save(folder / "clusters" / "clusters.json")
@@ -123,14 +142,12 @@ def costs(works: Sequence[_Clustered], judges: Sequence[Judge], llm: LLM) -> lis
         texts, settings = work.prepared.texts, work.settings
         if texts.llm is not None:
             explain += [texts.prompt(side, latent) for side, latent in work.explained]
-        for judge in judges:
-            if isinstance(judge, LLMJudge):
-                stand_in = LatentTexts(texts.parts, texts.contexts)
-                trials = [trial for c in work.clusterings for trial in c.every_trial]
-                latents = work.prepared.latents.tolist()
-                judging += judge.prompts(stand_in.questions(trials, latents, settings.material))
-                sheets = [stand_in.sheet(h, settings.windows, settings.seed) for h in work.scored]
-                score += [detect_prompt(s.explanation.text, s.windows) for s in sheets]
+        for judge in (each for each in judges if isinstance(each, LLMJudge)):
+            stand_in = LatentTexts(texts.parts, texts.contexts)
+            latents = work.prepared.latents.tolist()
+            judging += judge.prompts(stand_in.questions(work.trials, latents, settings.material))
+            sheets = [stand_in.sheet(h, settings.windows, settings.seed) for h in work.scored]
+            score += [detect_prompt(s.explanation.text, s.windows) for s in sheets]
     parts = {"Explaining": explain, "Judging": judging, "Scoring": score}
     lines = [f"{name}: {llm.cost(prompts)}" for name, prompts in parts.items() if prompts]
     return [*lines, f"Together: {llm.cost([*explain, *judging, *score])}"]
@@ -154,30 +171,37 @@ def _cluster(
     writer: LLM | None,
     tell: Tell,
 ) -> _Clustered:
-    gated = source.interactions.gated
-    names = [n for n in settings.similarities if known(n)[0] in available(gated)]
+    kind, every = ("gated" if source.interactions.gated else "plain"), settings.similarities
+    defined = available(source.interactions.gated)
+    names = [each for each in every if known(each)[0] in defined]
     if settings.similarity not in names:
         raise CrossproofError(
-            f"The similarity {settings.similarity} is not defined for "
-            f"{'gated' if gated else 'plain'} MLPs: choose from {', '.join(available(gated))}."
+            f"The similarity {settings.similarity} is not defined for {kind} MLPs: choose from "
+            f"{', '.join(defined)}."
         )
     prepared = prepare(
         model,
         name,
         source,
         settings.choice,
-        differences=any(n in NEED_DIFFERENCES for n in settings.similarities),
+        differences=any(each in NEED_DIFFERENCES for each in names),
         tell=lambda doing, done, total: tell(f"{name}: {doing}", done, total),
     )
     texts = replace(prepared.texts, contexts=settings.contexts, llm=writer)
     prepared = replace(prepared, texts=texts)
     seeds = range(settings.seed, settings.seed + settings.seeds)
-    clusterings = []
     how = settings.algorithm, settings.clusters, seeds, settings.per_cluster
+    clusterings: list[Clustering] = []
+    undefined = {each: f"{kind} MLPs have none" for each in every if each not in names}
     for done, similarity in enumerate(names, 1):
-        clusterings.append(cluster_latents(prepared, similarity, *how))
+        try:
+            clusterings.append(cluster_latents(prepared, similarity, *how))
+        except NothingToClusterError as error:
+            if similarity == settings.similarity:
+                raise
+            undefined[similarity] = str(error)
         tell(f"{name}: clustering", done, len(names))
-    return _Clustered(prepared, clusterings, settings)
+    return _Clustered(prepared, settings, clusterings, undefined)
 
 
 def _judged(work: _Clustered, judges: Sequence[Judge], llm: LLM | None, tell: Tell) -> ClusteredRun:
@@ -194,14 +218,16 @@ def _judged(work: _Clustered, judges: Sequence[Judge], llm: LLM | None, tell: Te
     sheets = [texts.sheet(latent, settings.windows, settings.seed) for latent in work.scored]
     clusters = describe(prepared, work.clusterings[0].partitions[0])
     return ClusteredRun(
-        tuple(prepared.latents.tolist()),
-        {clustering.similarity: clustering.summary() for clustering in work.clusterings},
-        accuracy,
-        {
+        latents=tuple(prepared.latents.tolist()),
+        similarities={each.similarity: each.summary() for each in work.clusterings},
+        accuracy=accuracy,
+        detection={
             judge.name: detection(sheets, judge.decide(sheets), settings.resamples)
             for judge in judges
             if isinstance(judge, DetectingJudge)
         },
-        clusters,
-        interaction_square(prepared, clusters),
+        clusters=clusters,
+        matrix=interaction_square(prepared, clusters),
+        left_out=prepared.left_out,
+        undefined=work.undefined,
     )

@@ -141,12 +141,17 @@ def log_magnitudes(values: Square, together: Square) -> Float[Tensor, " R"]:
 
 
 def second_differences(
-    views: Mapping[int, MLPDictionary], latents: SparseLatents, pairs: Int[Tensor, "M 2"]
+    views: Mapping[int, MLPDictionary],
+    latents: SparseLatents,
+    pairs: Int[Tensor, "M 2"],
+    progress: Callable[[int, int], None] | None = None,
 ) -> PairValues:
     """Σ over tokens and blocks of sum_n ‖o_n‖ |δ²_n| at each token's other latents."""
     sums = torch.zeros(len(pairs), dtype=torch.float64)
-    for view in views.values():
+    for done, view in enumerate(views.values(), 1):
         sums += second_difference_sums(view, latents, pairs, "others").neurons
+        if progress is not None:
+            progress(done, len(views))
     return PairValues(pairs, sums)
 
 

@@ -57,10 +57,10 @@ def run(arguments: Sequence[str], began: float) -> None:
 
 def _attribute(options: Attribute) -> None:
     from crossproof.activations.corpus import TextSlice
+    from crossproof.commands.finish import show
     from crossproof.lm import load_model
     from crossproof.proof.attribution import attribute
-    from crossproof.report import refresh_report
-    from crossproof.report.terminal import console, evaluation_display
+    from crossproof.report.terminal import evaluation_display
     from crossproof.training.config import config_from_dict
     from crossproof.training.machine import thread_setting
     from crossproof.training.run_folder import RunFolder
@@ -82,8 +82,5 @@ def _attribute(options: Attribute) -> None:
             out=out,
             progress=progress,
         )
-    for table in result.tables():
-        console.print(table.to_rich())
-    print(f"Figures: {out / 'attribution.json'}")
-    if out == options.run / "attribution" and (options.run / "results.json").exists():
-        print(f"Report: {refresh_report(options.run)}")
+    listed = options.run if out == options.run / "attribution" else None
+    show(result, f"Figures: {out / 'attribution.json'}", run=listed)

@@ -44,10 +44,11 @@ def run(arguments: Sequence[str], began: float) -> None:
     options: Audit = parse(Audit, "audit", arguments)
 
     from crossproof.auditing.run import audit
+    from crossproof.commands.finish import show
     from crossproof.files import make_folder
     from crossproof.lm import load_model
     from crossproof.report.audit import write_audit
-    from crossproof.report.terminal import console
+    from crossproof.report.terminal import say
     from crossproof.training.machine import keep_freed_memory, thread_setting
 
     thread_setting(options.threads)
@@ -61,10 +62,7 @@ def run(arguments: Sequence[str], began: float) -> None:
         options.crosscoder,
         settings,
         options.out,
-        lambda line: print(line, flush=True),
+        say,
     )
     page = write_audit(options.out, result)
-    for table in result.tables():
-        console.print(table.to_rich())
-    print(f"All scores: {options.out / 'audit.json'}")
-    print(f"Report: {page}")
+    show(result, f"All scores: {options.out / 'audit.json'}", f"Report: {page}")

@@ -39,5 +39,4 @@ def run(arguments: Sequence[str], began: float) -> None:
         shutil.rmtree(options.out)
     prepared = start(config, options.out)
     train_to_the_end(prepared)
-    report = finish_run(prepared, began)
-    print(f"Report: {report}")
+    finish_run(prepared, began)

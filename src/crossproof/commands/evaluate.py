@@ -61,5 +61,4 @@ def run(arguments: Sequence[str], began: float) -> None:
     text = TextSlice(source, options.split, options.sequences, context, options.skip)
     output = options.out or options.run / f"evaluation-{options.split}"
     settings = EvaluationOptions(seed=options.seed, mlps=mlps)
-    report = finish(model, config, options.run, output, text, began, settings)
-    print(f"Report: {report}")
+    finish(model, config, options.run, output, text, began, settings)

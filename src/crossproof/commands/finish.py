@@ -9,12 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from crossproof.activations.corpus import TextSlice
+from crossproof.errors import printable
 from crossproof.evaluation import EvaluationOptions
 from crossproof.evaluation.run_figures import evaluate_run
 from crossproof.files import make_folder
 from crossproof.lm import LanguageModel
-from crossproof.report import report_run
-from crossproof.report.terminal import evaluation_display, print_tables, training_display
+from crossproof.report import refresh_report, report_run
+from crossproof.report.terminal import evaluation_display, print_tables, say, training_display
+from crossproof.result import Result
 from crossproof.training import distributed
 from crossproof.training.config import RunConfig
 from crossproof.training.run import Interrupted, Run, train_run
@@ -29,11 +31,9 @@ def train_to_the_end(prepared: Run) -> None:
             train_run(prepared, report)
     except Interrupted as stopped:
         if first:
-            print(
-                f"crossproof: stopped after step {stopped.step}; go on with "
-                f"`crossproof train --resume --out {prepared.folder}`.",
-                file=sys.stderr,
-            )
+            how = f"`crossproof train --resume --out {prepared.folder}`"
+            sentence = f"crossproof: stopped after step {stopped.step}; go on with {how}."
+            print(printable(sentence), file=sys.stderr)
         sys.exit(130)
 
 
@@ -45,22 +45,31 @@ def finish(
     text: TextSlice,
     began: float,
     options: EvaluationOptions = EvaluationOptions(),  # noqa: B008  (frozen)
-) -> Path:
-    """Evaluates, prints the table, writes results.json and report.html; returns the page."""
+) -> None:
+    """Evaluates, writes results.json and report.html, and prints the table when both are there."""
     make_folder(output)
     with evaluation_display() as progress:
         results = evaluate_run(model, folder, config, text, options, progress)
-    print_tables(results.tables())
     results = replace(results, seconds=round(time.perf_counter() - began, 1))
-    page = report_run(folder, output, results)
     results.save(output / "results.json")
-    print(f"Figures: {output / 'results.json'}")
-    return page
+    page = report_run(folder, output, results)
+    print_tables(results.tables())
+    say(f"Figures: {output / 'results.json'}")
+    say(f"Report: {page}")
 
 
-def finish_run(prepared: Run, began: float) -> Path:
-    """Evaluates a finished run on its own held-out text; returns the page."""
+def finish_run(prepared: Run, began: float) -> None:
+    """Evaluates a finished run on its own held-out text."""
     config, folder = prepared.config, prepared.folder
     context = min(config.context, prepared.model.context)
     text = TextSlice(config.text, "held_out", config.evaluation_sequences, context, config.skipped)
-    return finish(prepared.model, config, folder, folder, text, began)
+    finish(prepared.model, config, folder, folder, text, began)
+
+
+def show(result: Result, *lines: str, run: Path | None = None) -> None:
+    """Prints a result that is written, and lines about it; renews the report of `run` before."""
+    evaluated = run is not None and (run / "results.json").exists()
+    page = [f"Report: {refresh_report(run)}"] if run is not None and evaluated else []
+    print_tables(result.tables())
+    for line in (*lines, *page):
+        say(line)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,6 +45,11 @@ class Import:
     name: str = ""
     """The crosscoder's name in the run folder; by default `imported`. Of several that are not
     joined each is called after its own folder."""
+    centred: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """The residual stream was centred (TransformerLens's center_writing_weights), whatever the
+    files say; those of old versions of SAELens say nothing."""
+    raw: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """The residual stream was the model's own, not centred."""
     text: str = ""
     """Text that later commands use unless they are given another; see `crossproof train --help`."""
 
@@ -53,8 +59,11 @@ def run(arguments: Sequence[str], began: float) -> None:
     options: Import = parse(Import, "import", arguments)
     if not options.paths:
         raise CrossproofError("Name at least one folder or file of a dictionary to import.")
-    if Path(options.name).name != options.name:
+    if options.name and not _plain(options.name):
         raise CrossproofError(f"--name is {options.name!r}: give a plain name, without folders.")
+    if options.centred and options.raw:
+        raise CrossproofError("--centred and --raw contradict each other: give one.")
+    _check_new(options.out, [options.name or "imported"])
     if options.format is not None:
         FORMATS.check(options.format)
 
@@ -62,6 +71,7 @@ def run(arguments: Sequence[str], began: float) -> None:
     from crossproof.lm import load_model
 
     made = _imported(options, load_model(options.model))
+    _check_new(options.out, made)
     text = options.text or ("bundled" if options.model == "bundled" else "")
     for name, (crosscoder, provenance) in made.items():
         training = {**provenance.training, "text": text}
@@ -80,11 +90,16 @@ def run(arguments: Sequence[str], began: float) -> None:
 def _imported(options: Import, model: Any) -> dict[str, tuple[Any, Any]]:
     """Crosscoder and provenance by name; several dictionaries are one with --join."""
     from crossproof.crosscoder.formats import import_dictionaries, import_dictionary
+    from crossproof.crosscoder.formats.importing import ImportNotice
 
-    given = list(options.paths), model, options.hookpoint or None, options.format
-    if options.join:
-        return {options.name or "imported": import_dictionary(*given)}
-    made = import_dictionaries(*given)
+    centred = options.centred if options.centred or options.raw else None
+    hookpoints = options.hookpoint or None
+    given = list(options.paths), model, hookpoints, options.format, centred
+    with warnings.catch_warnings(record=True) as noticed:
+        warnings.simplefilter("always", ImportNotice)
+        made = {"": import_dictionary(*given)} if options.join else import_dictionaries(*given)
+    for notice in dict.fromkeys(str(each.message) for each in noticed):
+        print(notice)
     if len(made) == 1:
         return {options.name or "imported": next(iter(made.values()))}
     if options.name:
@@ -92,3 +107,16 @@ def _imported(options: Import, model: Any) -> dict[str, tuple[Any, Any]]:
             f"--name names one crosscoder, and these are {len(made)}: leave it out, or --join them."
         )
     return made
+
+
+def _plain(name: str) -> bool:
+    return Path(name).name == name and name != ".." and name.isprintable()
+
+
+def _check_new(out: Path, names: Iterable[str]) -> None:
+    for name in names:
+        if (out / name / "crosscoder").exists():
+            raise CrossproofError(
+                f"{out / name} already holds a crosscoder: choose another --out or --name, or "
+                f"remove it."
+            )

@@ -63,10 +63,10 @@ def run(arguments: Sequence[str], began: float) -> None:
     mlps = mlps_of(options.mlp)
 
     from crossproof.activations.corpus import TextSlice
+    from crossproof.commands.finish import show
     from crossproof.evaluation.measure_run import MeasureOptions, measure_runs
     from crossproof.lm import load_model
-    from crossproof.report import refresh_report
-    from crossproof.report.terminal import evaluation_display, print_contexts, print_tables
+    from crossproof.report.terminal import evaluation_display, print_contexts
     from crossproof.training.config import config_from_dict
     from crossproof.training.machine import keep_freed_memory, thread_setting
     from crossproof.training.run_folder import RunFolder
@@ -84,11 +84,12 @@ def run(arguments: Sequence[str], began: float) -> None:
     described = MeasureOptions(options.pairs, options.attention, options.shapley_tokens, mlps=mlps)
     with evaluation_display("measuring", "sequences") as progress:
         result = measure_runs(model, folders, output, text, described, progress)
-    print_tables(result.tables())
+    lines = [
+        f"{name}, attention not measured: {figures.attention.missing}"
+        for name, figures in result.runs.items()
+        if figures.attention is not None and figures.attention.missing is not None
+    ]
+    listed = options.run if output == options.run / "measure" else None
+    show(result, *lines, f"Sums and measure.json: {output}", run=listed)
     for name, figures in result.runs.items():
         print_contexts(name, figures.top_pairs)
-        if figures.attention is not None and figures.attention.missing is not None:
-            print(f"{name}, attention not measured: {figures.attention.missing}")
-    print(f"Sums and measure.json: {output}")
-    if output == options.run / "measure" and (options.run / "results.json").exists():
-        print(f"Report: {refresh_report(options.run)}")

@@ -50,6 +50,7 @@ def run(arguments: Sequence[str], began: float) -> None:
     options: Train = parse(Train, "train", arguments, default)
 
     from crossproof.commands.finish import finish_run, train_to_the_end
+    from crossproof.report.terminal import say
     from crossproof.training import distributed
     from crossproof.training.run import resume, start
 
@@ -59,10 +60,9 @@ def run(arguments: Sequence[str], began: float) -> None:
         if distributed.rank() > 0:
             return
     if options.evaluate:
-        report = finish_run(prepared, began)
-        print(f"Report: {report}")
+        finish_run(prepared, began)
     else:
-        print(f"Crosscoders: {prepared.folder}; `crossproof evaluate {prepared.folder}` measures.")
+        say(f"Crosscoders: {prepared.folder}; `crossproof evaluate {prepared.folder}` measures.")
 
 
 def _recipe_parser() -> argparse.ArgumentParser:

@@ -73,11 +73,12 @@ def _matched(hookpoints: Hookpoints) -> list[tuple[int, int]]:
         )
     names = hookpoints.names
     first, second = PREFIXES
-    own = [name.removeprefix(first) for name in names if name.startswith(first)]
+    both = [name for name in names if name.startswith(first)]
+    twins = [second + name.removeprefix(first) for name in both]
     pairs = [
-        (names.index(first + name), names.index(second + name))
-        for name in own
-        if second + name in names
+        (names.index(name), names.index(twin))
+        for name, twin in zip(both, twins, strict=True)
+        if twin in names
     ]
     if not pairs:
         raise CrossproofError(

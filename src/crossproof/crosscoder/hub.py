@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from crossproof.crosscoder.provenance import Provenance
-from crossproof.crosscoder.store import CONFIG, WEIGHTS, Stored, read_crosscoder, save_crosscoder
+from crossproof.crosscoder.store import (
+    CARD,
+    CONFIG,
+    WEIGHTS,
+    Stored,
+    read_crosscoder,
+    save_crosscoder,
+)
 from crossproof.errors import CrossproofError, first_line
 from crossproof.files import write_text
-
-CARD = "README.md"
 
 Saved = TypeVar("Saved", bound="SavedOnHub")
 
@@ -71,16 +76,15 @@ class SavedOnHub(Stored):
         (`hf auth login`). Raises CrossproofError if it refuses or cannot be reached.
         """
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-        with tempfile.TemporaryDirectory() as place:
-            folder = Path(place) / "crosscoder"
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "crosscoder"
             self.save_pretrained(folder, provenance, figures)
             api = HfApi()
             try:
                 url = api.create_repo(repository, private=private, exist_ok=True)
                 api.upload_folder(repo_id=url.repo_id, folder_path=folder, commit_message=message)
-            except (HfHubHTTPError, HFValidationError, OSError) as error:
+            except _hub_errors() as error:
                 raise CrossproofError(
                     f"The Hub did not take '{repository}' ({first_line(error)}): check the name, "
                     f"your login (hf auth login), or the network."
@@ -89,20 +93,37 @@ class SavedOnHub(Stored):
 
 
 def _folder(name_or_path: str | Path, revision: str | None) -> Path:
-    path = Path(name_or_path).expanduser()
-    if path.exists() or isinstance(name_or_path, Path) or name_or_path.startswith((".", "/", "~")):
-        return path
+    try:
+        path = Path(name_or_path).expanduser()
+        local = isinstance(name_or_path, Path) or name_or_path.startswith((".", "/", "~"))
+        if local or path.exists():
+            return path
+    except (OSError, RuntimeError) as error:  # a name too long for a file, ~nobody
+        raise CrossproofError(f"There is no folder '{name_or_path}': check the path.") from error
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError
 
     try:
-        wanted = [CONFIG, WEIGHTS, CARD]
-        return Path(snapshot_download(name_or_path, revision=revision, allow_patterns=wanted))
-    except (OSError, HFValidationError, LocalEntryNotFoundError) as error:
+        files = [CONFIG, WEIGHTS, CARD]
+        return Path(snapshot_download(str(name_or_path), revision=revision, allow_patterns=files))
+    except GatedRepoError as error:
+        raise CrossproofError(
+            f"'{name_or_path}' is gated: accept its conditions on its page of the Hub, and log in "
+            f"(hf auth login)."
+        ) from error
+    except _hub_errors() as error:
         raise CrossproofError(
             f"'{name_or_path}' is neither a crosscoder's folder nor a repository that the Hugging "
             f"Face Hub can give now; check the name, or the network."
         ) from error
+
+
+def _hub_errors() -> tuple[type[Exception], ...]:
+    """What the Hub's client raises: its own errors, and those of its HTTP library, whichever."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    bases = [base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)]
+    return (HFValidationError, OSError, *bases)
 
 
 def model_card(crosscoder: Stored, provenance: Provenance, figures: Mapping[str, Any]) -> str:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import asdict
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +24,7 @@ from crossproof.files import atomic_folder, read_json, read_tensors
 from crossproof.lm.hookpoints import BlockHookpoints, Hookpoints
 
 SCHEMA = 1
-WEIGHTS, CONFIG = "crosscoder.safetensors", "config.json"
+WEIGHTS, CONFIG, CARD = "crosscoder.safetensors", "config.json", "README.md"
 
 
 class Stored(nn.Module):
@@ -37,14 +39,21 @@ class Stored(nn.Module):
 
 
 S = TypeVar("S", bound=Stored)
+T = TypeVar("T")
 
 
 def save_crosscoder(crosscoder: Stored, folder: Path, provenance: Provenance) -> None:
-    """Writes the crosscoder with its scale folded into the weights, atomically."""
+    """Writes the crosscoder with its scale folded into the weights, atomically.
+
+    Replaces a crosscoder that is there. Raises CrossproofError if the folder holds anything else,
+    which would be lost, or cannot be written.
+    """
+    folder = Path(os.path.abspath(folder))
+    _check_replaceable(folder)
     tensors = folded_tensors(crosscoder)
     config = {
         "schema": SCHEMA,
-        "crossproof": _own_version(),
+        "crossproof": _installed_version(),
         "crosscoder": asdict(crosscoder.config),
         "d_model": crosscoder.d_model,
         "hookpoints": {
@@ -58,7 +67,17 @@ def save_crosscoder(crosscoder: Stored, folder: Path, provenance: Provenance) ->
         (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _own_version() -> str:
+def _check_replaceable(folder: Path) -> None:
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    others = sorted(names - {WEIGHTS, CONFIG, CARD})
+    if others:
+        raise CrossproofError(
+            f"{folder} holds other files ({', '.join(others[:3])}), which saving a crosscoder "
+            f"there would remove: choose a new or an empty folder."
+        )
+
+
+def _installed_version() -> str:
     try:
         return version("crossproof")
     except PackageNotFoundError:  # run from a source tree that is not installed
@@ -76,7 +95,7 @@ def read_provenance(folder: Path) -> Provenance:
     """Where a saved crosscoder comes from, without reading its weights; errors as
     `read_crosscoder`."""
     try:
-        return Provenance(**_read_config(folder)["provenance"])
+        return _typed(Provenance, _read_config(folder)["provenance"], Provenance("", ""))
     except (KeyError, TypeError) as error:
         raise CrossproofError(f"{folder / CONFIG} is damaged ({error}): restore it.") from error
 
@@ -96,21 +115,58 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def read_crosscoder(kind: type[S], folder: Path) -> tuple[S, Provenance]:
     """Makes a `kind` of what `save_crosscoder` wrote.
 
-    Raises CrossproofError if the folder is missing, incomplete, truncated, or of another format.
+    Raises CrossproofError if the folder is missing, incomplete, truncated, of another format, or
+    holds NaN or infinite weights.
     """
     config = _read_config(folder)
     tensors = read_tensors(folder / WEIGHTS)
     try:
-        names = tuple(config["hookpoints"]["names"])
-        blocks = tuple(BlockHookpoints(**block) for block in config["hookpoints"]["blocks"])
-        crosscoder = kind(
-            CrosscoderConfig(**config["crosscoder"]), Hookpoints(names, blocks), config["d_model"]
-        )
-        provenance = Provenance(**config["provenance"])
-        crosscoder.load_state_dict(tensors)
+        size = _typed(CrosscoderConfig, config["crosscoder"], CrosscoderConfig())
+        hookpoints = _hookpoints(config["hookpoints"])
+        if not size.sparsity.isprintable():
+            raise TypeError(f"sparsity is {size.sparsity!r}")
+        shape = (size.n_latents, len(hookpoints), config["d_model"])
+        if tensors["W_enc"].shape != shape or min(shape) < 1:  # before so much is allocated
+            raise TypeError(f"W_enc has shape {list(tensors['W_enc'].shape)}, not {list(shape)}")
+        crosscoder = kind(size, hookpoints, config["d_model"])
+        provenance = _typed(Provenance, config["provenance"], Provenance("", ""))
+        crosscoder.load_state_dict({n: _usable(n, t) for n, t in tensors.items()})
     except (KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
         raise CrossproofError(
-            f"{folder} is not a crossproof crosscoder ({error}): its {CONFIG} and {WEIGHTS} do "
+            f"{folder} is not a crossproof crosscoder ({reason}): its {CONFIG} and {WEIGHTS} do "
             f"not fit each other."
         ) from error
     return crosscoder.eval(), provenance
+
+
+def _typed(kind: type[T], values: Mapping[str, Any], like: T) -> T:
+    """A dataclass of `values`, each of the type that `like` has there; TypeError otherwise."""
+    made = kind(**values)
+    for name in (field.name for field in fields(like)):  # type: ignore[arg-type]  # a dataclass
+        value, usual = getattr(made, name), getattr(like, name)
+        if type(value) is not type(usual):
+            raise TypeError(f"{name} is {value!r}, not of type {type(usual).__name__}")
+    return made
+
+
+def _hookpoints(content: Mapping[str, Any]) -> Hookpoints:
+    names, blocks = content["names"], [BlockHookpoints(**block) for block in content["blocks"]]
+    places = [None, *range(len(names))]
+    wrong = [place for block in blocks for place in vars(block).values() if place not in places]
+    printable = all(type(name) is str and name.isprintable() for name in names)
+    if type(names) is not list or not printable or wrong:
+        raise TypeError(f"hookpoints are {names!r}, and blocks have some at {wrong}")
+    return replace(Hookpoints.from_names(names, 0), blocks=tuple(blocks))
+
+
+def _usable(name: str, tensor: Tensor) -> Tensor:
+    """Floating and finite; sparsity rules may have infinite thresholds, kept as the largest number
+    (a logarithm that large is as good as infinite)."""
+    if not tensor.is_floating_point() or bool(tensor.isnan().any()):
+        raise TypeError(f"{name} holds NaN or numbers of type {tensor.dtype}")
+    if name.startswith("sparsity."):
+        return tensor.nan_to_num()
+    if bool(tensor.isinf().any()):
+        raise TypeError(f"{name} holds infinite numbers")
+    return tensor

@@ -75,7 +75,7 @@ def owners(sums: Interactions) -> dict[str, tuple[OwnedShare, ...]]:
     for block, counts in zip(sums.blocks, sums.owned.double(), strict=True):
         share, latent = (counts / counts.sum().clamp_min(1)).topk(min(OWNERS, len(counts)))
         rows = zip(latent.tolist(), share.tolist(), strict=True)
-        result[str(block)] = tuple(OwnedShare(h, s) for h, s in rows)
+        result[str(block)] = tuple(OwnedShare(h, s) for h, s in rows if s > 0)
     return result
 
 

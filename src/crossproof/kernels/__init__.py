@@ -13,6 +13,7 @@ does; both give the same numbers up to rounding. `weighted_rows` has one path on
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -45,12 +46,15 @@ def uses_numba(tensor: Tensor) -> bool:
     )
 
 
-def _match_threads() -> None:
+def _run(loop: Any, inputs: tuple[Tensor, ...], *outputs: Tensor) -> None:
+    """Runs one of numba's loops on PyTorch's number of threads; it writes into the outputs."""
     threads = torch.get_num_threads()
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     if torch.get_num_threads() != threads:
         # The first call starts numba's OpenMP pool, which sets the count that PyTorch uses too.
         torch.set_num_threads(threads)
+    arrays = [tensor.detach().contiguous().numpy() for tensor in inputs]
+    numba_cpu.run(loop, [*arrays, *(tensor.numpy() for tensor in outputs)])
 
 
 def entries_above(
@@ -60,12 +64,11 @@ def entries_above(
     if not uses_numba(pre):
         return torch_any.entries_above(pre, thresholds)
     counts = torch.empty(len(pre), dtype=torch.int64)
-    _match_threads()
-    numba_cpu.count_above(*_arrays(pre, thresholds, counts))
+    _run(numba_cpu.count_above, (pre, thresholds), counts)
     offsets = pad(counts.cumsum(0), (1, 0))
     indices = torch.empty(int(offsets[-1]), dtype=torch.int64)
     values = pre.new_empty(len(indices))
-    numba_cpu.fill_above(*_arrays(pre, thresholds, offsets, indices, values))
+    _run(numba_cpu.fill_above, (pre, thresholds, offsets), indices, values)
     return offsets, indices, values
 
 
@@ -79,8 +82,7 @@ def row_products(
     if not uses_numba(left):
         return torch_any.row_products(offsets, indices, left, right)
     out = left.new_empty(len(indices))
-    _match_threads()
-    numba_cpu.row_products(*_arrays(offsets, indices, left, right, out))
+    _run(numba_cpu.row_products, (offsets, indices, left, right), out)
     return out
 
 
@@ -101,12 +103,11 @@ def dominant(
         return torch_any.dominant(offsets, indices, values, weights, excluded)
     best = weights.new_empty(len(offsets) - 1, weights.shape[1])
     owner = torch.empty(best.shape, dtype=torch.int32)
-    _match_threads()
+    entries = offsets, indices, values, weights
     if excluded is None:
-        numba_cpu.dominant(*_arrays(offsets, indices, values, weights, best, owner))
+        _run(numba_cpu.dominant, entries, best, owner)
     else:
-        arrays = _arrays(offsets, indices, values, weights, excluded, best, owner)
-        numba_cpu.runner_up(*arrays)
+        _run(numba_cpu.runner_up, (*entries, excluded), best, owner)
     return best, owner
 
 
@@ -129,10 +130,8 @@ def dominant_backward(
         return grad_values, grad_weights if onto is None else onto.add_(grad_weights)
     grad_values = values.new_zeros(BACKWARD_PARTS, len(values))
     grad_weights = torch.zeros_like(weights) if onto is None else onto
-    _match_threads()
-    numba_cpu.dominant_backward(
-        *_arrays(indices, values, weights, owner, grad, grad_values, grad_weights)
-    )
+    inputs = indices, values, weights, owner, grad
+    _run(numba_cpu.dominant_backward, inputs, grad_values, grad_weights)
     return grad_values.sum(0), grad_weights
 
 
@@ -157,9 +156,7 @@ def plain_pairs(
     arguments = offsets, starts, indices, values, weights, owner, norms, swings
     if not uses_numba(weights):
         return torch_any.plain_pairs(*arguments, out)
-    _match_threads()
-    numba_cpu.plain_pairs(*_arrays(*arguments), out.numpy())
-    return None
+    return _run(numba_cpu.plain_pairs, arguments, out)
 
 
 def pair_table(
@@ -180,16 +177,11 @@ def pair_table(
     tokens = torch.repeat_interleave(offsets.diff())[order]
     by_latent = pad(torch.bincount(indices, minlength=n_latents).cumsum(0), (1, 0))
     counts = torch.zeros(n_latents, dtype=torch.int64)
-    _match_threads()
-    numba_cpu.count_partners(*_arrays(offsets, indices, by_latent, tokens, order, counts))
+    _run(numba_cpu.count_partners, (offsets, indices, by_latent, tokens, order), counts)
     firsts = pad(counts.cumsum(0), (1, 0))
     partners = torch.empty(int(firsts[-1]), dtype=torch.int64)
     together = torch.zeros(len(partners), dtype=torch.int64)
     table = sums.new_zeros(len(partners), sums.shape[1])
-    code = offsets, starts, indices, by_latent, tokens, order
-    numba_cpu.add_pairs(*_arrays(*code, sums, firsts, partners, together, table))
+    inputs = offsets, starts, indices, by_latent, tokens, order, sums, firsts
+    _run(numba_cpu.add_pairs, inputs, partners, together, table)
     return torch.stack([torch.repeat_interleave(counts), partners], 1), together, table
-
-
-def _arrays(*tensors: Tensor) -> list[object]:
-    return [tensor.detach().contiguous().numpy() for tensor in tensors]

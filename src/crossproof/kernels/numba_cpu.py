@@ -7,7 +7,9 @@ Parallel loops run over disjoint outputs in a fixed order, so results do not dep
 
 from __future__ import annotations
 
+import functools
 import inspect
+import pickle
 
 import numba
 import numpy as np
@@ -22,8 +24,38 @@ PARTS = 64  # ranges of latents that threads share out among them
 
 
 def _compiled(flags):
-    # Type-checking import hooks wrap every function of a package; numba needs the bare one.
-    return lambda loop: numba.njit(**flags)(inspect.unwrap(loop))
+    """Compiles a loop, and keeps the code for the next process where there is a place for it.
+
+    numba keeps it beside the module or in the user's cache folder, and raises RuntimeError where
+    it can write neither: then every process compiles anew.
+    """
+
+    def compiled(loop):
+        # Type-checking import hooks wrap every function of a package; numba needs the bare one.
+        bare = inspect.unwrap(loop)
+        try:
+            return numba.njit(**flags)(bare)
+        except RuntimeError:
+            return numba.njit(**{**flags, "cache": False})(bare)
+
+    return compiled
+
+
+def run(loop, arrays):
+    """Runs a compiled loop, without its cache where that turns out to be damaged or full.
+
+    numba reads and writes the cache before a loop's first run: nothing has been computed yet.
+    """
+    try:
+        loop(*arrays)
+    except (OSError, EOFError, ValueError, LookupError, AttributeError, pickle.PickleError):
+        uncached(loop)(*arrays)
+
+
+@functools.cache
+def uncached(loop):
+    """The loop compiled again, beside its cache."""
+    return numba.jit(**loop.targetoptions)(loop.py_func)
 
 
 @_compiled(FLAGS)
@@ -128,24 +160,24 @@ def dominant_backward(indices, values, weights, owner, grad, grad_values, grad_w
                     grad_weights[h, n] += g * values[j]
 
 
-@_compiled({**FLAGS, "parallel": False})
+@_compiled({**FLAGS, "parallel": False, "cache": False})  # it is a part of the next
 def _write_pairs(active, charged, smaller, out):
     """The five sums of one token's pairs, from what `plain_pairs` gathered."""
-    place = 0
+    row = 0
     for h in range(active):
         for k in range(h + 1, active):
             forward, backward = 2 * (h * active + k), 2 * (k * active + h)
-            out[place, 0] = charged[forward]
-            out[place, 1] = charged[backward]
-            out[place, 2] = charged[forward + 1]
-            out[place, 3] = charged[backward + 1]
-            out[place, 4] = smaller[h * active + k]
-            place += 1
+            out[row, 0] = charged[forward]
+            out[row, 1] = charged[backward]
+            out[row, 2] = charged[forward + 1]
+            out[row, 3] = charged[backward + 1]
+            out[row, 4] = smaller[h * active + k]
+            row += 1
 
 
 @_compiled(REDUCTION_FLAGS)
 def plain_pairs(offsets, starts, indices, values, weights, owner, norms, swings, out):
-    """out[place of (h, k)] = the five sums of a pair; see `crossproof.kernels.plain_pairs`.
+    """out[row of (h, k)] = the five sums of a pair; see `crossproof.kernels.plain_pairs`.
 
     Contributions of a tile of neurons stay in the first-level cache. What is charged to an owner
     walks neurons and, inside, latents: successive additions go to different places and do not wait
@@ -180,13 +212,13 @@ def plain_pairs(offsets, starts, indices, values, weights, owner, norms, swings,
                     continue
                 plain = np.float64(norms[low + n])
                 swung = np.float64(charge[low + n])
-                place = np.uint64(2 * i * active)  # unsigned: no wrapping around to check
+                pair = np.uint64(2 * i * active)  # unsigned: no wrapping around to check
                 at = np.uint64(n)
                 for _ in range(active):
                     size_of = np.float64(sizes[at])
-                    charged[place] += plain * size_of
-                    charged[place + np.uint64(1)] += swung * size_of
-                    place += np.uint64(2)
+                    charged[pair] += plain * size_of
+                    charged[pair + np.uint64(1)] += swung * size_of
+                    pair += np.uint64(2)
                     at += np.uint64(stride)
             scale = charge[low : low + count]
             for j in range(active):
@@ -232,24 +264,24 @@ def add_pairs(
     for part in numba.prange(parts):
         slot = np.full(latents, -1, np.int64)
         for h in range(latents * part // parts, latents * (part + 1) // parts):
-            start, found = firsts[h], firsts[h]
+            start, end = firsts[h], firsts[h]
             for at in range(by_latent[h], by_latent[h + 1]):
                 for entry in range(order[at] + 1, offsets[tokens[at] + 1]):
                     k = indices[entry]
                     if slot[k] < start:
                         slot[k] = start
-                        partners[found] = k
-                        found += 1
-            partners[start:found].sort()
-            for place in range(start, found):
-                slot[partners[place]] = place
+                        partners[end] = k
+                        end += 1
+            partners[start:end].sort()
+            for partner in range(start, end):
+                slot[partners[partner]] = partner
             for at in range(by_latent[h], by_latent[h + 1]):
                 b = tokens[at]
                 inside, active = order[at] - offsets[b], offsets[b + 1] - offsets[b]
                 row = starts[b] + inside * (2 * active - inside - 1) // 2
                 for entry in range(order[at] + 1, offsets[b + 1]):
-                    place = slot[indices[entry]]
-                    together[place] += 1
+                    partner = slot[indices[entry]]
+                    together[partner] += 1
                     for c in range(columns):
-                        table[place, c] += sums[row, c]
+                        table[partner, c] += sums[row, c]
                     row += 1

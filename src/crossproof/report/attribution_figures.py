@@ -12,12 +12,10 @@ from crossproof.proof.attribution.figures import AttributedRun, ReplacementFigur
 from crossproof.proof.attribution.replacements import CENTRED
 from crossproof.proof.attribution.result import AttributionResult
 from crossproof.report.attribution import REFERENCES, of_runs
-from crossproof.report.figures import plain_figure
-from crossproof.report.runs import ShownRun
+from crossproof.report.plots import Panel, error_bar, plain_figure
+from crossproof.report.runs import ShownRun, of_page
 from crossproof.tables import at_most, number
 
-Panel = tuple[str, str, go.Figure]
-"""Title, what a reader who cannot see the figure is told, and the figure."""
 Entries = Sequence[tuple[ShownRun, AttributedRun]]
 Variants = Mapping[str, ReplacementFigures]
 CLAIM = "claimed loss"
@@ -34,7 +32,7 @@ def chain_panels(result: AttributionResult | None, runs: Sequence[ShownRun]) -> 
     shown = of_runs(result, runs)
     if shown is None or (name := shown.best_chain) is None:
         return []
-    entries = [(run, f) for run in runs if (f := shown.chained.get(run.name)) is not None]
+    entries = of_page(shown.chained, runs)
     return [_loss_panel(entries, name), _radius_panel(entries, name)]
 
 
@@ -43,7 +41,7 @@ def certified_panels(result: AttributionResult | None, runs: Sequence[ShownRun])
     shown = of_runs(result, runs)
     if shown is None:
         return []
-    entries = [(run, shown.runs[run.name]) for run in runs if run.name in shown.runs]
+    entries = of_page(shown.runs, runs)
     terms = [
         figures.terms
         for _, run in entries
@@ -77,7 +75,7 @@ def _loss_panel(entries: Entries, name: str) -> Panel:
     drawn = [value for trace in figure.data for value in trace.x if value]
     _log_axis(figure, [limit, truth, *drawn], "nats")
     told = f"Bound on the loss after each step: {'; '.join(ends)}; vacuous from {limit:.2f}."
-    return "Bound on the loss", told, figure
+    return Panel("Bound on the loss", told, figure)
 
 
 def _radius_panel(entries: Entries, name: str) -> Panel:
@@ -92,14 +90,14 @@ def _radius_panel(entries: Entries, name: str) -> Panel:
             x=[_positive(value) for value in figures.true_radius],
             y=[stage.short for stage in stages if stage.part in MEASURED_AFTER],
             mode="markers",
-            marker={"size": 9 - 3 * (at % 2), "symbol": "circle-open", **_colour(run)},
+            marker={"size": 9 - 3 * (at % 2), "symbol": "circle-open", "color": run.colour},
             name=run.name,
             hovertemplate="%{y}: in truth %{x:,.2f}<extra>%{fullData.name}</extra>",
         )
         radius, truth = at_most(2)(stages[-1].radius), number(figures.true_radius[-1])
         ends.append(f"{run.name} ends at {radius}, in truth {truth}")
     _log_axis(figure, [v for trace in figure.data for v in trace.x if v], "length")
-    return "Radius of the ball", f"Radius after each step: {'; '.join(ends)}.", figure
+    return Panel("Radius of the ball", f"Radius after each step: {'; '.join(ends)}.", figure)
 
 
 def _steps(figures: AttributedRun, name: str) -> list[str]:
@@ -112,7 +110,7 @@ def _downward(steps: Sequence[str]) -> go.Figure:
     Above and below is room for the words that belong to vertical lines.
     """
     height = min(110 + 20 * len(steps), TALLEST)
-    figure = plain_figure(height=height, showlegend=False, hovermode="closest")
+    figure = plain_figure(height, hovermode="closest")
     order = {"categoryorder": "array", "categoryarray": list(steps)}
     figure.update_yaxes(
         type="category", range=[len(steps) - 1 + MARGIN, -MARGIN], automargin=True, **order
@@ -134,8 +132,8 @@ def _add_steps(
         x=list(values),
         y=list(steps),
         mode="lines+markers",
-        line={"width": 4 - 2 * (rank % 2), **_colour(run)},
-        marker={"size": size, **_colour(run)},
+        line={"width": 4 - 2 * (rank % 2), "color": run.colour},
+        marker={"size": size, "color": run.colour},
         name=run.name,
         hovertemplate=f"{hover}<extra>%{{fullData.name}}</extra>",
     )
@@ -175,7 +173,7 @@ def _log_axis(figure: go.Figure, values: Sequence[float], title: str) -> None:
 
 
 def _certified_panel(entries: Entries, reference: str, terms: tuple[float, float]) -> Panel:
-    figure = plain_figure(height=380, showlegend=False, hovermode="closest")
+    figure = plain_figure(380, hovermode="closest")
     told = []
     every = [figures.last_block.get(reference, {}) for _, figures in entries]
     for (run, _), variants in zip(entries, every, strict=True):
@@ -193,7 +191,8 @@ def _certified_panel(entries: Entries, reference: str, terms: tuple[float, float
     figure.update_yaxes(range=[-0.02, 1.08], tickformat=".0%", nticks=6, automargin=True)
     _log_axis(figure, terms, "pairs through the nonlinearity, a token")
     title = REFERENCES[reference]
-    return title, f"Certified shares, {title[0].lower() + title[1:]}: {'; '.join(told)}.", figure
+    words = f"Certified shares, {title[0].lower() + title[1:]}: {'; '.join(told)}."
+    return Panel(title, words, figure)
 
 
 def _add_truth(figure: go.Figure, run: ShownRun, variants: Variants) -> None:
@@ -203,8 +202,8 @@ def _add_truth(figure: go.Figure, run: ShownRun, variants: Variants) -> None:
         y=[mean_of(variant.unchanged) for variant in variants.values()],
         customdata=list(variants),
         mode="lines+markers",
-        line={"width": 1, **_colour(run)},
-        marker={"size": 7, "symbol": "circle-open", **_colour(run)},
+        line={"width": 1, "color": run.colour},
+        marker={"size": 7, "symbol": "circle-open", "color": run.colour},
         name=run.name,
         hovertemplate="%{customdata}: %{y:.1%} truly stay<extra>%{fullData.name}</extra>",
     )
@@ -230,24 +229,14 @@ def _add_shares(
 ) -> None:
     """Certified shares with their intervals."""
     shares = [variant.certified for variant in variants.values()]
-    means = [mean_of(share) for share in shares]
-    ends = [share.ci or (mean, mean) for share, mean in zip(shares, means, strict=True)]
     figure.add_scatter(
         x=[variant.terms for variant in variants.values()],
-        y=means,
+        y=[mean_of(share) for share in shares],
         customdata=list(variants),
         mode="lines+markers",
-        line={"width": 2, "dash": dash, **_colour(run)},
-        marker=marker | _colour(run),
-        error_y={
-            "type": "data",
-            "symmetric": False,
-            "array": [high - mean for (_, high), mean in zip(ends, means, strict=True)],
-            "arrayminus": [mean - low for (low, _), mean in zip(ends, means, strict=True)],
-            "thickness": 1.2,
-            "width": 3,
-            **_colour(run),
-        },
+        line={"width": 2, "dash": dash, "color": run.colour},
+        marker=marker | {"color": run.colour},
+        error_y=error_bar(shares, run.colour),
         name=run.name,
         hovertemplate="%{customdata}: %{y:.1%} of %{x:,.0f} pairs<extra>%{fullData.name}</extra>",
     )
@@ -262,7 +251,3 @@ def _told(run: ShownRun, variants: Variants) -> Iterator[str]:
 def _positive(value: float) -> float | None:
     """What a logarithmic axis can show."""
     return value if value > 0 else None
-
-
-def _colour(run: ShownRun) -> dict[str, str]:
-    return {"color": f"var({run.colour})"}

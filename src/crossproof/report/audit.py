@@ -7,13 +7,13 @@ from pathlib import Path
 
 from crossproof.auditing.result import AuditResult, ColouredTexts
 from crossproof.evaluation.contexts import Context
-from crossproof.report.page import page_template, write_page
-from crossproof.report.passages import Piece, pieces
+from crossproof.files import write_text
+from crossproof.report.page import page_template
 
 LAYERS = {
-    "I": ("Interaction I", "--run-1"),
-    "error": ("Reconstruction error", "--run-2"),
-    "loss": ("Loss", "--run-5"),
+    "I": ("Interaction I", "var(--run-1)"),
+    "error": ("Reconstruction error", "var(--run-2)"),
+    "loss": ("Loss", "var(--run-5)"),
 }
 
 
@@ -23,15 +23,9 @@ class Layer:
 
     label: str
     colour: str
-    pieces: tuple[Piece, ...]
-
-
-@dataclass(frozen=True)
-class ColouredText:
-    """One text, once a layer."""
-
-    place: int
-    layers: tuple[Layer, ...]
+    context: Context
+    largest: float
+    """What has full strength."""
 
 
 def write_audit(folder: Path, audit: AuditResult) -> Path:
@@ -42,7 +36,9 @@ def write_audit(folder: Path, audit: AuditResult) -> Path:
         audit=audit,
         coloured=coloured(audit.shown),
     )
-    return write_page(folder / "report.html", page)
+    path = folder / "report.html"
+    write_text(path, page)
+    return path
 
 
 def headline(audit: AuditResult) -> str:
@@ -92,21 +88,17 @@ def sentences(audit: AuditResult) -> list[str]:
     return lines
 
 
-def coloured(shown: ColouredTexts) -> list[ColouredText]:
-    """The first texts, each coloured by every layer: how far a token is above the trusted median.
+def coloured(shown: ColouredTexts) -> dict[int, list[Layer]]:
+    """The first texts by place, a layer a quantity: how far tokens are above the trusted median.
 
     Full strength is the largest among the shown texts, or the 99th percentile of trusted tokens.
     """
-    scales = {}
-    for layer in LAYERS:
-        largest = [max(text.values[layer]) for text in shown.texts]
-        scales[layer] = max([shown.high[layer], *largest]) - shown.median[layer]
-    texts = []
-    for text in shown.texts:
-        layers = []
-        for layer, (label, colour) in LAYERS.items():
-            above = [max(0.0, v - shown.median[layer]) for v in text.values[layer]]
+    texts: dict[int, list[Layer]] = {text.place: [] for text in shown.texts}
+    for name, (label, colour) in LAYERS.items():
+        median = shown.median[name]
+        largest = max([shown.high[name], *(max(text.values[name]) for text in shown.texts)])
+        for text in shown.texts:
+            above = [max(0.0, value - median) for value in text.values[name]]
             context = Context(tuple(text.tokens), tuple(above), above.index(max(above)))
-            layers.append(Layer(label, colour, tuple(pieces(context, scales[layer]))))
-        texts.append(ColouredText(text.place, tuple(layers)))
+            texts[text.place].append(Layer(label, colour, context, largest - median))
     return texts

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import fields, replace
 
 from crossproof.activations.corpus import TextSlice
+from crossproof.crosscoder.config import CrosscoderConfig
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.results import RunEvaluation
-from crossproof.training.config import RECIPES, RunConfig, config_from_dict
+from crossproof.training.config import RECIPES, Optimisation, RunConfig, config_from_dict
+from crossproof.training.objective import Objective
 
 FREE = ("threads", "device", "checkpoint_every", "log_every")
 """Options that a machine decides and that change no figure beyond rounding."""
@@ -67,7 +68,7 @@ def _config(results: RunEvaluation) -> RunConfig | None:
 
 def _changes(recipe: RunConfig, config: RunConfig) -> list[str]:
     """The options that turn a recipe into `config`."""
-    before, after, words = dict(_flat(asdict(recipe))), dict(_flat(asdict(config))), []
+    before, after, words = dict(_options(recipe)), dict(_options(config)), []
     for name in dict.fromkeys([*before, *after]):  # either may lack terms of the objective
         value = after[name] if name in after else getattr(config.objective, name)
         if name in FREE or value == before.get(name):
@@ -82,12 +83,16 @@ def _changes(recipe: RunConfig, config: RunConfig) -> list[str]:
     return words
 
 
-def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value)
+def _options(config: RunConfig | CrosscoderConfig | Optimisation) -> Iterator[tuple[str, object]]:
+    """Every option by its name, those of parts and the terms of the objective among them."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, CrosscoderConfig | Optimisation):
+            yield from _options(value)
+        elif isinstance(value, Objective):
+            yield from value.items()
         else:
-            yield name, value
+            yield field.name, value
 
 
 def _duration(seconds: float) -> str:

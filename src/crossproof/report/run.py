@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from crossproof.clusters.result import ClusterResult
 from crossproof.evaluation.measurement import RunMeasurement
 from crossproof.evaluation.results import RunEvaluation
-from crossproof.report.attribution import attributed
-from crossproof.report.clusters import clustered
+from crossproof.files import read_json
+from crossproof.proof.attribution.result import AttributionResult
 from crossproof.report.page import write_report
-from crossproof.report.stored import stored
+from crossproof.result import Result
+
+R = TypeVar("R", bound=Result)
 
 
 def report_run(folder: Path, output: Path, results: RunEvaluation) -> Path:
@@ -25,9 +28,9 @@ def report_run(folder: Path, output: Path, results: RunEvaluation) -> Path:
         output,
         results,
         published_sweep(model),
-        measured(folder, model),
-        clustered(folder, model),
-        attributed(folder, model),
+        stored(folder / "measure" / "measure.json", RunMeasurement, model),
+        stored(folder / "clusters" / "clusters.json", ClusterResult, model),
+        stored(folder / "attribution" / "attribution.json", AttributionResult, model),
     )
 
 
@@ -36,10 +39,14 @@ def refresh_report(folder: Path) -> Path:
     return report_run(folder, folder, RunEvaluation.load(folder / "results.json"))
 
 
-def measured(folder: Path, weights_hash: str) -> RunMeasurement | None:
-    """What `crossproof measure` found about the run, if it has been run on these weights."""
-    content = stored(folder / "measure" / "measure.json", weights_hash)
-    return None if content is None else RunMeasurement.from_json(content)
+def stored(path: Path, kind: type[R], weights_hash: str) -> R | None:
+    """What a later command has left in a run folder; None if nothing, or about other weights.
+
+    Raises CrossproofError if it cannot be read.
+    """
+    if not path.exists() or read_json(path).get("model_hash", weights_hash) != weights_hash:
+        return None
+    return kind.load(path)
 
 
 def published_sweep(weights_hash: str) -> dict[str, Any] | None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from crossproof.evaluation import results as evaluation
 from crossproof.evaluation.results import EvaluationResult, RunEvaluation
 
 PALETTE = 6
 """Colours of the page's style sheet, --run-1 to --run-6; further runs start again."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,13 @@ class ShownRun:
 
     @property
     def colour(self) -> str:
-        """The custom property of the style sheet that holds the run's colour."""
-        return f"--run-{self.place % PALETTE + 1}"
+        """The run's colour in the style sheet."""
+        return f"var(--run-{self.place % PALETTE + 1})"
+
+    @property
+    def soft_colour(self) -> str:
+        """The same, to fill areas with."""
+        return f"var(--run-{self.place % PALETTE + 1}-soft)"
 
 
 def runs_of(results: RunEvaluation) -> list[ShownRun]:
@@ -39,11 +45,6 @@ def runs_of(results: RunEvaluation) -> list[ShownRun]:
     return [ShownRun(name, place, figures) for place, (name, figures) in enumerate(entries)]
 
 
-def mids_of(runs: Sequence[ShownRun]) -> list[str]:
-    """The kinds of resid_mid for which any run has fidelities."""
-    return evaluation.mids_of([run.figures for run in runs])
-
-
-def short_hookpoint(name: str) -> str:
-    """`blocks.3.hook_resid_pre` as `3 resid_pre`, for axes."""
-    return name.removeprefix("blocks.").replace("hook_", "").replace(".", " ")
+def of_page(by_name: Mapping[str, T], runs: Sequence[ShownRun]) -> list[tuple[ShownRun, T]]:
+    """Of what another command says by crosscoder, that of the page's, in the page's order."""
+    return [(run, by_name[run.name]) for run in runs if run.name in by_name]

@@ -9,10 +9,12 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from crossproof.errors import printable
 from crossproof.evaluation.contexts import Context
 from crossproof.evaluation.measurement import PairFigures
 from crossproof.tables import Table
@@ -56,7 +58,13 @@ def _terms(progress: TrainingProgress) -> RichTable:
         table.add_column(heading, justify="left" if heading == "crosscoder" else "right")
     for name, step in progress.reports.items():
         terms = [f"{step.terms[t].item():.4g}" if t in step.terms else "" for t in names]
-        row = [name, f"{step.loss.item():.4f}", *terms, f"{step.l0:.1f}", str(int(step.dead))]
+        row = [
+            escape(printable(name)),
+            f"{step.loss.item():.4f}",
+            *terms,
+            f"{step.l0:.1f}",
+            str(int(step.dead)),
+        ]
         table.add_row(*row)
     return table
 
@@ -64,11 +72,10 @@ def _terms(progress: TrainingProgress) -> RichTable:
 def _print_lines(progress: TrainingProgress) -> None:
     for name, step in progress.reports.items():
         terms = "  ".join(f"{term} {value.item():.4g}" for term, value in step.terms.items())
-        print(
+        say(
             f"step {progress.step}/{progress.steps}  {name}: loss {step.loss.item():.4f}  {terms}  "
             f"L0 {step.l0:.1f}  dead {int(step.dead)}  {progress.tokens_per_second:,.0f} tokens/s  "
-            f"{progress.seconds_left:.0f} s left",
-            flush=True,
+            f"{progress.seconds_left:.0f} s left"
         )
 
 
@@ -94,11 +101,16 @@ def evaluation_display(
 
     def report(name: str, done: int, total: int) -> None:
         if name not in tasks:
-            tasks[name] = bar.add_task(name, total=total)
+            tasks[name] = bar.add_task(escape(printable(name)), total=total)
         bar.update(tasks[name], completed=done)
 
     with bar:
         yield report
+
+
+def say(line: str) -> None:
+    """Prints a line at once; what would steer the terminal is spelt."""
+    print(printable(line), flush=True)
 
 
 def print_tables(tables: Iterable[Table]) -> None:
@@ -116,14 +128,16 @@ def _progress_lines(doing: str, unit: str) -> Callable[[str, int, int], None]:
         if name in last and done < total and now - last[name] < PAUSE:
             return
         last[name] = now
-        print(f"{doing} {name}: {done}/{total} {unit}".strip(), flush=True)
+        say(f"{doing} {name}: {done}/{total} {unit}".strip())
 
     return report
 
 
 def print_contexts(title: str, pairs: Iterable[PairFigures]) -> None:
     """Where each pair of latents interacts most, at the word in bold."""
-    console.print(Text(f"{title}: where each pair interacts most, at the word in bold", "dim"))
+    console.print(
+        Text(f"{printable(title)}: where each pair interacts most, at the word in bold", "dim")
+    )
     for pair in pairs:
         line = Text(f"  {' '.join(map(str, pair.latents)):10s} ", overflow="fold")
         console.print(line.append(_excerpt(pair.contexts)))
@@ -135,5 +149,6 @@ def _excerpt(contexts: Sequence[Context], before: int = 8, after: int = 3) -> Te
     for context in contexts[:1]:
         for at in range(max(context.peak - before, 0), context.peak + after + 1):
             style = "bold" if at == context.peak else ""
-            text.append("".join(context.tokens[at : at + 1]).replace("\n", "↵"), style=style)
+            token = "".join(context.tokens[at : at + 1]).replace("\n", "↵")
+            text.append(printable(token), style=style)
     return text

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crossproof.crosscoder.formats.files import read_weights, read_yaml, take
+from crossproof.crosscoder.formats.files import Config, config_at, read_config, read_weights, take
 from crossproof.crosscoder.formats.foreign import ForeignDictionary, refuse_skip, transcoder
 from crossproof.errors import CrossproofError
 
@@ -19,12 +19,10 @@ _THRESHOLD = "activation_function.threshold"
 
 def recognise(path: Path) -> bool:
     """A folder with layer_0.safetensors, W_enc_0.safetensors, or a config.yaml of its kind."""
-    if not path.is_dir():
-        return False
     files = "layer_0.safetensors", "W_enc_0.safetensors"
-    if any((path / name).is_file() for name in files):
-        return True
-    return (path / CONFIG).is_file() and "model_kind" in read_yaml(path / CONFIG)
+    return any((path / name).is_file() for name in files) or "model_kind" in config_at(
+        path / CONFIG
+    )
 
 
 def read(path: Path) -> list[ForeignDictionary]:
@@ -33,56 +31,58 @@ def read(path: Path) -> list[ForeignDictionary]:
     Raises CrossproofError for a missing or damaged file, linear skips, topk (whose latents may be
     negative) and negative thresholds.
     """
-    config = read_yaml(path / CONFIG) if (path / CONFIG).is_file() else {}
-    if config.get("activation", "relu") not in ("relu", "jumprelu", "jump_relu"):
+    config = read_config(path / CONFIG, optional=True)
+    activation = config.text("activation") or "relu"
+    if activation not in ("relu", "jumprelu", "jump_relu"):
         raise CrossproofError(
-            f"{path} has the activation {config['activation']!r}, which keeps pre-activations "
-            f"even where they are negative: a crosscoder's latents are not."
+            f"{path} has the activation {activation!r}, which keeps pre-activations even where "
+            f"they are negative: a crosscoder's latents are not."
         )
     crossing = config.get("model_kind") == "cross_layer_transcoder"
     if crossing or (path / "W_enc_0.safetensors").is_file():
         return [_crossing(path, config, _layers(path, "W_enc"))]
-    layers = _layers(path, "layer")
-    return [_layer(path / f"layer_{i}.safetensors", config, i) for i in layers]
+    return [_layer(path, config, i) for i in _layers(path, "layer")]
 
 
 def _layers(path: Path, stem: str) -> list[int]:
     matches = (re.fullmatch(rf"{stem}_(\d+)\.safetensors", p.name) for p in path.iterdir())
-    found = sorted(int(match[1]) for match in matches if match)
-    if not found:
+    layers = sorted(int(match[1]) for match in matches if match)
+    if not layers:
         raise CrossproofError(
             f"{path} holds no {stem}_0.safetensors: download the transcoders that its {CONFIG} "
             f"names into it."
         )
-    return found
+    return layers
 
 
-def _hooks(config: dict[str, Any], layer: int) -> tuple[str | None, str | None]:
-    names = (config.get(f"feature_{side}_hook") for side in ("input", "output"))
-    first, last = (None if name is None else f"blocks.{layer}.{name}" for name in names)
-    return first, last
+def _hooks(config: Config, layer: int) -> tuple[str | None, str | None]:
+    names = (config.text(f"feature_{side}_hook") for side in ("input", "output"))
+    read, written = (None if name is None else f"blocks.{layer}.{name}" for name in names)
+    return read, written
 
 
-def _rule(threshold: Tensor | None, path: Path) -> dict[str, Any]:
+def _fields(threshold: Tensor | None, config: Config, kind: str, path: Path) -> dict[str, Any]:
+    # circuit-tracer reads the model as it is: weights of norms are not folded
+    more = {"folded_norms": False, "about": config.about(kind)}
     if threshold is None:
-        return {"rule": "relu"}
+        return more | {"rule": "relu"}
     if bool((threshold < 0).any()):
         raise CrossproofError(
             f"{path} has negative thresholds, so its latents may be negative: not a crosscoder."
         )
-    return {"rule": "jumprelu", "threshold": threshold.reshape(-1)}
+    return more | {"rule": "jumprelu", "threshold": threshold.flatten()}
 
 
-def _layer(path: Path, config: dict[str, Any], layer: int) -> ForeignDictionary:
+def _layer(folder: Path, config: Config, layer: int) -> ForeignDictionary:
+    path = folder / f"layer_{layer}.safetensors"
     tensors = read_weights(path)
     refuse_skip(str(path), tensors.get("W_skip"))
-    weights = take(tensors, path, "W_enc", "b_enc", "W_dec", "b_dec")
-    about = {"architecture": "per-layer transcoder", "config": config}
-    rule = _rule(tensors.get(_THRESHOLD), path)
-    return transcoder(str(path), _hooks(config, layer), *weights, layer=layer, about=about, **rule)
+    weights = take(tensors, path, "W_enc h d", "b_enc h", "W_dec h e", "b_dec e")
+    more = _fields(tensors.get(_THRESHOLD), config, "per-layer transcoder", path)
+    return transcoder(str(path), _hooks(config, layer), *weights, layer=layer, **more)
 
 
-def _crossing(path: Path, config: dict[str, Any], layers: list[int]) -> ForeignDictionary:
+def _crossing(path: Path, config: Config, layers: list[int]) -> ForeignDictionary:
     """Reads every layer's input and writes every layer's output: 2L hookpoints."""
     parts = [_crossing_layer(path, i) for i in layers]
     count, (width, d_model) = len(parts), parts[0]["W_enc"].shape
@@ -91,35 +91,29 @@ def _crossing(path: Path, config: dict[str, Any], layers: list[int]) -> ForeignD
     b_dec = torch.zeros(2 * count, d_model)
     for i, part in enumerate(parts):
         rows = slice(i * width, (i + 1) * width)
-        if part["W_dec"].shape != (width, count - i, d_model):
-            raise CrossproofError(
-                f"W_dec_{i} in {path} has shape {list(part['W_dec'].shape)}, not "
-                f"{[width, count - i, d_model]}: the folder lacks layers, or mixes two sets."
-            )
+        for name, shape in (("W_dec", (width, count - i, d_model)), ("W_enc", (width, d_model))):
+            if part[name].shape != shape:
+                raise CrossproofError(
+                    f"{name}_{i} in {path} has shape {list(part[name].shape)}, not {list(shape)}: "
+                    f"the folder lacks layers, or mixes two sets."
+                )
         W_enc[rows, i] = part["W_enc"]
         W_dec[rows, count + i :] = part["W_dec"]
         b_dec[count + i] = part["b_dec"]
     thresholds = [part["threshold"] for part in parts if "threshold" in part]
     threshold = torch.cat(thresholds) if thresholds else None
-    pairs = [_hooks(config, i) for i in layers]
-    return ForeignDictionary(
-        str(path),
-        (*(first for first, _ in pairs), *(last for _, last in pairs)),
-        W_enc,
-        W_dec,
-        torch.cat([part["b_enc"] for part in parts]),
-        b_dec,
-        about={"architecture": "cross-layer transcoder", "config": config},
-        **_rule(threshold, path),
-    )
+    read, written = zip(*(_hooks(config, i) for i in layers), strict=True)
+    b_enc = torch.cat([part["b_enc"] for part in parts])
+    more = _fields(threshold, config, "cross-layer transcoder", path)
+    return ForeignDictionary(str(path), (*read, *written), W_enc, W_dec, b_enc, b_dec, **more)
 
 
 def _crossing_layer(path: Path, i: int) -> dict[str, Tensor]:
     encoder, decoder = (path / f"W_{part}_{i}.safetensors" for part in ("enc", "dec"))
-    tensors = read_weights(encoder)
-    names = "W_enc", "b_enc", "b_dec"
-    found = dict(zip(names, take(tensors, encoder, *(f"{n}_{i}" for n in names)), strict=True))
-    (found["W_dec"],) = take(read_weights(decoder), decoder, f"W_dec_{i}")
+    tensors = read_weights(encoder) | read_weights(decoder)
+    axes = {"W_enc": "h d", "b_enc": "h", "b_dec": "d", "W_dec": "h p d"}
     if f"threshold_{i}" in tensors:
-        found["threshold"] = tensors[f"threshold_{i}"].reshape(-1)
-    return found
+        tensors[f"threshold_{i}"] = tensors[f"threshold_{i}"].flatten()
+        axes["threshold"] = "h"
+    taken = take(tensors, encoder, *(f"{name}_{i} {axis}" for name, axis in axes.items()))
+    return dict(zip(axes, taken, strict=True))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crossproof.crosscoder.formats.files import read_weights, read_yaml, take
+from crossproof.crosscoder.formats.files import Config, read_config, read_weights, scalar, take
 from crossproof.crosscoder.formats.foreign import ForeignDictionary, refuse_skip
 from crossproof.errors import CrossproofError
 
@@ -32,60 +32,46 @@ def read(path: Path) -> list[ForeignDictionary]:
     Raises CrossproofError for a missing or damaged file, several models, unfolded scales, and
     activation functions whose latents may be negative or depend on the batch.
     """
-    config = read_yaml(path / CONFIG)
-    raw = read_weights(path / WEIGHTS)
-    refuse_skip(str(path), raw.get("W_skip_XdXd"))
-    tensors = {_OLDER.get(name, name): tensor for name, tensor in raw.items()}
-    W_enc, W_dec = take(tensors, path / WEIGHTS, "_W_enc_XiDiL", "_W_dec_LXoDo")
-    _check(path, tensors, W_enc, W_dec)
-    width, (places, d_model) = len(W_dec), W_dec.shape[2:]
-    b_enc = tensors.get("b_enc_L", torch.zeros(width))
-    b_dec = tensors.get("_b_dec_XoDo", torch.zeros(1, places, d_model))
-    rule, name = _rule(path, config, tensors)
-    return [
-        ForeignDictionary(
-            str(path),
-            (None,) * places,
-            W_enc[0].permute(2, 0, 1),
-            W_dec[:, 0],
-            b_enc,
-            b_dec[0],
-            about={"architecture": name, "config": config},
-            **rule,
-        )
-    ]
-
-
-def _check(path: Path, tensors: dict[str, Tensor], W_enc: Tensor, W_dec: Tensor) -> None:
-    if W_enc.dim() != 4 or W_dec.dim() != 4:
+    config, file = read_config(path / CONFIG), path / WEIGHTS
+    saved = read_weights(file)
+    refuse_skip(str(path), saved.get("W_skip_XdXd"))
+    tensors = {_OLDER.get(name, name): tensor for name, tensor in saved.items()}
+    W_enc, W_dec = take(tensors, file, "_W_enc_XiDiL m p d h", "_W_dec_LXoDo h m p d")
+    models, width, points, d_model = W_dec.shape
+    if models != 1:
         raise CrossproofError(
-            f"{path} is not a crosscoder over models and hookpoints (its encoder has "
-            f"{W_enc.dim()} dimensions, not 4): not imported."
+            f"{path} is a crosscoder of {models} models: crossproof imports those of one."
         )
-    if W_dec.shape[1] != 1:
-        raise CrossproofError(
-            f"{path} is a crosscoder of {W_dec.shape[1]} models: crossproof imports those of one."
-        )
-    if not bool(tensors.get("is_folded", torch.tensor(False))):
+    if "is_folded" not in tensors or not scalar(tensors, file, "is_folded"):
         raise CrossproofError(
             f"{path} reads scaled activations, the scale not folded into its weights: save it "
             f"with its scaling factors folded."
         )
+    without = {"b_enc_L": torch.zeros(width), "_b_dec_XoDo": torch.zeros(1, points, d_model)}
+    names = "_W_dec_LXoDo h m p d", "b_enc_L h", "_b_dec_XoDo m p d"
+    _, b_enc, b_dec = take(without | tensors, file, *names)
+    rule, name = _rule(config, tensors, path)
+    hooks, about = (None,) * points, config.about(name)
+    return [
+        ForeignDictionary(
+            str(path), hooks, W_enc[0], W_dec[0], b_enc, b_dec[0], **rule, about=about
+        )
+    ]
 
 
-def _rule(
-    path: Path, config: dict[str, Any], tensors: dict[str, Tensor]
-) -> tuple[dict[str, Any], str]:
-    name = (config.get("activation_fn") or {}).get("classname")
-    name = str(name or config.get("hidden_activation_classname"))
+def _rule(config: Config, tensors: dict[str, Tensor], path: Path) -> tuple[dict[str, Any], str]:
+    name = config.mapping("activation_fn").text("classname")
+    name = name or config.text("hidden_activation_classname") or "None"
     if "JumpReLU" in name:
-        found = [tensor for key, tensor in tensors.items() if "log_threshold" in key]
-        if len(found) != 1:
-            raise CrossproofError(f"{path / WEIGHTS} holds no log_threshold, as {name} needs.")
-        return {"rule": "jumprelu", "threshold": found[0].exp()}, name
+        logs = [f"{key} h" for key in tensors if "log_threshold" in key]
+        if len(logs) != 1:
+            raise CrossproofError(f"{path / WEIGHTS} holds no log_threshold, as {name!r} needs.")
+        (log_threshold,) = take(tensors, path / WEIGHTS, *logs)
+        return {"rule": "jumprelu", "threshold": log_threshold.exp()}, name
     if name in ("ReLU", "ReLUActivation", "ReluActivation"):
         return {"rule": "relu"}, name
     raise CrossproofError(
-        f"{path} has the activation function {name}, which keeps the largest pre-activations even "
-        f"where they are negative, or depends on the batch: crossproof imports ReLU and JumpReLU."
+        f"{path} has the activation function {name!r}, which keeps the largest pre-activations "
+        f"even where they are negative, or depends on the batch: crossproof imports ReLU and "
+        f"JumpReLU."
     )

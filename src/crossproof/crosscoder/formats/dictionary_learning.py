@@ -11,7 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crossproof.crosscoder.formats.files import config_at, read_weights, take
+from crossproof.crosscoder.formats.files import (
+    Config,
+    config_at,
+    read_config,
+    read_weights,
+    scalar,
+    take,
+)
 from crossproof.crosscoder.formats.foreign import (
     ForeignDictionary,
     autoencoder,
@@ -21,6 +28,28 @@ from crossproof.crosscoder.formats.foreign import (
 from crossproof.errors import CrossproofError
 
 CONFIG, WEIGHTS, HUB_WEIGHTS = "config.json", "ae.pt", "model.safetensors"
+_LINEAR = "encoder.weight h d", "encoder.bias h", "decoder.weight d h"
+_PLAIN = "W_enc d h", "b_enc h", "W_dec h d", "b_dec d"
+_GATED = "encoder.weight h d", "mag_bias h", "decoder.weight d h", "decoder_bias d"
+_CLASSES = {
+    "AutoEncoder": (*_LINEAR, "bias d"),
+    "AutoEncoderNew": (*_LINEAR, "decoder.bias d"),
+    "GatedAutoEncoder": _GATED,
+    "JumpReluAutoEncoder": _PLAIN,
+    "AutoEncoderTopK": (*_LINEAR, "b_dec d"),
+    "BatchTopKSAE": (*_LINEAR, "b_dec d"),
+    "MatryoshkaBatchTopKSAE": _PLAIN,
+}
+_ENCODE_X_ITSELF = "AutoEncoderNew", "JumpReluAutoEncoder"
+"""The other classes encode x - b_dec."""
+_SIGNS = {
+    "gate_bias": "GatedAutoEncoder",
+    "group_sizes": "MatryoshkaBatchTopKSAE",
+    "W_enc": "JumpReluAutoEncoder",
+    "decoder.bias": "AutoEncoderNew",
+    "bias": "AutoEncoder",
+}
+"""What a class alone holds; TopK and BatchTopK save the same tensors."""
 _SUBMODULES = {
     "resid_post": "blocks.{}.hook_resid_post",
     "mlp_out": "blocks.{}.mlp.hook_out",
@@ -32,15 +61,17 @@ _NORMALISATIONS = {1: "CROSSCODER", 2: "SAE", 3: "MIXED", 4: "NONE", 5: "DECOUPL
 def recognise(path: Path) -> bool:
     """A .pt file of such tensors, or a folder with ae.pt, or whose config.json is of its kind."""
     if path.is_file():
-        return path.suffix == ".pt" and _ours(read_weights(path))
+        return path.suffix == ".pt" and _recognised_file(path)
     config = config_at(path / CONFIG)
-    trainer = config.get("trainer")
     hub = {"activation_dim", "dict_size"} <= config.keys()
-    return (path / WEIGHTS).is_file() or hub or isinstance(trainer, dict)
+    return (path / WEIGHTS).is_file() or hub or isinstance(config.get("trainer"), dict)
 
 
-def _ours(tensors: Mapping[str, Tensor]) -> bool:
-    names = {name.removeprefix("_orig_mod.") for name in tensors}
+def _recognised_file(path: Path) -> bool:
+    try:
+        names = {name.removeprefix("_orig_mod.") for name in read_weights(path)}
+    except CrossproofError:
+        return True  # `read` says what is wrong with it
     return "encoder.weight" in names or {"W_enc", "b_enc", "W_dec", "b_dec"} <= names
 
 
@@ -50,151 +81,114 @@ def read(path: Path) -> list[ForeignDictionary]:
     Raises CrossproofError for a missing or damaged file, a class it does not know, decoupled
     codes, or a threshold that training never set.
     """
-    config = config_at(path / CONFIG) if path.is_dir() else {}
-    weights = path
+    config, file = Config({}, path), path
     if path.is_dir():
+        config = read_config(path / CONFIG, optional=True)
         hub = (path / HUB_WEIGHTS).is_file() and not (path / WEIGHTS).is_file()
-        weights = path / (HUB_WEIGHTS if hub else WEIGHTS)
-    tensors = {n.removeprefix("_orig_mod."): t for n, t in read_weights(weights).items()}
-    trainer = config.get("trainer", {})
-    kind = trainer.get("dict_class") or config.get("dict_class") or _kind(tensors, weights)
-    about = {"architecture": kind, "config": config}
+        file = path / (HUB_WEIGHTS if hub else WEIGHTS)
+    tensors = {n.removeprefix("_orig_mod."): t for n, t in read_weights(file).items()}
+    kind = config.mapping("trainer").text("dict_class") or config.text("dict_class")
     if tensors.get("encoder.weight", torch.empty(0)).dim() == 3:
-        foreign = _crosscoder(tensors, weights, config, about)
+        kind = kind or ("BatchTopKCrossCoder" if "k" in tensors else "CrossCoder")
+        foreign = _crosscoder(kind, tensors, file, config)
     else:
-        foreign = _autoencoder(kind, tensors, weights, trainer, about)
+        foreign = _autoencoder(kind or _class_of(tensors, file), tensors, file, config)
     return [_unnormalised(foreign, tensors)]
 
 
-def _kind(tensors: Mapping[str, Tensor], path: Path) -> str:
-    """The class, from what each alone holds; TopK and BatchTopK save the same tensors."""
-    if "encoder.weight" in tensors and tensors["encoder.weight"].dim() == 3:
-        return "BatchTopKCrossCoder" if "k" in tensors else "CrossCoder"
-    signs = {
-        "gate_bias": "GatedAutoEncoder",
-        "group_sizes": "MatryoshkaBatchTopKSAE",
-        "W_enc": "JumpReluAutoEncoder",
-        "decoder.bias": "AutoEncoderNew",
-        "bias": "AutoEncoder",
-    }
-    found = next((kind for name, kind in signs.items() if name in tensors), None)
-    if found is None:
+def _class_of(tensors: Mapping[str, Tensor], path: Path) -> str:
+    kind = next((kind for name, kind in _SIGNS.items() if name in tensors), None)
+    if kind is None:
         raise CrossproofError(
             f"Which dictionary class {path} holds cannot be told from its tensors: put its "
             f"{CONFIG} beside it, whose trainer.dict_class says so."
         )
-    return found
+    return kind
 
 
 def _autoencoder(
-    kind: str, tensors: dict[str, Tensor], path: Path, trainer: Mapping[str, Any], about: Any
+    kind: str, tensors: dict[str, Tensor], path: Path, config: Config
 ) -> ForeignDictionary:
-    hook, layer = _hook(trainer)
-
-    def made(names: tuple[str, str, str, str], **more: Any) -> ForeignDictionary:
-        W_enc, b_enc, W_dec, b_dec = take(tensors, path, *names)
-        wide = W_enc.T if names[0] == "W_enc" else W_enc
-        rows = W_dec if names[2] == "W_dec" else W_dec.T
-        return autoencoder(
-            str(path), hook, wide, b_enc, rows, b_dec, layer=layer, about=about, **more
-        )
-
-    linear = "encoder.weight", "encoder.bias", "decoder.weight"
-    plain = "W_enc", "b_enc", "W_dec", "b_dec"
-    match kind:
-        case "AutoEncoder":
-            return less_decoder_bias(made((*linear, "bias")))
-        case "AutoEncoderNew":
-            return made((*linear, "decoder.bias"))
-        case "AutoEncoderTopK":
-            (k,) = take(tensors, path, "k")
-            return less_decoder_bias(made((*linear, "b_dec"), rule="topk", k=int(k)))
-        case "BatchTopKSAE" | "MatryoshkaBatchTopKSAE":
-            names = (*linear, "b_dec") if kind == "BatchTopKSAE" else plain
-            threshold = _set_threshold(tensors, path)
-            width = len(tensors[names[1]]) if names[1] in tensors else 0
-            more = {"rule": "jumprelu", "threshold": threshold.expand(width)}
-            return less_decoder_bias(made(names, **more))
-        case "JumpReluAutoEncoder":
-            (threshold,) = take(tensors, path, "threshold")
-            return made(plain, rule="jumprelu", threshold=threshold)
-        case "GatedAutoEncoder":
-            parts = take(tensors, path, "gate_bias", "mag_bias", "r_mag")
-            scale, b_enc, threshold = ungated(*parts)
-            (W_enc,) = take(tensors, path, "encoder.weight")
-            tensors |= {"encoder.weight": W_enc * scale[:, None], "encoder.bias": b_enc}
-            more = {"rule": "jumprelu", "threshold": threshold}
-            return less_decoder_bias(made((*linear, "decoder_bias"), **more))
-    raise CrossproofError(f"{path} holds the dictionary class {kind!r}, which is not imported.")
+    if kind not in _CLASSES:
+        raise CrossproofError(f"{path} holds the dictionary class {kind!r}, which is not imported.")
+    W_enc, b_enc, W_dec, b_dec = take(tensors, path, *_CLASSES[kind])
+    rule: dict[str, Any] = {"rule": "jumprelu"}
+    if kind == "GatedAutoEncoder":
+        parts = take(tensors, path, "gate_bias h", "mag_bias h", "r_mag h")
+        scale, b_enc, rule["threshold"] = ungated(*parts)
+        W_enc = W_enc * scale[:, None]
+    elif kind == "JumpReluAutoEncoder":
+        (rule["threshold"],) = take(tensors, path, "threshold h")
+    elif kind in ("BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
+        rule["threshold"] = torch.full_like(b_enc, _threshold(tensors, path))
+    elif kind == "AutoEncoderTopK":
+        rule = {"rule": "topk", "k": int(scalar(tensors, path, "k"))}
+    else:
+        rule = {"rule": "relu"}
+    hook, layer = _hook(config.mapping("trainer"))
+    more = {"layer": layer, "about": config.about(kind)}
+    foreign = autoencoder(str(path), hook, W_enc, b_enc, W_dec, b_dec, **rule, **more)
+    return foreign if kind in _ENCODE_X_ITSELF else less_decoder_bias(foreign)
 
 
-def _hook(trainer: Mapping[str, Any]) -> tuple[str | None, int | None]:
-    """Hookpoint and layer, from names like `resid_post_layer_8`; a layer alone says no place."""
-    layer = trainer.get("layer")
-    named = re.fullmatch(r"(\w+?)_layer_(\d+)", str(trainer.get("submodule_name")))
-    if named and named[1] in _SUBMODULES:
-        return _SUBMODULES[named[1]].format(named[2]), int(named[2])
-    return None, layer if isinstance(layer, int) else None
+def _hook(trainer: Config) -> tuple[str | None, int | None]:
+    """Hookpoint and layer, from names like `resid_post_layer_8`; a layer alone is no hookpoint."""
+    named = re.fullmatch(r"(\w+?)_layer_(\d+)", trainer.text("submodule_name") or "")
+    hook = _SUBMODULES.get(named[1]) if named else None
+    return hook and named and hook.format(named[2]), trainer.whole("layer")
 
 
-def _set_threshold(tensors: Mapping[str, Tensor], path: Path) -> Tensor:
-    (threshold,) = take(tensors, path, "threshold")
-    if threshold.numel() != 1 or threshold < 0:
+def _threshold(tensors: Mapping[str, Tensor], path: Path) -> float:
+    threshold = scalar(tensors, path, "threshold")
+    if threshold < 0:
         raise CrossproofError(
             f"The threshold in {path} was never set (training stopped before it was estimated), "
             f"so its code depends on the batch: train on, or set the threshold."
         )
-    return threshold.reshape(1)
+    return threshold
 
 
 def _crosscoder(
-    tensors: dict[str, Tensor], path: Path, config: Mapping[str, Any], about: Any
+    kind: str, tensors: dict[str, Tensor], path: Path, config: Config
 ) -> ForeignDictionary:
-    names = "encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias"
-    W_enc, b_enc, W_dec, b_dec = take(tensors, path, *names)
-    layers = config.get("encoder_layers") or list(range(len(W_dec)))
-    if len(W_enc) != len(W_dec) or layers != list(range(len(W_dec))):
+    W_enc, b_enc = take(tensors, path, "encoder.weight p d h", "encoder.bias h")
+    W_dec, b_dec = take(tensors, path, "decoder.weight p h d", "decoder.bias p d")
+    read, written = W_enc.shape[1], len(b_dec)
+    if read != written or (config.get("encoder_layers") or [*range(read)]) != [*range(read)]:
         raise CrossproofError(
-            f"{path} reads {len(W_enc)} layers and writes {len(W_dec)}, or reads them in another "
-            f"order: give one that reads what it writes."
+            f"{path} reads {read} layers and writes {written}, or reads them in another order: "
+            f"give one that reads what it writes."
         )
-    identity = int(tensors.get("code_normalization_id", torch.tensor(1)))
+    named = "code_normalization_id" in tensors
+    identity = int(scalar(tensors, path, "code_normalization_id")) if named else 1
     if identity not in (1, 2, 3, 4):
         name = _NORMALISATIONS.get(identity, str(identity))
         raise CrossproofError(
             f"{path} has {name} codes, one activation a layer and latent: a crosscoder's latents "
             f"have one activation each."
         )
-    more: dict[str, Any] = {}
+    rule: dict[str, Any] = {}
     if "k" in tensors:
         norm = _code_norm(_NORMALISATIONS[identity], W_dec, config, path)
-        threshold = _set_threshold(tensors, path) / norm
-        # 0 / 0: a latent without a decoder is never above its threshold in the library either
-        more = {"rule": "jumprelu", "threshold": threshold.nan_to_num(nan=torch.inf)}
-    return ForeignDictionary(
-        str(path),
-        (None,) * len(b_dec),
-        W_enc.permute(2, 0, 1),
-        W_dec.permute(1, 0, 2),
-        b_enc,
-        b_dec,
-        about=about,
-        **more,
-    )
+        # a latent without a decoder is never above its threshold in the library either
+        threshold = torch.where(norm > 0, _threshold(tensors, path) / norm, torch.inf)
+        rule = {"rule": "jumprelu", "threshold": threshold}
+    weights, about = (W_enc, W_dec, b_enc, b_dec), config.about(kind)
+    return ForeignDictionary(str(path), (None,) * written, *weights, **rule, about=about)
 
 
-def _code_norm(name: str, W_dec: Tensor, config: Mapping[str, Any], path: Path) -> Tensor:
+def _code_norm(name: str, W_dec: Tensor, config: Config, path: Path) -> Tensor:
     """[H]: BatchTopK compares its threshold with activations times this."""
-    sae: Tensor = W_dec.norm(dim=(0, 2))
-    crosscoder: Tensor = W_dec.norm(dim=2).sum(0)
+    sae: Tensor = W_dec.norm(dim=(1, 2))
+    crosscoder: Tensor = W_dec.norm(dim=2).sum(1)
     if name == "MIXED":
-        alphas = [config.get(f"code_normalization_alpha_{part}") for part in ("sae", "cc")]
-        if None in alphas:
+        together, apart = (config.number(f"code_normalization_alpha_{x}") for x in ("sae", "cc"))
+        if together is None or apart is None:
             raise CrossproofError(
                 f"{path} mixes two code normalisations, and no {CONFIG} beside it gives "
                 f"code_normalization_alpha_sae and code_normalization_alpha_cc: add them."
             )
-        return sae * float(alphas[0] or 0) + crosscoder * float(alphas[1] or 0)
+        return sae * together + crosscoder * apart
     return {"CROSSCODER": crosscoder, "SAE": sae, "NONE": torch.ones_like(sae)}[name]
 
 
@@ -204,8 +198,16 @@ def _unnormalised(foreign: ForeignDictionary, tensors: Mapping[str, Tensor]) -> 
     mean, std, scale = (tensors.get(name) for name in names)
     if mean is None or std is None or scale is None or mean.isnan().any() or std.isnan().any():
         return foreign  # as the library decides it
+    points = len(foreign.b_dec)
+    fits = mean.numel() == foreign.b_dec.numel() and scale.numel() in (1, points)
+    if not (fits and mean.is_floating_point() and scale.is_floating_point()):
+        raise CrossproofError(
+            f"The tensors in {foreign.source} do not fit each other: {names[0]} has shape "
+            f"{list(mean.shape)}, {names[2]} {list(scale.shape)}, decoder biases "
+            f"{list(foreign.b_dec.shape)}."
+        )
     mean = mean.reshape(foreign.b_dec.shape)
-    scale = scale.reshape(-1, 1).expand(len(mean), 1)
+    scale = scale.reshape(-1, 1).expand(points, 1)
     W_enc, back = foreign.W_enc * scale, scale + 1e-8  # the library's way back
     return replace(
         foreign,

@@ -1,12 +1,17 @@
-"""Reading what other libraries wrote: safetensors, npz, JSON, YAML, and pickles by torch alone."""
+"""Reading what other libraries wrote: tensors, and configurations of plain values."""
 
 from __future__ import annotations
 
+import json
 import pickle
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from reprlib import repr as short
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,46 +21,109 @@ from torch import Tensor
 from crossproof.errors import CrossproofError
 from crossproof.files import read_json, read_tensors
 
-__all__ = ["config_at", "read_json", "read_weights", "read_yaml", "take"]
+DAMAGE = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError),
+    *(MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
+    *(pickle.PickleError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+    yaml.YAMLError,
+)
+"""What the parsers of other libraries raise on damaged bytes, as fuzzing them has shown."""
+_AXES = "mhpde"
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors, .npz, .pt or .pth file, floating ones as float32.
 
     Pickled files are read by `torch.load(weights_only=True)`, which runs no code of theirs.
-    Raises CrossproofError if the file is missing, truncated, or holds anything but tensors.
+    Raises CrossproofError if the file is missing, damaged, or holds anything but dense real
+    tensors.
     """
     if not path.is_file():
         raise CrossproofError(f"{path} is missing: the folder is not complete.")
-    readers = {".npz": _read_npz, ".pt": _read_pickle, ".pth": _read_pickle}
-    tensors = readers.get(path.suffix, read_tensors)(path)
-    return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+    read, otherwise = {
+        ".npz": (_read_npz, "is damaged or not an npz file of numbers: fetch it again"),
+        ".npy": (_read_npz, "is damaged or not an npz file of numbers: fetch it again"),
+        ".pt": (_read_pickle, _UNTRUSTED),
+        ".pth": (_read_pickle, _UNTRUSTED),
+    }.get(path.suffix, (read_tensors, "holds tensors of a kind that PyTorch cannot convert"))
+    try:
+        _refuse_pointer(path)
+        return {name: _dense(path, name, tensor) for name, tensor in read(path).items()}
+    except DAMAGE as error:
+        raise CrossproofError(f"{path} {otherwise}.") from error
+
+
+_UNTRUSTED = (
+    "is damaged, or holds more than tensors and would have to run code to be loaded: fetch it "
+    "again, or save its state_dict alone"
+)
+
+
+def _refuse_pointer(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(20) == b"version https://git-":
+            raise CrossproofError(
+                f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` there."
+            )
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise CrossproofError(
-            f"{path} is damaged or not an npz file ({error}): fetch it again."
-        ) from error
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0].rstrip(".")
-        raise CrossproofError(
-            f"{path} is damaged, or holds more than tensors and would have to run code to be "
-            f"loaded ({reason}): save its state_dict alone."
-        ) from error
+    content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, Mapping) or not all(
         isinstance(value, Tensor) for value in content.values()
     ):
         raise CrossproofError(f"{path} is not a state_dict of tensors: save the state_dict alone.")
     return {str(name): value for name, value in content.items()}
+
+
+def _dense(path: Path, name: str, tensor: Tensor) -> Tensor:
+    usual = tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_meta)
+    if not usual or tensor.is_complex():
+        raise CrossproofError(
+            f"{short(name)} in {path} is a sparse, quantised, complex or meta tensor: save it "
+            f"dense and real."
+        )
+    return tensor.detach().float() if tensor.is_floating_point() else tensor
+
+
+class Config(dict[str, Any]):
+    """A configuration's plain values. What is null is absent; an entry of another kind than the
+    one asked for raises CrossproofError."""
+
+    def __init__(self, content: Mapping[str, Any], source: Path) -> None:
+        super().__init__(content)
+        self.source = source
+
+    def mapping(self, key: str) -> Config:
+        """The mapping under `key`, empty if absent."""
+        return Config(self._typed(key, dict, "a mapping") or {}, self.source)
+
+    def text(self, key: str) -> str | None:
+        """The words under `key`."""
+        return cast("str | None", self._typed(key, str, "words"))
+
+    def whole(self, key: str) -> int | None:
+        """The whole number under `key`."""
+        return cast("int | None", self._typed(key, int, "a whole number"))
+
+    def number(self, key: str) -> float | None:
+        """The finite number under `key`."""
+        return cast("float | None", self._typed(key, (int, float), "a finite number"))
+
+    def about(self, architecture: str) -> dict[str, Any]:
+        """What the provenance keeps: the architecture, and all that the file says."""
+        return {"architecture": architecture, "config": dict(self)}
+
+    def _typed(self, key: str, kind: Any, words: str) -> Any:
+        value = self.get(key)
+        if value is None or (isinstance(value, kind) and not isinstance(value, bool)):
+            return value
+        raise CrossproofError(f"{self.source} gives {key} as {short(value)}, not {words}.")
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -67,34 +135,78 @@ _Loader.add_constructor(
 )
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping of plain values; CrossproofError if it is missing or damaged."""
+def read_config(path: Path, optional: bool = False) -> Config:
+    """The mapping of a .json or .yaml file; if `optional`, an empty one where there is no file.
+
+    What JSON has not becomes words: dates, NaN and infinite numbers. Raises CrossproofError if it
+    is missing or damaged.
+    """
+    if not path.exists():
+        if optional:
+            return Config({}, path)
+        raise CrossproofError(f"{path} is missing: the folder is not complete.")
     try:
-        content = yaml.load(path.read_text(), Loader=_Loader)
-    except FileNotFoundError as error:
-        raise CrossproofError(f"{path} is missing: the folder is not complete.") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).split("\n")[0]
-        raise CrossproofError(f"{path} cannot be read ({reason}): restore it.") from error
-    if not isinstance(content, dict):
-        raise CrossproofError(f"{path} does not hold a YAML mapping: restore it.")
-    return content
+        content = read_json(path) if path.suffix == ".json" else _read_yaml(path)
+        plain = json.loads(json.dumps(content, default=str), parse_constant=str)
+    except DAMAGE as error:
+        raise CrossproofError(f"{path} cannot be read: restore it.") from error
+    if not isinstance(plain, dict):
+        raise CrossproofError(f"{path} does not hold a mapping: restore it.")
+    return Config(plain, path)
 
 
-def config_at(path: Path) -> dict[str, Any]:
-    """The JSON object at `path`, or an empty one if there is none that can be read."""
+def _read_yaml(path: Path) -> Any:
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+
+
+def config_at(path: Path) -> Config:
+    """The same, or an empty one if there is none that can be read: to recognise a format by."""
     try:
-        return read_json(path)
+        return read_config(path, optional=True)
     except CrossproofError:
-        return {}
+        return Config({}, path)
 
 
 def take(tensors: Mapping[str, Tensor], source: Path, *names: str) -> list[Tensor]:
-    """The named tensors; CrossproofError naming those that are missing."""
-    missing = [name for name in names if name not in tensors]
+    """The named tensors. "W_dec d h" gives the axes in the file too, and the tensor comes [H, D].
+
+    Axes: m models, h latents, p hookpoints, d width, e width of what is written; results have
+    them in this order. Raises CrossproofError for missing tensors, axes of another number or
+    size, and weights that are not floating.
+    """
+    missing = [name.split()[0] for name in names if name.split()[0] not in tensors]
     if missing:
+        held = [name for name in sorted(tensors) if name.isprintable()]
         raise CrossproofError(
-            f"{source} lacks {', '.join(missing)} (it holds {', '.join(sorted(tensors))}): it is "
-            f"not the dictionary its configuration describes."
+            f"{source} lacks {', '.join(missing)} (it holds {', '.join(held[:20])}): it is not the "
+            f"dictionary its configuration describes."
         )
-    return [tensors[name] for name in names]
+    sizes: dict[str, int] = {}
+    return [_ordered(tensors, source, sizes, *name.split()) for name in names]
+
+
+def _ordered(
+    tensors: Mapping[str, Tensor], source: Path, sizes: dict[str, int], name: str, *axes: str
+) -> Tensor:
+    tensor = tensors[name]
+    if not axes:
+        return tensor
+    if not tensor.is_floating_point():
+        raise CrossproofError(f"{name} in {source} holds {tensor.dtype}: give unquantised weights.")
+    if tensor.dim() != len(axes):
+        raise CrossproofError(f"{name} in {source} has {tensor.dim()} dimensions, not {len(axes)}.")
+    expected = [sizes.setdefault(axis, size) for axis, size in zip(axes, tensor.shape, strict=True)]
+    if list(tensor.shape) != expected:
+        raise CrossproofError(
+            f"The tensors in {source} do not fit each other: {name} has shape "
+            f"{list(tensor.shape)}, not {expected}."
+        )
+    return tensor.permute(*(axes.index(axis) for axis in _AXES if axis in axes))
+
+
+def scalar(tensors: Mapping[str, Tensor], source: Path, name: str) -> float:
+    """The one finite number in a tensor; CrossproofError if it is missing or holds another."""
+    (tensor,) = take(tensors, source, name)
+    if tensor.numel() != 1 or not bool(tensor.isfinite()):
+        raise CrossproofError(f"{name} in {source} is not one finite number.")
+    return float(tensor)

@@ -20,11 +20,12 @@ class ForeignDictionary:
     """pre = Σ_p x_p · W_enc[h,p] + b_enc[h], a = rule(pre), x̂_p = Σ_h a_h W_dec[h,p] + b_dec[p].
 
     x are activations at `hooks`, in the library's spelling; None where its files do not say.
-    Raises CrossproofError if the tensors' shapes do not fit each other.
+    Raises CrossproofError if the tensors' shapes do not fit each other, or a number in them is not
+    finite (an infinite threshold is one that nothing exceeds).
     """
 
     source: str
-    """The folder or file, for messages."""
+    """The folder or file, for messages and for the layer that its path names."""
     hooks: tuple[str | None, ...]
     W_enc: Tensor  # [H, P, D]: checked below, with a message for people
     W_dec: Tensor
@@ -38,38 +39,46 @@ class ForeignDictionary:
     groups: int = 1
     """Of topk: latents in so many equal groups, each with its own k."""
     layer: int | None = None
-    """The block the dictionary belongs to, where its files say."""
+    """The block the dictionary belongs to, where its configuration says."""
     centred: bool = False
     """The model wrote a centred residual stream (TransformerLens's center_writing_weights)."""
+    centring_known: bool = True
+    """Whether the files say so, or `centred` is what was usual."""
+    folded_norms: bool = True
+    """TransformerLens had folded the weights of norms into what reads them (fold_ln)."""
     either: bool = False
     """An SAE or a transcoder: the same tensors, so the hookpoints that the user gives decide."""
     about: Mapping[str, Any] = field(default_factory=dict)
     """What the files say, as plain values."""
 
     def __post_init__(self) -> None:
-        width, places = len(self.b_enc), len(self.hooks)
-        d_model = self.b_dec.shape[-1]
-        wanted = {
-            "W_enc": (self.W_enc, (width, places, d_model)),
-            "W_dec": (self.W_dec, (width, places, d_model)),
-            "b_enc": (self.b_enc, (width,)),
-            "b_dec": (self.b_dec, (places, d_model)),
-        }
-        if self.threshold is not None:
-            wanted["threshold"] = (self.threshold, (width,))
-        for name, (tensor, shape) in wanted.items():
-            if tuple(tensor.shape) != shape:
-                raise CrossproofError(
-                    f"The tensors in {self.source} do not fit each other: {name} has shape "
-                    f"{list(tensor.shape)}, not {list(shape)} (latents, hookpoints, width)."
-                )
-        for name, (tensor, _) in wanted.items():
-            if name != "threshold" and not bool(tensor.isfinite().all()):
-                raise CrossproofError(f"{name} in {self.source} holds NaN or infinite values.")
-        if self.rule == "topk" and not 1 <= self.k * self.groups <= width:
+        for hook in self.hooks:
+            if hook is not None and not hook.isprintable():
+                raise CrossproofError(f"{self.source} has the hookpoint {hook!r}: no such name.")
+        width, d_model = self.b_enc.numel(), self.b_dec.shape[-1:].numel()
+        points = len(self.hooks), d_model
+        shapes = {"W_enc": (width, *points), "W_dec": (width, *points), "b_enc": (width,)}
+        for name, shape in (shapes | {"b_dec": points, "threshold": (width,)}).items():
+            tensor = getattr(self, name)
+            if tensor is not None:
+                self._check(name, tensor, shape)
+        if (self.rule == "topk" and not 1 <= self.k * self.groups <= width) or not width:
             raise CrossproofError(
                 f"{self.source} keeps k = {self.k} latents in each of {self.groups} groups, but "
                 f"has only {width}."
+            )
+
+    def _check(self, name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+        if tuple(tensor.shape) != shape:
+            raise CrossproofError(
+                f"The tensors in {self.source} do not fit each other: {name} has shape "
+                f"{list(tensor.shape)}, not {list(shape)} (latents, hookpoints, width)."
+            )
+        wrong = tensor.isnan() if name == "threshold" else ~tensor.isfinite()
+        if bool(wrong.any()):
+            raise CrossproofError(
+                f"{name} in {self.source} holds NaN or infinite values, or gets them in float32: "
+                f"save it from a training that did not diverge."
             )
 
     @property
@@ -91,9 +100,8 @@ def autoencoder(
 
     `more` are fields of `ForeignDictionary`, which checks the shapes.
     """
-    return ForeignDictionary(
-        source, (hook,), W_enc[:, None], W_dec[:, None], b_enc, b_dec[None], **more
-    )
+    parts = W_enc.unsqueeze(-2), W_dec.unsqueeze(-2), b_enc, b_dec[None]
+    return ForeignDictionary(source, (hook,), *parts, **more)
 
 
 def transcoder(
@@ -115,15 +123,10 @@ def transcoder(
             f"{source} reads vectors of width {W_enc.shape[-1]} and writes vectors of width "
             f"{W_dec.shape[-1]}: a crosscoder's hookpoints all have the model's width."
         )
-    return ForeignDictionary(
-        source,
-        hooks,
-        torch.stack([W_enc, torch.zeros_like(W_enc)], 1),
-        torch.stack([torch.zeros_like(W_dec), W_dec], 1),
-        b_enc,
-        torch.stack([torch.zeros_like(b_dec), b_dec]),
-        **more,
-    )
+    encoder = torch.stack([W_enc, torch.zeros_like(W_enc)], -2)
+    decoder = torch.stack([torch.zeros_like(W_dec), W_dec], -2)
+    written = torch.stack([torch.zeros_like(b_dec), b_dec])
+    return ForeignDictionary(source, hooks, encoder, decoder, b_enc, written, **more)
 
 
 def less_decoder_bias(foreign: ForeignDictionary) -> ForeignDictionary:
@@ -151,4 +154,13 @@ def refuse_skip(source: str, weights: Tensor | None) -> None:
         raise CrossproofError(
             f"{source} adds a linear skip connection of its input to its output: a crosscoder's "
             f"output is a function of its latents alone, so import one without W_skip."
+        )
+
+
+def refuse_scale(source: str, factor: Tensor | None) -> None:
+    """Raises CrossproofError for a factor that is saved with the weights and is not one."""
+    if factor is not None and not torch.allclose(factor.float(), torch.ones(())):
+        raise CrossproofError(
+            f"{source} holds a scaling_factor that is not one, and its configuration does not say "
+            f"what it scales: fold it into the weights, or correct the configuration."
         )

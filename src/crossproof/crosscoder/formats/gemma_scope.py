@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
+from typing import Any
 
-from crossproof.crosscoder.formats.files import config_at, read_weights, take
-from crossproof.crosscoder.formats.foreign import ForeignDictionary, autoencoder, refuse_skip
+from crossproof.crosscoder.formats.files import read_config, read_weights, take
+from crossproof.crosscoder.formats.foreign import (
+    ForeignDictionary,
+    autoencoder,
+    refuse_scale,
+    refuse_skip,
+)
 from crossproof.errors import CrossproofError
 
 NAMES = ("params.npz", "params.safetensors")
@@ -14,12 +19,12 @@ NAMES = ("params.npz", "params.safetensors")
 
 def _file(path: Path) -> Path | None:
     if path.is_file():
-        return path if path.suffix == ".npz" or path.name in NAMES else None
+        return path if path.suffix in (".npz", ".npy") or path.name in NAMES else None
     return next((path / name for name in NAMES if (path / name).is_file()), None)
 
 
 def recognise(path: Path) -> bool:
-    """An .npz file, params.safetensors, or a folder that holds one."""
+    """An .npz file (or one that is called .npy), params.safetensors, or a folder with either."""
     return _file(path) is not None
 
 
@@ -31,25 +36,16 @@ def read(path: Path) -> list[ForeignDictionary]:
     file = _file(path)
     if file is None:
         raise CrossproofError(f"{path / NAMES[0]} is missing: the folder is not complete.")
-    found = read_weights(file)
-    tensors = {name.replace("w_", "W_"): tensor for name, tensor in found.items()}
+    tensors = {name.replace("w_", "W_"): tensor for name, tensor in read_weights(file).items()}
     refuse_skip(str(path), tensors.get("affine_skip_connection"))
-    names = "W_enc", "b_enc", "W_dec", "b_dec", "threshold"
-    W_enc, b_enc, W_dec, b_dec, threshold = take(tensors, file, *names)
-    config = config_at(file.parent / "config.json")
-    layer = re.search(r"layer_(\d+)", str(file.resolve()))
-    return [
-        autoencoder(
-            str(path),
-            None,
-            W_enc.T,
-            b_enc,
-            W_dec,
-            b_dec,
-            rule="jumprelu",
-            threshold=threshold,
-            layer=int(layer[1]) if layer else None,
-            either=True,
-            about={"architecture": "jumprelu", "config": config},
-        )
-    ]
+    refuse_scale(str(path), tensors.get("scaling_factor"))
+    names = "W_enc d h", "b_enc h", "W_dec h e", "b_dec e", "threshold h"
+    *weights, threshold = take(tensors, file, *names)
+    about = read_config(file.parent / "config.json", optional=True).about("jumprelu")
+    more: dict[str, Any] = {
+        "rule": "jumprelu",
+        "threshold": threshold,
+        "either": True,
+        "about": about,
+    }
+    return [autoencoder(str(path), None, *weights, **more)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crossproof.crosscoder.formats.files import config_at, read_json, read_weights, take
+from crossproof.crosscoder.formats.files import (
+    Config,
+    config_at,
+    read_config,
+    read_weights,
+    scalar,
+    take,
+)
 from crossproof.crosscoder.formats.foreign import (
     ForeignDictionary,
     autoencoder,
     less_decoder_bias,
+    refuse_scale,
     refuse_skip,
     transcoder,
     ungated,
@@ -44,107 +51,114 @@ def read(path: Path) -> list[ForeignDictionary]:
     Raises CrossproofError for a missing or damaged file, an architecture that is not in
     ARCHITECTURES, and normalisations or reshapes that no fixed crosscoder can express.
     """
-    config = _modern(read_json(path / CONFIG), path)
-    kind = config.get("architecture", "standard")
+    config = read_config(path / CONFIG)
+    kind, k = _architecture(config, path)
+    tensors = read_weights(path / WEIGHTS)
+    refuse_skip(str(path), tensors.get("W_skip"))
+    refuse_scale(str(path), tensors.get("scaling_factor"))
+    refuse_scale(str(path), tensors.get("finetuning_scaling_factor"))
+    weights, rule = _weights(kind, k, config, tensors, path / WEIGHTS)
+    meta = config.mapping("metadata") or config
+    more = rule | _model(config, meta) | {"about": config.about(kind)}
+    hook = _hook(meta, config, path)
+    if kind in TRANSCODERS:
+        hooks = hook, meta.text("hook_name_out")
+        return [_scaled(transcoder(str(path), hooks, *weights, **more), config, path)]
+    foreign = autoencoder(str(path), hook, *weights, **more)
+    if config.get("apply_b_dec_to_input", True):
+        foreign = less_decoder_bias(foreign)
+    return [_scaled(foreign, config, path)]
+
+
+def _architecture(config: Config, path: Path) -> tuple[str, int | None]:
+    """The architecture in the spelling of version 6, and k."""
+    kind, k = config.text("architecture") or "standard", config.whole("k")
+    activation = config.get("activation_fn_str", config.get("activation_fn", "relu"))
+    if activation == "topk":
+        kind, k = "topk", config.mapping("activation_fn_kwargs").whole("k")
+    elif activation != "relu":
+        raise CrossproofError(f"{path} has the activation function {activation!r}: not imported.")
     if kind not in ARCHITECTURES:
         raise CrossproofError(
             f"{path} has the SAELens architecture {kind!r}, which is not a crosscoder: crossproof "
             f"imports {', '.join(ARCHITECTURES)}."
         )
-    tensors = read_weights(path / WEIGHTS)
-    refuse_skip(str(path), tensors.get("W_skip"))
-    foreign = _build(kind, config, tensors, path)
-    if kind not in TRANSCODERS and config.get("apply_b_dec_to_input", True):
-        foreign = less_decoder_bias(foreign)
-    return [_scaled(foreign, config, path)]
-
-
-def _modern(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The configuration in the spelling of version 6, which moved most keys into `metadata`."""
-    meta = dict(config.get("metadata") or config)
-    meta.setdefault("hook_name", config.get("hook_point"))
-    meta.setdefault("hook_head_index", config.get("hook_point_head_index"))
-    activation = config.get("activation_fn_str", config.get("activation_fn", "relu"))
-    config = config | {"metadata": meta}
-    if activation == "topk":
-        config |= {"architecture": "topk", "k": (config.get("activation_fn_kwargs") or {}).get("k")}
-        config.setdefault("rescale_acts_by_decoder_norm", False)
-    elif activation != "relu":
-        raise CrossproofError(f"{path} has the activation function {activation!r}: not imported.")
+    if kind == "topk" and k is None:
+        raise CrossproofError(f"{path / CONFIG} gives no whole number k of active latents.")
     if config.get("finetuning_scaling_factor"):
         raise CrossproofError(f"{path} scales its latents after finetuning: not imported.")
-    return config
+    return kind, k
 
 
-def _build(
-    kind: str, config: Mapping[str, Any], tensors: dict[str, Tensor], path: Path
-) -> ForeignDictionary:
-    meta = config["metadata"]
-    if meta.get("hook_head_index") is not None:
+def _hook(meta: Config, config: Config, path: Path) -> str | None:
+    hook = meta.text("hook_name") or config.text("hook_point")
+    head = meta.get("hook_head_index", config.get("hook_point_head_index"))
+    if head is not None:
         raise CrossproofError(
-            f"{path} reads one attention head ({meta.get('hook_name')}, head "
-            f"{meta['hook_head_index']}): crossproof reads hookpoints of the model's width."
+            f"{path} reads one attention head ({hook!r}, head {head!r}): crossproof reads "
+            f"hookpoints of the model's width."
         )
-    W_enc, W_dec, b_dec = take(tensors, path / WEIGHTS, "W_enc", "W_dec", "b_dec")
-    rule, b_enc, W_enc = _encoder(kind, config, tensors, W_enc.T, W_dec, path)
-    if rule.pop("rescaled"):
-        norm = W_dec.norm(dim=-1)
-        W_dec = W_dec / norm.clamp_min(1e-30)[:, None]
-    about = {"architecture": kind, "config": dict(config)}
-    kwargs = meta.get("model_from_pretrained_kwargs") or {}
-    more = rule | {"about": about, "centred": bool(kwargs.get("center_writing_weights"))}
-    if kind in TRANSCODERS:
-        hooks = meta.get("hook_name"), meta.get("hook_name_out")
-        return transcoder(str(path), hooks, W_enc, b_enc, W_dec, b_dec, **more)
-    return autoencoder(str(path), meta.get("hook_name"), W_enc, b_enc, W_dec, b_dec, **more)
+    return hook
 
 
-def _encoder(
-    kind: str,
-    config: Mapping[str, Any],
-    tensors: dict[str, Tensor],
-    W_enc: Tensor,
-    W_dec: Tensor,
-    path: Path,
-) -> tuple[dict[str, Any], Tensor, Tensor]:
-    """The rule's fields (with `rescaled`), b_enc [H] and W_enc [H, D]."""
-    rule: dict[str, Any] = {"rescaled": False}
+def _model(config: Config, meta: Config) -> dict[str, Any]:
+    """How TransformerLens prepared the model, and the layer.
+
+    Before SAELens wrote `model_from_pretrained_kwargs` down it left them at TransformerLens's
+    defaults, which centre the residual stream; so does a HookedTransformer without that argument.
+    """
+    kwargs = meta.mapping("model_from_pretrained_kwargs")
+    known = meta.get("model_from_pretrained_kwargs") is not None
+    hooked = (meta.text("model_class_name") or "HookedTransformer") == "HookedTransformer"
+    usual = hooked and (known or "metadata" not in config)
+    return {
+        "layer": meta.whole("hook_layer")
+        if "hook_layer" in meta
+        else meta.whole("hook_point_layer"),
+        "centred": bool(kwargs.get("center_writing_weights", usual)),
+        "centring_known": known,
+        "folded_norms": bool(kwargs.get("fold_ln", True)) or not hooked,
+    }
+
+
+def _weights(
+    kind: str, k: int | None, config: Config, tensors: dict[str, Tensor], file: Path
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], dict[str, Any]]:
+    """W_enc [H, D], b_enc [H], W_dec [H, D], b_dec [D], and the rule's fields."""
+    bias = "b_mag h" if kind == "gated" else "b_enc h"
+    names = "W_enc d h", bias, "W_dec h e", "b_dec e"
+    W_enc, b_enc, W_dec, b_dec = take(tensors, file, *names)
+    rule: dict[str, Any] = {"rule": "jumprelu"}
     if kind == "gated":
-        parts = take(tensors, path / WEIGHTS, "b_gate", "b_mag", "r_mag")
-        scale, b_enc, threshold = ungated(*parts)
-        return rule | {"rule": "jumprelu", "threshold": threshold}, b_enc, W_enc * scale[:, None]
-    (b_enc,) = take(tensors, path / WEIGHTS, "b_enc")
-    if kind == "topk":
-        rule |= {"rule": "topk", "k": _k(config, path)}
+        parts = take(tensors, file, "b_gate h", "b_mag h", "r_mag h")
+        scale, b_enc, rule["threshold"] = ungated(*parts)
+        W_enc = W_enc * scale[:, None]
+    elif kind == "topk":
+        rule = {"rule": "topk", "k": k}
     elif kind in BATCH_TOPK:
-        (threshold,) = take(tensors, path / WEIGHTS, "topk_threshold")
-        rule |= {"rule": "jumprelu", "threshold": threshold.float().expand(len(b_enc))}
+        rule["threshold"] = torch.full_like(b_enc, scalar(tensors, file, "topk_threshold"))
     elif kind.startswith("jumprelu"):
         logged = "log_threshold" in tensors  # of older training checkpoints
-        (threshold,) = take(tensors, path / WEIGHTS, "log_threshold" if logged else "threshold")
-        threshold = threshold.exp() if logged else threshold
-        rule |= {"rule": "jumprelu", "threshold": threshold}
-    if kind in ("topk", *BATCH_TOPK) and config.get(
-        "rescale_acts_by_decoder_norm", kind in BATCH_TOPK
-    ):
+        (threshold,) = take(tensors, file, "log_threshold h" if logged else "threshold h")
+        rule["threshold"] = threshold.exp() if logged else threshold
+    else:
+        rule = {"rule": "relu"}
+    batch = kind in BATCH_TOPK
+    if (kind == "topk" or batch) and config.get("rescale_acts_by_decoder_norm", batch):
         norm = W_dec.norm(dim=-1)
-        return rule | {"rescaled": True}, b_enc * norm, W_enc * norm[:, None]
-    return rule, b_enc, W_enc
+        W_enc, b_enc = W_enc * norm[:, None], b_enc * norm
+        W_dec = W_dec / norm.clamp_min(1e-30)[:, None]
+    return (W_enc, b_enc, W_dec, b_dec), rule
 
 
-def _k(config: Mapping[str, Any], path: Path) -> int:
-    if not isinstance(config.get("k"), int):
-        raise CrossproofError(f"{path / CONFIG} gives no whole number k of active latents.")
-    return int(config["k"])
-
-
-def _scaled(foreign: ForeignDictionary, config: Mapping[str, Any], path: Path) -> ForeignDictionary:
+def _scaled(foreign: ForeignDictionary, config: Config, path: Path) -> ForeignDictionary:
     """Folds the scaling of activations that the dictionary was trained on."""
     kind = config.get("normalize_activations") or "none"
-    if kind == "none" or kind is False:
+    factor = read_config(path / SCALER, optional=True).number("scaling_factor")
+    if kind == "none":
+        refuse_scale(str(path), None if factor is None else torch.tensor(factor))
         return foreign
-    factor = config_at(path / SCALER).get("scaling_factor")
-    if kind in ("expected_average_only_in", True) and factor is not None:
+    if kind in ("expected_average_only_in", True) and factor:
         inverse = torch.tensor(1.0 / factor)
         return replace(
             foreign,

@@ -17,6 +17,7 @@ from torch import Tensor
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.proof.certificate.format import tensors_hash
+from crossproof.proof.certificate.identity import network_tensors
 
 
 class _Hashed:
@@ -54,6 +55,27 @@ class Network(_Hashed):
 
     def __post_init__(self) -> None:
         self._check_finite("network")
+
+    @classmethod
+    def of_module(cls, module: torch.nn.Module) -> Network:
+        """Two linear layers with a ReLU between, such as a `torch.nn.Sequential`, in float64.
+
+        Raises CrossproofError if the module's tensors are no such network, or if it computes
+        something else from random inputs.
+        """
+        state = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
+        tensors = network_tensors({name: t.double().numpy() for name, t in state.items()})
+        network = cls(**{name: torch.from_numpy(t.copy()) for name, t in tensors.items()})
+        x = torch.randn(16, len(network.W_in), generator=torch.Generator().manual_seed(0))
+        like = next(module.parameters())
+        with torch.no_grad():
+            theirs = module(x.to(like)).double().cpu()
+        if not torch.allclose(theirs, network.logits(x.double()), rtol=1e-2, atol=1e-2):
+            raise CrossproofError(
+                f"{type(module).__name__} does not compute relu(x W_in + b_in) W_out + b_out: only "
+                f"such networks are certified."
+            )
+        return network
 
     def logits(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B V"]:
         """The logits of B inputs."""

@@ -1,3 +1,5 @@
+from .format import Limits as Limits
+from .identity import network_hash as network_hash
 from .options import ProverOptions as ProverOptions
 from .provers.boxes import boxes_draft as boxes_draft
 from .provers.latents import AffineLatents as AffineLatents

@@ -7,8 +7,6 @@ page.
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,25 +14,70 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
 
-from crossproof.errors import CrossproofError
+from crossproof.proof.certificate.reading import (
+    CertificateError,
+    load,
+    quoted,
+    read_entries,
+    read_json,
+)
 
 SCHEMA = 1
 HEADER, TENSORS = "certificate.json", "tensors.safetensors"
-LARGEST_HEADER, LARGEST_TENSORS = 2**20, 2**30
-"""Bytes; larger files are refused unread, so that a verdict takes bounded time."""
-LARGEST_VALUE = 1e30
-"""Numbers beyond this are refused: nothing the verifier computes from them can overflow."""
-KINDS = ("points", "pairs", "boxes")
+SMALLEST_VALUE, LARGEST_VALUE = 1e-60, 1e30
+"""Numbers are 0 or of a magnitude between these: nothing the verifier computes can overflow, and
+what underflows in a product is smaller than the error it is charged (`arithmetic.TINY`)."""
 KEYS = {"schema", "kind", "task", "claim", "network", "domain", "dictionary", "verifier", "cost"}
 PARTS = ("network", "domain", "dictionary", "proof")
-DTYPES = {"F64": np.float64, "F32": np.float64, "I64": np.int64, "I32": np.int64, "I8": np.int64}
+LARGEST_SUM, LISTS = 10**6, "BEGLT"
+"""Sums have at most this many terms (`arithmetic.UP`); nothing is summed over these letters."""
 Tensors = Mapping[str, npt.NDArray[Any]]
 
+NETWORK = {"W_in": "D N", "b_in": "N", "W_out": "N V", "b_out": "V", "skip": "D V"}
+_NETWORK = {f"network.{name}": shape for name, shape in NETWORK.items()}
+_DICTIONARY = {"dictionary.atoms": "H D", "dictionary.bias": "D"}
+_EFFECTS = {f"proof.effect_{name}": "p N" for name in ("left", "right", "sum", "difference")}
+LAYOUT = {
+    "points": _NETWORK
+    | _DICTIONARY
+    | {"domain.inputs": "T D", "domain.labels": "T"}
+    | {"proof.offsets": "B", "proof.indices": "E", "proof.values": "E"},
+    "pairs": _NETWORK
+    | {"domain.left": "p D", "domain.right": "p D"}
+    | _EFFECTS
+    | {"proof.owners": "N", "proof.scale": "N"},
+    "boxes": _NETWORK
+    | _DICTIONARY
+    | {"domain.atoms": "F D", "domain.bias": "D", "domain.low": "F", "domain.high": "F"}
+    | {"domain.active_sets": "G K", "domain.readout": "F V"}
+    | {"proof.latent_index": "G M", "proof.latent_slopes": "G K M"}
+    | {"proof.latent_offset": "G M", "proof.tree": "L"},
+}
+"""The tensors of each kind; a letter is the same size wherever it stands."""
+WHOLE = {"domain.labels", "domain.active_sets", "proof.offsets", "proof.indices", "proof.owners"}
+WHOLE |= {"proof.scale", "proof.latent_index", "proof.tree"}
+"""Tensors of integers; all others are floating point."""
 
-class CertificateError(CrossproofError):
-    """The certificate is malformed, or speaks about another network, domain or dictionary."""
+
+@dataclass(frozen=True)
+class Limits:
+    """What a certificate may ask for; more is refused before it is allocated or begun."""
+
+    memory: int = 4 * 2**30
+    """Bytes."""
+    operations: int = 10**13
+
+    def check(self, memory: int = 0, operations: int = 0) -> None:
+        """Raises CertificateError if the certificate needs more than allowed."""
+        needs = {"memory": (memory, "bytes of memory"), "operations": (operations, "operations")}
+        for option, (amount, what) in needs.items():
+            limit = getattr(self, option)
+            if amount > limit:
+                raise CertificateError(
+                    f"The certificate needs {amount:,} {what}; the limit is {limit:,}: allow "
+                    f"more with --{option}."
+                )
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +91,8 @@ class Certificate:
     """SHA-256 of `network`, `domain` and, where there is one, `dictionary`."""
     tensors: Tensors
     """float64 or int64, by name: network.*, domain.*, dictionary.*, proof.*"""
+    sizes: Mapping[str, int]
+    """What the letters of `LAYOUT` stand for."""
     task: Mapping[str, Any]
     """Where network and domain come from, for people; nothing rests on it."""
     cost: Mapping[str, Any]
@@ -58,8 +103,18 @@ class Certificate:
 
     def part(self, name: str) -> dict[str, npt.NDArray[Any]]:
         """The tensors below `name.`, without the prefix."""
-        prefix = f"{name}."
-        return {k.removeprefix(prefix): t for k, t in self.tensors.items() if k.startswith(prefix)}
+        return part_of(self.tensors, name)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the tensors take."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+def part_of(tensors: Tensors, name: str) -> dict[str, npt.NDArray[Any]]:
+    """The tensors below `name.`, without the prefix."""
+    prefix = f"{name}."
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
 def tensors_hash(tensors: Tensors) -> str:
@@ -67,65 +122,124 @@ def tensors_hash(tensors: Tensors) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         kind = "<f8" if np.issubdtype(tensors[name].dtype, np.floating) else "<i8"
-        values = np.ascontiguousarray(tensors[name].astype(kind))
-        shape = ",".join(str(size) for size in values.shape)
+        values = np.ascontiguousarray(tensors[name].astype(kind, copy=False))
+        shape = ",".join(str(size) for size in tensors[name].shape)
         digest.update(f"{name}:{kind}:{shape}\n".encode())
-        digest.update(values.tobytes())
+        digest.update(values.data)
     return digest.hexdigest()
 
 
-def read_certificate(folder: Path) -> Certificate:
+def read_certificate(folder: Path, limits: Limits | None = None) -> Certificate:
     """Reads a certificate and checks form, numbers and hashes.
 
     Raises CertificateError, in one sentence, for anything that is not as the format says.
     """
+    limits = limits or Limits()
     header = _read_header(folder / HEADER)
-    tensors = _read_tensors(folder / TENSORS)
-    size = (folder / HEADER).stat().st_size + (folder / TENSORS).stat().st_size
-    hashes = {}
-    foreign = [name for name in tensors if name.split(".")[0] not in PARTS]
-    if foreign:
-        raise CertificateError(f"{folder} holds the tensor {foreign[0]}, which is no part of it.")
-    for name in ("network", "domain", "dictionary"):
-        stated = header[name]
-        part = {k: t for k, t in tensors.items() if k.startswith(f"{name}.")}
-        if stated is None and name == "dictionary" and not part:
-            continue
-        hashed = tensors_hash({k.removeprefix(f"{name}."): t for k, t in part.items()})
-        if stated != hashed:
-            raise CertificateError(
-                f"The {name} in {folder} has hash {hashed}, and the certificate speaks about "
-                f"{stated!r}: they do not belong together."
-            )
-        hashes[name] = hashed
+    path = folder / TENSORS
+    entries = read_entries(path)
+    sizes = check_layout(header["kind"], {k: (e.shape, e.whole) for k, e in entries.items()})
+    largest = max(entry.bytes for entry in entries.values())
+    limits.check(memory=8 * sum(entry.count for entry in entries.values()) + largest)
+    tensors = {name: load(path, entry) for name, entry in entries.items()}
+    for name, tensor in tensors.items():
+        check_range(name, tensor)
     return Certificate(
         kind=header["kind"],
         claim={name: float(value) for name, value in header["claim"].items()},
-        hashes=hashes,
+        hashes=_check_hashes(header, tensors, folder),
         tensors=tensors,
+        sizes=sizes,
         task=header["task"],
         cost=header["cost"],
-        bytes=size,
+        bytes=(folder / HEADER).stat().st_size + path.stat().st_size,
         verifier=header["verifier"],
     )
 
 
+def check_layout(
+    kind: str, described: Mapping[str, tuple[tuple[int, ...], bool]]
+) -> dict[str, int]:
+    """The sizes that letters stand for, from the tensors' shapes and whether they are integers.
+
+    Raises CertificateError for a tensor that is missing, foreign, or of the wrong shape or type.
+    """
+    layout, sizes = LAYOUT[kind], dict[str, int]()
+    for name in [*described, *layout]:
+        if name not in layout or name not in described:
+            wrong = "may not hold" if name in described else "must hold"
+            raise CertificateError(f"A certificate of kind '{kind}' {wrong} {quoted(name)}.")
+    for name, letters in layout.items():
+        shape, whole = described[name]
+        if whole != (name in WHOLE):
+            expected = "integers" if name in WHOLE else "floating point"
+            raise CertificateError(f"{name} must be {expected}.")
+        _check_shape(name, shape, letters.split(), sizes)
+    for letter in set(sizes) - set(LISTS):
+        if sizes[letter] > LARGEST_SUM:
+            raise CertificateError(
+                f"The certificate has {letter} = {sizes[letter]:,}; the limit is {LARGEST_SUM:,}."
+            )
+    if sizes["V"] < 2:
+        raise CertificateError("A network with fewer than two classes has nothing to certify.")
+    return sizes
+
+
+def _check_shape(
+    name: str, shape: tuple[int, ...], letters: list[str], sizes: dict[str, int]
+) -> None:
+    fits = len(shape) == len(letters) and all(
+        size > 0 and sizes.setdefault(letter, size) == size
+        for letter, size in zip(letters, shape, strict=True)
+    )
+    if not fits:
+        known = ", ".join(f"{letter}={size}" for letter, size in sizes.items())
+        raise CertificateError(
+            f"{name} has shape {quoted(list(shape))}, and [{', '.join(letters)}] is needed with "
+            f"{known}."
+        )
+
+
+def check_range(name: str, tensor: npt.NDArray[Any]) -> None:
+    """Raises CertificateError for numbers that the verifier cannot compute with."""
+    flat = tensor.reshape(-1)
+    for start in range(0, flat.size, LARGEST_SUM):
+        size = np.abs(flat[start : start + LARGEST_SUM].astype(np.float64, copy=False))
+        if not (size <= LARGEST_VALUE).all() or ((size > 0) & (size < SMALLEST_VALUE)).any():
+            raise CertificateError(
+                f"{name} holds NaN, infinity, or a number beyond {LARGEST_VALUE:g} or nearer to 0 "
+                f"than {SMALLEST_VALUE:g}."
+            )
+
+
+def _check_hashes(header: Mapping[str, Any], tensors: Tensors, folder: Path) -> dict[str, str]:
+    hashes = {}
+    for name in ("network", "domain", "dictionary"):
+        part = part_of(tensors, name)
+        hashed = tensors_hash(part) if part else None
+        if header[name] != hashed:
+            raise CertificateError(
+                f"The {name} in {folder} has hash {hashed}, and the certificate speaks about "
+                f"{quoted(header[name])}: they do not belong together."
+            )
+        if hashed is not None:
+            hashes[name] = hashed
+    return hashes
+
+
 def _read_header(path: Path) -> dict[str, Any]:
-    text = _bytes(path, LARGEST_HEADER)
-    try:
-        header = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
-        raise CertificateError(f"{path} is not valid JSON ({error}): restore it.") from error
+    header = read_json(path)
     if not isinstance(header, dict) or set(header) != KEYS:
         raise CertificateError(f"{path} must be an object with exactly the keys {sorted(KEYS)}.")
     for key in ("schema", "verifier"):
         if type(header[key]) is not int or header[key] != SCHEMA:
             raise CertificateError(
-                f"{path} has {key} {header[key]!r}, this verifier reads {SCHEMA}: use the version "
-                f"of crossproof that wrote it."
+                f"{path} has {key} {quoted(header[key])}, this verifier reads {SCHEMA}: use the "
+                f"version of crossproof that wrote it."
             )
-    if header["kind"] not in KINDS:
-        raise CertificateError(f"{path} has kind {header['kind']!r}; there are {', '.join(KINDS)}.")
+    kind = header["kind"]
+    if not isinstance(kind, str) or kind not in LAYOUT:
+        raise CertificateError(f"{path} has kind {quoted(kind)}; there are {', '.join(LAYOUT)}.")
     if not isinstance(header["task"], dict) or not isinstance(header["cost"], dict):
         raise CertificateError(f"'task' and 'cost' in {path} must be objects.")
     _check_claim(header["claim"], path)
@@ -138,55 +252,5 @@ def _check_claim(claim: Any, path: Path) -> None:
         raise CertificateError(f"'claim' in {path} must hold accuracy, cross_entropy or both.")
     for name, value in claim.items():
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not abs(value) <= LARGEST_VALUE or not math.isfinite(value):
+        if not number or not abs(value) <= LARGEST_VALUE:
             raise CertificateError(f"The claim {name} in {path} must be a number.")
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return content
-
-
-def _bytes(path: Path, limit: int) -> bytes:
-    _check_size(path, limit)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CertificateError(f"{path} cannot be read ({error.strerror}): restore it.") from error
-
-
-def _check_size(path: Path, limit: int) -> None:
-    if not path.is_file():
-        raise CertificateError(f"{path} is missing: give the folder that `crossproof prove` wrote.")
-    if path.stat().st_size > limit:
-        raise CertificateError(f"{path} is larger than {limit:,} bytes: it is refused unread.")
-
-
-def _read_tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
-    _check_size(path, LARGEST_TENSORS)
-    tensors = {}
-    try:
-        with safe_open(path, framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118 - not a dictionary
-                dtype = file.get_slice(name).get_dtype()
-                if dtype not in DTYPES:
-                    raise CertificateError(
-                        f"{name} in {path} has type {dtype}: use {list(DTYPES)}."
-                    )
-                tensors[name] = np.ascontiguousarray(file.get_tensor(name), dtype=DTYPES[dtype])
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise CertificateError(
-            f"{path} is damaged or not a safetensors file ({error}): restore it or prove again."
-        ) from error
-    for name, tensor in tensors.items():
-        if not (np.abs(tensor) <= LARGEST_VALUE).all():
-            raise CertificateError(
-                f"{name} in {path} holds NaN, infinity or a number beyond {LARGEST_VALUE:g}."
-            )
-    return tensors

@@ -18,9 +18,12 @@ from crossproof.proof.certificate.cost import ProofCost
 from crossproof.proof.certificate.format import (
     HEADER,
     SCHEMA,
+    SMALLEST_VALUE,
     TENSORS,
     Certificate,
     Tensors,
+    check_layout,
+    check_range,
     tensors_hash,
 )
 from crossproof.proof.certificate.result import VerificationResult
@@ -39,17 +42,25 @@ class Draft:
 
 
 def as_certificate(draft: Draft, claim: Mapping[str, float] | None = None) -> Certificate:
-    """The draft as the verifier would read it."""
+    """The draft as the verifier would read it.
+
+    Raises CrossproofError if the verifier would refuse its tensors.
+    """
     parts = _parts(draft)
+    tensors = {
+        f"{part}.{name}": tensor.astype(_wide(tensor))
+        for part, content in parts.items()
+        for name, tensor in content.items()
+    }
+    for name, tensor in tensors.items():
+        check_range(name, tensor)
+    described = {name: (t.shape, t.dtype == np.int64) for name, t in tensors.items()}
     return Certificate(
         kind=draft.kind,
         claim=claim or {},
         hashes={name: tensors_hash(parts[name]) for name in parts if name != "proof"},
-        tensors={
-            f"{part}.{name}": tensor.astype(_wide(tensor))
-            for part, content in parts.items()
-            for name, tensor in content.items()
-        },
+        tensors=tensors,
+        sizes=check_layout(draft.kind, described),
         task={},
         cost={},
         bytes=0,
@@ -79,8 +90,18 @@ def publish(
 
 
 def _parts(draft: Draft) -> dict[str, Tensors]:
-    parts = {"network": draft.network, "domain": draft.domain, "proof": draft.proof}
-    return parts if draft.dictionary is None else parts | {"dictionary": draft.dictionary}
+    parts = {"network": draft.network, "domain": draft.domain, "proof": _settled(draft.proof)}
+    if draft.dictionary is None:
+        return parts
+    return parts | {"dictionary": _settled(draft.dictionary)}
+
+
+def _settled(tensors: Tensors) -> Tensors:
+    """Numbers that any value may take the place of, without those too small for the verifier."""
+    return {
+        name: np.where(np.abs(t) < SMALLEST_VALUE, np.zeros_like(t), t)
+        for name, t in tensors.items()
+    }
 
 
 def _wide(tensor: npt.NDArray[Any]) -> type:
@@ -101,9 +122,9 @@ def write_certificate(
         "kind": draft.kind,
         "task": dict(task or {}),
         "claim": dict(claim),
-        "network": tensors_hash(draft.network),
-        "domain": tensors_hash(draft.domain),
-        "dictionary": None if draft.dictionary is None else tensors_hash(draft.dictionary),
+        "network": tensors_hash(parts["network"]),
+        "domain": tensors_hash(parts["domain"]),
+        "dictionary": tensors_hash(parts["dictionary"]) if "dictionary" in parts else None,
         "verifier": SCHEMA,
         "cost": dict(cost or {}),
     }

@@ -15,6 +15,7 @@ import torch
 
 from crossproof.errors import CrossproofError
 from crossproof.proof.bounds.network import Network, SparseDomain
+from crossproof.proof.certificate.format import Limits
 from crossproof.proof.certificate.provers.latents import AffineLatents
 from crossproof.proof.certificate.verifier.arithmetic import Arithmetic
 from crossproof.proof.certificate.verifier.boxes import BOUNDS, DEEPEST, Prover, read
@@ -87,7 +88,7 @@ def boxes_draft(
     if unknown:
         raise CrossproofError(f"There is no bound '{unknown[0]}'; choose {', '.join(BOUNDS)}.")
     draft = _draft(network, domain, latents, np.zeros(domain.n_sets, dtype=np.int64))
-    problem = read(as_certificate(draft))
+    problem = read(as_certificate(draft), Limits())
     with np.errstate(all="ignore"):
         prover = Prover(arithmetic or Arithmetic(), problem)
         tree = _search(network, prover, nodes, bounds, batch, progress)

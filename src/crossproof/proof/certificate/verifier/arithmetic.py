@@ -168,8 +168,10 @@ class Arithmetic:
         value = np.sqrt(np.einsum("...n,...n->...", of.value, of.value))[..., None]
         size = np.sqrt(np.array([of.size @ of.size]))
         error = np.sqrt(np.array([of.error @ of.error])) + gamma(len(of.size) + 4) * size
-        # Squares below the smallest float vanish: their roots add up to less than this.
-        return _bounded(value, size, error + 1e-150 * len(of.size))
+        # Squares below the smallest float vanish: their roots add up to less than this, in `size`
+        # as in `value`.
+        lost = 1e-150 * len(of.size)
+        return _bounded(value, size + error + 2 * lost, error + lost)
 
 
 def join(parts: list[Rounded], axis: int = -1) -> Rounded:

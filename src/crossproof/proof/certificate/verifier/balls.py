@@ -20,8 +20,8 @@ try:
 except ImportError:  # asked for by name only
     flint = None  # type: ignore[assignment]
 
-BITS, SAMPLE = 128, 64
-"""Precision, and how many groups of a large certificate are derived again."""
+BITS, SAMPLE, BUDGET = 128, 64, 20_000_000
+"""Precision; how many groups are derived again at least, and for how many operations."""
 Ball = Any
 Balls = list[Any]
 
@@ -33,9 +33,15 @@ def ready() -> None:
     flint.ctx.prec = BITS
 
 
-def sample(count: int) -> Indices:
-    """All of up to SAMPLE groups; else SAMPLE evenly spaced ones, the first and last included."""
-    return np.unique(np.linspace(0, count - 1, min(count, SAMPLE)).round().astype(np.int64))
+def sample(count: int, each: int) -> Indices:
+    """All of `count` groups, as far as BUDGET goes at `each` operations a group; else a draw.
+
+    The draw is fresh every time: nobody who writes a certificate knows which groups are checked.
+    """
+    most = max(SAMPLE, BUDGET // max(each, 1))
+    if count <= most:
+        return np.arange(count)
+    return np.sort(np.random.default_rng().choice(count, most, replace=False))
 
 
 def ball(number: float | int) -> Ball:
@@ -88,11 +94,21 @@ def insist(margins: Balls, label: int, what: str) -> None:
             )
 
 
-def check_points(problem: points.PointsProblem, worst: Array) -> int:
-    """Derives the margins of proved points again; how many."""
+def insist_entropy(margins: Balls, label: int, bound: float, what: str) -> None:
+    """Raises CertificateError unless `bound` is certainly above the margins' cross-entropy."""
+    if not bound < 1e6:  # so much is no claim; and no exponential is out of reach below it
+        return
+    others = [(-margin).exp() for c, margin in enumerate(margins) if c != label]
+    if not (1 + total(others)).log() <= bound:
+        raise CertificateError(f"Ball arithmetic does not confirm the cross-entropy of {what}.")
+
+
+def check_points(problem: points.PointsProblem, worst: Array, entropy: Array) -> int:
+    """Derives margins and cross-entropies of points again; how many."""
     ready()
-    proved = np.flatnonzero(worst > 0)
-    chosen = proved[sample(len(proved))] if len(proved) else proved
+    (inputs, width), classes = problem.weights.W_in.shape, problem.weights.W_out.shape[1]
+    each = (width + classes) * inputs + width * (8 * problem.widest + 6 * classes)
+    chosen = sample(len(worst), each)
     weights = problem.weights
     W_in, W_out, skip = matrix(weights.W_in), matrix(weights.W_out), matrix(weights.skip)
     G = matrix(problem.decoder) * W_in
@@ -113,7 +129,9 @@ def check_points(problem: points.PointsProblem, worst: Array) -> int:
         ]
         bounds = [_functional(straight, model, rows, label) for model in models]
         margins = [first.max(second) for first, second in zip(*bounds, strict=True)]
-        insist(margins, label, f"point {point}")
+        if worst[point] > 0:
+            insist(margins, label, f"point {point}")
+        insist_entropy(margins, label, float(entropy[point]), f"point {point}")
     return len(chosen)
 
 
@@ -157,17 +175,18 @@ def _neuron(base: Ball, p: Balls, z: Ball) -> tuple[Room, Room]:
     return (relu(kept), dominant, dominant), (hidden, less + rest, more + rest)
 
 
-def check_pairs(problem: pairs.PairsProblem, worst: Array) -> int:
-    """Derives the margins of proved pairs again; how many."""
+def check_pairs(problem: pairs.PairsProblem, worst: Array, entropy: Array) -> int:
+    """Derives margins and cross-entropies of pairs again; how many."""
     ready()
-    proved = np.argwhere(worst > 0)
-    chosen = proved[sample(len(proved))] if len(proved) else proved
+    inputs, width = problem.weights.W_in.shape
+    chosen = sample(worst.size, 4 * (inputs + width) * (width + len(problem.left)))
     weights, p = problem.weights, len(problem.left)
     W_in, W_out, skip = matrix(weights.W_in), matrix(weights.W_out), matrix(weights.skip)
     blocks = _blocks(problem)
     rest = W_out - blocks
     columns = [[rest[n, c] for n in range(rest.nrows())] for c in range(p)]
-    for a, b in chosen.tolist():
+    distances: dict[int, Balls] = {}
+    for a, b in zip(*(i.tolist() for i in np.divmod(chosen, p)), strict=True):
         label, x = (a + b) % p, plus(vector(problem.left[a]), vector(problem.right[b]))
         active = [relu(z) for z in plus(times(x, W_in), vector(weights.b_in))]
         where = (a, b, label, (a - b) % p)
@@ -180,11 +199,13 @@ def check_pairs(problem: pairs.PairsProblem, worst: Array) -> int:
             times(interaction, blocks),
         )
         size = length(interaction)
-        margins = [
-            logits[label] - logits[c] - size * _distance(columns[label], columns[c])
-            for c in range(p)
-        ]
-        insist(margins, label, f"pair ({a}, {b})")
+        if label not in distances:
+            distances[label] = [_distance(columns[label], column) for column in columns]
+        far = distances[label]
+        margins = [logits[label] - logits[c] - size * far[c] for c in range(p)]
+        if worst[a, b] > 0:
+            insist(margins, label, f"pair ({a}, {b})")
+        insist_entropy(margins, label, float(entropy[a, b]), f"pair ({a}, {b})")
     return len(chosen)
 
 

@@ -25,9 +25,10 @@ from crossproof.proof.certificate.verifier.balls import (
 
 
 def check_boxes(problem: boxes.BoxesProblem, proved: Indices) -> int:
-    """Derives the labels and margins of proved leaves (their numbers) again; how many."""
+    """Derives labels, margins and masses of proved leaves (their numbers) again; how many."""
     ready()
-    chosen = proved[sample(len(proved))] if len(proved) else proved
+    (width, classes), each = problem.weights.W_out.shape, problem.latents.index.shape[1]
+    chosen = proved[sample(len(proved), width * classes * (each + 1) * (width + 4))]
     leaves, box = boxes.leaves(problem), _Box(problem)
     for leaf in chosen.tolist():
         code, number = int(leaves.code[leaf]), int(leaves.sets[leaf])
@@ -35,6 +36,8 @@ def check_boxes(problem: boxes.BoxesProblem, proved: Indices) -> int:
         label = box.label()
         bound = {"interval": box.interval, "linear": box.linear, "additive": box.additive}
         insist(bound[boxes.BOUNDS[code - 1]](label), label, f"leaf {leaf}")
+        if not box.mass() >= leaves.mass[leaf]:
+            raise CertificateError(f"Ball arithmetic does not confirm the mass of leaf {leaf}.")
     return len(chosen)
 
 
@@ -59,6 +62,14 @@ class _Box:
         self.number, self.low, self.high = number, vector(low), vector(high)
         self.active = self.problem.domain.active_sets[number].tolist()
         self.centre = (low + high) / 2
+
+    def mass(self) -> Ball:
+        """The box's probability."""
+        share, domain = ball(1), self.problem.domain
+        for h, low, high in zip(self.active, self.low, self.high, strict=True):
+            whole = ball(domain.high[h]) - ball(domain.low[h])
+            share = share * ((high - low) / whole) if whole > 0 else share
+        return share / len(domain.active_sets)
 
     def least(self, slopes: Balls) -> Ball:
         """min of Σ_j slopes_j a_j over the box."""

@@ -14,17 +14,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from crossproof.proof.certificate.format import Certificate, CertificateError
-from crossproof.proof.certificate.verifier import checks
+from crossproof.proof.certificate.format import Certificate, CertificateError, Limits
 from crossproof.proof.certificate.verifier.additive import Additive
 from crossproof.proof.certificate.verifier.arithmetic import Arithmetic, Array, Indices, Rounded
+from crossproof.proof.certificate.verifier.checks import NetworkWeights, within
 from crossproof.proof.certificate.verifier.curves import Latents
 from crossproof.proof.certificate.verifier.enclosures import Boxes, Enclosures
 
 BOUNDS = ("interval", "additive", "linear")
 """Leaf k > 0 of a tree is proved by BOUNDS[k - 1]; 0 is given up; -1 - j halves activation j."""
-LARGEST_TREE, DEEPEST, CHUNK = 2_000_000, 64, 1024
-LARGEST_WORK, LARGEST_TABLE = 10**13, 10**8
+LARGEST_TREE, DEEPEST = 2_000_000, 64
+CHUNK, SCORES = 1024, 4_000_000
+"""Boxes whose margins are taken together, and scores of boxes whose labels are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,33 +59,23 @@ class BoxesDomain:
 class BoxesProblem:
     """Everything of a `boxes` certificate, checked."""
 
-    weights: checks.NetworkWeights
+    weights: NetworkWeights
     domain: BoxesDomain
     latents: Latents
     tree: Indices
 
 
-def read(certificate: Certificate) -> BoxesProblem:
-    """Checks shapes, index ranges and budgets."""
-    sizes: checks.Sizes = {}
-    weights = checks.network(certificate, sizes)
-    shapes = {"atoms": "F D", "bias": "D", "low": "F", "high": "F"}
-    shapes |= {"active_sets": "G K", "readout": "F V"}
-    parts = checks.part(certificate, "domain", shapes, sizes, frozenset({"active_sets"}))
+def read(certificate: Certificate, limits: Limits) -> BoxesProblem:
+    """Checks index ranges and what the certificate asks for."""
+    sizes, proof = certificate.sizes, certificate.part("proof")
+    parts, dictionary = certificate.part("domain"), certificate.part("dictionary")
     domain = BoxesDomain(decoder=parts.pop("atoms"), **parts)
-    dictionary = checks.part(certificate, "dictionary", {"atoms": "H D", "bias": "D"}, sizes)
-    shapes = {"latent_index": "G M", "latent_slopes": "G K M", "latent_offset": "G M", "tree": "L"}
-    integers = frozenset({"latent_index", "tree"})
-    proof = checks.part(certificate, "proof", shapes, sizes, integers)
-    checks.within("proof.latent_index", proof["latent_index"], 0, sizes["H"] - 1)
-    checks.within("proof.tree", proof["tree"], -sizes["K"], len(BOUNDS))
-    checks.within("domain.active_sets", domain.active_sets, 0, sizes["F"] - 1)
-    checks.budget("tree nodes", sizes["L"], LARGEST_TREE)
-    work = (sizes["L"] + sizes["G"]) * sizes["N"] * sizes["V"] * (sizes["K"] + sizes["M"])
-    checks.budget("operations", work + sizes["H"] * sizes["N"] ** 2 * sizes["V"], LARGEST_WORK)
-    table = sizes["G"] * (sizes["K"] + sizes["M"]) * max(sizes["N"], sizes["V"])
-    checks.budget("table entries", table, LARGEST_TABLE)
-    checks.budget("table entries", 8 * sizes["H"] * sizes["N"] * sizes["V"], LARGEST_TABLE)
+    within("proof.latent_index", proof["latent_index"], 0, sizes["H"] - 1)
+    within("proof.tree", proof["tree"], -sizes["K"], len(BOUNDS))
+    within("domain.active_sets", domain.active_sets, 0, sizes["F"] - 1)
+    if sizes["L"] > LARGEST_TREE:
+        raise CertificateError(f"proof.tree has more than {LARGEST_TREE:,} nodes.")
+    limits.check(*_needs(certificate))
     if (np.diff(np.sort(domain.active_sets, axis=1), axis=1) == 0).any():
         raise CertificateError("An active set of the domain names a feature twice.")
     if (domain.low > domain.high).any():
@@ -96,7 +87,24 @@ def read(certificate: Certificate) -> BoxesProblem:
         slopes=proof["latent_slopes"],
         offset=proof["latent_offset"],
     )
-    return BoxesProblem(weights, domain, latents, proof["tree"])
+    return BoxesProblem(NetworkWeights.of(certificate), domain, latents, proof["tree"])
+
+
+def _needs(certificate: Certificate) -> tuple[int, int]:
+    """Bytes and operations, rounded up."""
+    D, N, V, F, H = (certificate.sizes[letter] for letter in "DNVFH")
+    G, K, M, L = (certificate.sizes[letter] for letter in "GKML")
+    levels, ends = N.bit_length() + 1, 2 * CHUNK * M
+    curves = H * N * (12 + V * (2 * levels + 6))
+    tables = curves + 3 * (D + F + H) * (N + V) + 8 * G * (K + M) * (N + V) + 8 * N * V
+    chunk = CHUNK * (14 * (K + M) * (N + V) + 20 * (N + V)) + ends * (6 * N + 8 * V)
+    scores = min((L + 1) * K * V, SCORES + K * V)
+    memory = 8 * (tables + chunk + 8 * scores + 12 * (L + G) * (K + 4))
+    calls = min(3 * V, L) + L // CHUNK + 1
+    boxes = L * (16 * (K + M + 3) * (N + 1) * (V + 1) + 100 * (K + M) * (N + V))
+    work = 4 * (F + H + 4) * (D + 1) * (N + V) + 10 * G * (M + 1) * (K + 1) * (N + V)
+    work += 3 * H * N * (N + 2) * (V + 4) + calls * (H + 8) * N * V * (levels + 8) + boxes
+    return certificate.memory + memory, work
 
 
 def leaves(problem: BoxesProblem) -> Leaves:
@@ -104,36 +112,36 @@ def leaves(problem: BoxesProblem) -> Leaves:
 
     Raises CertificateError if the codes are not exactly G whole trees.
     """
-    domain, codes = problem.domain, iter(problem.tree.tolist())
-    found: list[tuple[int, list[float], list[float], int]] = []
+    domain, codes = problem.domain, problem.tree
+    count, nodes, leaf = int((codes >= 0).sum()), iter(codes.tolist()), 0
+    sets = np.empty(count, dtype=np.int64)
+    low, high = np.empty((2, count, domain.active_sets.shape[1]))
     for number, active in enumerate(domain.active_sets):
-        stack = [(domain.low[active].tolist(), domain.high[active].tolist(), 0)]
+        stack = [(domain.low[active], domain.high[active], 0)]
         while stack:
-            low, high, depth = stack.pop()
-            code = next(codes, None)
+            bottom, top, depth = stack.pop()
+            code = next(nodes, None)
             if code is None:
                 raise CertificateError("proof.tree ends in the middle of a tree.")
-            if code >= 0:
-                found.append((number, low, high, code))
+            if code < 0:
+                stack.extend(_halves(bottom, top, -1 - code, depth))
                 continue
-            stack.extend(_halves(low, high, -1 - code, depth))
-    if next(codes, None) is not None:
+            sets[leaf], low[leaf], high[leaf] = number, bottom, top
+            leaf += 1
+    if next(nodes, None) is not None:
         raise CertificateError("proof.tree goes on after the last tree.")
-    sets = np.array([leaf[0] for leaf in found])
-    low, high = np.array([leaf[1] for leaf in found]), np.array([leaf[2] for leaf in found])
-    mass = masses(domain, sets, low, high)
-    return Leaves(sets, low, high, np.array([leaf[3] for leaf in found]), mass)
+    return Leaves(sets, low, high, codes[codes >= 0], masses(domain, sets, low, high))
 
 
-def _halves(
-    low: list[float], high: list[float], side: int, depth: int
-) -> Iterator[tuple[list[float], list[float], int]]:
+def _halves(low: Array, high: Array, side: int, depth: int) -> Iterator[tuple[Array, Array, int]]:
     """The upper and the lower half, in the order in which a stack returns the lower first."""
     middle = (low[side] + high[side]) / 2
     if not low[side] < middle < high[side] or depth >= DEEPEST:
         raise CertificateError("proof.tree splits a box that cannot be halved.")
-    yield [*low[:side], middle, *low[side + 1 :]], high, depth + 1
-    yield low, [*high[:side], middle, *high[side + 1 :]], depth + 1
+    upper, lower = low.copy(), high.copy()
+    upper[side] = lower[side] = middle
+    yield upper, high, depth + 1
+    yield low, lower, depth + 1
 
 
 def masses(domain: BoxesDomain, sets: Indices, low: Array, high: Array) -> Array:
@@ -161,6 +169,15 @@ class Prover:
 
     def labels(self, sets: Indices, low: Array, high: Array) -> tuple[Indices, Indices]:
         """The label at each box's centre, and which boxes have it everywhere (their indices)."""
+        label, constant = np.empty(len(sets), dtype=np.int64), []
+        step = max(SCORES // (low.shape[1] * self.domain.readout.shape[1]), 1)
+        for start in range(0, len(sets), step):
+            rows = np.arange(start, min(start + step, len(sets)))
+            label[rows], holds = self._labels(sets[rows], low[rows], high[rows])
+            constant.append(rows[holds])
+        return label, np.concatenate(constant)
+
+    def _labels(self, sets: Indices, low: Array, high: Array) -> tuple[Indices, Indices]:
         active = self.domain.active_sets[sets]
         score = np.einsum("bk,bkv->bv", (low + high) / 2, self.domain.readout[active])
         self.arithmetic.operations += 2 * score.size * low.shape[1]
@@ -197,27 +214,46 @@ class Proved:
     by_bound: dict[str, float]
     leaves: Indices
     """Their numbers, in the order of `leaves`."""
+    majority: float
+    """The mass of the likeliest label, rounded up: a box that may have several counts for it."""
 
 
 def evaluate(arithmetic: Arithmetic, problem: BoxesProblem) -> Proved:
     """Checks every leaf that claims to be proved, each by the bound it names."""
     prover, everything = Prover(arithmetic, problem), leaves(problem)
     claimed = np.flatnonzero(everything.code > 0)
-    found: list[Indices] = []
+    of_label = np.zeros(problem.weights.W_out.shape[1])
+    proved: list[Indices] = [np.zeros(0, np.int64)]
     if len(claimed):
-        part = everything[claimed]
-        label, constant = prover.labels(part.sets, part.low, part.high)
-        claimed, label = claimed[constant], label[constant]
+        claimed, label = _labelled(prover, everything, claimed, of_label)
         codes = everything.code[claimed]
         for y, code in sorted({*zip(label.tolist(), codes.tolist(), strict=True)}):
             rows = claimed[(label == y) & (codes == code)]
             for start in range(0, len(rows), CHUNK):
                 chunk = rows[start : start + CHUNK]
-                found.append(chunk[_holds(prover, everything[chunk], y, BOUNDS[code - 1])])
-    proved = np.sort(np.concatenate([np.zeros(0, np.int64), *found]))
-    mass, code = everything.mass[proved], everything.code[proved]
-    by_bound = {name: math.fsum(mass[code == k]) for k, name in enumerate(BOUNDS, start=1)}
-    return Proved(max(math.fsum(mass) * (1 - 1e-15), 0.0), by_bound, proved)
+                proved.append(chunk[_holds(prover, everything[chunk], y, BOUNDS[code - 1])])
+    spent, given_up = arithmetic.operations, np.flatnonzero(everything.code == 0)
+    if len(given_up):
+        _labelled(prover, everything, given_up, of_label)
+        arithmetic.operations = spent  # what guessing achieves is no part of the proof
+    numbers = np.sort(np.concatenate(proved))
+    mass, code = everything.mass[numbers], everything.code[numbers]
+    return Proved(
+        accuracy=max(math.fsum(mass) * (1 - 1e-15), 0.0),
+        by_bound={name: math.fsum(mass[code == k]) for k, name in enumerate(BOUNDS, start=1)},
+        leaves=numbers,
+        majority=min(1 - (math.fsum(of_label) - of_label.max()) + 1e-9, 1.0),
+    )
+
+
+def _labelled(
+    prover: Prover, leaves: Leaves, which: Indices, of_label: Array
+) -> tuple[Indices, Indices]:
+    """Those of some leaves that have one label, and it; adds their masses to `of_label`."""
+    label, constant = prover.labels(leaves.sets[which], leaves.low[which], leaves.high[which])
+    which, label = which[constant], label[constant]
+    np.add.at(of_label, label, leaves.mass[which])
+    return which, label
 
 
 def _holds(prover: Prover, leaves: Leaves, label: int, bound: str) -> npt.NDArray[np.bool_]:

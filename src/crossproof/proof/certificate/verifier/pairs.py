@@ -16,8 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crossproof.proof.certificate.format import Certificate, CertificateError
-from crossproof.proof.certificate.verifier import checks
+from crossproof.proof.certificate.format import Certificate, CertificateError, Limits
 from crossproof.proof.certificate.verifier.arithmetic import (
     Arithmetic,
     Array,
@@ -26,18 +25,17 @@ from crossproof.proof.certificate.verifier.arithmetic import (
     join,
     log_sum,
 )
+from crossproof.proof.certificate.verifier.checks import NetworkWeights, within
 
 LARGEST_SCALE = 40
 """Neurons are rescaled by at most 2 to this power."""
-LARGEST_WORK = 10**13
-"""Operations; a certificate that needs more is refused."""
 
 
 @dataclass(frozen=True, eq=False)
 class PairsProblem:
     """The rescaled network and the certificate's tables, checked."""
 
-    weights: checks.NetworkWeights
+    weights: NetworkWeights
     left: Array
     right: Array
     effects: tuple[Array, Array, Array, Array]
@@ -46,27 +44,21 @@ class PairsProblem:
     """[N]: the frequency that owns a neuron; 0 for none."""
 
 
-def read(certificate: Certificate) -> PairsProblem:
+def read(certificate: Certificate, limits: Limits) -> PairsProblem:
     """Checks the certificate's tensors and rescales the network."""
-    sizes: checks.Sizes = {}
-    weights = checks.network(certificate, sizes)
-    shapes = {"left": "p D", "right": "p D"}
-    domain = checks.part(certificate, "domain", shapes, sizes)
-    names = ("left", "right", "sum", "difference")
-    effects = {f"effect_{name}": "p N" for name in names}
-    shapes = effects | {"owners": "N", "scale": "N"}
-    proof = checks.part(certificate, "proof", shapes, sizes, frozenset({"owners", "scale"}))
-    p = sizes["p"]
-    if certificate.part("dictionary"):
-        raise CertificateError("A certificate of kind 'pairs' has blocks and no dictionary.")
-    if sizes["V"] != p:
-        raise CertificateError(f"Addition modulo {p} needs {p} classes, not {sizes['V']}.")
-    checks.within("proof.owners", proof["owners"], 0, p // 2)
-    checks.within("proof.scale", proof["scale"], -LARGEST_SCALE, LARGEST_SCALE)
-    checks.budget("operations", p * p * sizes["N"] * p, LARGEST_WORK)
+    weights, domain = NetworkWeights.of(certificate), certificate.part("domain")
+    proof, p = certificate.part("proof"), certificate.sizes["p"]
+    if certificate.sizes["V"] != p:
+        raise CertificateError(
+            f"Addition modulo {p} needs {p} classes, not {certificate.sizes['V']}."
+        )
+    within("proof.owners", proof["owners"], 0, p // 2)
+    within("proof.scale", proof["scale"], -LARGEST_SCALE, LARGEST_SCALE)
+    frequencies = len(np.unique(proof["owners"][proof["owners"] > 0]))
+    limits.check(*_needs(certificate, frequencies))
     scale = np.ldexp(1.0, proof["scale"].astype(np.int32))
     order = np.argsort(proof["owners"], kind="stable")  # a block is a slice of neurons
-    rescaled = checks.NetworkWeights(
+    rescaled = NetworkWeights(
         W_in=(weights.W_in * scale)[:, order],
         b_in=(weights.b_in * scale)[order],
         W_out=(weights.W_out / scale[:, None])[order],
@@ -78,6 +70,7 @@ def read(certificate: Certificate) -> PairsProblem:
     given = weights.W_in[:, order], weights.b_in[order], weights.W_out[order]
     if not all(map(np.array_equal, undone, given)):
         raise CertificateError("proof.scale loses digits of the network: use smaller powers of 2.")
+    names = ("left", "right", "sum", "difference")
     tables = [proof[f"effect_{name}"][:, order] for name in names]
     return PairsProblem(
         weights=rescaled,
@@ -86,6 +79,15 @@ def read(certificate: Certificate) -> PairsProblem:
         effects=(tables[0], tables[1], tables[2], tables[3]),
         owners=proof["owners"][order],
     )
+
+
+def _needs(certificate: Certificate, frequencies: int) -> tuple[int, int]:
+    """Bytes and operations, rounded up."""
+    D, N, p = (certificate.sizes[letter] for letter in "DNp")
+    memory = 8 * (20 * p * N + 5 * D * (N + p) + 6 * frequencies * p + 40 * p * p)
+    tables = 4 * (p + 2) * (D + 5 * N) * (N + p) + 8 * N * p * p
+    pair = 20 * N + 5 * frequencies * p + 40 * p
+    return certificate.memory + memory, tables + p * (p + 2) * pair
 
 
 @dataclass(frozen=True, eq=False)

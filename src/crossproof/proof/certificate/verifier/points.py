@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crossproof.proof.certificate.format import Certificate, CertificateError
-from crossproof.proof.certificate.verifier import checks
+from crossproof.proof.certificate.format import Certificate, CertificateError, Limits
 from crossproof.proof.certificate.verifier.arithmetic import (
     Arithmetic,
     Array,
@@ -23,17 +22,17 @@ from crossproof.proof.certificate.verifier.arithmetic import (
     Rounded,
     log_sum,
 )
+from crossproof.proof.certificate.verifier.checks import NetworkWeights, within
 
-LARGEST_ENTRIES = 1_000_000
-"""Numbers in the largest intermediate array; points are taken in chunks that respect it."""
-LARGEST_WORK = 10**13
+CHUNK = 1_000_000
+"""Numbers of the points that are taken together."""
 
 
 @dataclass(frozen=True, eq=False)
 class PointsProblem:
     """Everything of a `points` certificate, checked."""
 
-    weights: checks.NetworkWeights
+    weights: NetworkWeights
     inputs: Array
     labels: Indices
     decoder: Array
@@ -47,29 +46,45 @@ class PointsProblem:
         """K, the most latents of a point."""
         return int(np.diff(self.offsets).max(initial=1))
 
+    @property
+    def chunk(self) -> int:
+        """How many points are taken together."""
+        (inputs, width), classes = self.weights.W_in.shape, self.weights.W_out.shape[1]
+        return max(CHUNK // (self.widest * width + width + inputs + classes), 1)
 
-def read(certificate: Certificate) -> PointsProblem:
-    """Checks shapes, index ranges and budgets."""
-    sizes: checks.Sizes = {}
-    weights = checks.network(certificate, sizes)
-    shapes = {"inputs": "T D", "labels": "T"}
-    domain = checks.part(certificate, "domain", shapes, sizes, frozenset({"labels"}))
-    dictionary = checks.part(certificate, "dictionary", {"atoms": "H D", "bias": "D"}, sizes)
-    shapes = {"offsets": "B", "indices": "E", "values": "E"}
-    integers = frozenset({"offsets", "indices"})
-    proof = checks.part(certificate, "proof", shapes, sizes, integers)
-    checks.within("domain.labels", domain["labels"], 0, sizes["V"] - 1)
-    checks.within("proof.indices", proof["indices"], 0, sizes["H"] - 1)
+
+def read(certificate: Certificate, limits: Limits) -> PointsProblem:
+    """Checks index ranges and what the certificate asks for."""
+    sizes, proof = certificate.sizes, certificate.part("proof")
+    domain, dictionary = certificate.part("domain"), certificate.part("dictionary")
+    within("domain.labels", domain["labels"], 0, sizes["V"] - 1)
+    within("proof.indices", proof["indices"], 0, sizes["H"] - 1)
     offsets = proof["offsets"]
     ends = (sizes["B"] == sizes["T"] + 1, offsets[0] == 0, offsets[-1] == sizes["E"])
-    if not all(ends) or (np.diff(offsets) < 0).any():
+    if not all(ends) or (offsets[1:] < offsets[:-1]).any():
         raise CertificateError("proof.offsets must rise from 0 to the number of latents, T+1 long.")
-    decoder, bias = dictionary["atoms"], dictionary["bias"]
-    problem = PointsProblem(weights, **domain, decoder=decoder, bias=bias, **proof)
-    checks.budget("numbers a point", problem.widest * sizes["N"], LARGEST_ENTRIES)
-    work = sizes["T"] * sizes["N"] * (sizes["D"] + 2 * sizes["V"] + 30 * problem.widest)
-    checks.budget("operations", work + sizes["N"] * sizes["V"] ** 2, LARGEST_WORK)
+    problem = PointsProblem(
+        NetworkWeights.of(certificate),
+        **domain,
+        decoder=dictionary["atoms"],
+        bias=dictionary["bias"],
+        **proof,
+    )
+    limits.check(*_needs(problem, certificate))
     return problem
+
+
+def _needs(problem: PointsProblem, certificate: Certificate) -> tuple[int, int]:
+    """Bytes and operations, rounded up."""
+    D, N, V, T, H = (certificate.sizes[letter] for letter in "DNVTH")
+    K, rows = problem.widest, min(problem.chunk, T)
+    shared = 3 * (H + D) * N + 3 * D * V + 12 * N * V
+    memory = 8 * (shared + rows * (12 * K * N + 30 * N + 16 * V + 4 * D)) + 200 * T
+    chunks = min(T, V) + T // problem.chunk
+    once = 2 * (H + 3) * D * (N + 1) + chunks * (10 * N * V + 4 * (D + 6 * N) * (N + V))
+    return certificate.memory + memory, once + T * (
+        2 * D * (N + V + 1) + 12 * N * V + 40 * (K + 1) * N + 40 * V
+    )
 
 
 def padded(problem: PointsProblem, rows: Indices) -> tuple[Indices, Array]:
@@ -156,14 +171,15 @@ class PointsEngine:
     def _chain(self, p: Rounded) -> tuple[Rounded, Rounded]:
         """Σ_{k>=2} min(|S_{k-1}|, |p_k|), the p in any one order: terms below and above zero.
 
-        A second difference of a convex σ has the sign of S_{k-1} p_k. Where rounding may have
-        turned that sign the term is no larger than its error, which both sums carry.
+        A second difference of a convex σ has the sign of S_{k-1} p_k: the signs are compared, for
+        the product may underflow. Where rounding may have turned one of them the term is no larger
+        than its error, which both sums carry.
         """
         count, so_far = self.arithmetic, p[:, 0]
         less = more = Rounded(np.zeros_like(p.value[:, 0]), 0 * p.size, 0 * p.error)
         for k in range(1, p.value.shape[1]):
             step = count.minimum(count.absolute(so_far), count.absolute(p[:, k]))
-            same = so_far.value * p.value[:, k] > 0
+            same = np.sign(so_far.value) == np.sign(p.value[:, k])
             less = count.add(less, step.zero_where(same))
             more = count.add(more, step.zero_where(~same))
             so_far = count.add(so_far, p[:, k])
@@ -175,11 +191,9 @@ def evaluate(
 ) -> Iterator[tuple[Indices, Array, Array]]:
     """Rows, the worst margin of each (a lower bound) and its CE (an upper bound)."""
     engine = PointsEngine(arithmetic, problem)
-    entries = problem.widest * problem.weights.W_in.shape[1]
-    chunk = max(LARGEST_ENTRIES // entries, 1)
     for label in np.unique(problem.labels):
         mine = np.flatnonzero(problem.labels == label)
-        for start in range(0, len(mine), chunk):
-            rows = mine[start : start + chunk]
+        for start in range(0, len(mine), problem.chunk):
+            rows = mine[start : start + problem.chunk]
             low = engine.margins(rows, int(label))
             yield rows, low.min(axis=1), log_sum(arithmetic, low)

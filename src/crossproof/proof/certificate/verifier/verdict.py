@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from dataclasses import dataclass, field
@@ -10,44 +11,63 @@ from pathlib import Path
 
 import numpy as np
 
-from crossproof.proof.certificate.format import Certificate, CertificateError, read_certificate
-from crossproof.proof.certificate.result import VerificationResult
+from crossproof.proof.certificate.format import (
+    Certificate,
+    CertificateError,
+    Limits,
+    read_certificate,
+)
+from crossproof.proof.certificate.result import Subject, VerificationResult
 from crossproof.proof.certificate.verifier import balls, balls_boxes, boxes, pairs, points
 from crossproof.proof.certificate.verifier.arithmetic import UNIT, UP, Arithmetic, Array, gamma
+from crossproof.proof.certificate.verifier.checks import check_arithmetic
 
 
 def verify(
-    folder: str | Path, *, network: str | None = None, domain: str | None = None, arb: bool = False
+    folder: str | Path,
+    *,
+    network: str | None = None,
+    domain: str | None = None,
+    arb: bool = False,
+    limits: Limits | None = None,
 ) -> VerificationResult:
     """Verifies the certificate in `folder`.
 
     `network` and `domain` are hashes it must speak about, where the caller knows them. With `arb`
-    the final inequalities are derived again in ball arithmetic (python-flint) for all groups of a
-    small certificate and a fixed sample of a large one.
+    the final inequalities are derived again in ball arithmetic (python-flint): of every group, or
+    of a fresh draw of them where that would take long.
 
-    Raises CertificateError if the certificate is malformed, is about something else, or the ball
-    arithmetic contradicts the verdict.
+    Raises CertificateError if the certificate is malformed, needs more than `limits` allow, is
+    about something else, or the ball arithmetic contradicts the verdict.
     """
     began = time.perf_counter()
-    certificate = read_certificate(Path(folder))
-    for name, expected in (("network", network), ("domain", domain)):
+    limits = limits or Limits()
+    certificate = read_certificate(Path(folder), limits)
+    pinned = {"network": network, "domain": domain}
+    for name, expected in pinned.items():
         if expected is not None and certificate.hashes[name] != expected:
             raise CertificateError(
                 f"{folder} speaks about the {name} {certificate.hashes[name]}, not {expected}."
             )
-    return judge(certificate, arb, began)
+    known = tuple(name for name, expected in pinned.items() if expected is not None)
+    return judge(certificate, arb, limits, known, began)
 
 
 def judge(
-    certificate: Certificate, arb: bool = False, began: float | None = None
+    certificate: Certificate,
+    arb: bool = False,
+    limits: Limits | None = None,
+    pinned: tuple[str, ...] = (),
+    began: float | None = None,
 ) -> VerificationResult:
     """The verdict on a certificate that has been read."""
     began = time.perf_counter() if began is None else began
+    check_arithmetic()
     arithmetic = Arithmetic()
     figures_of = {"points": _points, "pairs": _pairs, "boxes": _boxes}[certificate.kind]
     with np.errstate(all="ignore"):  # what is not a number proves nothing
-        figures = figures_of(arithmetic, certificate, arb)
-    claim = certificate.claim
+        figures = figures_of(arithmetic, certificate, arb, limits or Limits())
+    claim, classes = certificate.claim, certificate.sizes["V"]
     accuracy, entropy = claim.get("accuracy"), claim.get("cross_entropy")
     reached = accuracy is None or figures.accuracy >= accuracy
     bound = figures.cross_entropy
@@ -59,8 +79,12 @@ def judge(
         cross_entropy=bound,
         claimed_accuracy=accuracy,
         claimed_cross_entropy=entropy,
-        chance=figures.chance,
-        classes=figures.classes,
+        subject=figures.subject,
+        right=figures.right,
+        chance=1 / classes,
+        majority=figures.majority,
+        label_entropy=figures.label_entropy,
+        classes=classes,
         operations=arithmetic.operations,
         brute_force=figures.brute_force,
         seconds=time.perf_counter() - began,
@@ -68,63 +92,87 @@ def judge(
         network=certificate.hashes["network"],
         domain=certificate.hashes["domain"],
         dictionary=certificate.hashes.get("dictionary"),
+        pinned=pinned,
         balls=figures.balls,
+        ball_groups=figures.ball_groups,
         by_bound=figures.by_bound,
     )
 
 
 @dataclass(frozen=True)
 class _Figures:
+    subject: Subject
     accuracy: float
     cross_entropy: float | None
-    chance: float
-    classes: int
+    right: int
+    majority: float
+    label_entropy: float | None
     brute_force: int | None
     balls: int
+    ball_groups: int
     by_bound: dict[str, float] = field(default_factory=dict)
 
 
-def _points(arithmetic: Arithmetic, certificate: Certificate, arb: bool) -> _Figures:
-    problem = points.read(certificate)
+def _points(
+    arithmetic: Arithmetic, certificate: Certificate, arb: bool, limits: Limits
+) -> _Figures:
+    problem = points.read(certificate, limits)
     count, (width, classes) = len(problem.labels), problem.weights.W_out.shape
     worst, entropy = np.empty(count), np.empty(count)
     for rows, margin, bound in points.evaluate(arithmetic, problem):
         worst[rows], entropy[rows] = margin, bound
-    checked = balls.check_points(problem, worst) if arb else 0
+    labels = np.bincount(problem.labels)
+    shares = labels[labels > 0] / count
+    inputs = {hashlib.sha256(row + 0.0).digest() for row in problem.inputs}  # -0.0 is 0.0
     return _Figures(
+        subject=Subject(inputs=count, distinct=len(inputs)),
         accuracy=_share(worst),
         cross_entropy=_mean(entropy),
-        chance=float(np.bincount(problem.labels).max()) / count,
-        classes=classes,
+        right=int((worst > 0).sum()),
+        majority=int(labels.max()) / count,
+        label_entropy=abs(math.fsum(shares * np.log(shares))),
         brute_force=count * forward(problem.inputs.shape[1], width, classes),
-        balls=checked,
+        balls=balls.check_points(problem, worst, entropy) if arb else 0,
+        ball_groups=count,
     )
 
 
-def _pairs(arithmetic: Arithmetic, certificate: Certificate, arb: bool) -> _Figures:
-    problem = pairs.read(certificate)
+def _pairs(arithmetic: Arithmetic, certificate: Certificate, arb: bool, limits: Limits) -> _Figures:
+    problem = pairs.read(certificate, limits)
     p, width = len(problem.left), problem.weights.W_in.shape[1]
-    rows = list(pairs.evaluate(arithmetic, problem))
-    worst = np.stack([margin for _, margin, _ in rows])
-    checked = balls.check_pairs(problem, worst) if arb else 0
+    worst, entropy = np.empty((2, p, p))
+    for a, margin, bound in pairs.evaluate(arithmetic, problem):
+        worst[a], entropy[a] = margin, bound
+    skips = bool(problem.weights.skip.any())
     return _Figures(
+        subject=Subject(inputs=p * p, modulus=p),
         accuracy=_share(worst),
-        cross_entropy=_mean(np.stack([bound for _, _, bound in rows])),
-        chance=1 / p,
-        classes=p,
-        brute_force=brute_force_pairs(
-            p, problem.left.shape[1], width, bool(problem.weights.skip.any())
-        ),
-        balls=checked,
+        cross_entropy=_mean(entropy),
+        right=int((worst > 0).sum()),
+        majority=1 / p,
+        label_entropy=math.log(p),
+        brute_force=brute_force_pairs(p, problem.left.shape[1], width, skips),
+        balls=balls.check_pairs(problem, worst, entropy) if arb else 0,
+        ball_groups=p * p,
     )
 
 
-def _boxes(arithmetic: Arithmetic, certificate: Certificate, arb: bool) -> _Figures:
-    problem = boxes.read(certificate)
-    proved = boxes.evaluate(arithmetic, problem)
-    checked = balls_boxes.check_boxes(problem, proved.leaves) if arb else 0
-    classes = problem.weights.W_out.shape[1]
-    return _Figures(proved.accuracy, None, 1 / classes, classes, None, checked, proved.by_bound)
+def _boxes(arithmetic: Arithmetic, certificate: Certificate, arb: bool, limits: Limits) -> _Figures:
+    problem = boxes.read(certificate, limits)
+    proved, sizes = boxes.evaluate(arithmetic, problem), certificate.sizes
+    count = int((problem.tree >= 0).sum())
+    return _Figures(
+        subject=Subject(sets=sizes["G"], active=sizes["K"], boxes=count),
+        accuracy=proved.accuracy,
+        cross_entropy=None,
+        right=len(proved.leaves),
+        majority=proved.majority,
+        label_entropy=None,
+        brute_force=None,
+        balls=balls_boxes.check_boxes(problem, proved.leaves) if arb else 0,
+        ball_groups=len(proved.leaves),
+        by_bound=proved.by_bound,
+    )
 
 
 def forward(inputs: int, width: int, classes: int) -> int:

@@ -12,7 +12,7 @@ from tiny_models import random_tokens
 from torch import Tensor
 
 import crossproof
-from crossproof.crosscoder.formats.places import find_place
+from crossproof.crosscoder.formats.hooks import resolve_hook
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
 
@@ -54,7 +54,7 @@ def test_a_dictionary_inside_a_norm_sees_what_transformer_lens_has_there(
     latents = crosscoder.encode(ours)
     torch.testing.assert_close(latents.dense(), code, rtol=1e-4, atol=1e-4)
     error = code @ w["W_dec"] + w["b_dec"] - inside
-    weight = find_place(model, hook).weight
+    weight = resolve_hook(model, hook).weight
     assert weight is not None
     found = crosscoder.decode(latents)[:, 0] - ours[:, 0]
     torch.testing.assert_close(found, error * weight.float(), rtol=1e-4, atol=1e-4)
@@ -78,7 +78,7 @@ SPELLINGS = {
 
 @pytest.mark.parametrize("hook", SPELLINGS)
 def test_other_spellings(language_models: dict[str, LanguageModel], hook: str) -> None:
-    assert find_place(language_models["llama"], hook).name == SPELLINGS[hook]
+    assert resolve_hook(language_models["llama"], hook).hookpoint == SPELLINGS[hook]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_an_unknown_hook_is_named_with_the_nearest(
     language_models: dict[str, LanguageModel], hook: str, message: str
 ) -> None:
     with pytest.raises(CrossproofError, match=message) as caught:
-        find_place(language_models["llama"], hook)
+        resolve_hook(language_models["llama"], hook)
     assert hook in str(caught.value)
 
 
@@ -132,7 +132,7 @@ def test_joined_dictionaries_compute_what_each_computes_alone(
 
 
 def test_layers_come_in_their_natural_order(tmp_path: Path, gpt_neo: LanguageModel) -> None:
-    for name, hook in [("layer_10", HOOKS[2]), ("layer_2", HOOKS[0])]:
+    for name, hook in [("part_10", HOOKS[2]), ("part_2", HOOKS[0])]:
         save_sae(tmp_path / "run" / name, hook, 0)
     _, provenance = crossproof.import_dictionary(tmp_path, gpt_neo)
     found = [origin["hookpoints"] for origin in provenance.training["imported"]]

@@ -1,0 +1,136 @@
+"""Hooks in other libraries' spelling, and the layers that paths name, as the model has them."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from crossproof.crosscoder.formats.foreign import ForeignDictionary
+from crossproof.crosscoder.formats.sparsify import INPUT_OF
+from crossproof.errors import CrossproofError, nearest
+from crossproof.lm.model import LanguageModel
+from crossproof.lm.spelling import canonical, module_hookpoint
+from crossproof.lm.unembedding import input_norm
+
+_NORM = re.compile(r"blocks\.(\d+)\.ln([12])\.(hook_normalized|hook_out)")
+_SYNONYMS = {"hook_mlp_in": "ln2.hook_in"}
+"""TransformerLens's hook_mlp_in is the residual stream before the norm."""
+_MODULE = re.compile(rf"(?:{INPUT_OF})?(?:\w+\.)*(?:layers?|blocks?|h)\.([0-9]+)(?:\.\w+)*")
+_FOLDER = re.compile(
+    r"(?:(?:resid|mlp|attn|attention|att|transcoder)(?:_(?:pre|mid|post|in|out))?_)?"
+    r"layers?[_-]?([0-9]+)(?:_width_.*)?(?:\.(?:safetensors|npz|npy|pth?))?",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class HookAlias:
+    """A hookpoint of the model, where x = weight * x_theirs + shift (None: one and zero)."""
+
+    hookpoint: str
+    weight: Float[Tensor, " D"] | None = None
+    shift: Float[Tensor, " D"] | None = None
+
+
+def resolve_hook(model: LanguageModel, hook: str, folded_norms: bool = True) -> HookAlias:
+    """Where a hook of TransformerLens, or a Hugging Face module, lies in the model.
+
+    TransformerLens's `hook_normalized` carries the norm's output before its weight and bias (if
+    these were not folded and the norm is a LayerNorm, behind them: so did its versions before 3);
+    our mlp.hook_in and attn.hook_in carry what the MLP and the attention read, after them. Raises
+    CrossproofError for a name that is nowhere in the model.
+    """
+    norm = _NORM.fullmatch(hook)
+    if norm and int(norm[1]) < model.n_blocks:
+        return _behind_norm(model, hook, norm, folded_norms)
+    prefix, _, last = hook.rpartition(".")
+    name = canonical(model, hook) or canonical(model, f"{prefix}.{_SYNONYMS.get(last, last)}")
+    path = hook.removeprefix(INPUT_OF)
+    name = name or module_hookpoint(model, path, at_input=path != hook)
+    if name is None:
+        inside = " It lies inside attention." if last in ("hook_z", "hook_attn_in") else ""
+        raise CrossproofError(
+            f"The dictionary's hookpoint '{hook}' is none of '{model.name}' at the model's width."
+            f"{inside}{nearest(hook, model.available_hookpoints())} Give --hookpoint if it has "
+            f"another name here."
+        )
+    return HookAlias(name)
+
+
+def _behind_norm(
+    model: LanguageModel, hook: str, match: re.Match[str], folded_norms: bool
+) -> HookAlias:
+    component: Literal["attn", "mlp"] = "attn" if match[2] == "1" else "mlp"
+    name = f"blocks.{match[1]}.{component}.hook_in"
+    try:
+        norm = input_norm(model, int(match[1]), component)
+    except CrossproofError as error:
+        raise CrossproofError(
+            f"The dictionary's hookpoint '{hook}' lies inside a norm, and '{model.name}' has no "
+            f"LayerNorm or RMSNorm right before {name}: it cannot be converted."
+        ) from error
+    if match[3] == "hook_out" or (norm.centred and not folded_norms):
+        return HookAlias(name)
+    if not bool(norm.weight.all()):
+        raise CrossproofError(
+            f"The norm before {name} has weights that are zero, so what '{hook}' carries cannot "
+            f"be told from it: the dictionary cannot be converted."
+        )
+    return HookAlias(name, norm.weight.cpu(), norm.bias.cpu())
+
+
+def stream_is_centred(model: LanguageModel, hookpoint: str) -> bool:
+    """Whether center_writing_weights centres what `hookpoint` carries: not behind a norm, and only
+    in models with LayerNorm. Raises CrossproofError for a model that has neither kind of norm."""
+    if hookpoint.endswith(("mlp.hook_in", "attn.hook_in")):
+        return False
+    try:
+        return input_norm(model, 0, "mlp").centred
+    except CrossproofError as error:
+        raise CrossproofError(
+            f"The dictionary was trained on a centred residual stream ({hookpoint}), and "
+            f"'{model.name}' has no LayerNorm that says whether that changes it: it cannot be "
+            f"converted."
+        ) from error
+
+
+def layer_of(dictionary: ForeignDictionary) -> int | None:
+    """The block that path, configuration and hooks name; None if they name none.
+
+    Raises CrossproofError if they contradict each other.
+    """
+    hooks = [_MODULE.fullmatch(hook or "") for hook in dictionary.hooks]
+    layers = {int(match[1]) for match in hooks if match}
+    named = {
+        "path": path_layer(Path(dictionary.source)),
+        "configuration": dictionary.layer,
+        "hookpoint": layers.pop() if len(layers) == 1 else None,
+    }
+    named = {what: layer for what, layer in named.items() if layer is not None}
+    if len(set(named.values())) > 1:
+        clauses = " and ".join(f"its {what} names layer {layer}" for what, layer in named.items())
+        raise CrossproofError(
+            f"{dictionary.source} contradicts itself, for {clauses}: give whole names of "
+            f"hookpoints (--hookpoint)."
+        )
+    return next(iter(named.values()), None)
+
+
+def path_layer(path: Path) -> int | None:
+    """The layer in the innermost component of a path that is a layer's name.
+
+    The path as it is given: what links point to (a hub's cache has files named by hashes) says
+    nothing. `layer_3`, `resid_post_layer_3`, `layers.3.mlp`, `blocks.3.hook_resid_pre` and
+    `layer_3.safetensors` are such names; `layer_3_study` and `player_3` are not.
+    """
+    for part in reversed(Path(os.path.abspath(path)).parts):
+        match = _FOLDER.fullmatch(part) or _MODULE.fullmatch(part)
+        if match:
+            return int(match[1])
+    return None

@@ -1,0 +1,60 @@
+"""Which network a certificate is about: the hash of one's own, from a file or a folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crossproof.proof.certificate.format import NETWORK, TENSORS, part_of, tensors_hash
+from crossproof.proof.certificate.reading import CertificateError, load, quoted, read_entries
+
+NAMES = ("network.safetensors", TENSORS, "model.safetensors")
+"""Files that a folder's network is looked for in."""
+
+
+def network_hash(path: Path | str) -> str:
+    """SHA-256 of the network in a safetensors file, or in a folder that holds one.
+
+    Tensors are named as in certificates, with or without `network.`, or are the weights and biases
+    of two linear layers [out, in]. Raises CertificateError for anything else.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = next((file / name for name in NAMES if (file / name).exists()), file / NAMES[0])
+    tensors = {name: load(file, entry) for name, entry in read_entries(file).items()}
+    return tensors_hash(network_tensors(part_of(tensors, "network") or tensors))
+
+
+def network_tensors(tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """W_in [D,N], b_in, W_out [N,V], b_out and skip [D,V] (0 if there is none), as float64.
+
+    Raises CertificateError if `tensors` are no network with one hidden layer.
+    """
+    wide = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
+    if set(wide) not in (set(NETWORK), set(NETWORK) - {"skip"}):
+        wide = _from_layers(wide)
+    skip = np.zeros((len(wide["W_in"]), len(wide["b_out"])))
+    return {"skip": skip, **wide}
+
+
+def _from_layers(tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    ordered = sorted(tensors, key=lambda name: [int(n) for n in re.findall(r"\d+", name)] or [0])
+    weights = [name for name in ordered if name.endswith("weight") and tensors[name].ndim == 2]
+    biases = [name.removesuffix("weight") + "bias" for name in weights]
+    if len(weights) != 2 or set(tensors) != {*weights, *biases}:
+        raise CertificateError(
+            f"{quoted(sorted(tensors))} is no network of one hidden layer: it needs "
+            f"{', '.join(NETWORK)}, or the weights and biases of two linear layers."
+        )
+    first, second = (tensors[name].T for name in weights)
+    if first.shape[1] != second.shape[0]:
+        raise CertificateError(
+            f"{weights[0]} does not lead into {weights[1]}: their widths differ."
+        )
+    b_in, b_out = (tensors[name] for name in biases)
+    return {"W_in": first, "b_in": b_in, "W_out": second, "b_out": b_out}
