@@ -33,6 +33,8 @@ class EvaluationOptions:
     """What the stream beside the latents is; see `MIDS`."""
     mlps: Literal["next", "all"] | tuple[int, ...] = "next"
     """The MLPs that read the dictionary: `interactions.mlp_views`."""
+    keep_sequences: int = 32
+    """Φ by the number of latents that a neuron keeps comes from this many sequences at most."""
     context_sequences: int = 64
     """Contexts of a few latents come from this many of the sequences at most."""
     latents: int = 6

@@ -19,6 +19,7 @@ from torch import Tensor
 from crossproof.crosscoder.encode import encode_batches
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
+from crossproof.evaluation.keep_curve import keep_counts, kept_losses
 from crossproof.evaluation.patching import DecodedBatch, decode_batches, mlp_out
 from crossproof.evaluation.results import EvaluationResult
 from crossproof.evaluation.schemes import ablations
@@ -82,6 +83,10 @@ def tally_sequences(
             _measure_reconstruction(batch, tally)
             _measure_interactions(batch, views, tally)
             _measure_fidelity(batch, views, means, options, tally)
+            if views and options.schemes and batch.encoded.first < options.keep_sequences:
+                counts = tuple(tally.kept) or keep_counts(batch.encoded.latents)
+                for count, losses in kept_losses(batch, views, counts).items():
+                    tally.kept.setdefault(count, []).append(losses.cpu().numpy())
             if options.patch_hookpoints:
                 _measure_patches(batch, zeroed, tally)
         if batch.encoded.first < options.context_sequences:

@@ -73,6 +73,19 @@ Fidelities = dict[str, dict[str, BlockEstimate]]
 
 
 @dataclass(frozen=True)
+class KeepCurve:
+    """Φ (exact resid_mid) where every neuron keeps its m largest contributions."""
+
+    sequences: int
+    """How many of the evaluated sequences it was measured on."""
+    kept: tuple[float, ...]
+    """m; the last, all latents, as their mean number a token."""
+    phi: tuple[BlockEstimate, ...]
+    area: BlockEstimate
+    """Mean of Φ over log2 m from 1 to all, by trapezoids: 1 where one latent a neuron is enough."""
+
+
+@dataclass(frozen=True)
 class ShareHistogram:
     """How often each dominant share occurs."""
 
@@ -117,6 +130,7 @@ class EvaluationResult(Result):
     """By block: where its MLP is read, at its input or in the stream before."""
     phi: Fidelities = field(default_factory=dict)
     phi_mlp_removed: Fidelities | None = field(default=None, metadata=ABSENT)
+    keep_curve: KeepCurve | None = field(default=None, metadata=ABSENT)
     share_histogram: ShareHistogram | None = field(default=None, metadata=ABSENT)
     diffing: DiffingFigures | None = field(default=None, metadata=ABSENT)
     latents: tuple[LatentExample, ...] | None = field(default=None, metadata=ABSENT)
@@ -190,6 +204,7 @@ def result_tables(runs: Mapping[str, EvaluationResult]) -> list[Table]:
         Table(f"Fidelity Φ, {label}", columns, tuple(_fidelities(results, mid)))
         for mid, label in MID_LABELS.items()
     ]
+    tables.append(Table("Latents a neuron keeps", columns, tuple(_kept(results))))
     tables.append(Table("Reconstruction", columns, tuple(_rows(results, RECONSTRUCTION))))
     tables.append(Table("Interactions", columns, tuple(_rows(results, INTERACTIONS))))
     tables.append(Table("Latents by model", columns, tuple(_owners(results))))
@@ -215,6 +230,19 @@ def _fidelities(runs: Sequence[EvaluationResult], mid: str) -> Iterator[Row]:
         values = tuple(run.fidelity(scheme, mid) for run in runs)
         if any(value is not None for value in values):
             yield Row(label[0].upper() + label[1:], values, scheme)
+
+
+def _kept(runs: Sequence[EvaluationResult]) -> Iterator[Row]:
+    """Φ by the number of latents kept, and the curve's area."""
+    curves = [run.keep_curve for run in runs]
+    counts = sorted({m for curve in curves if curve for m in curve.kept[:-1]})
+    for count in counts:
+        points = [dict(zip(c.kept[:-1], c.phi, strict=False)) if c else {} for c in curves]
+        values = tuple(point.get(count) for point in points)
+        yield Row(f"{count:g} largest", values, "Φ, exact resid_mid")
+    if counts:
+        yield Row("All", tuple(c.phi[-1] if c else None for c in curves), "the same sequences")
+        yield Row("Area", tuple(c.area if c else None for c in curves), "mean of Φ over log₂ m")
 
 
 def _rows(runs: Sequence[EvaluationResult], figures: Figures) -> Iterator[Row]:

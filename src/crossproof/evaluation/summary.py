@@ -10,6 +10,7 @@ from crossproof.crosscoder.diffing import diffing_figures, is_joint
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.evaluation.contexts import contexts_in, pick_latents
 from crossproof.evaluation.intervals import PartEstimate, Sums, estimate
+from crossproof.evaluation.keep_curve import keep_curve
 from crossproof.evaluation.results import (
     BlockEstimate,
     EvaluationResult,
@@ -53,6 +54,9 @@ def summarise(
         views={str(b): described(v, crosscoder) for b, v in tally.views.items()},
         phi=_fidelities(sums, options, "features-removed"),
         phi_mlp_removed=_fidelities(sums, options, "mlp-removed"),
+        keep_curve=keep_curve(
+            sums, tally.kept, figures["l0"].mean, options.resamples, options.seed
+        ),
         share_histogram=_histogram(tally),
         diffing=diffing_figures(crosscoder) if joint else None,
         latents=tuple(contexts_in(model.tokenizer, tally.encoded, picked)),

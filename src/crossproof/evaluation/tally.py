@@ -27,6 +27,8 @@ class Tally:
     sums: defaultdict[str, list[NDArray[np.float64]]] = field(
         default_factory=lambda: defaultdict(list)
     )
+    kept: dict[int, list[NDArray[np.float64]]] = field(default_factory=dict)
+    """By m, losses [S, L] of the first sequences where neurons keep m latents."""
     fired: Tensor | None = None
     histogram: Tensor | None = None
     encoded: list[EncodedBatch] = field(default_factory=list)

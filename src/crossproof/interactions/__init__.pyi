@@ -19,6 +19,7 @@ from .contributions import owned_contributions as owned_contributions
 from .gated import GatedTerms as GatedTerms
 from .gated import gated_pair_form as gated_pair_form
 from .gated import gated_terms as gated_terms
+from .keeping import largest_kept as largest_kept
 from .matrix import Accumulator as Accumulator
 from .matrix import Interactions as Interactions
 from .matrix import merge as merge

@@ -1,0 +1,80 @@
+"""Φ as a function of how many latents every neuron keeps: the computational-sparsity curve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from crossproof.crosscoder.latents import SparseLatents
+from crossproof.evaluation.intervals import Sums, estimate
+from crossproof.evaluation.patching import DecodedBatch, mlp_out
+from crossproof.evaluation.results import BlockEstimate, KeepCurve
+from crossproof.evaluation.statistics import Array, Statistic, phi
+from crossproof.interactions.keeping import largest_kept
+from crossproof.interactions.views import MLPView
+
+
+def keep_counts(latents: SparseLatents) -> tuple[int, ...]:
+    """m = 1, 2, 4, ... below the mean number of active latents a token."""
+    mean = latents.l0()
+    return tuple(2**i for i in range(1 + max(0, math.ceil(math.log2(max(mean, 1))) - 1)))
+
+
+def kept_losses(
+    batch: DecodedBatch, views: Mapping[int, MLPView], counts: tuple[int, ...]
+) -> dict[int, Float[Tensor, "S L"]]:
+    """Losses of sequences by m, where each block's MLP puts out what the m largest give it."""
+    losses: dict[int, list[Tensor]] = {count: [] for count in counts}
+    for block, view in views.items():
+        seen = view.at(batch.encoded)
+        for count, kept in largest_kept(seen.dictionary, seen.latents, counts).items():
+            patch = batch.patched(mlp_out(block), seen.dictionary.output(*kept))
+            losses[count].append(batch.losses(patch))
+    return {count: torch.stack(parts, 1) for count, parts in losses.items()}
+
+
+def keep_curve(
+    sums: Sums, kept: Mapping[int, list[Array]], l0: float, resamples: int, seed: int
+) -> KeepCurve | None:
+    """The curve and its area, with intervals over the sequences at which it was measured.
+
+    `kept`: losses [S, L] by m; `l0`, the mean number of active latents, is where the curve ends.
+    """
+    if not kept:
+        return None
+    losses = {_name(m): np.concatenate(parts) for m, parts in kept.items()}
+    size = len(losses[_name(1)])
+    first = {name: values[:size] for name, values in sums.items()} | losses
+    statistics: list[Statistic] = [phi("exact_mid", f"keep-{m}") for m in kept]
+    statistics.append(phi("exact_mid", "none"))
+    ends = (*map(float, kept), max(l0, float(max(kept))))
+
+    def area(totals: Sums) -> Array:
+        points = [statistic(totals) for statistic in statistics]
+        return trapezoids(np.log2(ends), points)
+
+    return KeepCurve(
+        sequences=size,
+        kept=ends,
+        phi=tuple(BlockEstimate.of(estimate(first, s, resamples, seed)) for s in statistics),
+        area=BlockEstimate.of(estimate(first, area, resamples, seed)),
+    )
+
+
+def trapezoids(at: Array, values: Sequence[Array]) -> Array:
+    """The mean of a function over its range from values [R, parts] at ascending points."""
+    widths = np.diff(at)
+    if not widths.sum() > 0:
+        return values[-1]
+    parts = [w * (a + b) / 2 for w, a, b in zip(widths, values, values[1:], strict=False)]
+    mean: Array = np.stack(parts).sum(0) / widths.sum()
+    return mean
+
+
+def _name(count: int) -> str:
+    return f"phi/exact_mid/keep-{count}"
