@@ -247,6 +247,24 @@ def test_one_sequence_is_too_few(gpt_neo: LanguageModel) -> None:
         evaluate(gpt_neo, rough(gpt_neo), random_tokens(1, LENGTH))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_keep_curve_runs_from_the_largest_to_all(
+    language_models: dict[str, LanguageModel], kind: str
+) -> None:
+    model = language_models[kind]
+    result = run(model, rough(model))
+    curve = result["keep_curve"]
+    assert curve["kept"] == [1.0, 2.0, float(K)]
+    assert curve["sequences"] == len(sequences())
+    ends = curve["phi"][0], curve["phi"][-1]
+    for end, scheme in zip(ends, ("keep-largest", "none"), strict=True):
+        expected = result["phi"][scheme]["exact_mid"]
+        assert end["mean"] == pytest.approx(expected["mean"], rel=1e-6)
+        assert end["ci"] == pytest.approx(expected["ci"], rel=1e-6)
+    one, two, every = (point["mean"] for point in curve["phi"])
+    assert curve["area"]["mean"] == pytest.approx((one + 2 * two + every) / 4, rel=1e-6)
+
+
 def stream_dictionary(model: LanguageModel, *names: str) -> Crosscoder:
     """Directions of the data at places of the stream."""
     hookpoints = model.hookpoints(names)

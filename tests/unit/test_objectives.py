@@ -13,9 +13,9 @@ from rounding import close
 from torch import Tensor
 
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
-from crossproof.lm import Activation
+from crossproof.lm import Activation, Norm
 from crossproof.training.objectives import Objective, penalties, reconstruction
-from crossproof.training.step import Step, TargetMLP
+from crossproof.training.step import Step, StreamReading, TargetMLP
 
 K, LATENTS, WIDTH, NEURONS, TOKENS = 3, 14, 4, 10, 9
 NAMES = (
@@ -37,12 +37,13 @@ class Setup:
     crosscoder: Crosscoder
     sites: list[TargetMLP]
     x: Tensor
+    streams: Tensor | None = None
 
     def step(self) -> Step:
         crosscoder = self.crosscoder
         x = self.x * crosscoder.scale[:, None]
         encoding = crosscoder.encode_training(x.flatten(1))
-        return Step.build(crosscoder, encoding, x, self.sites)
+        return Step.build(crosscoder, encoding, x, self.sites, streams=self.streams)
 
     def to(self, dtype: torch.dtype) -> Setup:
         sites = [
@@ -64,11 +65,45 @@ def setup(blocks: int, gated: bool, activation: Activation | None = None) -> Set
     return Setup(crosscoder, sites, random_batch(crosscoder, TOKENS))
 
 
+def stream_setup(gated: bool, centred: bool, activation: Activation | None = None) -> Setup:
+    """Two MLPs behind norms: one reads the first hookpoint, the other the first two together."""
+    case = setup(2, gated, activation)
+    generator = torch.Generator().manual_seed(5)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=F64)
+
+    sites = [
+        TargetMLP.build(
+            0,
+            random_mlp(site.mlp.activation, gated, generator, WIDTH, NEURONS),
+            1,
+            StreamReading(read, Norm(1 + 0.3 * draw(WIDTH), draw(WIDTH), 1e-5, centred), at),
+        )
+        for at, (site, read) in enumerate(zip(case.sites, ((0,), (0, 1)), strict=True))
+    ]
+    return replace(case, sites=sites, streams=2 * draw(TOKENS, 2, WIDTH))
+
+
+def dense_stream(
+    case: Setup, site: TargetMLP, code: Tensor, x_hat: Tensor, leaves: dict[str, Tensor]
+) -> tuple[Tensor, ...]:
+    """Code, decoder, bias, input and reconstruction at a folded MLP, over the denominator."""
+    assert site.upstream is not None
+    assert case.streams is not None
+    read, scale = list(site.upstream.hookpoints), case.crosscoder.scale.detach()
+    r, norm = case.streams[:, site.upstream.stream], site.upstream.norm
+    s = (norm.centre(r).square().mean(1, keepdim=True) + norm.epsilon).sqrt()
+    decoder = sum(leaves["W_dec"][:, p] / scale[p] for p in read)
+    error = sum(case.x[:, p] - x_hat[:, p] / scale[p] for p in read)
+    return code / s, decoder, r / s - (code / s) @ decoder, r / s, (r - error) / s
+
+
 def dense_terms(case: Setup, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
     """All terms from explicit tensors; `leaves` are the crosscoder's parameters."""
     scale = case.crosscoder.scale.detach()
-    x = case.x * scale[:, None]
-    pre = torch.einsum("bpd,hpd->bh", x, leaves["W_enc"]) + leaves["b_enc"]
+    scaled = case.x * scale[:, None]
+    pre = torch.einsum("bpd,hpd->bh", scaled, leaves["W_enc"]) + leaves["b_enc"]
     code = pre.relu() * batch_topk_mask(pre.detach(), K)
     x_hat = torch.einsum("bh,hpd->bpd", code, leaves["W_dec"]) + leaves["b_dec"]
     blocks = []
@@ -76,6 +111,9 @@ def dense_terms(case: Setup, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
         p = site.hookpoint
         arguments = code, leaves["W_dec"][:, p] / scale[p], leaves["b_dec"][p] / scale[p]
         values = case.x[:, p], x_hat[:, p] / scale[p]
+        if site.upstream is not None:
+            *arguments, x, x_hat_there = dense_stream(case, site, code, x_hat, leaves)
+            values = x, x_hat_there
         terms = block_terms(DenseMLP(site.mlp), *arguments, *values)
         turned = DenseMLP(site.mlp)
         turned.W_in = site.rotation @ turned.W_in
@@ -86,7 +124,7 @@ def dense_terms(case: Setup, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
     result = {name: torch.stack([b[name] for b in blocks]).mean() for name in blocks[0]}
     norms = leaves["W_dec"].flatten(1).pow(2).sum(1).sqrt()
     result["l1"] = (code * norms).sum(1).mean()
-    result["reconstruction"] = (x - x_hat).pow(2).sum((1, 2)).mean()
+    result["reconstruction"] = (scaled - x_hat).pow(2).sum((1, 2)).mean()
     return result
 
 
@@ -109,7 +147,16 @@ def our_term(case: Setup, name: str) -> Tensor:
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("blocks", [1, 4, 12])
 def test_values_and_gradients_equal_the_dense_formulas(blocks: int, gated: bool) -> None:
-    case = setup(blocks, gated)
+    assert_dense(setup(blocks, gated))
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("centred", [False, True])
+def test_upstream_of_a_norm_too(gated: bool, centred: bool) -> None:
+    assert_dense(stream_setup(gated, centred))
+
+
+def assert_dense(case: Setup) -> None:
     for name in NAMES:
         leaves = leaves_of(case.crosscoder)
         expected = dense_terms(case, leaves)[name]

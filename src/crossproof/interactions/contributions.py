@@ -104,9 +104,12 @@ class MLPDictionary:
 
     @classmethod
     def build(
-        cls, mlp: MLPWeights, decoder: Float[Tensor, "H D"], bias: Float[Tensor, " D"]
+        cls, mlp: MLPWeights, decoder: Float[Tensor, "H D"], bias: Float[Tensor, "*tokens D"]
     ) -> MLPDictionary:
-        """From decoder vectors and bias at the MLP's input, in the units the MLP reads."""
+        """From decoder vectors and bias at the MLP's input, in the units the MLP reads.
+
+        A bias of each token's own ([B, D]) gives each its own baseline.
+        """
         G, baseline = decoder @ mlp.W_in, bias @ mlp.W_in + mlp.b_in
         if mlp.W_gate is None or mlp.b_gate is None:
             return cls(mlp, G, baseline)

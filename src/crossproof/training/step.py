@@ -10,28 +10,55 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from crossproof.crosscoder.autograd import sparse_product
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.model import Crosscoder, Encoding
 from crossproof.interactions.contributions import Dominance, MLPDictionary
+from crossproof.interactions.stream import behind, rms
 from crossproof.lm.mlp import MLPWeights
+from crossproof.lm.norms import Norm
+
+
+@dataclass(frozen=True, eq=False)
+class StreamReading:
+    """How an MLP reads what a crosscoder writes in the stream before its norm (THEORY T6)."""
+
+    hookpoints: tuple[int, ...]
+    """The crosscoder's hookpoints whose decoder vectors add up there."""
+    norm: Norm
+    stream: int
+    """Where a batch holds what the norm reads, among its hookpoints beyond the crosscoder's."""
 
 
 @dataclass(frozen=True, eq=False)
 class TargetMLP:
-    """One MLP that terms are about, and the crosscoder's hookpoint at its input."""
+    """One MLP that terms are about, and where the crosscoder decodes: at its input, or before."""
 
     hookpoint: int
+    """At its input; upstream of it, the first of those that add up."""
     mlp: MLPWeights
     rotation: Float[Tensor, "D D"]
     """Orthogonal; the control turns the neurons' input weights by it."""
+    upstream: StreamReading | None = None
+    """Where the crosscoder decodes before the norm; `mlp` is then behind the norm's linear part."""
 
     @classmethod
-    def build(cls, hookpoint: int, mlp: MLPWeights, seed: int) -> TargetMLP:
-        """With a random rotation, from `seed` and the hookpoint."""
+    def build(
+        cls, hookpoint: int, mlp: MLPWeights, seed: int, upstream: StreamReading | None = None
+    ) -> TargetMLP:
+        """With a random rotation, from `seed` and the hookpoint; `mlp` is the model's own."""
         generator = torch.Generator().manual_seed(seed * 1000 + hookpoint)
         noise = torch.randn(mlp.d_model, mlp.d_model, generator=generator)
-        rotation = torch.linalg.qr(noise)[0]
-        return cls(hookpoint, mlp, rotation.to(mlp.W_in))
+        rotation = torch.linalg.qr(noise)[0].to(mlp.W_in)
+        if upstream is None:
+            return cls(hookpoint, mlp, rotation)
+        upstream = replace(upstream, norm=upstream.norm.to(mlp.W_in))
+        return cls(hookpoint, behind(upstream.norm, mlp), rotation, upstream)
+
+    @property
+    def hookpoints(self) -> tuple[int, ...]:
+        """The crosscoder's hookpoints whose decoder vectors the MLP reads."""
+        return (self.hookpoint,) if self.upstream is None else self.upstream.hookpoints
 
     def reading(self, scale: Float[Tensor, ""]) -> TargetMLP:
         """The same MLP for inputs that have been multiplied by `scale`."""
@@ -49,9 +76,12 @@ class TargetMLP:
 class BlockStep:
     """One MLP's part of a training step: what a term `per="mlp"` is a function of.
 
-    All is in scaled space, and `target.mlp` reads scaled inputs: contributions a_h ⟨w_n, d_h⟩ are
-    those of raw activations, in the model's own units. What follows from the fields is computed
-    when a term first asks for it, once for all terms.
+    Contributions a_h ⟨w_n, d_h⟩ are those of raw activations, in the model's own units. Where the
+    crosscoder decodes at the MLP's input, all is in scaled space and `target.mlp` reads scaled
+    inputs. Where it decodes in the stream before (THEORY T6), all is divided by the norm's
+    denominator of the token: x is the stream, and the bias each token's own rest, with which all
+    latents give the model's own pre-activations. What follows from the fields is computed when a
+    term first asks for it, once for all terms.
     """
 
     target: TargetMLP
@@ -63,7 +93,7 @@ class BlockStep:
     """Their reconstruction."""
     decoder: Float[Tensor, "H D"]
     """Decoder vectors at the MLP's input."""
-    bias: Float[Tensor, " D"]
+    bias: Float[Tensor, "*tokens D"]
 
     @cached_property
     def view(self) -> MLPDictionary:
@@ -102,7 +132,9 @@ class Step:
     targets: Sequence[TargetMLP]
     """The MLPs that terms are about."""
     decoder: Float[Tensor, "H M D"]
-    """Scaled decoder vectors at the hookpoints of the M targets."""
+    """Scaled decoder vectors at the hookpoints of the targets, one target after another."""
+    streams: Float[Tensor, "B E D"] | None = None
+    """What the norms before targets read, raw."""
     fraction: float = 1.0
     """Of the tokens, the first of a shuffled batch, that terms about MLPs are computed on."""
 
@@ -114,28 +146,53 @@ class Step:
         x: Float[Tensor, "B P D"],
         targets: Sequence[TargetMLP],
         fraction: float = 1.0,
+        streams: Float[Tensor, "B E D"] | None = None,
     ) -> Step:
         """Decodes; `targets` are the MLPs that the objective has terms about."""
         if not targets:
             x_hat = crosscoder.decode_scaled(encoding.latents).view_as(x)
             return cls(crosscoder, encoding, x, x_hat, targets, crosscoder.W_dec[:, :0])
-        where = torch.tensor([target.hookpoint for target in targets], device=x.device)
-        decoded, decoder = crosscoder.decode_with_vectors(encoding.latents, where)
-        return cls(crosscoder, encoding, x, decoded.view_as(x), targets, decoder, fraction)
+        where = [hookpoint for target in targets for hookpoint in target.hookpoints]
+        decoded, decoder = crosscoder.decode_with_vectors(
+            encoding.latents, torch.tensor(where, device=x.device)
+        )
+        x_hat = decoded.view_as(x)
+        return cls(crosscoder, encoding, x, x_hat, targets, decoder, streams, fraction)
 
     @cached_property
     def blocks(self) -> list[BlockStep]:
         """The step of each target MLP, on `fraction` of the tokens."""
-        where = torch.tensor([target.hookpoint for target in self.targets], device=self.x.device)
         tokens = max(1, round(self.fraction * len(self.x)))
         latents = self.encoding.latents
         latents = latents if tokens == len(self.x) else latents.rows(0, tokens)
-        x, x_hat = (t[:tokens, where].unbind(1) for t in (self.x, self.x_hat))
-        decoder, bias = self.decoder.unbind(1), self.crosscoder.b_dec[where].unbind(0)
-        scales = self.crosscoder.scale[where].unbind(0)
-        return [
-            BlockStep(target.reading(scale), latents, *values)
-            for target, scale, *values in zip(
-                self.targets, scales, x, x_hat, decoder, bias, strict=True
-            )
-        ]
+        blocks, at = [], 0
+        for target in self.targets:
+            vectors = self.decoder[:, at : at + len(target.hookpoints)]
+            at += len(target.hookpoints)
+            make = self._at_input if target.upstream is None else self._in_stream
+            blocks.append(make(target, latents, vectors))
+        return blocks
+
+    def _at_input(
+        self, target: TargetMLP, latents: SparseLatents, vectors: Float[Tensor, "H 1 D"]
+    ) -> BlockStep:
+        at, tokens = target.hookpoint, latents.n_tokens
+        read, bias = target.reading(self.crosscoder.scale[at]), self.crosscoder.b_dec[at]
+        x, x_hat = self.x[:tokens, at], self.x_hat[:tokens, at]
+        return BlockStep(read, latents, x, x_hat, vectors[:, 0], bias)
+
+    def _in_stream(
+        self, target: TargetMLP, latents: SparseLatents, vectors: Float[Tensor, "H M D"]
+    ) -> BlockStep:
+        assert target.upstream is not None
+        assert self.streams is not None
+        where, tokens = list(target.upstream.hookpoints), latents.n_tokens
+        stream = self.streams[:tokens, target.upstream.stream]
+        s = rms(target.upstream.norm, stream)[:, None]
+        scale = self.crosscoder.scale[where][:, None]
+        decoder = (vectors / scale).sum(1)
+        frozen = latents.with_values(latents.values / s[latents.token_index, 0])
+        x = stream / s
+        error = ((self.x - self.x_hat)[:tokens, where] / scale).sum(1) / s
+        rest = x - sparse_product(frozen, decoder)
+        return BlockStep(target, frozen, x, x - error, decoder, rest)

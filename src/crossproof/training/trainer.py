@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ from crossproof.training.config import Optimisation as Optimisation
 from crossproof.training.objective import Objective
 from crossproof.training.objectives import about_mlps, penalties, reconstruction
 from crossproof.training.schedules import Schedule
-from crossproof.training.step import Step, TargetMLP
+from crossproof.training.step import Step, StreamReading, TargetMLP
 
 REVIVAL_PART = 4
 """One in so many of a batch's tokens asks dead latents for help: enough for rows that nothing else
@@ -40,10 +41,12 @@ class StepReport:
 
 
 class Trainer:
-    """Trains one crosscoder on batches of raw activations [B, P, D].
+    """Trains one crosscoder on batches of raw activations [B, P + E, D].
 
-    `mlps` maps each hookpoint index that is an MLP's input to the weights of that MLP; it may be
-    empty when the objective has no term about MLPs. Nothing here knows of language models.
+    `mlps` maps each hookpoint index that is an MLP's input to the weights of that MLP; `streams`
+    are MLPs that read what the crosscoder writes in the stream before their norm, which reads one
+    of the E hookpoints that a batch holds beyond the crosscoder's P. Both may be empty when the
+    objective has no term about MLPs. Nothing here knows of language models.
 
     Where several processes train together (`training.distributed`), each trainer gets its own
     share of every batch and all take the same step: from the mean of their gradients. BatchTopK
@@ -58,10 +61,14 @@ class Trainer:
         optimisation: Optimisation,
         steps: int,
         seed: int = 0,
+        streams: Sequence[tuple[MLPWeights, StreamReading]] = (),
     ) -> None:
         self.crosscoder, self.objective, self.optimisation = crosscoder, objective, optimisation
-        wanted = mlps if about_mlps(objective) else {}
-        self.targets = [TargetMLP.build(p, mlp, seed) for p, mlp in wanted.items()]
+        self.targets: list[TargetMLP] = []
+        if about_mlps(objective):
+            at_inputs = (TargetMLP.build(p, mlp, seed) for p, mlp in mlps.items())
+            before = (TargetMLP.build(r.hookpoints[0], mlp, seed, r) for mlp, r in streams)
+            self.targets = [*at_inputs, *before]
         self.steps, self.step_index = steps, 0
         self.rate = Schedule(steps, optimisation.warmup, optimisation.decay)
         self.penalty = Schedule(
@@ -74,7 +81,7 @@ class Trainer:
             crosscoder.parameters(), lr=optimisation.lr, betas=betas, fused=True
         )
 
-    def step(self, batch: Float[Tensor, "B P D"]) -> StepReport:
+    def step(self, batch: Float[Tensor, "B places D"]) -> StepReport:
         """One update.
 
         Raises CrossproofError if the loss or its gradient is not finite; nothing has changed then.
@@ -101,12 +108,14 @@ class Trainer:
         self.step_index += 1
         return report
 
-    def _loss(self, batch: Float[Tensor, "B P D"]) -> StepReport:
+    def _loss(self, batch: Float[Tensor, "B places D"]) -> StepReport:
         crosscoder = self.crosscoder
-        x = batch * crosscoder.scale[:, None]
+        width = len(crosscoder.hookpoints)
+        x = batch[:, :width] * crosscoder.scale[:, None]
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.optimisation.bf16):
             encoding = crosscoder.encode_training(x.flatten(1))
-        step = Step.build(crosscoder, encoding, x, self.targets, self.optimisation.penalty_fraction)
+        fraction = self.optimisation.penalty_fraction
+        step = Step.build(crosscoder, encoding, x, self.targets, fraction, batch[:, width:])
         terms = {"reconstruction": reconstruction(step)}
         loss = terms["reconstruction"]
         ramp = self.penalty(self.step_index)
@@ -175,9 +184,9 @@ class Trainer:
             torch._foreach_mul_(gradients, self.optimisation.clip / norm)
         return norm
 
-    def _diagnose(self, batch: Float[Tensor, "B P D"]) -> str:
+    def _diagnose(self, batch: Float[Tensor, "B places D"]) -> str:
         broken = ~torch.isfinite(batch).all(dim=(0, 2))
-        names = [n for n, bad in zip(self.crosscoder.hookpoints.names, broken, strict=True) if bad]
+        names = [n for n, bad in zip(self.crosscoder.hookpoints.names, broken, strict=False) if bad]
         if names:
             return (
                 f"NaN or infinite activations at {', '.join(names[:3])} in training step "
