@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,6 @@ from typing import Any
 import torch
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
-from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -26,7 +23,7 @@ from crossproof.lm.adapters import base_of, is_adapter, merge_adapter
 from crossproof.lm.model import LanguageModel
 from crossproof.lm.pair import ModelPair
 from crossproof.lm.quieting import quiet
-from crossproof.lm.sites import find_sites
+from crossproof.lm.structure import find_structure
 
 BUNDLED = "bundled"
 PLUS = "+"
@@ -140,11 +137,7 @@ def _load(
 def _wrapped(
     name: str, bare: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
 ) -> LanguageModel:
-    # A second set of modules over the same parameters: the bridge rebuilds the one it is given.
-    twin = copy.deepcopy(bare, {id(parameter): parameter for parameter in bare.parameters()})
-    twins = {id(mine): other for mine, other in zip(twin.modules(), bare.modules(), strict=True)}
-    sites = find_sites(bridge := _bridge(name, twin), bare, twins)
-    return LanguageModel(name, bare, bridge, sites, tokenizer)
+    return LanguageModel(name, bare, find_structure(bare, name), tokenizer)
 
 
 def _config(name: str, source: str) -> PreTrainedConfig:
@@ -200,21 +193,6 @@ def _on_device(model: Any, device: str) -> PreTrainedModel:
             f"The model cannot be moved to the device '{device}' ({first_line(error)})."
         ) from error
     return moved
-
-
-def _bridge(name: str, twin: PreTrainedModel) -> TransformerBridge:
-    architecture = type(twin).__name__
-    try:
-        bridge = build_bridge_from_module(
-            twin, architecture, hf_config=twin.config, model_name=name
-        )
-    except ValueError as error:
-        raise CrossproofError(
-            f"TransformerLens has no bridge for '{name}', a {architecture}; choose a model of an "
-            f"architecture that it supports ({first_line(error)})."
-        ) from error
-    bridge.eval()
-    return bridge
 
 
 def _tokenizer(source: str, config: PreTrainedConfig) -> PreTrainedTokenizerBase | None:
