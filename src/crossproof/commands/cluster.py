@@ -21,6 +21,7 @@ from crossproof.clusters.settings import (
     Material,
     check_measured,
 )
+from crossproof.commands.models import ModelOptions
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError
 
@@ -95,8 +96,7 @@ class Cluster:
     """Measured tokens at which a latent must be active to be clustered."""
     max_frequency: float = 0.1
     """Latents active on a larger share of tokens are left out."""
-    model: str | None = None
-    """The language model; by default the one the crosscoder was trained on."""
+    language_model: ModelOptions = field(default_factory=ModelOptions)
     text: str | None = None
     """Text to explain and judge on; by default the measured text's other sequences."""
     split: Literal["held_out", "validation", "train"] | None = None
@@ -126,19 +126,14 @@ def run(arguments: Sequence[str], began: float) -> None:
     _ = options.explainer == "llm" and judging.llm  # raises if its name or package is missing
     # Imported late: what is missing is said before PyTorch is loaded.
     from crossproof.clusters.run import check_settings, cluster
-    from crossproof.lm import load_model
     from crossproof.report import refresh_report
     from crossproof.report.terminal import console, evaluation_display
-    from crossproof.training.config import config_from_dict
     from crossproof.training.machine import keep_freed_memory, thread_setting
-    from crossproof.training.run_folder import RunFolder
 
     check_settings(settings(options))
     thread_setting(options.threads)
     keep_freed_memory()
-    provenance = RunFolder.open(options.run).provenance()
-    config = config_from_dict(dict(provenance.training))
-    model = load_model(options.model or provenance.model, device=config.device)
+    model, _ = options.language_model.load(options.run)
     with evaluation_display("", "done") as progress:
         result = cluster(
             model,

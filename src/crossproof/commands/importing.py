@@ -12,6 +12,7 @@ import tyro
 from crossproof.commands.parsing import parse
 from crossproof.crosscoder.formats.registry import FORMATS
 from crossproof.errors import CrossproofError
+from crossproof.training.config import Precision
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class Import:
     name: str = ""
     """The crosscoder's name in the run folder; by default `imported`. Of several that are not
     joined each is called after its own folder."""
+    dtype: Precision = "float32"
+    """In which the language model runs, here and in later commands."""
+    trust_remote_code: bool = False
+    """Run the code that the language model brings, if transformers does not know its kind."""
     text: str = ""
     """Text that later commands use unless they are given another; see `crossproof train --help`."""
 
@@ -61,10 +66,12 @@ def run(arguments: Sequence[str], began: float) -> None:
     from crossproof.crosscoder.store import save_crosscoder
     from crossproof.lm import load_model
 
-    made = _imported(options, load_model(options.model))
+    trusted = options.trust_remote_code
+    model = load_model(options.model, dtype=options.dtype, trust_remote_code=trusted)
+    made = _imported(options, model)
     text = options.text or ("bundled" if options.model == "bundled" else "")
     for name, (crosscoder, provenance) in made.items():
-        training = {**provenance.training, "text": text}
+        training = {**provenance.training, "text": text, "dtype": options.dtype}
         folder = options.out / name / "crosscoder"
         save_crosscoder(crosscoder, folder, replace(provenance, training=training))
         for origin in training["imported"]:
