@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from crossproof.errors import CrossproofError, first_line
-from crossproof.lm.adapters import base_of, is_adapter, merge_adapter
+from crossproof.errors import CrossproofError
+from crossproof.lm.adapters import adapter_folder, base_of, is_adapter, merge_adapter
 from crossproof.lm.describing import read_config, read_tokenizer
 from crossproof.lm.model import LanguageModel
 from crossproof.lm.pair import ModelPair
@@ -132,6 +132,8 @@ def _load(name: str, base: str, adapter: str | None, options: _Options) -> Langu
 
 
 def _read(name: str, source: Source, adapter: str | None, options: _Options) -> LanguageModel:
+    if adapter is not None:
+        adapter_folder(adapter)  # what it lacks is said before the model is read
     trusted = options.trust_remote_code
     config = read_config(source, trusted)
     _check_causal(source.name, config.architectures)

@@ -36,7 +36,7 @@ def read_mlp(
 ) -> MLPWeights:
     """The weights of the MLP between two sites of `bare`; `where` names it in errors.
 
-    `values` are what the sites carry in one forward pass. Raises CrossproofError when the MLP is
+    `values` are what the sites carry in one forward pass; the weights get their dtype. Raises CrossproofError when the MLP is
     not dense, plain or gated, or its activation is not known.
     """
     read, written = values
@@ -44,9 +44,10 @@ def read_mlp(
     views = list(_views(ends, read.shape[-1]))
     if not views:
         raise CrossproofError(f"{where} has no dense MLP; choose blocks that have one.")
-    exact = read.dtype in (torch.float32, torch.float64)
+    exact = bare.dtype in (torch.float32, torch.float64)
     activations = _activations(bare, ends, where, exact)
-    candidates = [MLPWeights(**v, activation=a) for v, a in product(views, activations)]
+    whole = [MLPWeights(**v, activation=a) for v, a in product(views, activations)]
+    candidates = [weights.to(dtype=read.dtype) for weights in whole]
     gaps = [float((view(read) - written).abs().max()) for view in candidates]
     least = min(range(len(gaps)), key=gaps.__getitem__)
     if gaps[least] <= (1e-4 if exact else 5e-2) * written.abs().max():

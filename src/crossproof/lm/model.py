@@ -79,6 +79,14 @@ class LanguageModel:
         return digest.hexdigest()[:16]
 
     @property
+    def activation_dtype(self) -> torch.dtype:
+        """The dtype of all that is read of the model, views of its weights too: float32 at least.
+
+        Figures are sums over many of these numbers, for which half precision lacks the digits.
+        """
+        return torch.promote_types(self.dtype, torch.float32)
+
+    @property
     def n_parameters(self) -> int:
         """How many numbers the model's weights are; tied ones count once."""
         return sum(parameter.numel() for parameter in self._bare.parameters())
@@ -132,7 +140,7 @@ class LanguageModel:
             where = f"block {block} of '{self.name}'"
             weights = read_attention(self._bare, site.module, where)
             check_attention(self._bare, site, weights, where)
-            self._attentions[block] = weights
+            self._attentions[block] = weights.to(dtype=self.activation_dtype)
         return self._attentions[block]
 
     def read(self, tokens: Int[Tensor, "S T"], names: Sequence[str], write: Write) -> None:
@@ -150,7 +158,7 @@ class LanguageModel:
 
         def visit(site: Site, value: Tensor) -> None:
             for place in places[site]:
-                write(place, value)
+                write(place, value.to(self.activation_dtype))
             waiting.discard(site)
             if not waiting:
                 raise _AllReadError
@@ -169,7 +177,9 @@ class LanguageModel:
     ) -> Float[Tensor, "S T P D"]:
         """The values of the named hookpoints, in the order of `names`; see `read`."""
         out = torch.empty(
-            (*tokens.shape, len(names), self.d_model), device=self.device, dtype=self.dtype
+            (*tokens.shape, len(names), self.d_model),
+            device=self.device,
+            dtype=self.activation_dtype,
         )
 
         def write(place: int, value: Tensor) -> None:
@@ -196,7 +206,7 @@ class LanguageModel:
             visits[self._site(name)] = _replacement(name, value.to(self.device, self.dtype))
         with attached(visits, tuple(tokens.shape)), torch.no_grad():
             output = self._bare(input_ids=self._checked(tokens), use_cache=False)
-        logits: Tensor = output.logits
+        logits: Tensor = output.logits.to(self.activation_dtype)
         return logits
 
     def log_probabilities(
@@ -262,8 +272,9 @@ def special_ids(
 
 
 def _replacement(name: str, new: Tensor) -> Visit:
-    def substitute(_value: Tensor) -> Tensor:
-        return new.clone()  # some blocks write into what their MLP gives them
+    def substitute(value: Tensor) -> Tensor:
+        # A copy: some blocks write into what their MLP gives them.
+        return new.to(value.dtype, copy=True)
 
     def overwrite(value: Tensor) -> None:
         # The block adds this very tensor to the MLP's output, so writing into it reaches both.

@@ -61,7 +61,8 @@ class Trainer:
     ) -> None:
         self.crosscoder, self.objective, self.optimisation = crosscoder, objective, optimisation
         wanted = mlps if about_mlps(objective) else {}
-        self.targets = [TargetMLP.build(p, mlp, seed) for p, mlp in wanted.items()]
+        dtype = crosscoder.b_enc.dtype  # the model's may be wider
+        self.targets = [TargetMLP.build(p, m.to(dtype=dtype), seed) for p, m in wanted.items()]
         self.steps, self.step_index = steps, 0
         self.rate = Schedule(steps, optimisation.warmup, optimisation.decay)
         self.penalty = Schedule(
@@ -84,7 +85,7 @@ class Trainer:
             self.tokens_since_fired,
         ]  # the forward pass moves these
         before = [counter.clone() for counter in counters]
-        report = self._loss(batch.to(self.crosscoder.b_enc.device))
+        report = self._loss(batch.to(self.crosscoder.b_enc))
         self.adam.zero_grad(set_to_none=True)
         report.loss.backward()
         distributed.average_(self._gradients())
