@@ -165,12 +165,12 @@ def test_nothing_is_overwritten(
         save_saelens(tmp_path / "saes" / name, hook, len(name))
     common = ["--model", str(model_folders["gpt2"]), "--out", str(tmp_path / "run")]
     main(["import", str(tmp_path / "saes" / "one"), *common, "--raw"])
+    assert "does not say whether" not in capsys.readouterr().out
     config = tmp_path / "run" / "imported" / "crosscoder" / "config.json"
     before = config.read_bytes()
     with pytest.raises(SystemExit, match="imported already holds a crosscoder"):
         main(["import", str(tmp_path / "saes" / "two"), *common])
     assert config.read_bytes() == before
-    assert "does not say whether" not in capsys.readouterr().out
     (tmp_path / "run" / "two" / "crosscoder").mkdir(parents=True)  # a trained one of that name
     with pytest.raises(SystemExit, match="two already holds a crosscoder"):
         main(["import", str(tmp_path / "saes"), *common])
