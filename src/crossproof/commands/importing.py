@@ -68,7 +68,8 @@ def run(arguments: Sequence[str], began: float) -> None:
         raise CrossproofError(f"--name is {options.name!r}: give a plain name, without folders.")
     if options.centred and options.raw:
         raise CrossproofError("--centred and --raw contradict each other: give one.")
-    _check_new(options.out, [options.name or "imported"])
+    if options.name or options.join:  # else the name is only known when all are read
+        _check_new(options.out, [options.name or "imported"])
     if options.format is not None:
         FORMATS.check(options.format)
 

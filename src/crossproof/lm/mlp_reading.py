@@ -36,8 +36,8 @@ def read_mlp(
 ) -> MLPWeights:
     """The weights of the MLP between two sites of `bare`; `where` names it in errors.
 
-    `values` are what the sites carry in one forward pass; the weights get their dtype. Raises CrossproofError when the MLP is
-    not dense, plain or gated, or its activation is not known.
+    `values` are what the sites carry in one forward pass; the weights get their dtype. Raises
+    CrossproofError when the MLP is not dense, plain or gated, or its activation is not known.
     """
     read, written = values
     ends = [site.module for site in sites]
