@@ -11,7 +11,6 @@ import tyro
 
 from crossproof.commands.models import ModelOptions
 from crossproof.commands.parsing import parse
-from crossproof.errors import CrossproofError
 
 
 @dataclass(frozen=True)
@@ -49,13 +48,7 @@ class Attribute:
 def run(arguments: Sequence[str], began: float) -> None:
     """Attributes, prints tables, writes attribution.json and renews the run's report."""
     options: Attribute = parse(Attribute, "attribute", arguments)
-    for name in ("sequences", "context", "top"):
-        if getattr(options, name) < 1:
-            raise CrossproofError(f"--{name} is {getattr(options, name)}: give at least 1.")
-    _attribute(options)
 
-
-def _attribute(options: Attribute) -> None:
     from crossproof.activations.corpus import TextSlice
     from crossproof.commands.finish import show
     from crossproof.proof.attribution import attribute

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,6 @@ import tyro
 
 from crossproof.commands.models import ModelOptions
 from crossproof.commands.parsing import parse
-from crossproof.errors import CrossproofError
 
 
 @dataclass(frozen=True)
@@ -52,12 +50,6 @@ class Measure:
 def run(arguments: Sequence[str], began: float) -> None:
     """Measures, prints tables, writes measure.json and renews the run's report."""
     options: Measure = parse(Measure, "measure", arguments)
-    if not 1 <= options.tokens < math.inf:
-        raise CrossproofError(f"--tokens is {options.tokens:g}: give a number from 1 up.")
-    for name in ("pairs", "shapley_tokens"):
-        if getattr(options, name) < 0:
-            shown = name.replace("_", "-")
-            raise CrossproofError(f"--{shown} is {getattr(options, name)}: give 0 or more.")
 
     from crossproof.activations.corpus import TextSlice
     from crossproof.commands.finish import show
