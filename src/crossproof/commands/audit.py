@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from crossproof.auditing.config import AuditSettings
+from crossproof.auditing.config import AuditSettings, check_audit
 from crossproof.commands.parsing import parse
 from crossproof.training.config import Precision
 
@@ -49,6 +49,8 @@ class Audit(AuditSettings):
 def run(arguments: Sequence[str], began: float) -> None:
     """Audits, writes audit.json and report.html, prints the ranked list."""
     options: Audit = parse(Audit, "audit", arguments)
+    settings = AuditSettings(**{f.name: getattr(options, f.name) for f in fields(AuditSettings)})
+    check_audit(settings)
 
     from crossproof.auditing.run import audit
     from crossproof.commands.finish import show
@@ -61,7 +63,6 @@ def run(arguments: Sequence[str], began: float) -> None:
     thread_setting(options.threads)
     keep_freed_memory()
     make_folder(options.out)
-    settings = AuditSettings(**{f.name: getattr(options, f.name) for f in fields(AuditSettings)})
     result = audit(
         load_model(
             options.model,
