@@ -8,6 +8,11 @@ is cheaper and safer than directed rounding of every operation.
 Contributions p and baselines β are *numbers given to the theorems*: soundness never depends on how
 they were rounded when they were made, only on how far their sum is from the model's own
 pre-activation. So the only products of the model that need slack are x W_in and the output.
+
+A product of two small numbers may underflow to 0 and still not be 0: whether a bound vanishes is
+asked of its factors (`product_bound`), and what underflows is smaller than the smallest normal
+number that `upward` adds. That holds for numbers of ordinary magnitude (1e-60 to 1e30, as in
+certificates) where subnormal numbers are not flushed to zero.
 """
 
 from __future__ import annotations
@@ -37,6 +42,15 @@ def gamma(k: int, dtype: torch.dtype = torch.float64) -> float:
 def upward(bound: Float[Tensor, "*shape"], operations: int = 8) -> Float[Tensor, "*shape"]:
     """A non-negative `bound` raised by what `operations` roundings may have taken from it."""
     return bound * (1 + 2 * gamma(operations + 1, bound.dtype)) + torch.finfo(bound.dtype).tiny
+
+
+def product_bound(
+    *products: tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]], operations: int = 8
+) -> Float[Tensor, "*shape"]:
+    """Σ left · right of non-negative factors, rounded up; 0 only where every product has a zero."""
+    total = torch.stack([left * right for left, right in products]).sum(0)
+    some = torch.stack([(left > 0) & (right > 0) for left, right in products]).any(0)
+    return torch.where(some, upward(total, operations), 0)
 
 
 def product_slack(

@@ -157,6 +157,28 @@ def test_later_commands_ask_for_a_text_if_import_got_none(
         main(["evaluate", run, "--context", "16"])
 
 
+def test_nothing_is_overwritten(
+    tmp_path: Path, model_folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    hook = "blocks.1.hook_resid_pre"
+    for name in ("one", "two"):
+        save_saelens(tmp_path / "saes" / name, hook, len(name))
+    common = ["--model", str(model_folders["gpt2"]), "--out", str(tmp_path / "run")]
+    main(["import", str(tmp_path / "saes" / "one"), *common, "--raw"])
+    assert "does not say whether" not in capsys.readouterr().out
+    config = tmp_path / "run" / "imported" / "crosscoder" / "config.json"
+    before = config.read_bytes()
+    with pytest.raises(SystemExit, match="imported already holds a crosscoder"):
+        main(["import", str(tmp_path / "saes" / "two"), *common])
+    assert config.read_bytes() == before
+    (tmp_path / "run" / "two" / "crosscoder").mkdir(parents=True)  # a trained one of that name
+    with pytest.raises(SystemExit, match="two already holds a crosscoder"):
+        main(["import", str(tmp_path / "saes"), *common])
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["imported", "two"]
+    main(["import", str(tmp_path / "saes" / "two"), *common, "--name", "second"])
+    assert "taken as trained on the raw stream" in capsys.readouterr().out
+
+
 def test_bad_input_is_one_sentence(tmp_path: Path, model_folders: dict[str, Path]) -> None:
     model = str(model_folders["gpt2"])
     for arguments, message in [
@@ -164,6 +186,9 @@ def test_bad_input_is_one_sentence(tmp_path: Path, model_folders: dict[str, Path
         ([str(tmp_path)], "holds no dictionary that crossproof recognises"),
         ([], "Name at least one folder or file"),
         ([str(tmp_path), "--name", "a/b"], "plain name"),
+        ([str(tmp_path), "--name", ".."], "plain name"),
+        ([str(tmp_path), "--name", "a\nb"], "plain name"),
+        ([str(tmp_path), "--centred", "--raw"], "contradict each other"),
     ]:
         with pytest.raises(SystemExit, match=message):
             main(["import", *arguments, "--model", model, "--out", str(tmp_path / "run")])

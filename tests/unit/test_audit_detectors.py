@@ -153,6 +153,21 @@ def test_gated_mlps_have_all_detectors_but_those_of_j() -> None:
     assert set(score_all(found, [trusted])) == set(found)
 
 
+@pytest.mark.parametrize("active", [0, 1, 2])
+@pytest.mark.parametrize("constant", [False, True])
+def test_dictionaries_with_hardly_any_latents_are_scored(active: int, constant: bool) -> None:
+    """Dead but for a few latents: where nothing varies, no text is unusual until something does."""
+    codes = torch.zeros(TEXTS * LENGTH, 12)
+    codes[:, :active] = 1.0 if constant else random_codes(TEXTS * LENGTH, active=12)[:, :active]
+    made, trusted = detectors(), texts(codes)
+    fit_all(made, [trusted])
+    usual = score_all(made, [trusted])
+    odd = score_all(made, [texts(random_codes(TEXTS * LENGTH, 3))])
+    for name in ("I sums", "latents sums", "Shapley-Taylor sums"):
+        assert odd[name].min() > usual[name].max()
+        assert not (constant or active == 0) or np.ptp(usual[name]) < 1e-6 * odd[name].max()
+
+
 def test_bad_input_of_detectors() -> None:
     with pytest.raises(CrossproofError, match="There are 3 trusted texts, too few"):
         fit_all(detectors(["I max"]), [reading(random_codes(6), [2, 2, 2])])

@@ -9,10 +9,11 @@ from tiny_models import random_tokens
 
 from crossproof.auditing.readings import read_batches
 from crossproof.auditing.scores import token_scores, token_table
-from crossproof.auditing.shapley import pair_matrix, shapley_pairs, strongest
+from crossproof.auditing.shapley import shapley_pairs, strongest
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig, SparseLatents
 from crossproof.errors import CrossproofError
 from crossproof.interactions import output_game, shapley_taylor
+from crossproof.interactions.shapley import all_coalitions, pair_shares
 from crossproof.lm import LanguageModel
 from crossproof.lm.constants import oscillation
 
@@ -115,15 +116,14 @@ def test_the_strongest_latents_play_and_missing_ones_do_nothing() -> None:
     assert (shapley_pairs(latent, value, mlps) > 1e-4).sum(1).tolist() == [1, 1]
 
 
-def test_the_pair_matrix_shares_out_what_pairs_add() -> None:
+def test_pair_shares_give_out_what_pairs_add() -> None:
     """The indices of all pairs sum to v(all) less what members do alone (efficiency)."""
     values = torch.randn(16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     alone = sum(values[1 << i] - values[0] for i in range(4))
-    assert float((pair_matrix(4) @ values).sum()) == pytest.approx(
+    assert float((pair_shares(all_coalitions(4)).T @ values).sum()) == pytest.approx(
         float(values[15] - values[0] - alone)
     )
-    with pytest.raises(CrossproofError, match="no pair"):
-        pair_matrix(1)
+    assert pair_shares(all_coalitions(1)).shape == (2, 0)
 
 
 def test_the_table_has_a_row_for_every_scored_token_and_does_not_depend_on_the_batch(

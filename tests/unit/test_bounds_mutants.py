@@ -170,14 +170,15 @@ MUTANTS: dict[str, tuple[Change | Constant, Check]] = {
         Change("dominant_gap", "path.signed_rest.abs()", "path.signed_rest"),
         kept,
     ),
-    "gap forgets rest": (Change("dominant_gap", "first * X + Y", "first * X"), kept),
-    "gap forgets residual": (Change("dominant_gap", "X + second * Y", "second * Y"), kept),
+    "gap forgets rest": (Change("dominant_gap", "product_bound(X, Y)", "product_bound(X)"), kept),
+    "gap forgets residual": (Change("dominant_gap", "product_bound(X, Y)", "product_bound(Y)"), kept),
     "slopes swapped in gap": (
-        Change("dominant_gap", "first * X + second * Y", "second * X + first * Y"),
+        Change("dominant_gap", "product_bound((first, X), (second, Y))",
+               "product_bound((second, X), (first, Y))"),
         kept,
     ),
     "residual gap without slope": (
-        Change("residual_gap", "slope * path.error", "0.9 * path.error"),
+        Change("residual_gap", "(slope, X)", "(0 * slope + 0.9, X)"),
         kept,
     ),
     # Functionals.
@@ -420,7 +421,7 @@ def test_a_mutant_leaves_with_its_test(monkeypatch: pytest.MonkeyPatch) -> None:
     function = find_function("residual_gap")
     code = function.__code__
     with monkeypatch.context() as inner:
-        Change("residual_gap", "slope * X", "0 * X").apply(inner)
+        Change("residual_gap", "(slope, X)", "(0 * slope, X)").apply(inner)
         assert function.__code__ is not code
     assert function.__code__ is code
 

@@ -21,8 +21,10 @@ from torch import Tensor
 from crossproof.crosscoder import SparseLatents
 from crossproof.errors import CrossproofError
 from crossproof.lm import Activation, MLPWeights
-from crossproof.lm.constants import activation_slack
+from crossproof.lm.constants import activation_slack, oscillation
 from crossproof.proof.bounds import (
+    Preactivations,
+    additive_bound,
     additive_gap,
     centred_gap,
     contributions,
@@ -30,11 +32,13 @@ from crossproof.proof.bounds import (
     dominant_gap,
     gate_path,
     gated_gap,
+    gram_bound,
     linear_path,
     spectral_norm,
 )
 from crossproof.rounding import (
     gamma,
+    product_bound,
     product_slack,
     upward,
 )
@@ -279,3 +283,32 @@ def test_rigorous_paths_need_no_latents() -> None:
     assert path.slack is not None
     assert (path.slack > 0).all()
     assert math.isfinite(path.slack.sum())
+
+
+@pytest.mark.parametrize("activation", list(Activation))
+def test_bounds_of_numbers_whose_products_underflow_are_not_zero(activation: Activation) -> None:
+    """What is 1e-170 twice is no product; the bound of it is still above 0."""
+    small = torch.full((1, 1), 1e-170, dtype=torch.float64)
+    zero = torch.zeros_like(small)
+    path = Preactivations(zero[0], small, zero, 2 * small, 3 * small)
+    assert (dominant_gap(activation, path) >= path.signed_rest.abs() / 2).all()
+    p = small.expand(1, 2, 1)
+    assert (additive_bound(activation, zero[0], p) > 0).all() == (
+        oscillation(activation, zero, 2 * small) > 0
+    ).all()
+    assert (gated_gap(activation, path, path) > 0).all()
+    assert (product_bound((small, small), (zero, small)) > 0).all()
+    assert (product_bound((small, zero), (zero, small)) == 0).all()
+
+
+def test_norms_of_tiny_numbers_are_bounded() -> None:
+    g = torch.Generator().manual_seed(0)
+    delta = torch.rand(5, 7, generator=g, dtype=torch.float64)
+    W_out = torch.randn(7, 4, generator=g, dtype=torch.float64)
+    whole = gram_bound(delta, W_out)
+    for left, right in ((1e-170, 1.0), (1e-100, 1e-100), (1e100, 1e100), (1.0, 1e-300)):
+        scaled = gram_bound(delta * left, W_out * right) / left / right
+        torch.testing.assert_close(scaled, whole, rtol=1e-12, atol=0.0)
+    lopsided = torch.tensor([[1.0, 1e-200]], dtype=torch.float64)
+    only = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    assert (gram_bound(lopsided, only) >= 1e-200).all()

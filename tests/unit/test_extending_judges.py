@@ -10,8 +10,14 @@ from typing import Any
 import pytest
 
 from crossproof.clusters.builtin_judges import EmbeddingJudge, OverlapJudge
-from crossproof.clusters.checks import check_judge
-from crossproof.clusters.judges import JUDGES, JudgeOptions, Question, make_judge, register_judge
+from crossproof.clusters.judges import (
+    JUDGES,
+    JudgeOptions,
+    Question,
+    check_judge,
+    make_judge,
+    register_judge,
+)
 from crossproof.errors import CrossproofError
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending" / "judges.md"

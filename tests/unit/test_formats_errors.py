@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from foreign_layouts import D, F, batchtopk_crosscoder, cross_draws, crosscode
@@ -147,6 +148,44 @@ SAELENS: dict[str, tuple[Damage, str]] = {
         lambda f: retensored(f / SAELENS_WEIGHTS, W_skip=torch.ones(D, D)),
         "linear skip connection",
     ),
+    "a factor that the flag denies": (
+        lambda f: retensored(f / SAELENS_WEIGHTS, scaling_factor=torch.full((24,), 2.0)),
+        "a scaling_factor that is not one",
+    ),
+    "a scale that the flag denies": (
+        lambda f: (f / "activation_scaler.json").write_text('{"scaling_factor": 0.3}'),
+        "a scaling_factor that is not one",
+    ),
+    "a scale of words": (
+        lambda f: (
+            changed(f / "cfg.json", normalize_activations="expected_average_only_in"),
+            (f / "activation_scaler.json").write_text('{"scaling_factor": NaN}'),
+        ),
+        "scaling_factor as 'NaN', not a finite number",
+    ),
+    "a list": (
+        lambda f: changed(f / "cfg.json", metadata=[1]),
+        r"metadata as \[1\], not a mapping",
+    ),
+    "not a name": (
+        lambda f: changed(f / "cfg.json", metadata={"hook_name": "a\nb"}),
+        r"the hookpoint 'a\\nb'",
+    ),
+    "whole numbers": (
+        lambda f: retensored(f / SAELENS_WEIGHTS, W_enc=torch.ones(D, 24, dtype=torch.int8)),
+        "holds torch.int8: give unquantised weights",
+    ),
+    "not downloaded": (
+        lambda f: (f / SAELENS_WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1"),
+        "a Git LFS pointer",
+    ),
+    "NaN thresholds": (
+        lambda f: (
+            changed(f / "cfg.json", architecture="jumprelu"),
+            retensored(f / SAELENS_WEIGHTS, threshold=torch.full((24,), torch.nan)),
+        ),
+        "threshold in .* holds NaN",
+    ),
 }
 
 
@@ -224,6 +263,59 @@ def test_dictionary_learning(gpt_neo: LanguageModel, work: Path, case: str) -> N
     damage, message = LEARNING[case]
     damage(copied("dictionary_learning-BatchTopKSAE", work))
     refused(gpt_neo, work, message)
+
+
+def test_what_is_null_is_absent(gpt_neo: LanguageModel, work: Path) -> None:
+    folder = copied("dictionary_learning-AutoEncoder", work)
+    changed(folder / "config.json", trainer=None)
+    hook = ["blocks.1.hook_resid_post"]
+    found, _ = crossproof.import_dictionary(work, gpt_neo, hook)
+    assert found.n_latents == 24
+    changed(folder / "config.json", trainer=[1, 2])
+    refused(gpt_neo, work, r"trainer as \[1, 2\], not a mapping", *hook)
+    (folder / "config.json").write_text("[" * 100_000)
+    refused(gpt_neo, work, "cannot be read", *hook)
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch would not have quantised tensors any more
+@pytest.mark.parametrize("kind", ["sparse", "quantised", "meta", "complex"])
+def test_tensors_of_other_kinds(gpt_neo: LanguageModel, tmp_path: Path, kind: str) -> None:
+    tensor = torch.randn(F, D)
+    odd = {
+        "sparse": tensor.to_sparse(),
+        "quantised": torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+        "meta": tensor.to("meta"),
+        "complex": tensor.to(torch.complex64),
+    }[kind]
+    torch.save({"encoder.weight": odd}, tmp_path / "ae.pt")
+    refused(gpt_neo, tmp_path / "ae.pt", "'encoder.weight' in .* is a sparse, quantised, complex")
+
+
+def test_nothing_advises_to_trust_a_pickle(gpt_neo: LanguageModel, tmp_path: Path) -> None:
+    for content in (pickle.dumps(print), b"\x80\x02]q\x00(K\x01", b"PK\x03\x04", b""):
+        (tmp_path / "ae.pt").write_bytes(content)
+        refused(gpt_neo, tmp_path / "ae.pt", "save its state_dict alone.$")
+
+
+def test_an_npz_that_is_called_npy(gpt_neo: LanguageModel, tmp_path: Path) -> None:
+    copied("gemma_scope-transcoder", tmp_path / "saved")
+    params = (tmp_path / "saved" / "layer_1" / "params.npz").rename(tmp_path / "layer_1.npy")
+    hooks = GOLDEN["gemma_scope-transcoder"].given
+    found, _ = crossproof.import_dictionary(params, gpt_neo, hooks)
+    assert found.hookpoints.names == ("blocks.1.mlp.hook_in", "blocks.1.mlp.hook_out")
+    np.save(params, np.zeros(3))
+    refused(gpt_neo, params, "not an npz file of numbers", *hooks or ())
+
+
+def test_a_folder_that_cannot_be_read(
+    gpt_neo: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(CrossproofError, match=r"cannot be searched .*Permission denied"):
+        crossproof.import_dictionary(tmp_path, gpt_neo)
 
 
 class Payload:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +19,15 @@ from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
 
 D, F, K = 16, 20, 3
+
+
+def bridge(model: LanguageModel) -> Any:
+    """TransformerLens's own view of a copy of the model."""
+    sources = pytest.importorskip("transformer_lens.model_bridge.sources")
+    bare = copy.deepcopy(model._bare)
+    return sources.build_bridge_from_module(
+        bare, type(bare).__name__, hf_config=bare.config, model_name=model.name
+    ).eval()
 
 
 def weights(seed: int, width: int = F) -> dict[str, Tensor]:
@@ -44,7 +55,7 @@ def test_a_dictionary_inside_a_norm_sees_what_transformer_lens_has_there(
     model, hook = language_models[kind], f"blocks.1.{norm}.hook_normalized"
     tokens = random_tokens(2, 6)
     with torch.no_grad():
-        inside = model._bridge.run_with_cache(tokens)[1][hook].flatten(0, 1)
+        inside = bridge(model).run_with_cache(tokens)[1][hook].flatten(0, 1)
     crosscoder, _ = crossproof.import_dictionary(save_sae(tmp_path / "s", hook, 0), model)
     name = {"ln1": "blocks.1.attn.hook_in", "ln2": "blocks.1.mlp.hook_in"}[norm]
     assert crosscoder.hookpoints.names == (name,)

@@ -11,6 +11,7 @@ import huggingface_hub
 import pytest
 import torch
 from dictionaries import mlp_hookpoints, random_batch, random_crosscoder
+from huggingface_hub.errors import GatedRepoError
 
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig, Provenance
 from crossproof.errors import CrossproofError
@@ -42,6 +43,8 @@ class StubHub:
         shutil.copytree(folder_path, self.place / repo_id)
 
     def snapshot_download(self, name: str, revision: str | None, allow_patterns: list[str]) -> str:
+        if name == "me/gated":
+            raise GatedRepoError("403", response=SimpleNamespace(headers={}, request=None))
         if not (self.place / name).is_dir():
             raise OSError(f"no {name}")
         return str(self.place / name)
@@ -85,6 +88,10 @@ def test_refusals_are_one_sentence(crosscoder: Crosscoder) -> None:
         Crosscoder.from_pretrained("me/none")
     with pytest.raises(CrossproofError, match="No crosscoder at"):
         Crosscoder.from_pretrained("./none")
+    with pytest.raises(CrossproofError, match="There is no folder '~no-such-user/x'"):
+        Crosscoder.from_pretrained("~no-such-user/x")
+    with pytest.raises(CrossproofError, match="'me/gated' is gated: accept its conditions"):
+        Crosscoder.from_pretrained("me/gated")
 
 
 def test_former_names_work_and_say_the_new_ones(crosscoder: Crosscoder, tmp_path: Path) -> None:

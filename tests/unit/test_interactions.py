@@ -111,7 +111,10 @@ def test_plain_forms_equal_triple_loops(
     found, wanted = measure_interactions(case.latents, {0: case.view}), brute_force(case)
     for form in ("I", "J", "Q"):
         torch.testing.assert_close(matrix(found, form), wanted[form], rtol=1e-10, atol=1e-12)
-    assert torch.equal(found.coactivation(), wanted["counts"])
+    counts = torch.diag(found.active.double())
+    h, k = found.pairs.unbind(1)
+    counts[h, k] = counts[k, h] = found.coactive.double()
+    assert torch.equal(counts, wanted["counts"])
     assert torch.equal(found.owned[0], wanted["owned"])
     assert found.tokens == len(case.activations)
 
@@ -211,15 +214,13 @@ def test_means_and_sums_differ_by_the_named_counts() -> None:
         found.pair_sums("I")  # type: ignore[call-arg]
 
 
-def test_top_pairs_come_in_order_and_are_found_again() -> None:
+def test_top_pairs_come_in_order() -> None:
     case = random_case(6, tokens=20)
     found = measure_interactions(case.latents, {0: case.view})
     top = found.top_pairs(5, normalise="sum")
     sums = found.pair_sums("I", normalise="sum")[top]
     assert (sums.diff() <= 0).all()
     assert sums[0] == found.pair_sums("I", normalise="sum").max()
-    assert torch.equal(found.find(found.pairs[top].flip(1)), top)
-    assert found.find(torch.tensor([[0, 0]])).tolist() == [-1]
 
 
 def test_the_strongest_latents_are_those_with_the_largest_sums() -> None:

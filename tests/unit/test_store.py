@@ -11,7 +11,7 @@ import pytest
 import torch
 from dictionaries import mlp_hookpoints, random_batch, random_crosscoder
 from rounding import decode_close, encode_close
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from crossproof.crosscoder import (
     Crosscoder,
@@ -83,6 +83,24 @@ def test_saving_again_replaces(saved: Path) -> None:
     assert torch.equal(loaded.b_enc, make(seed=1).b_enc)
 
 
+def test_other_files_are_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(CrossproofError, match=r"holds other files \(notes.txt\)"):
+        save_crosscoder(make(), tmp_path, PROVENANCE)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_infinite_threshold_is_kept_as_a_finite_number(tmp_path: Path) -> None:
+    crosscoder = make("jumprelu")
+    with torch.no_grad():
+        crosscoder.sparsity.log_threshold[:3] = torch.inf
+        crosscoder.sparsity.log_threshold[3:] = -torch.inf
+    save_crosscoder(crosscoder, tmp_path / "c", PROVENANCE)
+    loaded, _ = load_crosscoder(tmp_path / "c")
+    assert bool(loaded.sparsity.log_threshold.isfinite().all())
+    assert loaded.sparsity.threshold.tolist() == [torch.inf] * 3 + [0.0] * 9
+
+
 def truncate(folder: Path) -> None:
     content = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
@@ -91,6 +109,10 @@ def truncate(folder: Path) -> None:
 def change_config(folder: Path, **changes: object) -> None:
     config = json.loads((folder / CONFIG).read_text())
     (folder / CONFIG).write_text(json.dumps(config | changes))
+
+
+def retensor(folder: Path, **changes: torch.Tensor) -> None:
+    save_file(load_file(folder / WEIGHTS) | changes, folder / WEIGHTS)
 
 
 DAMAGE = {
@@ -110,6 +132,24 @@ DAMAGE = {
     "hookpoints of another kind": (lambda f: change_config(f, hookpoints=[]), "not a crossproof"),
     "another width": (lambda f: change_config(f, d_model=6), "do not fit each other"),
     "other options": (lambda f: change_config(f, crosscoder={"width": 3}), "do not fit"),
+    "weights without end": (
+        lambda f: change_config(f, d_model=10**12),
+        r"W_enc has shape \[12, 3, 5\], not \[12, 3, 1000000000000\]",
+    ),
+    "NaN": (lambda f: retensor(f, b_enc=torch.full((12,), torch.nan)), "b_enc holds NaN"),
+    "infinite": (lambda f: retensor(f, b_enc=torch.full((12,), torch.inf)), "b_enc holds infinite"),
+    "whole numbers": (
+        lambda f: retensor(f, b_enc=torch.ones(12, dtype=torch.int64)),
+        "numbers of type torch.int64",
+    ),
+    "words for numbers": (
+        lambda f: change_config(f, crosscoder={"n_latents": 12, "sparsity": "topk", "k": "3"}),
+        "k is '3', not of type int",
+    ),
+    "a hookpoint elsewhere": (
+        lambda f: change_config(f, hookpoints={"names": ["a"], "blocks": [{"mlp_in": 7}]}),
+        r"some at \[7\]",
+    ),
     "foreign tensors": (
         lambda f: save_file({"encoder.weight": torch.zeros(3)}, f / WEIGHTS),
         "do not fit each other",

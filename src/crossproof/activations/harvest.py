@@ -137,7 +137,7 @@ class Harvest:
             def write(
                 place: int, value: Tensor, rows: Tensor = rows, space: Tensor = space
             ) -> None:
-                flat = value.reshape(-1, value.shape[-1])
+                flat = value.reshape(-1, value.shape[-1]).float()
                 torch.index_select(flat, 0, rows, out=space[:, place])
 
             self.model.read(tokens[part], self.hookpoints.names, write)
@@ -148,7 +148,7 @@ class Harvest:
         if self._buffer is None:
             size = min(self.buffer_batches, len(self)) * self.batch_tokens
             shape = (size, len(self.hookpoints), self.model.d_model)
-            self._buffer = torch.empty(shape, dtype=self.model.dtype, device=self.model.device)
+            self._buffer = torch.empty(shape, dtype=torch.float32, device=self.model.device)
         self._chunk = None
         return self._buffer[:n_tokens]
 

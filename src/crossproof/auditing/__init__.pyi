@@ -1,5 +1,5 @@
+from .config import DETECTORS as DETECTORS
 from .config import AuditSettings as AuditSettings
-from .detectors import DETECTORS as DETECTORS
 from .detectors import Detector as Detector
 from .detectors import detectors as detectors
 from .detectors import fit_all as fit_all

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from crossproof.auditing.config import AuditSettings
+from crossproof.auditing.config import KINDS, AuditSettings, DetectorKind
 from crossproof.result import Result
 from crossproof.tables import Row, Table, count, fixed, significant
 
 SCHEMA = 1
 LISTED = 20
 """Texts that the table of the most anomalous ones holds."""
-
-Kind = Literal["interaction", "latents", "activations", "model", "text"]
-KINDS: dict[Kind, str] = {
-    "interaction": "interactions inside MLPs",
-    "latents": "latents alone",
-    "activations": "activations",
-    "model": "the model's loss",
-    "text": "the text alone",
-}
-"""What detectors look at, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +42,9 @@ class SuspectTexts:
 
 
 @dataclass(frozen=True)
-class DetectorSummary:
+class DetectorSummary(DetectorKind):
     """A detector, and how many suspect texts it flags at its level of chance."""
 
-    kind: Kind
-    about: str
     level: float
     flagged: int
 

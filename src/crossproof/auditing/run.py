@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crossproof.activations.positions import scored_positions
-from crossproof.auditing.config import AuditSettings
-from crossproof.auditing.detectors import DETECTORS, Detector, detectors, fit_all, score_all
+from crossproof.auditing.config import DETECTORS, AuditSettings, check_audit
+from crossproof.auditing.detectors import Detector, detectors, fit_all, score_all
 from crossproof.auditing.readings import TextReading, read_batches
 from crossproof.auditing.result import (
     AuditedWith,
@@ -30,7 +30,7 @@ from crossproof.auditing.scores import TokenTable, token_table
 from crossproof.auditing.texts import TextRows, text_rows
 from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
 from crossproof.crosscoder.store import Provenance, save_crosscoder
-from crossproof.errors import CrossproofError, nearest
+from crossproof.errors import CrossproofError
 from crossproof.evaluation.contexts import token_strings
 from crossproof.lm import LanguageModel
 from crossproof.training.config import DEMO, RunConfig, config_to_dict
@@ -74,10 +74,7 @@ def audit(
     CrossproofError for texts that are missing, empty or too few, an unknown detector, and a
     crosscoder of another model.
     """
-    if settings.detector not in DETECTORS:
-        raise CrossproofError(
-            f"There is no detector '{settings.detector}'.{nearest(settings.detector, DETECTORS)}"
-        )
+    check_audit(settings)
     given = _opened(model, crosscoder) if isinstance(crosscoder, Path) else crosscoder
     usual = text_rows(trusted, model, settings.context, "train")
     odd = text_rows(suspect, model, settings.context, "held_out")

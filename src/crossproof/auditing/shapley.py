@@ -1,15 +1,13 @@
 """Shapley–Taylor interactions of a token's strongest latents, for all tokens of a batch at once.
 
 `interactions.shapley_taylor` treats one token with any number of players. Here all tokens have the
-same few players, so the index of order 2 is one matrix: φ = W v, with v the values of all 2^m
-coalitions and W_ij,T = (2/m) (-1)^|ij∖T| / C(m - 1, |T∖ij|). A latent's strength is what it could
-do at most on its own, Σ_n ‖o_n‖ |p_nh|; the others are left out of every coalition, so that this
-is a restriction of the game and not an estimate of it.
+same few players, so the indices of order 2 are one matrix, `pair_shares`, times the values of all
+coalitions. A latent's strength is what it could do at most on its own, Σ_n ‖o_n‖ |p_nh|; the
+others are left out of every coalition, so that this restricts the game and does not estimate it.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -17,29 +15,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from crossproof.crosscoder.latents import SparseLatents
-from crossproof.errors import CrossproofError
 from crossproof.interactions.contributions import MLPDictionary
+from crossproof.interactions.shapley import all_coalitions, pair_shares
 
 PLAYERS = 6
 """Latents a token that play by default: 64 coalitions a block."""
 
 _NUMBERS = 2**20
 """Numbers in the largest temporary: 4 MiB, which stays in the cache."""
-
-
-def pair_matrix(players: int) -> Float[Tensor, "pairs C"]:
-    """W: from the values of all coalitions (bit i of the row number: player i) to φ_ij, i < j.
-
-    Raises CrossproofError for fewer than 2 players.
-    """
-    if players < 2:
-        raise CrossproofError(f"{players} players make no pair; choose at least 2.")
-    coalitions = torch.arange(2**players)[:, None] >> torch.arange(players) & 1
-    one, other = torch.triu_indices(players, players, 1)
-    among = coalitions[:, one] + coalitions[:, other]
-    rest = coalitions.sum(1, keepdim=True) - among
-    choose = torch.tensor([math.comb(players - 1, s) for s in range(players)])
-    return (2 / players * (1.0 - 2 * (among % 2)) / choose[rest]).T.double()
 
 
 def strongest(
@@ -71,17 +54,16 @@ def shapley_pairs(
     views: Mapping[int, MLPDictionary],
 ) -> Float[Tensor, "B pairs"]:
     """‖φ_ij‖ of the MLP's output, summed over blocks, for each two players of each token."""
-    players = latent.shape[1]
-    matrix = pair_matrix(players).to(value)
-    members = (torch.arange(2**players)[:, None] >> torch.arange(players) & 1).to(value)
-    out = value.new_zeros(len(latent), matrix.shape[0])
+    coalitions = all_coalitions(latent.shape[1])
+    shares, members = pair_shares(coalitions).T.to(value), coalitions.to(value)
+    out = value.new_zeros(len(latent), len(shares))
     for view in views.values():
-        step = max(1, _NUMBERS // (2**players * view.mlp.n_neurons))
+        step = max(1, _NUMBERS // (len(coalitions) * view.mlp.n_neurons))
         for start in range(0, len(latent), step):
             part = slice(start, start + step)
             rows, scale = latent[part].clamp_min(0), value[part, :, None]
             paths = [view.G] if view.G_gate is None else [view.G, view.G_gate]
             sums = [(members @ (scale * G[rows])).flatten(0, 1) for G in paths]
             neurons = view.neurons(*sums).view(len(rows), len(members), -1)
-            out[part] += ((matrix @ neurons) @ view.mlp.W_out).norm(dim=2)
+            out[part] += ((shares @ neurons) @ view.mlp.W_out).norm(dim=2)
     return out

@@ -116,4 +116,4 @@ def text_rows(
 
 def _start(model: LanguageModel) -> list[int]:
     ids = (getattr(model.tokenizer, name, None) for name in ("bos_token_id", "eos_token_id"))
-    return [next(i for i in known)] if (known := [i for i in ids if i is not None]) else []
+    return [i for i in ids if i is not None][:1]

@@ -2,7 +2,6 @@ from .builtin_judges import EmbeddingJudge as EmbeddingJudge
 from .builtin_judges import LLMJudge as LLMJudge
 from .builtin_judges import OverlapJudge as OverlapJudge
 from .builtin_judges import SentenceEmbedder as SentenceEmbedder
-from .checks import check_judge as check_judge
 from .clustering import AnsweredTrials as AnsweredTrials
 from .clustering import Clustering as Clustering
 from .clustering import Partition as Partition
@@ -25,6 +24,7 @@ from .judges import Judge as Judge
 from .judges import JudgeOptions as JudgeOptions
 from .judges import PreparingJudge as PreparingJudge
 from .judges import Question as Question
+from .judges import check_judge as check_judge
 from .judges import make_judge as make_judge
 from .judges import register_judge as register_judge
 from .llm import LLM as LLM

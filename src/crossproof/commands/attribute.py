@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from crossproof.commands.models import ModelOptions
 from crossproof.commands.parsing import parse
-from crossproof.errors import CrossproofError
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,7 @@ class Attribute:
 
     run: Annotated[Path, tyro.conf.Positional]
     """A folder written by `crossproof train`, or one that holds crosscoder.safetensors."""
-    model: str | None = None
-    """The language model; by default the one the crosscoder was trained on."""
+    language_model: ModelOptions = field(default_factory=ModelOptions)
     text: str | None = None
     """Text to attribute; by default the run's own source."""
     split: Literal["held_out", "validation", "train"] = "held_out"
@@ -49,26 +48,15 @@ class Attribute:
 def run(arguments: Sequence[str], began: float) -> None:
     """Attributes, prints tables, writes attribution.json and renews the run's report."""
     options: Attribute = parse(Attribute, "attribute", arguments)
-    for name in ("sequences", "context", "top"):
-        if getattr(options, name) < 1:
-            raise CrossproofError(f"--{name} is {getattr(options, name)}: give at least 1.")
-    _attribute(options)
 
-
-def _attribute(options: Attribute) -> None:
     from crossproof.activations.corpus import TextSlice
     from crossproof.commands.finish import show
-    from crossproof.lm import load_model
     from crossproof.proof.attribution import attribute
     from crossproof.report.terminal import evaluation_display
-    from crossproof.training.config import config_from_dict
     from crossproof.training.machine import thread_setting
-    from crossproof.training.run_folder import RunFolder
 
     thread_setting(options.threads)
-    provenance = RunFolder.open(options.run).provenance()
-    config = config_from_dict(dict(provenance.training))
-    model = load_model(options.model or provenance.model, device=config.device)
+    model, config = options.language_model.load(options.run)
     context = min(options.context, model.context)
     text = TextSlice(options.text or config.text, options.split, options.sequences, context)
     out = options.out or options.run / "attribution"

@@ -9,8 +9,9 @@ from typing import Annotated
 
 import tyro
 
-from crossproof.auditing.config import AuditSettings
+from crossproof.auditing.config import AuditSettings, check_audit
 from crossproof.commands.parsing import parse
+from crossproof.training.config import Precision
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,12 @@ class Audit(AuditSettings):
 
     model: Annotated[str, tyro.conf.Positional] = tyro.MISSING
     """The language model: `bundled`, a local Hugging Face folder, or a Hub id."""
+    dtype: Precision = "float32"
+    """In which it runs."""
+    device: str = "cpu"
+    """cpu, or any other device PyTorch knows."""
+    trust_remote_code: bool = False
+    """Run the code that it brings, if transformers does not know its kind."""
     trusted: str = tyro.MISSING
     """Texts known to be clean: a .txt or .jsonl file, hf:NAME, packed tokens, or `bundled`."""
     suspect: str = tyro.MISSING
@@ -42,6 +49,8 @@ class Audit(AuditSettings):
 def run(arguments: Sequence[str], began: float) -> None:
     """Audits, writes audit.json and report.html, prints the ranked list."""
     options: Audit = parse(Audit, "audit", arguments)
+    settings = AuditSettings(**{f.name: getattr(options, f.name) for f in fields(AuditSettings)})
+    check_audit(settings)
 
     from crossproof.auditing.run import audit
     from crossproof.commands.finish import show
@@ -54,9 +63,13 @@ def run(arguments: Sequence[str], began: float) -> None:
     thread_setting(options.threads)
     keep_freed_memory()
     make_folder(options.out)
-    settings = AuditSettings(**{f.name: getattr(options, f.name) for f in fields(AuditSettings)})
     result = audit(
-        load_model(options.model),
+        load_model(
+            options.model,
+            options.device,
+            options.dtype,
+            trust_remote_code=options.trust_remote_code,
+        ),
         options.trusted,
         options.suspect,
         options.crosscoder,

@@ -13,6 +13,7 @@ import tyro
 from crossproof.clusters.judges import JUDGES, JudgeOptions, make_judge
 from crossproof.clusters.llm import Endpoint
 from crossproof.clusters.settings import ClusterSettings, check_measured, check_settings
+from crossproof.commands.models import ModelOptions
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError
 
@@ -37,8 +38,7 @@ class Cluster(ClusterSettings):
     run: Annotated[Path, tyro.conf.Positional] = tyro.MISSING
     """A folder written by `crossproof train` and measured by `crossproof measure`."""
     judge: Annotated[str, tyro.conf.arg(help=JUDGE_HELP, metavar="NAME")] = "embedding"
-    model: str | None = None
-    """The language model; by default the one the crosscoder was trained on."""
+    language_model: ModelOptions = field(default_factory=ModelOptions)
     llm: Endpoint = field(default_factory=Endpoint)
     plugin: tuple[str, ...] = ()
     """Modules to import first: they register judges (docs/extending/judges.md)."""
@@ -62,18 +62,13 @@ def run(arguments: Sequence[str], began: float) -> None:
     _ = settings.explainer == "llm" and judging.llm  # raises if its name or package is missing
     # Imported late: what is missing is said before PyTorch is loaded.
     from crossproof.clusters.run import cluster
-    from crossproof.lm import load_model
     from crossproof.report import refresh_report
     from crossproof.report.terminal import console, evaluation_display
-    from crossproof.training.config import config_from_dict
     from crossproof.training.machine import keep_freed_memory, thread_setting
-    from crossproof.training.run_folder import RunFolder
 
     thread_setting(options.threads)
     keep_freed_memory()
-    provenance = RunFolder.open(options.run).provenance()
-    config = config_from_dict(dict(provenance.training))
-    model = load_model(options.model or provenance.model, device=config.device)
+    model, _ = options.language_model.load(options.run)
     with evaluation_display("", "done") as progress:
         result = cluster(model, options.run, settings, judging, judge, progress, console.print)
     for table in result.tables():

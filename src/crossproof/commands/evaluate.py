@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from crossproof.commands.models import ModelOptions
 from crossproof.commands.parsing import mlps_of, parse
 
 
@@ -18,8 +19,7 @@ class Evaluate:
 
     run: Annotated[Path, tyro.conf.Positional]
     """A folder written by `crossproof train`, or one that holds crosscoder.safetensors."""
-    model: str | None = None
-    """The language model; by default the one the crosscoder was trained on."""
+    language_model: ModelOptions = field(default_factory=ModelOptions)
     text: str | None = None
     """Text to evaluate on; by default the run's own source."""
     split: Literal["held_out", "validation", "train"] = "held_out"
@@ -47,15 +47,10 @@ def run(arguments: Sequence[str], began: float) -> None:
     from crossproof.activations.corpus import TextSlice
     from crossproof.commands.finish import finish
     from crossproof.evaluation.config import EvaluationOptions
-    from crossproof.lm import load_model
-    from crossproof.training.config import config_from_dict
     from crossproof.training.machine import thread_setting
-    from crossproof.training.run_folder import RunFolder
 
     thread_setting(options.threads)
-    provenance = RunFolder.open(options.run).provenance()
-    config = config_from_dict(dict(provenance.training))
-    model = load_model(options.model or provenance.model, device=config.device)
+    model, config = options.language_model.load(options.run)
     context = min(options.context, model.context)
     source = options.text or config.text
     text = TextSlice(source, options.split, options.sequences, context, options.skip)

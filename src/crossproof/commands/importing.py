@@ -13,6 +13,7 @@ import tyro
 from crossproof.commands.parsing import parse
 from crossproof.crosscoder.formats.registry import FORMATS
 from crossproof.errors import CrossproofError
+from crossproof.training.config import Precision
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ class Import:
     files say; those of old versions of SAELens say nothing."""
     raw: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """The residual stream was the model's own, not centred."""
+    dtype: Precision = "float32"
+    """In which the language model runs, here and in later commands."""
+    trust_remote_code: bool = False
+    """Run the code that the language model brings, if transformers does not know its kind."""
     text: str = ""
     """Text that later commands use unless they are given another; see `crossproof train --help`."""
 
@@ -63,18 +68,21 @@ def run(arguments: Sequence[str], began: float) -> None:
         raise CrossproofError(f"--name is {options.name!r}: give a plain name, without folders.")
     if options.centred and options.raw:
         raise CrossproofError("--centred and --raw contradict each other: give one.")
-    _check_new(options.out, [options.name or "imported"])
+    if options.name or options.join:  # else the name is only known when all are read
+        _check_new(options.out, [options.name or "imported"])
     if options.format is not None:
         FORMATS.check(options.format)
 
     from crossproof.crosscoder.store import save_crosscoder
     from crossproof.lm import load_model
 
-    made = _imported(options, load_model(options.model))
+    trusted = options.trust_remote_code
+    model = load_model(options.model, dtype=options.dtype, trust_remote_code=trusted)
+    made = _imported(options, model)
     _check_new(options.out, made)
     text = options.text or ("bundled" if options.model == "bundled" else "")
     for name, (crosscoder, provenance) in made.items():
-        training = {**provenance.training, "text": text}
+        training = {**provenance.training, "text": text, "dtype": options.dtype}
         folder = options.out / name / "crosscoder"
         save_crosscoder(crosscoder, folder, replace(provenance, training=training))
         for origin in training["imported"]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from crossproof.commands.models import ModelOptions
 from crossproof.commands.parsing import mlps_of, parse
-from crossproof.errors import CrossproofError
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,7 @@ class Measure:
     """A folder written by `crossproof train`, or one that holds crosscoder.safetensors."""
     against: Path | None = None
     """Another such folder: its crosscoders are measured on the same text and compared."""
-    model: str | None = None
-    """The language model; by default the one the crosscoder was trained on."""
+    language_model: ModelOptions = field(default_factory=ModelOptions)
     text: str | None = None
     """Text to measure on; by default the run's own source."""
     split: Literal["held_out", "validation", "train"] = "held_out"
@@ -54,28 +52,17 @@ class Measure:
 def run(arguments: Sequence[str], began: float) -> None:
     """Measures, prints tables, writes measure.json and renews the run's report."""
     options: Measure = parse(Measure, "measure", arguments)
-    if not 1 <= options.tokens < math.inf:
-        raise CrossproofError(f"--tokens is {options.tokens:g}: give a number from 1 up.")
-    for name in ("pairs", "shapley_tokens"):
-        if getattr(options, name) < 0:
-            shown = name.replace("_", "-")
-            raise CrossproofError(f"--{shown} is {getattr(options, name)}: give 0 or more.")
     mlps = mlps_of(options.mlp)
 
     from crossproof.activations.corpus import TextSlice
     from crossproof.commands.finish import show
     from crossproof.evaluation.measure_run import MeasureOptions, measure_runs
-    from crossproof.lm import load_model
     from crossproof.report.terminal import evaluation_display, print_contexts
-    from crossproof.training.config import config_from_dict
     from crossproof.training.machine import keep_freed_memory, thread_setting
-    from crossproof.training.run_folder import RunFolder
 
     thread_setting(options.threads)
     keep_freed_memory()
-    provenance = RunFolder.open(options.run).provenance()
-    config = config_from_dict(dict(provenance.training))
-    model = load_model(options.model or provenance.model, device=config.device)
+    model, config = options.language_model.load(options.run)
     context = min(options.context, model.context)
     source = options.text or config.text
     text = TextSlice.of_tokens(source, options.split, int(options.tokens), context)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, Literal
 
 import tyro
@@ -29,10 +30,29 @@ RENAMED = {
 """Options of older versions, and what they are called now."""
 
 
+ONE = (1, 2**53)
+SHARE = (0, 1)
+LIMITS = {
+    **dict.fromkeys(("sequences", "context", "tokens", "steps", "points", "nodes", "top"), ONE),
+    **dict.fromkeys(("batch_tokens", "buffer_batches", "checkpoint_every", "log_every"), ONE),
+    **dict.fromkeys(("evaluation_sequences", "n_latents", "k", "groups", "dead_after"), ONE),
+    **dict.fromkeys(("seeds", "questions", "latents", "llm_timeout", "llm_rate"), ONE),
+    **dict.fromkeys(("warmup", "decay", "penalty_warmup", "penalty_delay", "max_frequency"), SHARE),
+    **{"penalty_fraction": (1e-6, 1), "beta1": (0, 0.999999), "beta2": (0, 0.999999)},
+    **{"threads": (0, 1024), "seed": (0, 2**32 - 1), "blocks": (-1, 2**53)},
+}
+"""The smallest and the largest number that an option takes."""
+OTHERS = (0, 2**53)
+"""The same of all other options."""
+
+
 def parse(kind: Any, command: str, arguments: Sequence[str], default: Any = None) -> Any:
-    """Options of `kind` from the command line; nested options have flat names (`--steps`)."""
+    """Options of `kind` from the command line; nested options have flat names (`--steps`).
+
+    Raises CrossproofError for a number that an option cannot take.
+    """
     defaults = {} if default is None else {"default": default}
-    return tyro.cli(
+    options = tyro.cli(
         kind,
         args=[_current(argument) for argument in arguments],
         prog=f"crossproof {command}",
@@ -40,6 +60,27 @@ def parse(kind: Any, command: str, arguments: Sequence[str], default: Any = None
         registry=REGISTRY,
         **defaults,
     )
+    for name, value in _numbers(options):
+        least, most = LIMITS.get(name, OTHERS)
+        if not least <= value <= most:
+            raise CrossproofError(
+                f"--{name.replace('_', '-')} is {value}: give a number from {least} "
+                + ("up." if most == OTHERS[1] else f"to {most}.")
+            )
+    return options
+
+
+def _numbers(options: Any) -> Iterator[tuple[str, float]]:
+    """Every number among the options by name, those of nested options too."""
+    if isinstance(options, Objective):
+        yield from options.strengths().items()
+        return
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if is_dataclass(value) or isinstance(value, Objective):
+            yield from _numbers(value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield field.name, value
 
 
 def mlps_of(text: str) -> Literal["next", "all"] | tuple[int, ...]:

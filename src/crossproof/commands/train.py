@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -35,6 +36,8 @@ class Train:
     """Defaults of all options below: demo (minutes), full (the published figures) or paper."""
     resume: bool = False
     """Go on with the run in --out; all other options come from its config.json."""
+    trust_remote_code: bool = False
+    """Run the code that the language model brings, if transformers does not know its kind."""
     evaluate: bool = True
     """Evaluate on held-out text and write the report when training ends."""
     config: RunConfig = field(default_factory=lambda: RECIPES["demo"])
@@ -55,7 +58,8 @@ def run(arguments: Sequence[str], began: float) -> None:
     from crossproof.training.run import resume, start
 
     with distributed.process_group():
-        prepared = resume(options.out) if options.resume else start(options.config, options.out)
+        begin = resume if options.resume else partial(start, options.config)
+        prepared = begin(options.out, trust_remote_code=options.trust_remote_code)
         train_to_the_end(prepared)
         if distributed.rank() > 0:
             return

@@ -50,7 +50,7 @@ class _SparseProduct(torch.autograd.Function):
 
 def sparse_product(latents: SparseLatents, rows: Float[Tensor, "H F"]) -> Float[Tensor, "B F"]:
     """Sum of `value * rows[latent]` over each token's active latents, differentiable in both."""
-    out: Tensor = _SparseProduct.apply(latents.values, rows, latents)
+    out: Tensor = _SparseProduct.apply(latents.values.to(rows.dtype), rows, latents)
     return out
 
 

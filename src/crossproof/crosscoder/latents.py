@@ -77,6 +77,10 @@ class SparseLatents:
                 same.__dict__[name] = self.__dict__[name]
         return same
 
+    def to(self, dtype: torch.dtype) -> SparseLatents:
+        """The same entries in another dtype."""
+        return self if self.values.dtype == dtype else self.with_values(self.values.to(dtype))
+
     def keep(self, mask: Bool[Tensor, " nnz"]) -> SparseLatents:
         """Only the entries where `mask` is true."""
         counts = torch.zeros(self.n_tokens, dtype=torch.int64, device=mask.device)

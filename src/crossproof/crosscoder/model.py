@@ -102,7 +102,7 @@ class Crosscoder(SavedOnHub, FormerNames):
         explains: k of them together overshoot a token many times over (FVU of 10 to 300 at the
         start), and training spends its first hundreds of steps on taking that back.
         """
-        target = (sample * self.scale[:, None] - self.b_dec).flatten(1)
+        target = (sample.to(self.scale.dtype) * self.scale[:, None] - self.b_dec).flatten(1)
         pre = target @ self.W_enc.flatten(1).T
         sparsity = copy.deepcopy(self.sparsity)  # BatchTopK remembers what it has seen
         latents = sparsity.activate(sparsity.select(pre, training=True))
@@ -125,7 +125,7 @@ class Crosscoder(SavedOnHub, FormerNames):
                 f"{', '.join(self.hookpoints.names[:2])}, ... of the model it was trained on."
             )
         with torch.no_grad():
-            flat = (x * self.scale[:, None]).flatten(1)
+            flat = (x.to(self.scale.dtype) * self.scale[:, None]).flatten(1)
             entries = self.sparsity.select(self._pre(flat))
             latents = self.sparsity.activate(entries)
             return latents.keep(latents.values > 0)

@@ -9,7 +9,7 @@ import copy
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -96,7 +96,7 @@ def read_provenance(folder: Path) -> Provenance:
     `read_crosscoder`."""
     try:
         return _typed(Provenance, _read_config(folder)["provenance"], Provenance("", ""))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CrossproofError(f"{folder / CONFIG} is damaged ({error}): restore it.") from error
 
 
@@ -131,7 +131,7 @@ def read_crosscoder(kind: type[S], folder: Path) -> tuple[S, Provenance]:
         crosscoder = kind(size, hookpoints, config["d_model"])
         provenance = _typed(Provenance, config["provenance"], Provenance("", ""))
         crosscoder.load_state_dict({n: _usable(n, t) for n, t in tensors.items()})
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise CrossproofError(
             f"{folder} is not a crossproof crosscoder ({reason}): its {CONFIG} and {WEIGHTS} do "
@@ -142,12 +142,11 @@ def read_crosscoder(kind: type[S], folder: Path) -> tuple[S, Provenance]:
 
 def _typed(kind: type[T], values: Mapping[str, Any], like: T) -> T:
     """A dataclass of `values`, each of the type that `like` has there; TypeError otherwise."""
-    made = kind(**values)
-    for name in (field.name for field in fields(like)):  # type: ignore[arg-type]  # a dataclass
-        value, usual = getattr(made, name), getattr(like, name)
-        if type(value) is not type(usual):
-            raise TypeError(f"{name} is {value!r}, not of type {type(usual).__name__}")
-    return made
+    for name, value in dict(values).items():
+        usual = type(getattr(like, name, value))
+        if type(value) is not usual:
+            raise TypeError(f"{name} is {value!r}, not of type {usual.__name__}")
+    return kind(**values)
 
 
 def _hookpoints(content: Mapping[str, Any]) -> Hookpoints:

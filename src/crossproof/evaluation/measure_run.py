@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from jaxtyping import Int
@@ -12,14 +13,13 @@ from torch import Tensor
 from crossproof.activations.corpus import TextSlice
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.evaluation import pair_shapley
 from crossproof.evaluation.attention import AttentionScores, attention_scores
 from crossproof.evaluation.contexts import LatentExample, contexts_in
 from crossproof.evaluation.measurement import MeasurementResult, PairFigures, RunMeasurement
-from crossproof.evaluation.pair_contexts import PairExample, pair_examples
+from crossproof.evaluation.pair_contexts import PairExample, pair_examples, pair_shapley
 from crossproof.evaluation.pair_summary import owners, ratios, square, totals
 from crossproof.evaluation.pair_sums import InteractionTally, tally_interactions
-from crossproof.interactions.matrix import Interactions
+from crossproof.interactions.matrix import Form, Interactions
 from crossproof.interactions.views import MLPs, mlp_views
 from crossproof.lm import LanguageModel
 from crossproof.training.run_folder import RunFolder
@@ -39,8 +39,8 @@ class MeasureOptions:
     """How many of the strongest pairs to describe."""
     attention: bool = True
     """Measure what attention scores are made of, too."""
-    shapley_tokens: int = pair_shapley.TOKENS
-    """Tokens a pair at which Shapley-Taylor indices are computed; 0: none."""
+    shapley_tokens: int = 2
+    """Tokens a pair, of most interaction, at which Shapley-Taylor indices are computed; 0: none."""
     context_sequences: int = 256
     """Contexts and second differences come from about this many sequences at most."""
     batch_sequences: int = 16
@@ -61,7 +61,10 @@ def measure(
     The exact sums over all pairs themselves are `tally_interactions(...).interactions`. Raises
     CrossproofError if there are no tokens, or no MLP reads the crosscoder.
     """
-    tally = _tally(model, crosscoder, sequences, options, progress)
+    size, kept = options.batch_sequences, options.context_sequences
+    tally = tally_interactions(
+        model, crosscoder, sequences, size, progress, kept, options.mlps
+    )
     return _described(model, crosscoder, sequences, tally, options)
 
 
@@ -79,7 +82,7 @@ def measure_runs(
     MLPs' inputs; those that decode at none are passed over if another does. Raises
     CrossproofError if a crosscoder explains another model, or if none writes an MLP's input.
     """
-    sequences = text.read(model)
+    sequences, size, kept = text.read(model), options.batch_sequences, options.context_sequences
     result = RunMeasurement(
         model=model.name,
         model_hash=model.weights_hash,
@@ -88,12 +91,10 @@ def measure_runs(
     first: InteractionTally | None = None
     crosscoders = measurable(model, named_crosscoders(model, folders), options.mlps)
     for name, crosscoder in crosscoders.items():
-
-        def tell(done: int, total: int, name: str = name) -> None:
-            if progress is not None:
-                progress(name, done, total)
-
-        tally = _tally(model, crosscoder, sequences, options, tell)
+        tell = None if progress is None else partial(progress, name)
+        tally = tally_interactions(
+            model, crosscoder, sequences, size, tell, kept, options.mlps
+        )
         tally.interactions.save(output / name.replace("/", "-"))
         result.runs[name] = _described(model, crosscoder, sequences, tally, options)
         if first is not None and first.interactions.blocks == tally.interactions.blocks:
@@ -123,24 +124,6 @@ def named_crosscoders(model: LanguageModel, folders: list[Path]) -> dict[str, Cr
                 )
             named[full] = crosscoder
     return named
-
-
-def _tally(
-    model: LanguageModel,
-    crosscoder: Crosscoder,
-    sequences: Int[Tensor, "S T"],
-    options: MeasureOptions,
-    progress: Callable[[int, int], None] | None,
-) -> InteractionTally:
-    return tally_interactions(
-        model,
-        crosscoder,
-        sequences,
-        options.batch_sequences,
-        progress,
-        kept_sequences=options.context_sequences,
-        mlps=options.mlps,
-    )
 
 
 def _described(
@@ -176,36 +159,36 @@ def _top_pairs(
     latents = sorted({latent for pair in pairs for latent in pair})
     alone = contexts_in(model.tokenizer, tally.encoded, latents, LATENT_CONTEXTS)
     by_latent = {example.latent: example for example in alone}
-    return tuple(
-        replace(
-            _pair_figures(sums, row, example, by_latent),
-            shapley_taylor=pair_shapley.pair_shapley(
-                example.peaks[: options.shapley_tokens], example.latents
-            ),
-        )
-        for row, example in zip(rows.tolist(), examples, strict=True)
-    )
+    figures = []
+    for row, example in zip(rows.tolist(), examples, strict=True):
+        shapley = pair_shapley(example.peaks[: options.shapley_tokens], example.latents)
+        figures.append(_pair_figures(sums, row, example, by_latent, shapley))
+    return tuple(figures)
 
 
 def _pair_figures(
-    sums: Interactions, row: int, example: PairExample, latents: dict[int, LatentExample]
+    sums: Interactions,
+    row: int,
+    example: PairExample,
+    latents: dict[int, LatentExample],
+    shapley: float | None,
 ) -> PairFigures:
     h, k = example.latents
+
+    def size(form: Form, block: int | None = None) -> float:
+        return float(sums.pair_sums(form, normalise="coactive", block=block)[row])
+
     return PairFigures(
         latents=(h, k),
         coactive=int(sums.coactive[row]),
         active=(int(sums.active[h]), int(sums.active[k])),
         per_token=float(sums.pair_sums("I", normalise="mean")[row]),
-        per_coactive_token={
-            form: float(sums.pair_sums(form, normalise="coactive")[row]) for form in sums.forms
-        },
+        per_coactive_token={form: size(form) for form in sums.forms},
         second_difference=example.second_difference,
-        by_block={
-            str(block): float(sums.pair_sums("I", normalise="coactive", block=block)[row])
-            for block in sums.blocks
-        },
+        by_block={str(block): size("I", block) for block in sums.blocks},
         contexts=example.contexts,
         latent_contexts=tuple(latents[latent].contexts for latent in (h, k)),
+        shapley_taylor=shapley,
     )
 
 

@@ -20,11 +20,10 @@ OWNERS = 5
 
 def totals(tally: InteractionTally, resamples: int = 1000, seed: int = 0) -> Totals:
     """Every form per token and the dominated share of neurons, mean over blocks, with intervals."""
-    names = [name for name in tally.totals if name != "tokens"]
-    statistics = {name: _per_token(tally, name) for name in names}
     return {
-        name: BlockEstimate.of(estimate(tally.totals, statistic, resamples, seed))
-        for name, statistic in statistics.items()
+        name: BlockEstimate.of(estimate(tally.totals, _per_token(tally, name), resamples, seed))
+        for name in tally.totals
+        if name != "tokens"
     }
 
 
@@ -41,10 +40,10 @@ def ratios(
         for side, tally in (("first ", first), ("second ", second))
         for name, values in tally.totals.items()
     }
-    names = [name for name in first.totals if name != "tokens" and name in second.totals]
     return {
         name: BlockEstimate.of(estimate(paired, _ratio(name, first, second), resamples, seed))
-        for name in names
+        for name in first.totals
+        if name != "tokens" and name in second.totals
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from crossproof.activations.corpus import TextSlice
@@ -34,11 +35,7 @@ def evaluate_run(
     sequences, run = text.read(model), RunFolder.open(folder)
     runs = {}
     for name, crosscoder in run.crosscoders(model).items():
-
-        def tell(done: int, total: int, name: str = name) -> None:
-            if progress is not None:
-                progress(name, done, total)
-
+        tell = None if progress is None else partial(progress, name)
         figures = evaluate(model, crosscoder, sequences, options, tell)
         provenance = run.provenance(name)
         runs[name] = replace(
@@ -49,11 +46,10 @@ def evaluate_run(
     )
     if not config.steps:
         return result
-    tokens = config.steps * config.batch_tokens
     return replace(
         result,
         seed=config.seed,
         steps=config.steps,
         batch_tokens=config.batch_tokens,
-        tokens=tokens,
+        tokens=config.steps * config.batch_tokens,
     )

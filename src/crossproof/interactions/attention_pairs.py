@@ -16,6 +16,7 @@ from torch import Tensor
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.errors import CrossproofError
 from crossproof.interactions.attention import AttentionDictionary, ScoreParts
+from crossproof.kernels.torch_any import slots
 from crossproof.lm.attention import token_positions
 
 CHUNK = 2**21
@@ -197,11 +198,8 @@ def keep_pairs(
 def _padded(latents: SparseLatents, entries: Tensor) -> Tensor:
     """[nnz, E] to [B, K, E], K the most entries of a token; zeros where a token has fewer."""
     counts = latents.offsets.diff()
-    slot = torch.arange(len(entries), device=entries.device)
-    slot = slot - latents.offsets[latents.token_index]
-    width = int(counts.max()) if len(counts) else 0
-    out = entries.new_zeros(latents.n_tokens, width, entries.shape[1])
-    return out.index_put((latents.token_index, slot), entries)
+    present, entry = slots(latents.offsets, int(counts.max()) if len(counts) else 0)
+    return entries[entry] * present[..., None]
 
 
 def _chunks(rows: int, each: int) -> Iterator[slice]:

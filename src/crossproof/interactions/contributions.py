@@ -48,6 +48,7 @@ def dominant_contributions(
     The entry is a position in `latents.indices`, -1 where no latent contributes; the lowest latent
     wins ties. The gradient reaches one latent per token and neuron.
     """
+    latents = latents.to(G.dtype)
     detached, weights = latents.values.detach(), G.detach()
     value, owner = kernels.dominant(latents.offsets, latents.indices, detached, weights)
     out: Tensor = _Owned.apply(latents.values, G, value, owner, latents.indices)
@@ -60,6 +61,7 @@ def owned_contributions(
     """The contribution through `G` of the entry that `owner` names at each token and neuron."""
     if len(latents.indices) == 0:
         return G.new_zeros(owner.shape)
+    latents = latents.to(G.dtype)
     entry = owner.to(torch.int64)
     neurons = torch.arange(G.shape[1], device=G.device)
     weights = G.detach()[latents.indices[entry.clamp_min(0)], neurons]
@@ -108,8 +110,11 @@ class MLPDictionary:
     ) -> MLPDictionary:
         """From decoder vectors and bias at the MLP's input, in the units the MLP reads.
 
-        A bias of each token's own ([B, D]) gives each its own baseline.
+        A bias of each token's own ([B, D]) gives each its own baseline. All in the dictionary's
+        dtype, float32 at least, whatever the model's.
         """
+        dtype = torch.promote_types(decoder.dtype, torch.float32)
+        mlp, decoder, bias = mlp.to(dtype=dtype), decoder.to(dtype), bias.to(dtype)
         G, baseline = decoder @ mlp.W_in, bias @ mlp.W_in + mlp.b_in
         if mlp.W_gate is None or mlp.b_gate is None:
             return cls(mlp, G, baseline)
@@ -150,7 +155,7 @@ class MLPDictionary:
         with torch.no_grad():
             both = self.G.abs() + self.G_gate.abs()
             _, owner = kernels.dominant(
-                latents.offsets, latents.indices, latents.values.detach(), both
+                latents.offsets, latents.indices, latents.values.detach().to(both.dtype), both
             )
         return self.dominance_of(latents, owner)
 

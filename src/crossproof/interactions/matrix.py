@@ -108,13 +108,6 @@ class Interactions:
         out[k, h] = self._scaled(self._of_block(self.backward, form, block), normalise)
         return out + out.T if symmetric else out
 
-    def coactivation(self) -> Float[Tensor, "H H"]:
-        """Dense counts of tokens at which both latents are active; the diagonal counts one."""
-        out = torch.diag(self.active.double())
-        h, k = self.pairs.unbind(1)
-        out[h, k] = out[k, h] = self.coactive.double()
-        return out
-
     def top_pairs(
         self, count: int, *, form: Form = "I", normalise: Normalisation, block: int | None = None
     ) -> Int[Tensor, " top"]:
@@ -133,15 +126,6 @@ class Interactions:
             total.index_add_(0, side, sums)
         order = torch.argsort(total, descending=True, stable=True)
         return order[: min(count, int((total > 0).sum()))]
-
-    def find(self, pairs: Int[Tensor, "R 2"]) -> Int[Tensor, " R"]:
-        """The row of each given pair (in either order), -1 where the two were never together."""
-        low, high = pairs.amin(1), pairs.amax(1)
-        wanted, keys = low * self.n_latents + high, self._keys()
-        if len(keys) == 0:
-            return torch.full_like(wanted, -1)
-        row = torch.searchsorted(keys, wanted).clamp_max(len(keys) - 1)
-        return torch.where(keys[row] == wanted, row, -1)
 
     def save(self, folder: Path) -> None:
         """Writes interactions.json and interactions.safetensors into `folder`, atomically.

@@ -108,6 +108,7 @@ def residual(
     sum_n ‖o_n‖ (L |υ̂| e_gate + |σ(γ̂)| e_linear + L e_gate e_linear).
     """
     mlp, slope = view.mlp, LIPSCHITZ[view.mlp.activation]
+    x, x_hat = x.to(mlp.W_in.dtype), x_hat.to(mlp.W_in.dtype)
     linear = ((x - x_hat) @ mlp.W_in).abs()
     if mlp.W_gate is None or mlp.b_gate is None:
         return slope * (linear @ view.output_norms)

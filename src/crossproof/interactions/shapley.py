@@ -82,7 +82,11 @@ def shapley_taylor(
             f"No latent is active, so '{game.name}' has no players; choose a token with some."
         )
     exact = m <= exact_players or (budget is not None and budget >= 2**m)
-    coalitions, weights = _all_coalitions(m) if exact else _sample(m, budget, seed, exact_players)
+    if exact:
+        coalitions = all_coalitions(m)
+        weights = torch.ones(len(coalitions), dtype=torch.float64)
+    else:
+        coalitions, weights = _sample(m, budget, seed, exact_players)
     parts = coalitions.to(game.players.device).split(_COALITIONS)
     values = torch.cat([game.value(part).detach().double().cpu() for part in parts])
     if not values.isfinite().all():
@@ -133,9 +137,18 @@ def absolute_sums(
     return ShapleySums(pairs, chosen.spread(tokens), chosen.spread(total))
 
 
-def _all_coalitions(m: int) -> tuple[Bool[Tensor, "C m"], Float[Tensor, " C"]]:
-    bits = torch.arange(2**m)[:, None] >> torch.arange(m) & 1
-    return bits.bool(), torch.ones(2**m, dtype=torch.float64)
+def all_coalitions(m: int) -> Bool[Tensor, "C m"]:
+    """All 2^m sets of m players; bit i of the row's number: player i."""
+    return (torch.arange(2**m)[:, None] >> torch.arange(m) & 1).bool()
+
+
+def pair_shares(coalitions: Bool[Tensor, "C m"]) -> Float[Tensor, "C pairs"]:
+    """±2 / (m C(m - 1, |T \\ ij|)): how v(T) of each coalition T counts in φ_ij, i < j; float64."""
+    m = coalitions.shape[1]
+    one, other = torch.triu_indices(m, m, 1)
+    among = coalitions[:, one].long() + coalitions[:, other].long()
+    choose = torch.tensor([math.comb(m - 1, s) for s in range(m)], dtype=torch.float64)
+    return 2 / m / choose[coalitions.sum(1, keepdim=True) - among] * (1 - 2 * (among % 2))
 
 
 def _sample(
@@ -180,7 +193,7 @@ def _indices(
     values: Float[Tensor, "C D"],
     exact: bool,
 ) -> tuple[Float[Tensor, "m D"], Float[Tensor, "pairs D"]]:
-    """φ_i and φ_ij, i < j: sums over coalitions T of ±2 / (m C(m - 1, |T \\ ij|)) v(T).
+    """φ_i and φ_ij, i < j: sums over coalitions T of their `pair_shares` times v(T).
 
     An estimate is made for what is left of v after the least-squares fit of a game with pairs
     only, whose φ_ij are its coefficients: the less is left, the less chance matters.
@@ -195,10 +208,7 @@ def _indices(
         design = torch.cat([torch.ones(len(coalitions), 1), coalitions, both], 1).double()
         solution = torch.linalg.lstsq(design, values, driver="gelsd").solution
         pairs, values = solution[1 + m :], values - design @ solution
-    choose = torch.tensor([math.comb(m - 1, s) for s in range(m)], dtype=torch.float64)
     for part in torch.arange(len(coalitions)).split(_COALITIONS):
-        among = coalitions[part][:, one].long() + coalitions[part][:, other].long()
-        shares = 2 / m / choose[(sizes[part, None] - among).clamp_max(m - 1)]
-        signed = shares * (1 - 2 * (among % 2)) * weights[part, None]
-        pairs = pairs + signed.T @ values[part]
+        shares = pair_shares(coalitions[part]) * weights[part, None]
+        pairs = pairs + shares.T @ values[part]
     return first, pairs

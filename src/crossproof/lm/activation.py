@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from crossproof.errors import CrossproofError
@@ -49,6 +50,17 @@ class Activation(Enum):
             raise CrossproofError(
                 f"The activation function '{name}' is not supported; supported are {known}."
             ) from None
+
+    @classmethod
+    def of_function(cls, function: Callable[[Tensor], Tensor]) -> Activation | None:
+        """The activation that gives what `function` gives, or None; it may have no parameters."""
+        if isinstance(function, nn.Module) and any(True for _ in function.parameters()):
+            return None
+        x = torch.linspace(-20, 20, 401, dtype=torch.float64)
+        with torch.no_grad():
+            values = function(x)
+        same = (a for a in cls if torch.allclose(a(x), values.to(x), rtol=1e-6, atol=1e-6))
+        return next(same, None)
 
 
 _HUGGING_FACE_NAMES = {

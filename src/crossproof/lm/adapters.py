@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import (
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from crossproof.errors import CrossproofError
-from crossproof.lm.sources import Reading, hub_file, is_path, local_path
+from crossproof.lm.sources import Reading, exists, hub_file, is_path, local_path
 
 CHECK_TOKENS = 8
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -36,7 +37,7 @@ def bundled_adapter(name: str) -> Path:
 
 def is_adapter(name: str) -> bool:
     """Whether `name` is a bundled adapter or a local folder with an adapter in it."""
-    return name in BUNDLED_ADAPTERS or (local_path(name) / CONFIG).is_file()
+    return name in BUNDLED_ADAPTERS or exists(f"{name}/{CONFIG}")
 
 
 def adapter_folder(name: str) -> Path:
@@ -47,7 +48,7 @@ def adapter_folder(name: str) -> Path:
     if name in BUNDLED_ADAPTERS:
         return bundled_adapter(name)
     folder = local_path(name)
-    if folder.is_dir():
+    if os.path.isdir(folder):
         return _complete(folder, name)
     if is_path(name):
         raise CrossproofError(f"There is no adapter folder '{name}'; check the path.")
@@ -109,7 +110,7 @@ def merge_adapter(model: PreTrainedModel, name: str, base: str) -> PreTrainedMod
         with torch.no_grad():
             expected = adapted(input_ids=tokens).logits
             _untie(model)
-            merged: Any = adapted.merge_and_unload(safe_merge=True)
+            merged = adapted.merge_and_unload(safe_merge=True)
             merged.requires_grad_(False)
             merged.train(False)
             gap = (merged(input_ids=tokens).logits - expected).abs().max()
@@ -129,9 +130,9 @@ def _untie(model: PreTrainedModel) -> None:
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     if not any(isinstance(module, BaseTunerLayer) for module in (head, embedding)):
         return
-    bare = [getattr(module, "base_layer", module) for module in (head, embedding)]
-    if bare[0].weight is bare[1].weight:
-        bare[0].weight = nn.Parameter(bare[0].weight.clone(), requires_grad=False)
+    own, shared = (cast(Any, getattr(m, "base_layer", m)) for m in (head, embedding))
+    if own.weight is shared.weight:
+        own.weight = nn.Parameter(own.weight.clone(), requires_grad=False)
         model.config.tie_word_embeddings = False
 
 

@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from crossproof.errors import CrossproofError
 from crossproof.lm.attention import AttentionWeights, Rotary
+from crossproof.lm.blocks import is_linear, layer_weights
 from crossproof.lm.sites import Site, attached
 
 LONGEST_CHECK = 512
@@ -97,21 +97,21 @@ _Projection = tuple[Tensor, Tensor]
 
 def _projections(module: nn.Module, width: int) -> list[_Projection] | None:
     """Queries, keys, values and output, or None when the module keeps them in another form."""
-    parts: dict[str, Any] = {name: child for name, child in module.named_children()}
+    parts = {name: child for name, child in module.named_children() if is_linear(child)}
     out = next((parts[n] for n in ("o_proj", "out_proj", "dense", "c_proj") if n in parts), None)
     if out is None:
         return None
-    W_O, b_O = _projection(out)
+    W_O, b_O = layer_weights(out)
     if len(W_O) % width:
         return None
     output = W_O.unflatten(0, (-1, width)), b_O
     if all(name in parts for name in ("q_proj", "k_proj", "v_proj")):
-        layers = [_projection(parts[name]) for name in ("q_proj", "k_proj", "v_proj")]
+        layers = [layer_weights(parts[name]) for name in ("q_proj", "k_proj", "v_proj")]
         return [*(_by_head(w.unflatten(1, (-1, width)), b) for w, b in layers), output]
     fused = next((parts[n] for n in ("c_attn", "query_key_value") if n in parts), None)
     if fused is None:
         return None
-    weights, bias = _projection(fused)
+    weights, bias = layer_weights(fused)
     if weights.shape[1] != 3 * len(W_O):
         return None  # fewer keys than queries, in an order of the architecture's own
     # GPT-2 stores all queries, all keys, all values; NeoX head by head.
@@ -122,14 +122,6 @@ def _projections(module: nn.Module, width: int) -> list[_Projection] | None:
 
 def _by_head(weights: Float[Tensor, "D heads E"], bias: Tensor) -> _Projection:
     return weights.transpose(0, 1), bias.reshape(weights.shape[1:])
-
-
-def _projection(layer: Any) -> _Projection:
-    weights: Tensor = layer.weight.detach()
-    if not isinstance(layer, Conv1D):
-        weights = weights.T
-    bias: Tensor | None = getattr(layer, "bias", None)
-    return weights, weights.new_zeros(weights.shape[1]) if bias is None else bias.detach()
 
 
 def _rotary(bare: PreTrainedModel, module: nn.Module, where: str) -> Rotary | None:
@@ -168,7 +160,7 @@ def _own_attention(
         if isinstance(output, tuple) and all(isinstance(part, Tensor) for part in output[:2]):
             seen.update(zip(("output", "pattern"), output, strict=False))
 
-    with _eager(bare), attached({site: keep}), torch.no_grad():
+    with _eager(bare), attached({site: keep}, tuple(tokens.shape)), torch.no_grad():
         handle = site.module.register_forward_hook(hook)
         try:
             bare(input_ids=tokens, use_cache=False)

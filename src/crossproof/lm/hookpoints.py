@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 
@@ -83,29 +83,62 @@ def standard_names(n_blocks: int) -> tuple[str, ...]:
 
 
 def resolve_hookpoints(
-    patterns: Sequence[str] | None, available: Sequence[str], n_blocks: int
+    patterns: Sequence[str] | None,
+    available: Sequence[str],
+    n_blocks: int,
+    absent: Mapping[str, str] | None = None,
+    unreadable: Mapping[str, str] | None = None,
 ) -> Hookpoints:
     """The available names that `patterns` (names or globs) select, in the order of `available`.
 
     None selects the standard set, less the names the architecture lacks (there is no resid_mid
-    where attention and MLP run in parallel). Raises CrossproofError for a pattern that selects
-    nothing.
+    where attention and MLP run in parallel). `absent` and `unreadable` say of other names why they
+    are not available. Raises CrossproofError for a pattern that selects nothing, or one that is
+    unreadable: nothing is left out without a word.
     """
     if patterns is None:
-        chosen: Collection[str] = frozenset(standard_names(n_blocks))
+        wanted = standard_names(n_blocks)
+        chosen: Collection[str] = frozenset(wanted)
+        _refuse("The standard set", wanted, unreadable or {})
     elif not patterns:
         raise CrossproofError("No hookpoints were given; name at least one, or none for all.")
     else:
-        chosen = {name for pattern in patterns for name in _matches(pattern, available)}
+        chosen = {
+            name
+            for pattern in patterns
+            for name in _matches(pattern, available, absent or {}, unreadable or {})
+        }
     return Hookpoints.from_names([name for name in available if name in chosen], n_blocks)
 
 
-def _matches(pattern: str, available: Sequence[str]) -> list[str]:
-    found = [name for name in available if name == pattern or fnmatchcase(name, pattern)]
-    if not found:
+def _selected(pattern: str, names: Iterable[str]) -> list[str]:
+    return [name for name in names if name == pattern or fnmatchcase(name, pattern)]
+
+
+def _refuse(what: str, wanted: Collection[str], unreadable: Mapping[str, str]) -> None:
+    lost = [name for name in unreadable if name in wanted]
+    if lost:
+        more = f" ({len(lost)} such)" if len(lost) > 1 else ""
+        raise CrossproofError(
+            f"{what} asks for the hookpoint '{lost[0]}'{more}, which cannot be read: "
+            f"{unreadable[lost[0]]}. Name hookpoints, or give patterns, without it."
+        )
+
+
+def _matches(
+    pattern: str,
+    available: Sequence[str],
+    absent: Mapping[str, str],
+    unreadable: Mapping[str, str],
+) -> list[str]:
+    _refuse(f"'{pattern}'", _selected(pattern, unreadable), unreadable)
+    selected = _selected(pattern, available)
+    if not selected:
         kind = "pattern selects no" if set(pattern) & set("*?[") else "model has no such"
-        raise CrossproofError(f"'{pattern}': this {kind} hookpoint.{nearest(pattern, available)}")
-    return found
+        lacking = next(iter(_selected(pattern, absent)), None)
+        hint = nearest(pattern, available) if lacking is None else f" {lacking}: {absent[lacking]}."
+        raise CrossproofError(f"'{pattern}': this {kind} hookpoint.{hint}")
+    return selected
 
 
 def _block(names: Sequence[str], block: int) -> BlockHookpoints:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from crossproof.errors import CrossproofError, first_line
-from crossproof.lm.adapters import base_of, is_adapter, merge_adapter
+from crossproof.errors import CrossproofError
+from crossproof.lm.adapters import adapter_folder, base_of, is_adapter, merge_adapter
 from crossproof.lm.describing import read_config, read_tokenizer
 from crossproof.lm.model import LanguageModel
 from crossproof.lm.pair import ModelPair
 from crossproof.lm.quieting import quiet
-from crossproof.lm.sites import find_sites
 from crossproof.lm.sources import Reading, Source, exists
+from crossproof.lm.structure import find_structure
 from crossproof.lm.weights import check_plain, dtype_of, read_weights
 
 BUNDLED = "bundled"
@@ -135,6 +132,8 @@ def _load(name: str, base: str, adapter: str | None, options: _Options) -> Langu
 
 
 def _read(name: str, source: Source, adapter: str | None, options: _Options) -> LanguageModel:
+    if adapter is not None:
+        adapter_folder(adapter)  # what it lacks is said before the model is read
     trusted = options.trust_remote_code
     config = read_config(source, trusted)
     _check_causal(source.name, config.architectures)
@@ -165,23 +164,4 @@ def _on_device(model: Any, device: str) -> PreTrainedModel:
 def _wrapped(
     name: str, bare: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
 ) -> LanguageModel:
-    # A second set of modules over the same parameters: the bridge rebuilds the one it is given.
-    twin = copy.deepcopy(bare, {id(parameter): parameter for parameter in bare.parameters()})
-    twins = {id(mine): other for mine, other in zip(twin.modules(), bare.modules(), strict=True)}
-    sites = find_sites(bridge := _bridge(name, twin), bare, twins)
-    return LanguageModel(name, bare, bridge, sites, tokenizer)
-
-
-def _bridge(name: str, twin: PreTrainedModel) -> TransformerBridge:
-    architecture = type(twin).__name__
-    try:
-        bridge = build_bridge_from_module(
-            twin, architecture, hf_config=twin.config, model_name=name
-        )
-    except ValueError as error:
-        raise CrossproofError(
-            f"TransformerLens has no bridge for '{name}', a {architecture}; choose a model of an "
-            f"architecture that it supports ({first_line(error)})."
-        ) from error
-    bridge.eval()
-    return bridge
+    return LanguageModel(name, bare, find_structure(bare, name), tokenizer)

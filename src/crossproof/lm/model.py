@@ -10,19 +10,30 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
-from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crossproof.errors import CrossproofError, nearest
-from crossproof.lm.activation import Activation
 from crossproof.lm.attention import AttentionWeights
 from crossproof.lm.attention_reading import check_attention, read_attention
 from crossproof.lm.hookpoints import Hookpoints, resolve_hookpoints
 from crossproof.lm.mlp import MLPWeights
+from crossproof.lm.mlp_reading import read_mlp
 from crossproof.lm.sites import Site, Visit, attached
+from crossproof.lm.structure import Structure
 
 Write = Callable[[int, Tensor], None]
 """Called with a hookpoint's place in the list asked for and its value, [S,T,D]."""
+
+UNLIMITED_CONTEXT = 2048
+"""Tokens of models that set no limit (BLOOM, Mamba)."""
+_CONTEXT_NAMES = (
+    "n_positions",
+    "max_position_embeddings",
+    "max_context_length",
+    "seq_length",
+    "max_seq_len",
+    "max_sequence_length",
+)
 
 
 class _AllReadError(Exception):
@@ -32,31 +43,29 @@ class _AllReadError(Exception):
 class LanguageModel:
     """A Hugging Face causal language model with TransformerLens hookpoint names.
 
-    `load_model` makes one. `bare` is the model itself, which runs; `bridge` is a second view of
-    the same parameters, which names hookpoints and weights; `sites` tells where in `bare` the
-    hookpoints lie, in forward order.
+    `load_model` makes one. `bare` is the model itself, which runs; `structure` tells where in it
+    the hookpoints lie.
     """
 
     def __init__(
         self,
         name: str,
         bare: PreTrainedModel,
-        bridge: TransformerBridge,
-        sites: Mapping[str, Site],
+        structure: Structure,
         tokenizer: PreTrainedTokenizerBase | None,
     ) -> None:
         self.name = name
         self.tokenizer = tokenizer
-        self.n_blocks: int = bridge.cfg.n_layers
-        self.d_model: int = bridge.cfg.d_model
-        self.context: int = bridge.cfg.n_ctx
+        self.n_blocks: int = structure.n_blocks
+        self.d_model: int = structure.d_model
+        self.context: int = _context(bare)
         self.vocab_size: int = next(bare.get_input_embeddings().parameters()).shape[0]
         self.device: torch.device = next(bare.parameters()).device
         self.dtype: torch.dtype = next(bare.parameters()).dtype
         self.special_ids = special_ids(bare, tokenizer, self.vocab_size)
         self._bare = bare
-        self._bridge = bridge
-        self._sites = sites
+        self._structure = structure
+        self._sites = structure.sites
         self._mlps: dict[int, MLPWeights] = {}
         self._attentions: dict[int, AttentionWeights] = {}
 
@@ -70,6 +79,14 @@ class LanguageModel:
         return digest.hexdigest()[:16]
 
     @property
+    def activation_dtype(self) -> torch.dtype:
+        """The dtype of all that is read of the model, views of its weights too: float32 at least.
+
+        Figures are sums over many of these numbers, for which half precision lacks the digits.
+        """
+        return torch.promote_types(self.dtype, torch.float32)
+
+    @property
     def n_parameters(self) -> int:
         """How many numbers the model's weights are; tied ones count once."""
         return sum(parameter.numel() for parameter in self._bare.parameters())
@@ -78,12 +95,24 @@ class LanguageModel:
         """Every hookpoint of width d_model that can be read and replaced, in forward order."""
         return tuple(self._sites)
 
+    def missing_hookpoints(self) -> dict[str, str]:
+        """Hookpoints that other models have and this one lacks, and why, in a few words each."""
+        return self._structure.absent | self._structure.unreadable
+
     def hookpoints(self, patterns: Sequence[str] | None = None) -> Hookpoints:
         """The hookpoints that names or globs select, or the standard set; in forward order.
 
-        Raises CrossproofError for a pattern that selects nothing, with the nearest names.
+        Raises CrossproofError for a pattern that selects nothing, with the nearest names, and for
+        one that selects a hookpoint that the architecture has but that cannot be read.
         """
-        return resolve_hookpoints(patterns, self.available_hookpoints(), self.n_blocks)
+        structure = self._structure
+        return resolve_hookpoints(
+            patterns,
+            self.available_hookpoints(),
+            self.n_blocks,
+            structure.absent,
+            structure.unreadable,
+        )
 
     def mlp(self, block: int) -> MLPWeights:
         """The block's MLP, a view of the model's own weights in the space of its mlp.hook_in.
@@ -91,14 +120,13 @@ class LanguageModel:
         Raises CrossproofError when the block has no dense MLP, plain or gated, that this view
         reproduces.
         """
-        if not 0 <= block < self.n_blocks:
-            raise CrossproofError(
-                f"'{self.name}' has blocks 0 to {self.n_blocks - 1}; there is no block {block}."
-            )
-        if block not in self._mlps:
-            weights = _mlp_weights(self._bridge, block, self.name)
-            self._check_mlp(weights, block)
-            self._mlps[block] = weights
+        if self._checked_block(block) not in self._mlps:
+            names = [f"blocks.{block}.mlp.hook_in", f"blocks.{block}.mlp.hook_out"]
+            sites = self._site(names[0]), self._site(names[1])
+            tokens = torch.arange(min(16, self.vocab_size, self.context)).unsqueeze(0)
+            read, written = self.activations(tokens, names).unbind(dim=2)
+            where = f"Block {block} of '{self.name}'"
+            self._mlps[block] = read_mlp(self._bare, sites, (read, written), where)
         return self._mlps[block]
 
     def attention(self, block: int) -> AttentionWeights:
@@ -107,16 +135,12 @@ class LanguageModel:
         Raises CrossproofError when the block has no attention that this view reproduces: scores
         bilinear in the input, rotary positions included, and a softmax.
         """
-        if not 0 <= block < self.n_blocks:
-            raise CrossproofError(
-                f"'{self.name}' has blocks 0 to {self.n_blocks - 1}; there is no block {block}."
-            )
-        if block not in self._attentions:
+        if self._checked_block(block) not in self._attentions:
             site = self._site(f"blocks.{block}.attn.hook_in")
             where = f"block {block} of '{self.name}'"
             weights = read_attention(self._bare, site.module, where)
             check_attention(self._bare, site, weights, where)
-            self._attentions[block] = weights
+            self._attentions[block] = weights.to(dtype=self.activation_dtype)
         return self._attentions[block]
 
     def read(self, tokens: Int[Tensor, "S T"], names: Sequence[str], write: Write) -> None:
@@ -134,12 +158,13 @@ class LanguageModel:
 
         def visit(site: Site, value: Tensor) -> None:
             for place in places[site]:
-                write(place, value)
+                write(place, value.to(self.activation_dtype))
             waiting.discard(site)
             if not waiting:
                 raise _AllReadError
 
-        with attached({site: partial(visit, site) for site in places}), torch.inference_mode():
+        visits = {site: partial(visit, site) for site in places}
+        with attached(visits, tuple(tokens.shape)), torch.inference_mode():
             try:
                 self._bare(input_ids=self._checked(tokens), use_cache=False)
             except _AllReadError:
@@ -152,7 +177,9 @@ class LanguageModel:
     ) -> Float[Tensor, "S T P D"]:
         """The values of the named hookpoints, in the order of `names`; see `read`."""
         out = torch.empty(
-            (*tokens.shape, len(names), self.d_model), device=self.device, dtype=self.dtype
+            (*tokens.shape, len(names), self.d_model),
+            device=self.device,
+            dtype=self.activation_dtype,
         )
 
         def write(place: int, value: Tensor) -> None:
@@ -177,9 +204,9 @@ class LanguageModel:
                     f"The replacement for '{name}' has shape {tuple(value.shape)}, not {shape}."
                 )
             visits[self._site(name)] = _replacement(name, value.to(self.device, self.dtype))
-        with attached(visits), torch.no_grad():
+        with attached(visits, tuple(tokens.shape)), torch.no_grad():
             output = self._bare(input_ids=self._checked(tokens), use_cache=False)
-        logits: Tensor = output.logits
+        logits: Tensor = output.logits.to(self.activation_dtype)
         return logits
 
     def log_probabilities(
@@ -198,6 +225,8 @@ class LanguageModel:
 
     def _site(self, name: str) -> Site:
         if name not in self._sites:
+            if why := self.missing_hookpoints().get(name):
+                raise CrossproofError(f"'{self.name}' has no hookpoint '{name}': {why}.")
             raise CrossproofError(
                 f"'{self.name}' has no hookpoint '{name}'.{nearest(name, self._sites)}"
             )
@@ -216,17 +245,18 @@ class LanguageModel:
             )
         return tokens.to(self.device)
 
-    def _check_mlp(self, weights: MLPWeights, block: int) -> None:
-        names = [f"blocks.{block}.mlp.hook_in", f"blocks.{block}.mlp.hook_out"]
-        tokens = torch.arange(min(16, self.vocab_size, self.context)).unsqueeze(0)
-        read, written = self.activations(tokens, names).unbind(dim=2)
-        gap = (weights(read) - written).abs().max()
-        tolerance = 1e-4 if self.dtype in (torch.float32, torch.float64) else 5e-2
-        if gap > tolerance * written.abs().max():
+    def _checked_block(self, block: int) -> int:
+        if not 0 <= block < self.n_blocks:
             raise CrossproofError(
-                f"Block {block} of '{self.name}' has an MLP that is neither plain nor gated in the "
-                f"usual form; choose blocks whose MLP is dense."
+                f"'{self.name}' has blocks 0 to {self.n_blocks - 1}; there is no block {block}."
             )
+        return block
+
+
+def _context(bare: PreTrainedModel) -> int:
+    config = bare.config.get_text_config()
+    sizes = (getattr(config, name, None) for name in _CONTEXT_NAMES)
+    return next((size for size in sizes if isinstance(size, int)), UNLIMITED_CONTEXT)
 
 
 def special_ids(
@@ -242,34 +272,12 @@ def special_ids(
 
 
 def _replacement(name: str, new: Tensor) -> Visit:
-    def substitute(_value: Tensor) -> Tensor:
-        return new
+    def substitute(value: Tensor) -> Tensor:
+        # A copy: some blocks write into what their MLP gives them.
+        return new.to(value.dtype, copy=True)
 
     def overwrite(value: Tensor) -> None:
         # The block adds this very tensor to the MLP's output, so writing into it reaches both.
         value.copy_(new)
 
     return overwrite if name.endswith(".hook_resid_mid") else substitute
-
-
-def _mlp_weights(bridge: TransformerBridge, block: int, model_name: str) -> MLPWeights:
-    component = getattr(bridge.blocks[block], "mlp", None)
-    W_in, W_out, W_gate = (getattr(component, key, None) for key in ("W_in", "W_out", "W_gate"))
-    if not isinstance(W_in, Tensor) or not isinstance(W_out, Tensor) or W_in.dim() != 2:
-        raise CrossproofError(
-            f"Block {block} of '{model_name}' has no dense MLP; choose blocks that have one."
-        )
-
-    def bias(key: str, width: int) -> Tensor:
-        value = getattr(component, key, None)
-        return W_in.new_zeros(width) if value is None else value.detach()
-
-    return MLPWeights(
-        W_in=W_in.detach(),
-        b_in=bias("b_in", W_in.shape[1]),
-        W_out=W_out.detach(),
-        b_out=bias("b_out", W_out.shape[1]),
-        activation=Activation.from_name(bridge.cfg.act_fn),
-        W_gate=None if W_gate is None else W_gate.detach(),
-        b_gate=None if W_gate is None else bias("b_gate", W_in.shape[1]),
-    )

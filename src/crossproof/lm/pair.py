@@ -16,7 +16,7 @@ from torch import Tensor
 
 from crossproof.errors import CrossproofError, nearest
 from crossproof.lm.attention import AttentionWeights
-from crossproof.lm.hookpoints import BlockHookpoints, Hookpoints, resolve_hookpoints
+from crossproof.lm.hookpoints import BlockHookpoints, Hookpoints
 from crossproof.lm.mlp import MLPWeights
 from crossproof.lm.model import LanguageModel, Write
 
@@ -59,6 +59,14 @@ class ModelPair(LanguageModel):
             for name in model.available_hookpoints()
         )
 
+    def missing_hookpoints(self) -> dict[str, str]:
+        """What either model lacks, and why."""
+        return {
+            prefix + name: why
+            for prefix, model in zip(PREFIXES, self.models, strict=True)
+            for name, why in model.missing_hookpoints().items()
+        }
+
     def hookpoints(self, patterns: Sequence[str] | None = None) -> Hookpoints:
         """The hookpoints that names or globs select: in both models, or in the one they begin with.
 
@@ -69,7 +77,7 @@ class ModelPair(LanguageModel):
         for prefix, model in zip(PREFIXES, self.models, strict=True):
             mine = _patterns(patterns, prefix, self.available_hookpoints())
             if mine or not patterns:
-                found = resolve_hookpoints(mine, model.available_hookpoints(), model.n_blocks)
+                found = model.hookpoints(mine)
             else:
                 found = Hookpoints.from_names((), model.n_blocks)
             blocks += [_shifted(block, len(names)) for block in found.blocks]

@@ -47,13 +47,15 @@ class Source:
     def of(cls, name: str) -> Source:
         """Raises CrossproofError for a path that is no model folder and no GGUF file."""
         path = local_path(name)
-        if path.is_dir():
+        if os.path.isdir(path):
             if not (path / "config.json").is_file():
                 raise CrossproofError(_without_config(name, path))
             return cls(name, str(path))
-        if name.lower().endswith(GGUF) and (path.is_file() or not is_path(name)):
-            folder, _, file = name.rpartition("/")
-            return cls(name, str(path.parent) if path.is_file() else folder, file or name)
+        if name.lower().endswith(GGUF) and os.path.isfile(path):
+            return cls(name, str(path.parent), path.name)
+        if name.lower().endswith(GGUF) and name.count("/") > 1 and not is_path(name):
+            repository, _, file = name.rpartition("/")
+            return cls(name, repository, file)
         if is_path(name):
             raise CrossproofError(f"There is no model folder '{name}'; check the path.")
         return cls(name, name)
@@ -61,8 +63,7 @@ class Source:
     @property
     def folder(self) -> Path | None:
         """The local folder, if it is one."""
-        path = Path(self.repository)
-        return path if path.is_dir() else None
+        return Path(self.repository) if os.path.isdir(self.repository) else None
 
     @property
     def options(self) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import Int
 from torch import Tensor
@@ -39,7 +40,8 @@ def train(
         config, model = replace(config, model=model), None
     loaded = None if model is None else load_model(model)
     if loaded is not None:
-        config = replace(config, model=loaded.name)
+        dtype: Any = str(loaded.dtype).removeprefix("torch.")
+        config = replace(config, model=loaded.name, dtype=dtype)
     sequences = text if isinstance(text, Tensor) else None
     if text is not None:
         config = replace(config, text=text if isinstance(text, str) else GIVEN)

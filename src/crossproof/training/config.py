@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from crossproof.crosscoder.config import CrosscoderConfig
 from crossproof.errors import CrossproofError
 from crossproof.training.objective import Objective
+
+Precision = Literal["float32", "float64", "bfloat16", "float16"]
 
 LOOKED_AT = 864
 """Held-out sequences of the bundled text that were looked at while recipes were made."""
@@ -90,6 +92,8 @@ class RunConfig:
     """CPU threads; 0 leaves PyTorch's choice. Equal bytes need equal thread counts."""
     device: str = "cpu"
     """cpu, or any other device PyTorch knows (only CPUs have been tried)."""
+    dtype: Precision = "float32"
+    """In which the language model runs; what is read of it is float32 at least."""
     checkpoint_every: int = 250
     """Steps between checkpoints."""
     log_every: int = 25
@@ -150,10 +154,11 @@ def config_from_dict(values: Mapping[str, Any]) -> RunConfig:
     """The RunConfig that `config_to_dict` turned into `values`; CrossproofError if it is not one.
 
     Settings that were called otherwise in older versions are known. Of an imported crosscoder,
-    which was not trained here, only the text is known.
+    which was not trained here, only the text and the model's dtype are known.
     """
     if "imported" in values:
-        return RunConfig(text=str(values.get("text", "")), steps=0, batch_tokens=0)
+        dtype = values.get("dtype", "float32")
+        return RunConfig(text=str(values.get("text", "")), dtype=dtype, steps=0, batch_tokens=0)
     try:
         optimisation = {RENAMED.get(k, k): v for k, v in values["optimisation"].items()}
         return RunConfig(

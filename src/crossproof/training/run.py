@@ -64,11 +64,17 @@ def prepare(
     config: RunConfig,
     model: LanguageModel | None = None,
     sequences: Int[Tensor, "S T"] | None = None,
+    trust_remote_code: bool = False,
 ) -> Training:
     """Loads model and text unless they are given; all crosscoders start from the same seed."""
     thread_setting(config.threads)
     if model is None:
-        model = load_model(config.model, device=distributed.local_device(config.device))
+        model = load_model(
+            config.model,
+            device=distributed.local_device(config.device),
+            dtype=config.dtype,
+            trust_remote_code=trust_remote_code,
+        )
     if sequences is None:
         context = min(config.context, model.context)
         sequences = read_sequences(config.text, model, context, "train")
@@ -82,13 +88,14 @@ def start(
     folder: Path,
     model: LanguageModel | None = None,
     sequences: Int[Tensor, "S T"] | None = None,
+    trust_remote_code: bool = False,
 ) -> Run:
     """A fresh run. Raises CrossproofError if the folder already holds one or cannot be written."""
     if (folder / "config.json").exists():
         raise CrossproofError(
             f"{folder} already holds a run: go on with --resume, or give another --out."
         )
-    run = Run(config, folder, prepare(config, model, sequences))
+    run = Run(config, folder, prepare(config, model, sequences, trust_remote_code))
     distributed.wait_for_all()  # every process has seen that the folder is free
     if distributed.rank() > 0:
         return run
@@ -100,12 +107,12 @@ def start(
     return run
 
 
-def resume(folder: Path) -> Run:
+def resume(folder: Path, trust_remote_code: bool = False) -> Run:
     """A stopped run, at its newest checkpoint; it ends with the same bytes as if never stopped."""
     if not folder.is_dir():
         raise CrossproofError(f"No run at {folder}: give the folder that `crossproof train` wrote.")
     config = config_from_dict(read_json(folder / "config.json"))
-    training = prepare(config)
+    training = prepare(config, trust_remote_code=trust_remote_code)
     step = load_checkpoint(folder, training.trainers)
     distributed.wait_for_all()
     for name in training.trainers if distributed.rank() == 0 else ():

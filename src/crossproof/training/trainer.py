@@ -66,9 +66,13 @@ class Trainer:
         self.crosscoder, self.objective, self.optimisation = crosscoder, objective, optimisation
         self.targets: list[TargetMLP] = []
         if about_mlps(objective):
-            at_inputs = (TargetMLP.build(p, mlp, seed) for p, mlp in mlps.items())
-            before = (TargetMLP.build(r.hookpoints[0], mlp, seed, r) for mlp, r in streams)
-            self.targets = [*at_inputs, *before]
+            dtype = crosscoder.b_enc.dtype  # the model's may be wider
+            at_inputs = [(p, mlp, None) for p, mlp in mlps.items()]
+            before = [(reading.hookpoints[0], mlp, reading) for mlp, reading in streams]
+            self.targets = [
+                TargetMLP.build(p, mlp.to(dtype=dtype), seed, reading)
+                for p, mlp, reading in (*at_inputs, *before)
+            ]
         self.steps, self.step_index = steps, 0
         self.rate = Schedule(steps, optimisation.warmup, optimisation.decay)
         self.penalty = Schedule(
@@ -91,7 +95,7 @@ class Trainer:
             self.tokens_since_fired,
         ]  # the forward pass moves these
         before = [counter.clone() for counter in counters]
-        report = self._loss(batch.to(self.crosscoder.b_enc.device))
+        report = self._loss(batch.to(self.crosscoder.b_enc))
         self.adam.zero_grad(set_to_none=True)
         report.loss.backward()
         distributed.average_(self._gradients())

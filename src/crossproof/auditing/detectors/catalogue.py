@@ -1,93 +1,89 @@
-"""The detectors that an audit runs, by name."""
+"""The one contract of all detectors, in the manner of scikit-learn, and how each is made."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Protocol, runtime_checkable
 
-from crossproof.auditing.detectors.base import Detector
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crossproof.auditing.config import DETECTORS, check_detector
 from crossproof.auditing.detectors.pairs import PairGaussian, PairSurprise
-from crossproof.auditing.detectors.tokens import TokenNumber, TokenRarity
+from crossproof.auditing.detectors.tokens import NUMBERS, TokenNumber, TokenRarity
 from crossproof.auditing.detectors.vectors import LatentGaussian, LatentSurprise, Mahalanobis
-from crossproof.auditing.result import Kind
-from crossproof.errors import CrossproofError, nearest
+from crossproof.auditing.readings import TextReading
+from crossproof.errors import CrossproofError
+
+LEAST = 20
+"""Trusted texts that a detector needs at least."""
 
 
-@dataclass(frozen=True)
-class DetectorKind:
-    """A detector's maker, what kind of thing it looks at, and a line about it."""
+@runtime_checkable
+class Detector(Protocol):
+    """Parameters are given to the constructor; what is learned is kept in attributes `name_`.
 
-    make: Callable[[], Detector]
-    kind: Kind
-    about: str
+    A detector sees trusted texts only when it is fitted, and never an answer of the model: the
+    texts that it is given are prompts.
+    """
+
+    def fit(self, trusted: Sequence[TextReading]) -> Detector:
+        """Learns what trusted texts are like."""
+        ...
+
+    def score(self, reading: TextReading) -> Float[Tensor, " S"]:
+        """One number a text; larger is more anomalous."""
+        ...
 
 
-DETECTORS: dict[str, DetectorKind] = {
-    "I max": DetectorKind(lambda: TokenNumber("I", "max"), "interaction", "largest token score I"),
-    "I mean": DetectorKind(lambda: TokenNumber("I", "mean"), "interaction", "mean token score I"),
-    "J max": DetectorKind(lambda: TokenNumber("J", "max"), "interaction", "largest token score J"),
-    "J mean": DetectorKind(lambda: TokenNumber("J", "mean"), "interaction", "mean token score J"),
-    "I pairs max": DetectorKind(
-        lambda: PairSurprise("I", "max"), "interaction", "unusual pairs, weighed by I, worst token"
-    ),
-    "I pairs mean": DetectorKind(
-        lambda: PairSurprise("I", "mean"), "interaction", "unusual pairs, weighed by I, mean"
-    ),
-    "I sums": DetectorKind(
-        lambda: PairGaussian("I"), "interaction", "pair sums of I under a Gaussian"
-    ),
-    "Shapley-Taylor max": DetectorKind(
-        lambda: PairSurprise("shapley", "max"),
-        "interaction",
-        "unusual pairs, weighed by Shapley-Taylor, worst token",
-    ),
-    "Shapley-Taylor mean": DetectorKind(
-        lambda: PairSurprise("shapley", "mean"),
-        "interaction",
-        "unusual pairs, weighed by Shapley-Taylor, mean",
-    ),
-    "Shapley-Taylor sums": DetectorKind(
-        lambda: PairGaussian("shapley"),
-        "interaction",
-        "pair sums of Shapley-Taylor under a Gaussian",
-    ),
-    "pairs max": DetectorKind(
-        lambda: PairSurprise("coactivation", "max"),
-        "latents",
-        "unusual pairs, counted without weighing, worst token",
-    ),
-    "latents max": DetectorKind(
-        lambda: LatentSurprise("max"), "latents", "unusual latents by activation, worst token"
-    ),
-    "latents mean": DetectorKind(
-        lambda: LatentSurprise("mean"), "latents", "unusual latents by activation, mean"
-    ),
-    "latents sums": DetectorKind(
-        lambda: LatentGaussian(), "latents", "mean activations of latents under a Gaussian"
-    ),
-    "error max": DetectorKind(
-        lambda: TokenNumber("error", "max"), "activations", "reconstruction error, worst token"
-    ),
-    "error mean": DetectorKind(
-        lambda: TokenNumber("error", "mean"), "activations", "reconstruction error, mean"
-    ),
-    "Mahalanobis max": DetectorKind(
-        lambda: Mahalanobis("max"), "activations", "Mahalanobis distance, worst token"
-    ),
-    "Mahalanobis mean": DetectorKind(
-        lambda: Mahalanobis("mean"), "activations", "Mahalanobis distance, mean"
-    ),
-    "norm max": DetectorKind(
-        lambda: TokenNumber("norm", "max"), "activations", "activation norm, largest"
-    ),
-    "loss max": DetectorKind(
-        lambda: TokenNumber("loss", "max"), "model", "loss of the worst token"
-    ),
-    "loss mean": DetectorKind(
-        lambda: TokenNumber("loss", "mean"), "model", "mean loss of the text"
-    ),
-    "rarity max": DetectorKind(lambda: TokenRarity("max"), "text", "rarest token"),
-    "rarity mean": DetectorKind(lambda: TokenRarity("mean"), "text", "mean rarity of tokens"),
+def fit_all(detectors: Mapping[str, Detector], trusted: Sequence[TextReading]) -> None:
+    """Fits all on the same readings. Raises CrossproofError for too few texts."""
+    texts = sum(len(reading.tokens) for reading in trusted)
+    if texts < LEAST:
+        raise CrossproofError(
+            f"There are {texts} trusted texts, too few to know what is usual; give at least "
+            f"{LEAST}."
+        )
+    for detector in detectors.values():
+        detector.fit(trusted)
+
+
+def score_all(
+    detectors: Mapping[str, Detector], readings: Iterable[TextReading]
+) -> dict[str, NDArray[np.float64]]:
+    """Scores of every text by every fitted detector, in one pass over the readings.
+
+    Raises CrossproofError if a score is NaN or infinite.
+    """
+    scores_by_batch: dict[str, list[NDArray[np.float64]]] = {name: [] for name in detectors}
+    for reading in readings:
+        for name, detector in detectors.items():
+            scores = detector.score(reading).detach().double().cpu().numpy()
+            scores_by_batch[name].append(scores)
+    joined = {name: np.concatenate(parts) for name, parts in scores_by_batch.items() if parts}
+    for name, scores in joined.items():
+        if not np.isfinite(scores).all():
+            raise CrossproofError(f"The detector '{name}' gives scores that are not finite.")
+    return joined
+
+
+MAKERS: dict[str, Callable[..., Detector]] = {
+    **{number: partial(TokenNumber, number) for number in NUMBERS},
+    "I pairs": partial(PairSurprise, "I"),
+    "Shapley-Taylor": partial(PairSurprise, "shapley"),
+    "pairs": partial(PairSurprise, "coactivation"),
+    "latents": LatentSurprise,
+    "Mahalanobis": Mahalanobis,
+    "rarity": TokenRarity,
+}
+"""By what stands before "max" or "mean" in a name; given that word."""
+SUMS: dict[str, Callable[[], Detector]] = {
+    "I sums": partial(PairGaussian, "I"),
+    "Shapley-Taylor sums": partial(PairGaussian, "shapley"),
+    "latents sums": LatentGaussian,
 }
 
 
@@ -96,8 +92,10 @@ def detectors(names: Sequence[str] | None = None, gated: bool = False) -> dict[s
 
     Raises CrossproofError for an unknown name.
     """
-    chosen = list(DETECTORS) if names is None else list(names)
-    for name in chosen:
-        if name not in DETECTORS:
-            raise CrossproofError(f"There is no detector '{name}'.{nearest(name, DETECTORS)}")
-    return {n: DETECTORS[n].make() for n in chosen if not (gated and n.startswith("J "))}
+    made: dict[str, Detector] = {}
+    for name in DETECTORS if names is None else names:
+        check_detector(name)
+        number, _, pooling = name.rpartition(" ")
+        if not (gated and number == "J"):
+            made[name] = SUMS[name]() if name in SUMS else MAKERS[number](pooling)
+    return made

@@ -25,8 +25,8 @@ def pair_weights(reading: TextReading, measure: Measure) -> PairWeights:
     """The pairs of every token with the measure's weights."""
     if measure == "shapley":
         return reading.shapley
-    found = reading.interactions
-    return found if measure == "I" else replace(found, weight=torch.ones_like(found.weight))
+    pairs = reading.interactions
+    return pairs if measure == "I" else replace(pairs, weight=torch.ones_like(pairs.weight))
 
 
 @dataclass
@@ -91,8 +91,8 @@ def counted(
     """The count of each key; 0 for those that are not among the (sorted) known ones."""
     if len(known) == 0:
         return torch.zeros_like(keys)
-    place = torch.searchsorted(known, keys).clamp_max(len(known) - 1)
-    return torch.where(known[place] == keys, counts[place], 0)
+    at = torch.searchsorted(known, keys).clamp_max(len(known) - 1)
+    return torch.where(known[at] == keys, counts[at], 0)
 
 
 def hashed(keys: Int[Tensor, " X"], width: int) -> tuple[Int[Tensor, " X"], Float[Tensor, " X"]]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 from torch import Tensor
@@ -15,6 +17,9 @@ from crossproof.auditing.readings import Pooling, TextReading
 
 _NUMBERS = 2**26
 """Numbers of trusted activations that are kept while a covariance is fitted: 256 MiB."""
+
+VARYING = 1e-6
+"""Least standard deviation, as a share of the largest, of a direction that counts as varying."""
 
 
 @dataclass
@@ -30,16 +35,17 @@ class Mahalanobis:
         per_token = trusted[0].x[0].numel()
         x = torch.cat([reading.x for reading in trusted])[: max(1000, _NUMBERS // per_token)]
         self.means_, self.precisions_ = [], []
-        for place in range(x.shape[1]):
-            fitted = LedoitWolf().fit(x[:, place].double().numpy())
+        for hookpoint in range(x.shape[1]):
+            fitted = LedoitWolf().fit(x[:, hookpoint].double().numpy())
             self.means_.append(torch.from_numpy(fitted.location_))
             self.precisions_.append(torch.from_numpy(fitted.precision_))
         return self
 
     def score(self, reading: TextReading) -> Float[Tensor, " S"]:
         total = torch.zeros(len(reading.token_ids), dtype=torch.float64)
-        for place, (mean, precision) in enumerate(zip(self.means_, self.precisions_, strict=True)):
-            centred = reading.x[:, place].double() - mean
+        fitted = zip(reading.x.unbind(1), self.means_, self.precisions_, strict=True)
+        for x, mean, precision in fitted:
+            centred = x.double() - mean
             total += ((centred @ precision) * centred).sum(1)
         return reading.by_text(total / len(self.means_), self.pooling)
 
@@ -93,10 +99,18 @@ def fit_gaussian(vectors: Float[Tensor, "S width"], components: int) -> PCA:
     """Probabilistic PCA with at most so many components.
 
     Columns keep their relative sizes: scaled to the spread each has on a few hundred trusted texts,
-    those that are nearly always zero would drown the others.
+    those that are nearly always zero would drown the others. There are fewer components than
+    directions in which the vectors vary, so that what is left over has a variance; where nothing
+    varies, as of latents that are never active, it is 1.
     """
-    count = max(1, min(components, len(vectors) - 1, vectors.shape[1] - 1))
-    return PCA(n_components=count, random_state=0).fit(vectors.numpy())
+    rows: NDArray[np.float64] = vectors.numpy()
+    sizes = np.linalg.svd(rows - rows.mean(0), compute_uv=False)
+    varying = int((sizes > VARYING * max(float(sizes.max()), np.finfo(np.float64).tiny)).sum())
+    with np.errstate(invalid="ignore"):  # shares of no variance
+        fitted = PCA(max(0, min(components, varying - 1)), random_state=0).fit(rows)
+    if varying == 0:
+        fitted.noise_variance_ = 1.0
+    return fitted
 
 
 def _mean_activations(reading: TextReading) -> Float[Tensor, "S H"]:

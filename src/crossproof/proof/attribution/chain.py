@@ -24,8 +24,8 @@ from crossproof.interactions.contributions import MLPDictionary
 from crossproof.proof.attribution.balls import through_norm
 from crossproof.proof.attribution.figures import StageKind
 from crossproof.proof.attribution.model_parts import BlockParts, ModelParts
-from crossproof.proof.attribution.simplified import ENGINES, Engine, Neurons, chunks
-from crossproof.proof.attribution.streams import StreamBatch
+from crossproof.proof.attribution.simplified import ENGINES, Engine, Neurons, chunks, joined
+from crossproof.proof.attribution.streams import Stream, StreamBatch
 from crossproof.rounding import upward
 
 AttentionMode = Literal["bounded", "measured"]
@@ -57,11 +57,6 @@ class Chain:
     radii: Float[Tensor, "stages B"]
     """Cumulative: what is proved about ‖r - r̂‖ once the stage is charged."""
 
-    @property
-    def sizes(self) -> Float[Tensor, "stages B"]:
-        """What each stage adds."""
-        return torch.diff(self.radii, dim=0, prepend=torch.zeros_like(self.radii[:1]))
-
 
 @dataclass(frozen=True, eq=False)
 class MLPParts:
@@ -79,19 +74,13 @@ class MLPParts:
 
 @dataclass(frozen=True, eq=False)
 class BlockInputs:
-    """One block's streams on the grid of positions [S, T, D], in float64.
-
-    Decoded where a position is scored, the model's own elsewhere (so that the radius there is 0).
-    """
+    """One block and its streams."""
 
     block: BlockParts
     view: MLPDictionary
-    true_pre: Float[Tensor, "S T D"]
-    true_mid: Float[Tensor, "S T D"]
-    true_post: Float[Tensor, "S T D"]
-    pre: Float[Tensor, "S T D"]
-    mid: Float[Tensor, "S T D"]
-    post: Float[Tensor, "S T D"]
+    pre: Stream
+    mid: Stream
+    post: Stream
     x_hat: Float[Tensor, "B D"]
     """The decoded MLP input of the scored positions."""
 
@@ -102,25 +91,13 @@ def block_inputs(
     """Every block's streams, decoded and true."""
     inputs = []
     for block, names in zip(parts.blocks, crosscoder.hookpoints.blocks, strict=True):
-        pre = _streams(batch, block.index, "pre", names.resid_pre)
-        mid = _streams(batch, block.index, "mid", names.resid_mid)
-        post = _streams(batch, block.index, "post", names.resid_post)
+        pre = batch.stream(block.index, "pre", names.resid_pre)
+        mid = batch.stream(block.index, "mid", names.resid_mid)
+        post = batch.stream(block.index, "post", names.resid_post)
         assert names.mlp_in is not None  # `chain_hookpoints` looked
         x_hat = batch.decoded[:, names.mlp_in]
-        true, view = (pre[0], mid[0], post[0]), views[block.index]
-        inputs.append(BlockInputs(block, view, *true, pre[1], mid[1], post[1], x_hat))
+        inputs.append(BlockInputs(block, views[block.index], pre, mid, post, x_hat))
     return inputs
-
-
-def _streams(
-    batch: StreamBatch, block: int, role: str, hookpoint: int | None
-) -> tuple[Tensor, Tensor]:
-    """The model's stream, and the decoded one where positions are scored."""
-    assert hookpoint is not None  # `chain_hookpoints` looked
-    true = batch.true(block, role)
-    decoded = true.clone()
-    decoded[batch.scored] = batch.decoded[:, hookpoint]
-    return true, decoded
 
 
 def run_chain(
@@ -130,9 +107,7 @@ def run_chain(
     attention: AttentionMode,
 ) -> Chain:
     """The chain of one engine (`parts`, a block each) with attention bounded or measured."""
-    first = inputs[0]
-    radius = (first.true_pre - first.pre).norm(dim=-1)
-    stages, radii = [BASE], [radius]
+    stages, radii = [BASE], [inputs[0].pre.distance]
 
     def add(stage: Stage, more: Tensor) -> None:
         stages.append(stage)
@@ -146,12 +121,9 @@ def run_chain(
             moved, defect = bounded_attention(given, radii[-1])
             add(Stage(index, "attention moves", "propagates"), moved)
             add(Stage(index, "attention consistency", "code"), defect)
-        x = given.block.mlp_norm(given.mid[scored])
-        reach = through_norm(given.block.mlp_norm, given.mid[scored], radii[-1][scored])
-        add(
-            Stage(index, "MLP moves", "propagates"),
-            _on_grid(given.block.mlp.spread(x, reach), scored),
-        )
+        norm, mid = given.block.mlp_norm, given.mid.decoded[scored]
+        moved = given.block.mlp.spread(norm(mid), through_norm(norm, mid, radii[-1][scored]))
+        add(Stage(index, "MLP moves", "propagates"), _on_grid(moved, scored))
         add(Stage(index, "norm defect", "code"), _on_grid(mlp.norm_defect, scored))
         add(Stage(index, "interaction", "code"), _on_grid(mlp.interaction, scored))
         add(Stage(index, "MLP consistency", "code"), _on_grid(mlp.consistency, scored))
@@ -160,9 +132,8 @@ def run_chain(
 
 def measured_attention(given: BlockInputs) -> Float[Tensor, "S T"]:
     """‖r̂_mid - (r̂_pre + the model's own attention output)‖."""
-    attended = given.true_mid - given.true_pre
-    error: Tensor = (given.mid - (given.pre + attended)).norm(dim=-1)
-    return error
+    attended = given.mid.true - given.pre.true
+    return _distance(given.mid.decoded, given.pre.decoded + attended)
 
 
 def bounded_attention(
@@ -174,9 +145,9 @@ def bounded_attention(
     """
     ball, norm = given.block.attention, given.block.attention_norm
     assert ball is not None  # the caller looked at `attention_bounded`
-    x = norm(given.pre)
-    moved = ball.spread(x, through_norm(norm, given.pre, radius))
-    return moved, (given.mid - (given.pre + ball.attention(x))).norm(dim=-1)
+    pre, x = given.pre.decoded, norm(given.pre.decoded)
+    moved = ball.spread(x, through_norm(norm, pre, radius))
+    return moved, _distance(given.mid.decoded, pre + ball.attention(x))
 
 
 def _on_grid(values: Float[Tensor, " B"], scored: Bool[Tensor, "S T"]) -> Float[Tensor, "S T"]:
@@ -189,18 +160,14 @@ def mlp_parts(
     given: BlockInputs, latents: SparseLatents, scored: Bool[Tensor, "S T"]
 ) -> Mapping[Engine, MLPParts]:
     """What an MLP's step costs under every engine, for the B scored tokens."""
-    mid, post = given.mid[scored], given.post[scored]
+    mid, post = given.mid.decoded[scored], given.post.decoded[scored]
     x = given.block.mlp_norm(mid)
     rows: dict[Engine, list[MLPParts]] = {engine: [] for engine in ENGINES}
     for part, piece in chunks(given.view, latents):
         parts = _chunk(given, piece, mid[part], post[part], x[part], given.x_hat[part])
         for engine, values in parts.items():
             rows[engine].append(values)
-    names = MLPParts.__dataclass_fields__
-    return {
-        engine: MLPParts(**{name: _joined([getattr(p, name) for p in pieces]) for name in names})
-        for engine, pieces in rows.items()
-    }
+    return {engine: joined(MLPParts, pieces) for engine, pieces in rows.items()}
 
 
 def _chunk(
@@ -224,10 +191,6 @@ def _chunk(
     return parts
 
 
-def _joined(pieces: list[Tensor]) -> Tensor:
-    return torch.cat(pieces) if pieces else torch.zeros(0, dtype=torch.float64)
-
-
 def restarted(
     inputs: list[BlockInputs], scored: Bool[Tensor, "S T"]
 ) -> dict[str, Float[Tensor, "B blocks"]]:
@@ -238,25 +201,20 @@ def restarted(
     """
     columns: dict[str, list[Tensor]] = {}
     for given in inputs:
-        block = given.block
-        distance = (given.true_mid - given.mid)[scored].norm(dim=1)
-        mid = given.mid[scored]
-        x, reach = block.mlp_norm(mid), through_norm(block.mlp_norm, mid, distance)
+        block, pre, mid = given.block, given.pre.decoded, given.mid.decoded[scored]
+        x = block.mlp_norm(mid)
+        reach = through_norm(block.mlp_norm, mid, given.mid.distance[scored])
+        output = (given.post.true - given.mid.true)[scored]
         moves = {
             "MLP moves": block.mlp.spread(x, reach),
-            "MLP moves true": _distance(
-                (given.true_post - given.true_mid)[scored], block.mlp.mlp(x)
-            ),
+            "MLP moves true": _distance(output, block.mlp.mlp(x)),
         }
         if block.attention is not None:
-            x = block.attention_norm(given.pre)
-            before = (given.true_pre - given.pre).norm(dim=-1)
-            reach = through_norm(block.attention_norm, given.pre, before)
-            attended = given.true_mid - given.true_pre
+            x = block.attention_norm(pre)
+            reach = through_norm(block.attention_norm, pre, given.pre.distance)
+            attended, ours = given.mid.true - given.pre.true, block.attention.attention(x)
             moves["attention moves"] = block.attention.spread(x, reach)[scored]
-            moves["attention moves true"] = _distance(
-                attended[scored], block.attention.attention(x)[scored]
-            )
+            moves["attention moves true"] = _distance(attended, ours)[scored]
         for name, values in moves.items():
             columns.setdefault(name, []).append(values)
     return {name: torch.stack(values, 1) for name, values in columns.items()}

@@ -19,7 +19,7 @@ from torch import Tensor
 from crossproof.lm.mlp import MLPWeights
 from crossproof.lm.norms import correct_through_norm, margins_through_norm
 from crossproof.lm.unembedding import Unembedding
-from crossproof.proof.attribution.simplified import Simplified
+from crossproof.proof.attribution.simplified import Simplified, joined
 from crossproof.proof.bounds.outputs import gram_bound, label_margins
 from crossproof.rounding import gamma, upward
 
@@ -66,11 +66,6 @@ class LastBlock:
         """<ũ_v, o_n>."""
         return self.mlp.W_out @ self.directions.T
 
-    @cached_property
-    def offsets(self) -> Float[Tensor, " V"]:
-        """What biases add to each logit."""
-        return self.unembedding.offsets
-
     def judge(
         self,
         mid: Float[Tensor, "B D"],
@@ -78,29 +73,28 @@ class LastBlock:
         simplified: Simplified,
     ) -> Replacement:
         """Compares the model whose last MLP's neurons are `neurons` with the simplified one."""
-        true = neurons @ self.mlp.W_out + self.mlp.b_out
-        truth = self._predictions(mid + true)
-        r, gap = mid + simplified.output, simplified.gap
-        rounding = self._rounding(mid, simplified)
-        bound = gram_bound(gap, self.mlp.W_out)
-        scales = self.unembedding.norm.scale_range(r, bound + rounding[1])
-        prediction, excess = self._rivals(r, gap, scales, rounding[0])
-        certified = excess < 1
-        rows = certified.nonzero()[:, 0]
-        step = max(1, CHUNK_ELEMENTS // len(self.directions))
-        for some in rows.split(step):
-            ends = scales[0][some], scales[1][some]
-            certified[some] = self._certified(
-                r[some], prediction[some], gap[some], ends, rounding[0][some]
-            )
-        error = (true - simplified.output).norm(dim=1)
-        unchanged = truth == prediction
-        return Replacement(prediction, unchanged, certified, error, bound, excess, simplified.terms)
+        step = max(1, CHUNK_ELEMENTS // max(len(self.directions), RIVALS * self.mlp.n_neurons))
+        parts = [slice(start, start + step) for start in range(0, max(len(mid), 1), step)]
+        pieces = [self._judge(mid[p], neurons[p], simplified.rows(p)) for p in parts]
+        return joined(Replacement, pieces)
 
-    def _predictions(self, r: Tensor) -> Tensor:
-        step = max(1, CHUNK_ELEMENTS // len(self.directions))
-        parts = [self.unembedding(part).argmax(1) for part in r.split(step)]
-        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64, device=r.device)
+    def _judge(self, mid: Tensor, neurons: Tensor, simplified: Simplified) -> Replacement:
+        true = neurons @ self.mlp.W_out + self.mlp.b_out
+        r, gap = mid + simplified.output, simplified.gap
+        slack, lost = self._rounding(mid, simplified)
+        bound = gram_bound(gap, self.mlp.W_out)
+        low, high = self.unembedding.norm.scale_range(r, bound + lost)
+        prediction, excess = self._rivals(r, gap, (low, high), slack)
+        certified = excess < 1
+        if certified.any():
+            some = certified.nonzero()[:, 0]
+            ends = low[some], high[some]
+            certified[some] = self._certified(
+                r[some], prediction[some], gap[some], ends, slack[some]
+            )
+        unchanged = self.unembedding(mid + true).argmax(1) == prediction
+        error = (true - simplified.output).norm(dim=1)
+        return Replacement(prediction, unchanged, certified, error, bound, excess, simplified.terms)
 
     def _rivals(
         self, r: Tensor, gap: Tensor, scales: tuple[Tensor, Tensor], slack: Tensor
@@ -109,28 +103,17 @@ class LastBlock:
 
         Both sides are those of `correct_through_norm`: 1 or more cannot be certified.
         """
-        count, root = min(RIVALS, len(self.directions)), math.sqrt(self.unembedding.norm.width)
-        predictions, excesses = [], []
-        step = max(1, CHUNK_ELEMENTS // max(len(self.directions), count * gap.shape[1]))
-        for start in range(0, len(r), step):
-            part = slice(start, start + step)
-            some = r[part]
-            top = self.unembedding(some).topk(count, dim=1).indices
-            label, others = top[:, :1], top[:, 1:]
-            vectors = self.directions[label] - self.directions[others]
-            readout = self.readout.T[label] - self.readout.T[others]
-            moved = (readout.abs() @ gap[part][:, :, None])[..., 0]
-            moved = root * (upward(moved, gap.shape[1] + 8) + slack[part][:, None])
-            shift = self.offsets[label] - self.offsets[others]
-            central = (vectors @ some[:, :, None])[..., 0]
-            ends = scales[0][part], scales[1][part]
-            margin = correct_through_norm(central, shift, ends, self.unembedding.norm.width)
-            ratio = torch.where(margin > 0, moved / margin.clamp_min(1e-300), math.inf)
-            predictions.append(label[:, 0])
-            excesses.append(ratio.amax(1) if count > 1 else moved.new_zeros(len(some)))
-        if not predictions:
-            return torch.zeros(0, dtype=torch.int64, device=r.device), gap.new_zeros(0)
-        return torch.cat(predictions), torch.cat(excesses)
+        count, width = min(RIVALS, len(self.directions)), self.unembedding.norm.width
+        top = self.unembedding(r).topk(count, dim=1).indices
+        label, others = top[:, :1], top[:, 1:]
+        vectors = self.directions[label] - self.directions[others]
+        readout = self.readout.T[label] - self.readout.T[others]
+        moved = (readout.abs() @ gap[:, :, None])[..., 0]
+        moved = math.sqrt(width) * (upward(moved, gap.shape[1] + 8) + slack[:, None])
+        shift = self.unembedding.offsets[label] - self.unembedding.offsets[others]
+        margin = correct_through_norm((vectors @ r[:, :, None])[..., 0], shift, scales, width)
+        ratio = torch.where(margin > 0, moved / margin.clamp_min(1e-300), math.inf)
+        return label[:, 0], ratio.amax(1) if count > 1 else slack.new_zeros(len(r))
 
     def _certified(
         self,
@@ -147,7 +130,8 @@ class LastBlock:
         """
         width, neurons = self.unembedding.norm.width, self.mlp.n_neurons
         apart = label_margins(r @ self.directions.T, labels)
-        shift = self.offsets[labels][:, None] - self.offsets
+        offsets = self.unembedding.offsets
+        shift = offsets[labels][:, None] - offsets
         single = gap @ self._magnitudes
         moved = upward(single + single.gather(1, labels[:, None]), neurons + 8) + slack[:, None]
         mu = margins_through_norm(apart - moved, shift, scales, width)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,7 @@ def attribute(
         make_folder(out)
     runs: dict[str, AttributedRun] = {}
     for name, crosscoder in named.items():
-
-        def tell(done: int, total: int, name: str = name) -> None:
-            if progress is not None:
-                progress(name, done, total)
-
+        tell = None if progress is None else partial(progress, name)
         bounds = token_bounds(model, blocks, crosscoder, sequences, parts, top=top, progress=tell)
         runs[name] = summarise(bounds, labels.get(name, "objective not recorded"))
         if out is not None:

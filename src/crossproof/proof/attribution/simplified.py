@@ -8,10 +8,10 @@ weighted by what the neuron writes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -33,6 +33,7 @@ from crossproof.rounding import upward
 CHUNK_ELEMENTS = 1 << 22
 """Entries of a contributions tensor [B, K, N] held at once."""
 
+T = TypeVar("T")
 Engine = Literal["dominant", "additive"]
 ENGINES: tuple[Engine, ...] = ("dominant", "additive")
 
@@ -49,6 +50,10 @@ class Simplified:
     """Bounds how far each neuron is from that of the MLP it stands for."""
     terms: Int[Tensor, " B"]
     """(Neuron, latent) pairs that pass through σ (a centred one reads the others linearly)."""
+
+    def rows(self, part: slice) -> Simplified:
+        """Of some of the tokens."""
+        return Simplified(self.output[part], self.neurons[part], self.gap[part], self.terms[part])
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,6 +203,13 @@ def chunks(view: MLPDictionary, latents: SparseLatents) -> Iterator[tuple[slice,
     for start in range(0, latents.n_tokens, step):
         part = slice(start, min(start + step, latents.n_tokens))
         yield part, latents.rows(part.start, part.stop)
+
+
+def joined(kind: type[T], pieces: Sequence[T]) -> T:
+    """A dataclass of tensors from those of consecutive tokens; of none where there are none."""
+    columns = {name: [getattr(piece, name) for piece in pieces] for name in kind.__annotations__}
+    empty = torch.zeros(0, dtype=torch.float64)
+    return kind(**{name: torch.cat(rows) if rows else empty for name, rows in columns.items()})
 
 
 def _gated_additive(view: MLPDictionary, p_gate: Tensor, p: Tensor) -> Tensor:

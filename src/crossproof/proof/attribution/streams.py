@@ -18,6 +18,23 @@ ROLES = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post")
 
 
 @dataclass(frozen=True, eq=False)
+class Stream:
+    """A residual stream at all positions, in float64: the model's own and the decoded one.
+
+    Where a position is not scored, decoded is the model's own, so that the distance there is 0.
+    """
+
+    true: Float[Tensor, "S T D"]
+    decoded: Float[Tensor, "S T D"]
+
+    @property
+    def distance(self) -> Float[Tensor, "S T"]:
+        """‖r - r̂‖."""
+        distance: Tensor = (self.true - self.decoded).norm(dim=-1)
+        return distance
+
+
+@dataclass(frozen=True, eq=False)
 class StreamBatch:
     """S sequences with B scored positions."""
 
@@ -39,6 +56,14 @@ class StreamBatch:
     def true(self, block: int, role: str) -> Float[Tensor, "S T D"]:
         """The model's own stream at a block's `pre`, `mid` or `post`."""
         return self.encoded.model_activations[f"blocks.{block}.hook_resid_{role}"].double()
+
+    def stream(self, block: int, role: str, hookpoint: int | None) -> Stream:
+        """The stream at a block's `pre`, `mid` or `post`, which the hookpoint decodes."""
+        assert hookpoint is not None  # `chain_hookpoints` looked
+        true = self.true(block, role)
+        decoded = true.clone()
+        decoded[self.scored] = self.decoded[:, hookpoint]
+        return Stream(true, decoded)
 
     @property
     def labelled(self) -> Bool[Tensor, " B"]:
@@ -73,12 +98,9 @@ def stream_batches(
 
 def _decode(crosscoder: Crosscoder, latents: SparseLatents) -> Float[Tensor, "B P D"]:
     """The reconstruction in float64: Σ a_h d_h + b with the dictionary's stored numbers."""
-    places = range(len(crosscoder.hookpoints))
     dense = latents.dense()
-    return torch.stack(
-        [
-            dense @ crosscoder.decoder_vectors(p).double() + crosscoder.decoder_bias(p).double()
-            for p in places
-        ],
-        1,
-    )
+    decoded = [
+        dense @ crosscoder.decoder_vectors(at).double() + crosscoder.decoder_bias(at).double()
+        for at in range(len(crosscoder.hookpoints))
+    ]
+    return torch.stack(decoded, 1)

@@ -124,7 +124,7 @@ def _chains(
     inputs = block_inputs(parts, crosscoder, batch, views)
     pieces = [mlp_parts(given, batch.latents, batch.scored) for given in inputs]
     labelled, labels = batch.labelled, batch.labels
-    r = inputs[-1].post[batch.scored][labelled]
+    r = inputs[-1].post.decoded[batch.scored][labelled]
     rows = batch.positions(labelled) | {
         "label": labels,
         "true_loss": _true_losses(model, batch),
@@ -165,10 +165,8 @@ def _true_losses(model: LanguageModel, batch: StreamBatch) -> Tensor:
 
 def _true_radii(inputs: list[BlockInputs], batch: StreamBatch) -> Tensor:
     """‖r - r̂‖ at the first hookpoint, and at every block's resid_mid and resid_post."""
-    pairs = [(inputs[0].true_pre, inputs[0].pre)]
-    for given in inputs:
-        pairs += [(given.true_mid, given.mid), (given.true_post, given.post)]
-    return torch.stack([(true - ours)[batch.scored].norm(dim=1) for true, ours in pairs], 1)
+    streams = [inputs[0].pre, *(stream for each in inputs for stream in (each.mid, each.post))]
+    return torch.stack([stream.distance[batch.scored] for stream in streams], 1)
 
 
 def _extend(rows: dict[str, list[Tensor]], more: dict[str, Tensor]) -> None:

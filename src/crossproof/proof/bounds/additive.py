@@ -8,6 +8,8 @@ its pre-activations. Functions take p as [B, K, N] (`contributions`) and β as [
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -66,9 +68,12 @@ def additive_bound(
     swing, bend = hull_oscillation(activation, baseline, p, slack), CURVATURE[activation]
     ordered = p.gather(1, p.abs().argsort(dim=1, descending=True, stable=True))
     later, before = ordered[:, 1:].abs(), ordered.cumsum(1)[:, :-1].abs()
-    product = before * later
-    bent = torch.where(product > 0, bend * product, 0)  # 0 even for an infinite M
-    return torch.minimum(swing[:, None] * torch.minimum(before, later), bent).sum(1)
+    some = (before > 0) & (later > 0)  # of the factors: their product may underflow
+    bent = torch.where(some, bend * (before * later), 0)  # 0 even for an infinite M
+    bent = torch.where(some & bent.isnan(), math.inf, bent)  # infinite times what underflowed
+    terms = torch.minimum(swing[:, None] * torch.minimum(before, later), bent).sum(1)
+    lost = (some & (swing > 0)[:, None]).sum(1) * torch.finfo(terms.dtype).tiny
+    return terms + lost
 
 
 def additive_gap(

@@ -21,7 +21,7 @@ from torch import Tensor
 from crossproof.lm.activation import Activation
 from crossproof.lm.constants import lipschitz, slope_range
 from crossproof.proof.bounds.preactivations import Preactivations
-from crossproof.rounding import upward
+from crossproof.rounding import product_bound, upward
 
 
 def dominant_gap(activation: Activation, path: Preactivations) -> Float[Tensor, "B N"]:
@@ -35,17 +35,13 @@ def dominant_gap(activation: Activation, path: Preactivations) -> Float[Tensor, 
         rest = rest + path.slack
     first = lipschitz(activation, *path.between(path.true, path.reconstructed))
     second = lipschitz(activation, *path.between(path.reconstructed, path.kept))
-    return _zero_or_upward(first * error + second * rest)
+    return product_bound((first, error), (second, rest))
 
 
 def residual_gap(activation: Activation, path: Preactivations) -> Float[Tensor, "B N"]:
     """δ_n ≥ |σ(z_n) - σ(ẑ_n)|: L' e_n, what the residual alone costs."""
     slope = lipschitz(activation, *path.between(path.true, path.reconstructed))
-    return _zero_or_upward(slope * path.error)
-
-
-def _zero_or_upward(bound: Tensor) -> Tensor:
-    return torch.where(bound > 0, upward(bound), 0)
+    return product_bound((slope, path.error))
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,4 +77,5 @@ def centred_gap(activation: Activation, path: Preactivations) -> Centred:
     if path.slack is not None:
         gap = gap + (half + slope.abs()) * path.slack
         gap = gap + 4 * torch.finfo(step.dtype).eps * step.abs()
-    return Centred(step, torch.where(gap > 0, upward(gap), 0))
+    some = (gap > 0) | ((half > 0) & (moved != 0))
+    return Centred(step, torch.where(some, upward(gap), 0))

@@ -62,7 +62,12 @@ def gated_gap(
     # Mixed ends: the gate's term at one end with the linear path's term at the other.
     sharp = torch.minimum(moved.gate + swapped.linear, swapped.gate + moved.linear)
     bound = sharp + gated_residual(activation, gate, linear, local=True).total
-    return torch.where(bound > 0, upward(bound, 16), 0)
+    # Zero where nothing moves or the gate stays shut; not where a product underflows.
+    moves = (path.signed_rest.abs() + path.error for path in (gate, linear))
+    opening = activation(gate.kept).abs() + activation(gate.reconstructed).abs()
+    opening = opening + slope + _slope(activation, gate, gate.true, True)
+    some = (bound > 0) | ((sum(moves) > 0) & (opening > 0))
+    return torch.where(some, upward(bound, 16), 0)
 
 
 def gated_additive_bound(

@@ -12,7 +12,7 @@ from crossproof.crosscoder.autograd import sparse_product
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.errors import CrossproofError
 from crossproof.interactions.contributions import Dominance, MLPDictionary
-from crossproof.rounding import gamma, product_slack
+from crossproof.rounding import gamma, product_slack, upward
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +142,7 @@ def rounding_slack(
     """What rounding may change in all sums of β and contributions together."""
     counts = latents.offsets.diff()
     terms = int(counts.max()) if len(counts) else 0
-    return gamma(8 * terms + 32, magnitude.dtype) * (baseline.abs() + magnitude)
+    return upward(gamma(8 * terms + 32, magnitude.dtype) * (baseline.abs() + magnitude), 2)
 
 
 def contributions(latents: SparseLatents, G: Float[Tensor, "H N"]) -> Float[Tensor, "B K N"]:

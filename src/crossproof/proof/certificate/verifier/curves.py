@@ -131,11 +131,11 @@ class Curves:
             here = latent == h
             first[here] = np.searchsorted(self.nodes[h], low[here], side="right")
             stop[here] = np.searchsorted(self.nodes[h], high[here], side="left")
-        length = np.maximum(stop - first, 1)
+        inside, length = stop > first, np.maximum(stop - first, 1)
         level = np.log2(length).astype(np.int64)
         first = np.minimum(first, self.nodes.shape[1] - 1)
         last = np.maximum(stop - 2**level, 0)
         least = np.minimum(table[level, latent, first], table[level, latent, last])
         count.operations += least.size
-        value = np.where((stop > first)[..., None], least, np.inf)
+        value = np.where(inside[..., None], least, np.inf)
         return Rounded(value, margins.size, margins.error)

@@ -1,0 +1,42 @@
+"""Which language model a command reads, and how: options that commands on a run folder share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crossproof.training.config import Precision, RunConfig, config_from_dict
+
+if TYPE_CHECKING:
+    from crossproof.lm import LanguageModel
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """By default all is as it was when the crosscoders were trained."""
+
+    model: str | None = None
+    """The language model; by default the one the crosscoder was trained on."""
+    dtype: Precision | None = None
+    """In which it runs; by default the run's. Its weights are others in another."""
+    device: str | None = None
+    """cpu, or any other device PyTorch knows; by default the run's."""
+    trust_remote_code: bool = False
+    """Run the code that the model brings, if transformers does not know its kind. Never taken
+    from a run folder: read that code before."""
+
+    def load(self, run: Path) -> tuple[LanguageModel, RunConfig]:
+        """The model, and the configuration of the run; errors as `load_model` and `RunFolder`."""
+        from crossproof.lm import load_model
+        from crossproof.training.run_folder import RunFolder
+
+        provenance = RunFolder.open(run).provenance()
+        config = config_from_dict(dict(provenance.training))
+        model = load_model(
+            self.model or provenance.model,
+            device=self.device or config.device,
+            dtype=self.dtype or config.dtype,
+            trust_remote_code=self.trust_remote_code,
+        )
+        return model, config

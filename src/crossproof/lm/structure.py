@@ -1,0 +1,159 @@
+"""Where a Hugging Face model's hookpoints lie: found in one short forward pass, tried in another.
+
+No architecture is known by name. What was found has to hold: a block takes what the one before it
+gave, tokens see no later ones, and hook_resid_mid is a cut. For the last, blocks are given another
+text's stream, and their own again at hook_resid_mid: they must give what they gave before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from crossproof.errors import CrossproofError
+from crossproof.lm.blocks import Block, is_norm
+from crossproof.lm.sites import Site, Visit
+from crossproof.lm.tracing import Trace, adds_up, trace
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The hookpoints of a model by name, in forward order, and what it lacks.
+
+    absent: hookpoints that the architecture does not have, and why. unreadable: hookpoints that it
+    has, but that cannot be read and replaced, and why.
+    """
+
+    d_model: int
+    n_blocks: int
+    sites: dict[str, Site]
+    absent: dict[str, str]
+    unreadable: dict[str, str]
+
+
+def find_structure(bare: PreTrainedModel, name: str) -> Structure:
+    """The hookpoints of a causal language model.
+
+    Raises CrossproofError when it cannot run on tokens alone, has no list of blocks that each run
+    once and hand the residual stream on, or lets tokens see later ones.
+    """
+    seen, again = trace(bare, name)
+    modules = _stack(bare, name, seen, again)
+    width = seen[Site(modules[-1], False)].value.shape[2]
+    seen = {s: p for s, p in seen.items() if s not in again and p.value.shape[2] == width}
+    _check_stream(name, modules, seen)
+    blocks = [Block(module, seen) for module in modules]
+    _try_mids(bare, name, blocks)
+    found = _outside(bare, seen, modules)
+    absent: dict[str, str] = {}
+    unreadable: dict[str, str] = {}
+    if "hook_embed" not in found:
+        absent = dict.fromkeys(
+            ("embed.hook_out", "hook_embed"), "the embeddings are not of the blocks' width"
+        )
+    for i, block in enumerate(blocks):
+        found |= {f"blocks.{i}.{key}": site for key, site in block.sites.items()}
+        absent |= {f"blocks.{i}.{key}": why for key, why in block.absent.items()}
+        unreadable |= {f"blocks.{i}.{key}": why for key, why in block.unreadable.items()}
+    sites = dict(sorted(found.items(), key=lambda item: seen[item[1]].order))
+    return Structure(width, len(blocks), sites, absent, unreadable)
+
+
+def _stack(
+    bare: PreTrainedModel, name: str, seen: Trace, again: frozenset[Site]
+) -> list[nn.Module]:
+    """The longest outermost list of modules that all take and give one vector a token."""
+    stacks: dict[str, list[nn.Module]] = {}
+    for path, module in bare.named_modules():
+        inner = any(path.startswith(f"{outer}.") for outer in stacks)
+        if not isinstance(module, nn.ModuleList) or not len(module) or inner:
+            continue
+        if all(Site(item, side) in seen for item in module for side in (True, False)):
+            stacks[path] = list(module)
+    if not stacks:
+        raise _unreadable(bare, name, "keeps no list of blocks that each take and give its stream")
+    stack = max(stacks.values(), key=len)
+    if any(Site(item, True) in again for item in stack):
+        raise _unreadable(bare, name, "runs its blocks more than once a pass")
+    return stack
+
+
+def _check_stream(name: str, modules: list[nn.Module], seen: Trace) -> None:
+    for i, (module, following) in enumerate(pairwise(modules)):
+        given, taken = seen.get(Site(module, False)), seen.get(Site(following, True))
+        if given is None or taken is None or not given.is_also(taken):
+            raise CrossproofError(
+                f"'{name}' changes its residual stream between block {i} and block {i + 1}, so "
+                f"the stream has no one value there; choose a model that hands it on."
+            )
+    first, second = seen[Site(modules[-1], False)].value[:, :1, :].split(1)
+    if not adds_up([first], second):
+        raise CrossproofError(
+            f"'{name}' lets tokens see those behind them; choose a causal language model (of an "
+            f"encoder, one that was trained with is_decoder=True)."
+        )
+
+
+def _try_mids(bare: PreTrainedModel, name: str, blocks: list[Block]) -> None:
+    """Drop every hook_resid_mid that does not settle alone what leaves its block."""
+    visits: dict[Site, Visit] = {}
+    for block in blocks:
+        if block.mid is not None:
+            visits[block.pre] = _giving(block.seen[block.pre].value.flip(0))
+            visits[block.mid] = _writing(block.seen[block.mid].value)
+    if not visits:
+        return
+    after, _ = trace(bare, name, visits)
+    for block in blocks:
+        if block.mid is None:
+            continue
+        before = block.seen[block.post].value
+        if block.post not in after or not adds_up([before], after[block.post].value):
+            block.drop(
+                "hook_resid_mid", "more goes into what leaves the block than the stream there"
+            )
+
+
+def _giving(value: Tensor) -> Visit:
+    return lambda _: value
+
+
+def _writing(value: Tensor) -> Visit:
+    def write(old: Tensor) -> None:
+        old.copy_(value)
+
+    return write
+
+
+def _outside(bare: PreTrainedModel, seen: Trace, blocks: list[nn.Module]) -> dict[str, Site]:
+    """Hookpoints before and behind the blocks."""
+    sites: dict[str, Site | None] = {}
+    embed, head = bare.get_input_embeddings(), bare.get_output_embeddings()
+    sites["embed.hook_out"] = sites["hook_embed"] = Site(embed, False)
+    first, last = Site(blocks[0], True), Site(blocks[-1], False)
+    for norm in _norms_outside(bare, blocks):
+        read, written = Site(norm, True), Site(norm, False)
+        if read not in seen or written not in seen:
+            continue
+        if seen[written].is_also(seen[first]):
+            sites |= {"embed_ln.hook_in": read, "embed_ln.hook_out": written, "hook_embed": written}
+        elif seen[last].is_also(seen[read]):
+            sites |= {"ln_final.hook_in": read, "ln_final.hook_out": written}
+    if isinstance(head, nn.Module):
+        sites["unembed.hook_in"] = Site(head, True)
+    return {name: site for name, site in sites.items() if site is not None and site in seen}
+
+
+def _norms_outside(bare: PreTrainedModel, blocks: list[nn.Module]) -> Iterator[nn.Module]:
+    inside = {id(module) for block in blocks for module in block.modules()}
+    return (m for m in bare.modules() if is_norm(m) and id(m) not in inside)
+
+
+def _unreadable(bare: PreTrainedModel, name: str, why: str) -> CrossproofError:
+    return CrossproofError(
+        f"'{name}', a {type(bare).__name__}, {why}; choose a model whose blocks can be read."
+    )

@@ -1,0 +1,215 @@
+"""Certificates made to catch a verifier: tiny and huge numbers, ties, margins an ulp from zero."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import exact_checker
+import numpy as np
+
+from crossproof.proof.certificate.format import LARGEST_VALUE, SMALLEST_VALUE
+from crossproof.proof.certificate.writer import Draft
+
+KINDS = ("points", "pairs", "boxes")
+STYLES = ("plain", "plain", "dyadic", "tiny", "huge", "mixed")
+Generator = np.random.Generator
+
+
+def legal(values: np.ndarray) -> np.ndarray:
+    """The same within the range of certificates."""
+    size = np.abs(values)
+    values = np.where(size < SMALLEST_VALUE, 0.0, values)
+    return np.where(size > LARGEST_VALUE, np.sign(values) * LARGEST_VALUE, values)
+
+
+def numbers(g: Generator, style: str, *shape: int) -> np.ndarray:
+    """Numbers of one style; some are zero, but of "dense" ones."""
+    plain = g.standard_normal(shape)
+    made = {
+        "dense": lambda: plain,
+        "plain": lambda: plain,
+        "dyadic": lambda: np.round(2 * plain) / 2,
+        "tiny": lambda: plain * 10.0 ** -g.integers(10, 50),
+        "huge": lambda: plain * 10.0 ** g.integers(5, 20),
+        "mixed": lambda: plain * 10.0 ** g.integers(-40, 15, shape),
+    }[style]()
+    return made if style == "dense" else legal(np.where(g.random(shape) < 0.1, 0.0, made))
+
+
+def weights(g: Generator, D: int, N: int, V: int, styles: tuple[str, ...]) -> dict[str, np.ndarray]:
+    def draw(*shape: int) -> np.ndarray:
+        return numbers(g, str(g.choice(styles)), *shape)
+
+    return {"W_in": draw(D, N), "b_in": draw(N), "W_out": draw(N, V), "b_out": draw(V),
+            "skip": draw(D, V)}  # fmt: skip
+
+
+def logits(net: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    hidden = np.maximum(x @ net["W_in"] + net["b_in"], 0)
+    return x @ net["skip"] + hidden @ net["W_out"] + net["b_out"]
+
+
+def points(g: Generator, styles: tuple[str, ...] = STYLES) -> Draft:
+    D, N, V, H, T = (int(g.integers(*ends)) for ends in ((1, 4), (1, 4), (2, 5), (1, 5), (1, 7)))
+    net = weights(g, D, N, V, styles)
+    atoms, bias = (numbers(g, str(g.choice(styles)), *s) for s in ((H, D), (D,)))
+    counts = g.integers(0, 4, T)
+    counts[0] = max(counts[0], 1)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    indices = g.integers(0, H, offsets[-1])
+    values = numbers(g, str(g.choice(styles)), offsets[-1])
+    inputs = np.stack([
+        bias + values[a:b] @ atoms[indices[a:b]] for a, b in itertools.pairwise(offsets)
+    ])  # fmt: skip
+    if g.random() < 0.5:
+        inputs = inputs + numbers(g, str(g.choice(styles)), T, D) / 8
+    inputs = legal(inputs)
+    labels = logits(net, inputs).argmax(axis=1)
+    labels = np.where(g.random(T) < 0.2, g.integers(0, V, T), labels)
+    return Draft(
+        "points",
+        network=net,
+        domain={"inputs": inputs, "labels": labels},
+        dictionary={"atoms": atoms, "bias": bias},
+        proof={"offsets": offsets, "indices": indices, "values": values},
+    )
+
+
+def pairs(g: Generator, styles: tuple[str, ...] = STYLES) -> Draft:
+    D, N, p = (int(g.integers(*ends)) for ends in ((1, 4), (1, 4), (2, 6)))
+    net = weights(g, D, N, p, styles)
+    left, right = (numbers(g, str(g.choice(styles)), p, D) for _ in range(2))
+    owners, scale = g.integers(0, p // 2 + 1, N), g.integers(-4, 5, N)
+    if g.random() < 0.2:
+        scale = g.integers(-40, 41, N)
+    if styles == ("dense",):
+        scale = np.clip(scale, -1, 1)
+    if g.random() < 0.6:  # a network that adds: biased towards the label through its inputs
+        left, right = np.eye(p, D), np.zeros((p, D))
+        net["skip"] = legal(3 * np.eye(D, p) + net["skip"])
+    number = np.arange(p)
+    active = np.maximum((left[:, None] + right) @ net["W_in"] + net["b_in"], 0) * 2.0**scale
+    effects = {"left": active.mean(axis=1)}
+    rest = active - effects["left"][:, None]
+    effects["right"] = rest.mean(axis=0)
+    rest = rest - effects["right"]
+    for name, sign in (("sum", -1), ("difference", 1)):
+        column = (sign * (number[None] - number[:, None])) % p  # b that goes with a and the index
+        effects[name] = rest[number[None], column].mean(axis=1)
+        rest = rest - effects[name][(number[:, None] - sign * number) % p]
+    tables = {f"effect_{name}": legal(table) for name, table in effects.items()}
+    return Draft(
+        "pairs",
+        network=net,
+        domain={"left": left, "right": right},
+        proof=tables | {"owners": owners, "scale": scale},
+    )
+
+
+def boxes(g: Generator, styles: tuple[str, ...] = STYLES) -> Draft:
+    F, D, N, V, M = (int(g.integers(*e)) for e in ((2, 5), (2, 4), (1, 4), (2, 4), (1, 4)))
+    K = int(g.integers(1, min(F, 3) + 1))
+    sets = np.array(list(itertools.combinations(range(F), K)))[:4]
+    net = weights(g, D, N, V, styles)
+    atoms, bias = (numbers(g, str(g.choice(styles)), *s) for s in ((F, D), (D,)))
+    readout = numbers(g, str(g.choice(styles)), F, V)
+    low = legal(np.abs(numbers(g, str(g.choice(styles)), F)))
+    high = legal(low + low * g.choice([0.0, 1e-6, 0.3, 2.0], F) + g.choice([0.0, 0.1], F))
+    if g.random() < 0.7:  # the skip path reads the labels
+        path = np.linalg.lstsq(np.nan_to_num(atoms), readout, rcond=None)[0]
+        net["skip"] = legal(np.clip(path, -LARGEST_VALUE, LARGEST_VALUE))
+        net["b_out"], bias = net["b_out"] * 0, bias * float(g.random() < 0.3)
+        net["W_out"] = legal(net["W_out"] * g.choice([1e-3, 0.1, 1.0]))
+    index = g.integers(0, F, (len(sets), M))
+    index[:, : min(K, M)] = sets[:, : min(K, M)]
+    slopes = np.zeros((len(sets), K, M))
+    slopes[:, range(min(K, M)), range(min(K, M))] = 1.0
+    offset, blur = np.zeros((len(sets), M)), g.choice([0.0, 1e-9, 0.05])
+    slopes = slopes + blur * g.standard_normal(slopes.shape)
+    offset = offset + blur * g.standard_normal(offset.shape)
+    if styles == ("dense",):  # no latent is exactly 0, where rounding makes it negative
+        offset = offset + 0.01
+    own = atoms + blur * g.standard_normal(atoms.shape)
+    return Draft(
+        "boxes",
+        network=net,
+        domain={"atoms": atoms, "bias": bias, "low": low, "high": high, "active_sets": sets,
+                "readout": readout},
+        dictionary={"atoms": legal(own), "bias": legal(bias + blur * g.standard_normal(D))},
+        proof={"latent_index": index, "latent_slopes": legal(slopes),
+               "latent_offset": legal(offset),
+               "tree": tree(g, low[sets], high[sets])},
+    )  # fmt: skip
+
+
+def tree(g: Generator, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Random halvings of every set's box; leaves claim random bounds."""
+    codes = []
+    for bottom, top in zip(low, high, strict=True):
+        stack = [(bottom, top, 0)]
+        while stack:
+            least, most, depth = stack.pop()
+            side = int(g.integers(0, len(least)))
+            middle = (least[side] + most[side]) / 2
+            if depth > 2 or g.random() < 0.4 or not least[side] < middle < most[side]:
+                codes.append(int(g.choice([1, 1, 2, 2, 3, 3, 0])))
+                continue
+            codes.append(-1 - side)
+            upper, lower = least.copy(), most.copy()
+            upper[side] = lower[side] = middle
+            stack += [(upper, most, depth + 1), (least, lower, depth + 1)]
+    return np.array(codes)
+
+
+MAKERS = {"points": points, "pairs": pairs, "boxes": boxes}
+
+
+def tensors(draft: Draft) -> dict[str, Any]:
+    """The draft as the exact checker reads it."""
+    parts = {"network": draft.network, "domain": draft.domain, "proof": draft.proof}
+    parts |= {} if draft.dictionary is None else {"dictionary": draft.dictionary}
+    return {
+        f"{part}.{name}": exact_checker.rational(tensor.tolist())
+        for part, content in parts.items()
+        for name, tensor in content.items()
+    }
+
+
+def exact(draft: Draft) -> exact_checker.Exact:
+    return exact_checker.check_tensors(draft.kind, tensors(draft))
+
+
+def at_the_edge(draft: Draft, g: Generator) -> Draft:
+    """The same with the bias of one class moved until one margin is within an ulp of zero."""
+    made = exact(draft)
+    if not made.margins:
+        return draft
+    row = int(g.integers(0, len(made.margins)))
+    at = int(g.integers(0, len(made.margins[row])))
+    margin = made.margins[row][at]
+    gap = margin.gap - Fraction(exact_checker.WIDE.sqrt(exact_checker._decimal(margin.square)))
+    bias = draft.network["b_out"].copy()
+    label = 0 if draft.kind == "boxes" else _label(draft, row)
+    others = exact_checker.others(label, len(bias))
+    moved = np.float64(float(Fraction(bias[others[at]]) + gap))
+    for _ in range(int(g.integers(0, 3))):
+        moved = np.nextafter(moved, g.choice([-1, 1]) * np.inf)
+    bias[others[at]] = legal(moved)
+    return replace(draft, network={**draft.network, "b_out": bias})
+
+
+def _label(draft: Draft, row: int) -> int:
+    if draft.kind == "points":
+        return int(draft.domain["labels"][row])
+    return sum(divmod(row, len(draft.domain["left"]))) % len(draft.domain["left"])
+
+
+def hostile(kind: str, seed: int) -> Draft:
+    """A certificate of a kind, every other one with a margin at the edge."""
+    g = np.random.default_rng([seed, KINDS.index(kind)])
+    with np.errstate(all="ignore"):
+        draft = MAKERS[kind](g)
+        return at_the_edge(draft, g) if seed % 2 else draft
