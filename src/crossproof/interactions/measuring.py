@@ -102,6 +102,7 @@ def token_pairs(latents: SparseLatents, views: Mapping[int, MLPDictionary]) -> T
     and code differ in width, or if anything is NaN or infinite.
     """
     _check(latents, views)
+    latents = latents.to(next(iter(views.values())).G.dtype)
     nonzero = latents.keep(latents.values != 0)
     counts = nonzero.offsets.diff()
     starts = torch.nn.functional.pad((counts * (counts - 1) // 2).cumsum(0), (1, 0))
