@@ -68,6 +68,8 @@ def save_crosscoder(crosscoder: Stored, folder: Path, provenance: Provenance) ->
 
 
 def _check_replaceable(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise CrossproofError(f"{folder} is a file: choose a folder to save the crosscoder in.")
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     others = sorted(names - {WEIGHTS, CONFIG, CARD})
     if others:
