@@ -40,6 +40,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with _writing(path):
+        if path.exists() and not path.is_file():
+            raise OSError("it is not a file")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
@@ -58,6 +60,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     with _writing(folder):
+        if folder.exists() and not folder.is_dir():
+            raise OSError("it is not a folder")
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)

@@ -30,7 +30,7 @@ class Train:
     `torchrun --nproc-per-node 2 -m crossproof train ...` (--threads is each process's own).
     """
 
-    out: Path
+    out: Path = tyro.MISSING
     """Run folder: configuration, metrics, checkpoints, crosscoders, results.json, report.html."""
     recipe: Literal["demo", "full", "paper"] = "demo"
     """Defaults of all options below: demo (minutes), full (the published figures) or paper."""
@@ -49,7 +49,7 @@ def run(arguments: Sequence[str], began: float) -> None:
     if recipe.recipe not in RECIPES:
         known = ", ".join(RECIPES)
         raise CrossproofError(f"There is no recipe '{recipe.recipe}'; choose {known}.")
-    default = Train(tyro.MISSING, config=RECIPES[recipe.recipe])
+    default = Train(config=RECIPES[recipe.recipe])
     options: Train = parse(Train, "train", arguments, default)
 
     from crossproof.commands.finish import finish_run, train_to_the_end
