@@ -8,7 +8,7 @@ from typing import Any
 
 from crossproof.activations.corpus import TextSlice
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.attention import AttentionScores
+from crossproof.evaluation.attention import LABELS, PARTS, AttentionScores
 from crossproof.evaluation.contexts import Context
 from crossproof.evaluation.results import BlockEstimate
 from crossproof.result import ABSENT, Result
@@ -24,13 +24,6 @@ FORMS = {
     "AND": ("Gate times value, AND", "latents meeting on the two paths of gated neurons"),
     "Q": ("Pair form Q", "every two latents, by the smaller contribution"),
     "dominated": ("Dominated neurons", "share with one latent above 90%"),
-}
-SCORE_PARTS = {
-    "total": "score",
-    "query": "query latents",
-    "key": "key latents",
-    "query_key": "query × key latents",
-    "residual": "residual",
 }
 
 
@@ -186,8 +179,9 @@ def attention_table(title: str, scores: AttentionScores) -> Table:
     """How much each part of the scores differs among the keys of a query, by block."""
     rows = []
     for at, block in enumerate(scores.blocks):
-        squares = [[value * value for value in scores.rms[part][at]] for part in SCORE_PARTS]
+        squares = [[value * value for value in scores.rms[part][at]] for part in PARTS]
         sizes = tuple((sum(heads) / len(heads)) ** 0.5 for heads in squares)
         rows.append(Row(str(block), sizes, style=fixed(2)))
     note = "Root mean square over keys and heads, of what a softmax sees."
-    return Table(title, tuple(SCORE_PARTS.values()), tuple(rows), corner="block", note=note)
+    columns = tuple(LABELS[part] for part in PARTS)
+    return Table(title, columns, tuple(rows), corner="block", note=note)

@@ -113,8 +113,8 @@ def _plots(
         "certified": certified_panels(attribution, runs),
     }
     for run, _, example in _heads(measured):
-        plots[f"pattern-{run.place}"] = pattern_panels(example)
-        plots[f"head-{run.place}"] = [pair_panel(example)]
+        plots[f"pattern-{run.rank}"] = pattern_panels(example)
+        plots[f"head-{run.rank}"] = [pair_panel(example)]
     return plots
 
 
