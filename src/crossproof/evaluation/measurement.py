@@ -93,10 +93,14 @@ class MeasurementResult(Result):
 
     def tables(self) -> Sequence[Table]:
         """Totals, the strongest pairs, and the parts of attention scores."""
-        tables = [totals_table({"mean": self}, {}), pairs_table("Strongest pairs", self)]
-        if self.attention is not None and self.attention.missing is None:
-            tables.append(attention_table("Attention scores", self.attention))
-        return tables
+        sums = totals_table({"mean": self}, {})
+        return [sums, pairs_table("Strongest pairs", self), *self.attention_tables()]
+
+    def attention_tables(self, title: str = "Attention scores") -> list[Table]:
+        """The parts of attention scores; empty where they were not measured."""
+        if self.attention is None or self.attention.missing is not None:
+            return []
+        return [attention_table(title, self.attention)]
 
 
 @dataclass(frozen=True, repr=False)
@@ -113,17 +117,12 @@ class RunMeasurement(Result):
 
     def tables(self) -> Sequence[Table]:
         """Totals side by side, then each crosscoder's strongest pairs and attention scores."""
-        tables = [self.totals_table()]
+        tables = [totals_table(self.runs, self.ratios)]
         for name, result in self.runs.items():
             tables.append(pairs_table(f"{name}: strongest pairs", result))
         for name, result in self.runs.items():
-            if result.attention is not None and result.attention.missing is None:
-                tables.append(attention_table(f"{name}: attention scores", result.attention))
+            tables += result.attention_tables(f"{name}: attention scores")
         return tables
-
-    def totals_table(self) -> Table:
-        """The totals of all crosscoders, and their ratios to the first one's."""
-        return totals_table(self.runs, self.ratios)
 
     @classmethod
     def check(cls, content: Mapping[str, Any]) -> None:
