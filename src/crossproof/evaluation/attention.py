@@ -25,9 +25,17 @@ from crossproof.interactions.attention_pairs import pair_scores
 from crossproof.lm.model import LanguageModel
 from crossproof.result import ABSENT
 
-PARTS = ("total", "query", "key", "query_key", "residual")
-"""A score, and its parts that may differ from key to key of a query."""
-SHOWN = ("total", "constant", "query", "key", "query_key", "residual")
+LABELS = {
+    "total": "score",
+    "constant": "constant",
+    "query": "query latents",
+    "key": "key latents",
+    "query_key": "query × key latents",
+    "residual": "residual",
+}
+"""A score and its parts, in words."""
+PARTS = tuple(part for part in LABELS if part != "constant")
+"""Those that may differ from key to key of a query."""
 EXAMPLE_TOKENS = 24
 SEQUENCES = 16
 """How many of the measured sequences the parts of scores are measured on."""
@@ -91,7 +99,7 @@ class HeadExample:
     head: int
     tokens: tuple[str, ...]
     parts: dict[str, Rows]
-    """By `SHOWN`."""
+    """By `LABELS`."""
     query: int
     key: int
     query_latents: tuple[int, ...]
@@ -145,7 +153,7 @@ def head_example(
         block,
         head,
         token_strings(model.tokenizer, tokens.tolist()),
-        {name: _rows(getattr(parts, name), ~seen) for name in SHOWN},
+        {name: _rows(getattr(parts, name), ~seen) for name in LABELS},
         query,
         key,
         tuple(pairs.query_latents.tolist()),
