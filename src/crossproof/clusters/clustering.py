@@ -194,10 +194,11 @@ def cluster_latents(
     Raises as `partition` does, but for a half of the text that makes no clusters.
     """
 
-    def made(evidence: Evidence, seed: int) -> Partition:
-        return partition(similarity(name, evidence, prepared.latents), algorithm, seed, clusters)
+    def made(evidence: Evidence, seeds: Sequence[int]) -> list[Partition]:
+        values = similarity(name, evidence, prepared.latents)
+        return [partition(values, algorithm, seed, clusters) for seed in seeds]
 
-    partitions = [made(prepared.evidence, seed) for seed in seeds]
+    partitions = made(prepared.evidence, seeds)
     halves, missing = None, None
     if name in TEXT_FREE:
         missing = "it does not depend on the text"
@@ -205,7 +206,7 @@ def cluster_latents(
         missing = "the halves of the text were not measured"
     else:
         try:
-            halves = agreement([made(half, seeds[0]) for half in prepared.halves])
+            halves = agreement([p for half in prepared.halves for p in made(half, seeds[:1])])
         except NothingToClusterError as error:
             missing = f"in one half: {error}"
     frequencies = prepared.frequencies
