@@ -53,7 +53,8 @@ def measured_corpus(folder: Path, model: LanguageModel) -> dict[str, Any]:
 
 def measured_sequences(model: LanguageModel, corpus: dict[str, Any]) -> Int[Tensor, "S T"]:
     """The sequences that were measured."""
-    every = read_sequences(corpus["text"], model, int(corpus["context"]), corpus["split"])
+    rows = corpus.get("rows", "packed")
+    every = read_sequences(corpus["text"], model, int(corpus["context"]), corpus["split"], rows)
     return every[: int(corpus["sequences"])]
 
 
@@ -66,7 +67,7 @@ def judged_sequences(
     """
     source, split = text.source or corpus["text"], text.split or corpus["split"]
     context = int(corpus["context"])
-    every = read_sequences(source, model, context, split)
+    every = read_sequences(source, model, context, split, corpus.get("rows", "packed"))
     same = (source, split) == (corpus["text"], corpus["split"])
     skip = int(corpus["sequences"]) if same else 0
     if len(every) - skip < len(PARTS):

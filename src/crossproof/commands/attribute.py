@@ -70,7 +70,8 @@ def _attribute(options: Attribute) -> None:
     config = config_from_dict(dict(provenance.training))
     model = load_model(options.model or provenance.model, device=config.device)
     context = min(options.context, model.context)
-    text = TextSlice(options.text or config.text, options.split, options.sequences, context)
+    source, rows = options.text or config.text, config.rows
+    text = TextSlice(source, options.split, options.sequences, context, rows=rows)
     out = options.out or options.run / "attribution"
     with evaluation_display("attributing", "sequences") as progress:
         result = attribute(

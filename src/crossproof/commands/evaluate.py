@@ -54,7 +54,7 @@ def run(arguments: Sequence[str], began: float) -> None:
     model = load_model(options.model or provenance.model, device=config.device)
     context = min(options.context, model.context)
     source = options.text or config.text
-    text = TextSlice(source, options.split, options.sequences, context, options.skip)
+    text = TextSlice(source, options.split, options.sequences, context, options.skip, config.rows)
     output = options.out or options.run / f"evaluation-{options.split}"
     report = finish(model, config, options.run, output, text, began, options.seed)
     print(f"Report: {report}")

@@ -75,7 +75,7 @@ def run(arguments: Sequence[str], began: float) -> None:
     model = load_model(options.model or provenance.model, device=config.device)
     context = min(options.context, model.context)
     source = options.text or config.text
-    text = TextSlice.of_tokens(source, options.split, int(options.tokens), context)
+    text = TextSlice.of_tokens(source, options.split, int(options.tokens), context, config.rows)
     folders = [options.run] if options.against is None else [options.run, options.against]
     output = options.out or options.run / "measure"
     described = MeasureOptions(options.pairs, options.attention, options.shapley_tokens)

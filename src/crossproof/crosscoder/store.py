@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from crossproof.activations.config import PositionRule
 from crossproof.crosscoder.config import CrosscoderConfig
 from crossproof.crosscoder.provenance import Provenance as Provenance
 from crossproof.errors import CrossproofError
@@ -26,11 +27,12 @@ WEIGHTS, CONFIG = "crosscoder.safetensors", "config.json"
 
 
 class Stored(nn.Module):
-    """What the format holds of a `Crosscoder`, which is made from these three and its tensors."""
+    """What the format holds of a `Crosscoder`, which is made from these and its tensors."""
 
     config: CrosscoderConfig
     hookpoints: Hookpoints
     d_model: int
+    positions: PositionRule
 
     def fold(self) -> None:
         """Absorbs the scale into the weights."""
@@ -47,6 +49,7 @@ def save_crosscoder(crosscoder: Stored, folder: Path, provenance: Provenance) ->
         "crossproof": _own_version(),
         "crosscoder": asdict(crosscoder.config),
         "d_model": crosscoder.d_model,
+        "positions": asdict(crosscoder.positions),
         "hookpoints": {
             "names": list(crosscoder.hookpoints.names),
             "blocks": [asdict(block) for block in crosscoder.hookpoints.blocks],
@@ -106,6 +109,7 @@ def read_crosscoder(kind: type[S], folder: Path) -> tuple[S, Provenance]:
         crosscoder = kind(
             CrosscoderConfig(**config["crosscoder"]), Hookpoints(names, blocks), config["d_model"]
         )
+        crosscoder.positions = PositionRule.stored(config.get("positions", {}))
         provenance = Provenance(**config["provenance"])
         crosscoder.load_state_dict(tensors)
     except (KeyError, TypeError, RuntimeError) as error:

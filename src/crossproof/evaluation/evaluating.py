@@ -16,13 +16,17 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crossproof.activations.config import MASSIVE
+from crossproof.activations.massive import survey_norms
+from crossproof.activations.positions import within_limits
+from crossproof.crosscoder.encode import ALL
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.patching import DecodedBatch, decode_batches, mlp_out, resid_post
 from crossproof.evaluation.results import EvaluationResult
 from crossproof.evaluation.schemes import ablations
 from crossproof.evaluation.summary import summarise
-from crossproof.evaluation.tally import SHARE_BINS, EvaluationOptions, Tally
+from crossproof.evaluation.tally import BEYOND, SHARE_BINS, EvaluationOptions, Tally
 from crossproof.interactions.contributions import MLPDictionary, mlp_views
 from crossproof.interactions.penalty import (
     additive_interaction,
@@ -64,7 +68,8 @@ def tally_sequences(
     """
     if len(sequences) < 2:
         raise CrossproofError("Evaluation needs at least 2 sequences: give a longer text.")
-    tally = Tally()
+    names = crosscoder.hookpoints.names
+    tally = Tally(survey=survey_norms(model, sequences, names, crosscoder.positions))
     views = mlp_views(model, crosscoder)
     for batch in decode_batches(model, crosscoder, sequences, options.batch_sequences):
         with torch.no_grad():
@@ -82,10 +87,13 @@ def tally_sequences(
 
 def _measure_reconstruction(batch: DecodedBatch, tally: Tally) -> None:
     encoded, x = batch.encoded, batch.encoded.x
-    tally.add("tokens", encoded.per_sequence(x.new_ones(len(x))))
-    tally.add("error", encoded.per_sequence((x - batch.x_hat).pow(2).sum(2)))
-    tally.add("square", encoded.per_sequence(x.pow(2).sum(2)))
-    tally.add("total", encoded.per_sequence(x))
+    beyond = ~within_limits(x, tally.survey.limits(MASSIVE))
+    for suffix, which in (("", ALL), (BEYOND, beyond)):
+        rows, x_hat = x[which], batch.x_hat[which]
+        tally.add("tokens" + suffix, encoded.per_sequence(x.new_ones(len(rows)), which))
+        tally.add("error" + suffix, encoded.per_sequence((rows - x_hat).pow(2).sum(2), which))
+        tally.add("square" + suffix, encoded.per_sequence(rows.pow(2).sum(2), which))
+        tally.add("total" + suffix, encoded.per_sequence(rows, which))
     active = torch.bincount(encoded.latents.token_index, minlength=len(x))
     tally.add("active", encoded.per_sequence(active.to(x.dtype)))
     counts = torch.bincount(encoded.latents.indices, minlength=batch.crosscoder.n_latents)

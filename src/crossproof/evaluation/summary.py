@@ -17,11 +17,11 @@ from crossproof.evaluation.results import (
     ShareHistogram,
 )
 from crossproof.evaluation.schemes import SCHEMES
-from crossproof.evaluation.statistics import Statistic, available, fvu, phi
+from crossproof.evaluation.statistics import Statistic, available, phi
 from crossproof.evaluation.tally import MIDS, SHARE_BINS, EvaluationOptions, Tally
 from crossproof.lm.model import LanguageModel
 
-BY_HOOKPOINT = ("fvu", "ce_recovered", "kl_recovered")
+BY_HOOKPOINT = ("fvu", "fvu_without_outliers", "ce_recovered", "kl_recovered")
 BY_BLOCK = ("fvu_mlp_in", "dominant_share", "interaction", "additive_interaction", "residual")
 
 
@@ -51,6 +51,7 @@ def summarise(
         phi=_fidelities(sums, options, "features-removed"),
         phi_mlp_removed=_fidelities(sums, options, "mlp-removed"),
         share_histogram=_histogram(tally),
+        massive=tally.survey.massive,
         diffing=diffing_figures(crosscoder) if joint else None,
         latents=tuple(contexts_in(model.tokenizer, tally.encoded, picked)),
     )
@@ -63,7 +64,9 @@ def _figures(
     mlp_in = [hookpoints.blocks[block].mlp_in for block in hookpoints.mlp_blocks]
     statistics = available(sums, [at for at in mlp_in if at is not None])
     # FVU means nothing where a transcoder only reads.
-    statistics |= {"fvu": lambda totals: fvu(totals)[:, written]}
+    for name in {"fvu", "fvu_without_outliers"} & statistics.keys():
+        whole = statistics[name]
+        statistics[name] = lambda totals, whole=whole: whole(totals)[:, written]  # type: ignore[misc]
     return {name: _estimate(sums, statistic, options) for name, statistic in statistics.items()}
 
 

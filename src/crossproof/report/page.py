@@ -14,7 +14,13 @@ from plotly.offline import get_plotlyjs
 from crossproof.clusters.result import ClusterResult
 from crossproof.evaluation.attention import HeadExample
 from crossproof.evaluation.measurement import RunMeasurement
-from crossproof.evaluation.results import MID_LABELS, SCHEME_LABELS, RunEvaluation, result_tables
+from crossproof.evaluation.results import (
+    MID_LABELS,
+    SCHEME_LABELS,
+    RunEvaluation,
+    massive_tables,
+    result_tables,
+)
 from crossproof.files import write_text
 from crossproof.proof.attribution.result import AttributionResult
 from crossproof.report import attention, figures
@@ -74,6 +80,7 @@ def write_report(
         ],
         note=str(published.get("note", "")) if published else "",
         details=_details(runs),
+        massive=massive_tables(results.runs),
         passages={run.name: passages(run.figures.latents or ()) for run in runs},
         measured=measured_runs(measured, runs),
         heads={name: attention.caption(example) for name, example in heads.items()},
@@ -201,7 +208,8 @@ def _told(runs: Sequence[ShownRun], block: int | None = None) -> str:
 
 def _details(runs: Sequence[ShownRun]) -> list[Table]:
     """Tables of the figures at each hookpoint."""
-    labels = {"fvu": "FVU", "ce_recovered": "CE recovered", "kl_recovered": "KL recovered"}
+    labels = {"fvu": "FVU", "fvu_without_outliers": "FVU without outliers"}
+    labels |= {"ce_recovered": "CE recovered", "kl_recovered": "KL recovered"}
     columns = {
         f"{label}, {run.name}": run.figures.by_hookpoint[key]
         for key, label in labels.items()
