@@ -167,6 +167,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "true steps": (lambda run: edit(run / "config.json", steps=True), "steps is True"),
     "hookpoints": (lambda run: edit(run / "config.json", hookpoints=None), "hookpoints is None"),
     "hookpoint": (lambda run: edit(run / "config.json", hookpoints="b*"), "hookpoints is 'b.'"),
+    "rows": (lambda run: edit(run / "config.json", rows="sideways"), "rows is 'sideways'"),
     "crosscoder": (lambda run: edit(run / "config.json", crosscoder=[3]), "does not fit"),
     "optimisation": (lambda run: edit(run / "config.json", optimisation=3), "does not fit"),
     "objective": (lambda run: edit(run / "config.json", objective=[1]), "does not fit"),

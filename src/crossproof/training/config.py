@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from crossproof.activations.config import RowKind
 from crossproof.crosscoder.config import CrosscoderConfig
@@ -192,6 +192,8 @@ def _typed(kind: type[C], values: Mapping[str, Any]) -> C:
 def _fits(value: Any, hint: Any) -> bool:
     if get_origin(hint) is tuple:
         return isinstance(value, tuple) and all(isinstance(each, str) for each in value)
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
     kinds = get_args(hint) or (hint,)
     return type(value) in kinds or (type(value) is int and float in kinds)
 
