@@ -105,7 +105,7 @@ class Training:
         made: dict[CrosscoderConfig, Crosscoder] = {}
         for config in configs.values():
             if config.crosscoder not in made:
-                made[config.crosscoder] = initialised(model, hookpoints, sample, config, positions)
+                made[config.crosscoder] = initialised(harvest, sample, config)
         trainers = {
             name: Trainer(
                 copy.deepcopy(made[config.crosscoder]),
@@ -175,16 +175,11 @@ def _position_rule(
     return rule, survey_norms(model, sequences, hookpoints.names, rule)
 
 
-def initialised(
-    model: LanguageModel,
-    hookpoints: Hookpoints,
-    sample: Float[Tensor, "M P D"],
-    config: RunConfig,
-    positions: PositionRule,
-) -> Crosscoder:
+def initialised(harvest: Harvest, sample: Float[Tensor, "M P D"], config: RunConfig) -> Crosscoder:
     """The configuration's crosscoder at the start of its training, the same in all processes."""
-    crosscoder = Crosscoder(config.crosscoder, hookpoints, model.d_model).to(model.device)
-    crosscoder.positions = positions
+    model = harvest.model
+    crosscoder = Crosscoder(config.crosscoder, harvest.hookpoints, model.d_model).to(model.device)
+    crosscoder.positions = harvest.positions
     crosscoder.initialise(sample, config.seed)
     crosscoder.fit_gain(sample)
     distributed.copy_from_first_(crosscoder.state_dict().values())
