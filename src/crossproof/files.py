@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = (
+    "append_text",
     "atomic_file",
     "atomic_folder",
     "make_folder",
@@ -86,6 +87,12 @@ def write_text(path: Path, text: str) -> None:
     """
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="replace")
+
+
+def append_text(path: Path, text: str) -> None:
+    """Appends UTF-8 text to a file; CrossproofError if it cannot be written."""
+    with _writing(path), path.open("a", encoding="utf-8") as handle:
+        handle.write(text)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

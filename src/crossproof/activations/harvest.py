@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from crossproof.activations.positions import scored_positions
+from crossproof.activations.config import PositionRule
+from crossproof.activations.positions import scored_positions, within_limits
 from crossproof.errors import CrossproofError
 from crossproof.lm import Hookpoints, LanguageModel
 
@@ -39,9 +40,10 @@ class Harvest:
 
     Each epoch permutes the sequences and joins their scored tokens into one stream; each
     `buffer_batches` batches of the stream are a chunk, shuffled within itself. A batch holds only
-    scored positions, and one forward pass serves all hookpoints. The memory needed is that of one
-    chunk. Raises CrossproofError when the corpus cannot fill a batch, or the buffer cannot hold a
-    sequence.
+    scored positions, and one forward pass serves all hookpoints. Where the rule limits norms, the
+    places of tokens beyond them are taken by other tokens of their chunk, so that batches stay
+    equally large. The memory needed is that of one chunk. Raises CrossproofError when the corpus
+    cannot fill a batch, or the buffer cannot hold a sequence.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Harvest:
         buffer_batches: int = 32,
         seed: int = 0,
         forward_sequences: int = 32,
+        positions: PositionRule = PositionRule(),  # noqa: B008  (frozen)
     ) -> None:
         for name, value in (
             ("batch_tokens", batch_tokens),
@@ -68,7 +71,8 @@ class Harvest:
         self.buffer_batches = buffer_batches
         self.seed = seed
         self.forward_sequences = forward_sequences
-        self._counts = scored_positions(sequences, model.special_ids).sum(dim=1)
+        self.positions = positions
+        self._counts = self._scored(sequences).sum(dim=1)
         self._check_sizes()
         self._order: _Order | None = None
         self._chunk: _Chunk | None = None
@@ -112,7 +116,7 @@ class Harvest:
         begin = int(torch.searchsorted(order.ends, first, right=True))
         end = int(torch.searchsorted(order.ends, last)) + 1
         tokens = self.sequences[order.sequences[begin:end]].to(self.model.device)
-        scored = scored_positions(tokens, self.model.special_ids)
+        scored = self._scored(tokens)
         # A sequence that straddles two chunks is run for both, and gives each its own part.
         numbers = scored.flatten().cumsum(0).reshape(scored.shape)
         numbers += int(order.ends[begin]) - int(self._counts[order.sequences[begin]])
@@ -120,7 +124,25 @@ class Harvest:
         activations = self._space(last - first)
         self._fill(activations, tokens, wanted)
         shuffle = _generator(self.seed, epoch, number).permutation(last - first)
-        return _Chunk(epoch, number, activations, torch.from_numpy(shuffle).to(self.model.device))
+        rows = self._within_limits(activations, torch.from_numpy(shuffle).to(self.model.device))
+        return _Chunk(epoch, number, activations, rows)
+
+    def _scored(self, tokens: Int[Tensor, "S T"]) -> Bool[Tensor, "S T"]:
+        return scored_positions(tokens, self.model.special_ids, self.positions.skip_first)
+
+    def _within_limits(
+        self, activations: Float[Tensor, "M P D"], order: Int[Tensor, " M"]
+    ) -> Int[Tensor, " M"]:
+        """The order without tokens beyond the limits, its beginning repeated in their places."""
+        if not self.positions.norm_limits:
+            return order
+        kept = order[within_limits(activations, self.positions.norm_limits)[order]]
+        if not len(kept):
+            raise CrossproofError(
+                "Every position's norm is beyond the limits: leave out fewer, by a higher "
+                "--drop-outliers."
+            )
+        return kept.repeat(-(-len(order) // len(kept)))[: len(order)]
 
     def _fill(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -57,6 +58,8 @@ def run(arguments: Sequence[str], began: float) -> None:
     from crossproof.training import distributed
     from crossproof.training.run import resume, start
 
+    if options.resume:
+        name_ignored(arguments, options.out)
     with distributed.process_group():
         begin = resume if options.resume else partial(start, options.config)
         prepared = begin(options.out, trust_remote_code=options.trust_remote_code)
@@ -67,6 +70,19 @@ def run(arguments: Sequence[str], began: float) -> None:
         finish_run(prepared, began)
     else:
         say(f"Crosscoders: {prepared.folder}; `crossproof evaluate {prepared.folder}` measures.")
+
+
+def name_ignored(arguments: Sequence[str], out: Path) -> None:
+    """Says which options a resumed run takes no notice of."""
+    heeded = ("--resume", "--out", "--evaluate", "--no-evaluate")
+    given = dict.fromkeys(a.partition("=")[0] for a in arguments if a.startswith("--"))
+    ignored = [option for option in given if option not in heeded]
+    if ignored:
+        print(
+            f"crossproof: {', '.join(ignored)} ignored: a resumed run keeps the settings in "
+            f"{out / 'config.json'}.",
+            file=sys.stderr,
+        )
 
 
 def _recipe_parser() -> argparse.ArgumentParser:

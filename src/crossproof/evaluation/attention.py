@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crossproof.activations.positions import scored_positions
 from crossproof.crosscoder.encode import EncodedBatch, encode_batches
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
@@ -146,7 +145,7 @@ def head_example(
     x = attention_input(batch, block)
     parts = score_parts(view, head, batch.latents, x)
     seen = view.attention.mask(torch.arange(len(x), device=x.device))
-    query, key = _strongest(model, tokens, parts, seen)
+    query, key = _strongest(model, crosscoder, tokens, parts, seen)
     scores = view.attention.scores(x.double())[head]
     pairs = pair_scores(view, batch.latents, query, key)
     return HeadExample(
@@ -164,10 +163,14 @@ def head_example(
 
 
 def _strongest(
-    model: LanguageModel, tokens: Int[Tensor, " T"], parts: ScoreParts, seen: Bool[Tensor, "T T"]
+    model: LanguageModel,
+    crosscoder: Crosscoder,
+    tokens: Int[Tensor, " T"],
+    parts: ScoreParts,
+    seen: Bool[Tensor, "T T"],
 ) -> tuple[int, int]:
     """The query and the earlier key, both scored positions, whose latents add most."""
-    scored = scored_positions(tokens[None], model.special_ids)[0].to(seen.device)
+    scored = next(encode_batches(model, crosscoder, tokens[None], 1)).scored[0]
     open_to = (seen & scored & scored[:, None]).tril(-1)
     if not open_to.any():
         raise CrossproofError("The text has no two ordinary tokens that see each other; give more.")

@@ -17,7 +17,7 @@ from crossproof.evaluation.measurement import (
     pairs_table,
     totals_table,
 )
-from crossproof.evaluation.results import RunEvaluation, result_tables
+from crossproof.evaluation.results import RunEvaluation, massive_tables, result_tables
 from crossproof.files import write_text
 from crossproof.proof.attribution.result import AttributionResult
 from crossproof.report.attention import caption, pair_panel, pattern_panels
@@ -73,6 +73,7 @@ def write_report(
         objectives=[(name, MARKS[mark], at) for name, mark, at in published_legend(points)],
         note=str(published.get("note", "")) if published else "",
         hookpoints=_hookpoints(runs),
+        massive=massive_tables(results.runs),
         measured=[(run, result, pairs_table("", result)) for run, result in pairs],
         totals=_totals(pairs, ratios),
         heads=[
@@ -143,7 +144,8 @@ def _heads(measured: Measured) -> Iterator[tuple[ShownRun, MeasurementResult, He
 
 def _hookpoints(runs: Sequence[ShownRun]) -> Table | None:
     """The figures at each hookpoint."""
-    labels = {"fvu": "FVU", "ce_recovered": "CE recovered", "kl_recovered": "KL recovered"}
+    labels = {"fvu": "FVU", "fvu_without_outliers": "FVU without outliers"}
+    labels |= {"ce_recovered": "CE recovered", "kl_recovered": "KL recovered"}
     columns = {
         f"{label}, {run.name}": run.figures.by_hookpoint[key]
         for key, label in labels.items()

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crossproof.activations import Harvest
+from crossproof.activations import (
+    Harvest,
+    MassiveActivation,
+    NormSurvey,
+    PositionRule,
+    survey_norms,
+)
+from crossproof.activations.config import MASSIVE
 from crossproof.crosscoder.config import CrosscoderConfig
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
@@ -19,7 +28,7 @@ from crossproof.lm.hookpoints import Hookpoints
 from crossproof.lm.mlp import MLPWeights
 from crossproof.lm.model import LanguageModel
 from crossproof.training import distributed
-from crossproof.training.config import RunConfig
+from crossproof.training.config import RunConfig, check_settings
 from crossproof.training.trainer import StepReport, Trainer
 
 INITIAL_BATCHES = 4
@@ -48,8 +57,12 @@ class Training:
     model: LanguageModel
     config: RunConfig
     """What all crosscoders have in common."""
+    sequences: Int[Tensor, "S T"]
+    """The whole text, of all processes."""
     harvest: Harvest
     trainers: dict[str, Trainer]
+    massive: tuple[MassiveActivation, ...] = ()
+    """Massive activations in the first sequences of the text."""
 
     @classmethod
     def build(
@@ -62,10 +75,12 @@ class Training:
         """A crosscoder for each configuration's objective, initialised on the first batches.
 
         Where several processes train, each takes its share of `sequences` and of every batch.
-        Raises CrossproofError if configurations differ in more than OWN_SETTINGS, or penalise
-        MLPs none of whose inputs is a hookpoint.
+        Raises CrossproofError if configurations differ in more than OWN_SETTINGS, hold a number
+        that nothing can be trained with, or penalise MLPs none of whose inputs is a hookpoint.
         """
         first = _common(configs)
+        for config in configs.values():
+            check_settings(config)
         hookpoints = model.hookpoints(list(first.hookpoints) or None)
         penalised = any(config.penalised for config in configs.values())
         if penalised and not hookpoints.mlp_blocks:
@@ -73,15 +88,24 @@ class Training:
                 "None of the hookpoints is an MLP's input, so there is nothing to penalise: add "
                 "'blocks.*.mlp.hook_in' to --hookpoints."
             )
+        positions, survey = _position_rule(model, sequences, hookpoints, first)
         share = sequences[distributed.rank() :: distributed.world()]
         tokens = distributed.share_of(first.batch_tokens)
-        harvest = Harvest(model, share, hookpoints, tokens, first.buffer_batches, first.seed)
+        harvest = Harvest(
+            model,
+            share,
+            hookpoints,
+            tokens,
+            first.buffer_batches,
+            first.seed,
+            positions=positions,
+        )
         mlps = mlps_by_hookpoint(model, hookpoints) if penalised else {}
         sample = first_batches(harvest, initial_batches)
         made: dict[CrosscoderConfig, Crosscoder] = {}
         for config in configs.values():
             if config.crosscoder not in made:
-                made[config.crosscoder] = initialised(model, hookpoints, sample, config)
+                made[config.crosscoder] = initialised(harvest, sample, config)
         trainers = {
             name: Trainer(
                 copy.deepcopy(made[config.crosscoder]),
@@ -93,7 +117,15 @@ class Training:
             )
             for name, config in configs.items()
         }
-        return cls(model, first, harvest, trainers)
+        return cls(model, first, sequences, harvest, trainers, survey.massive)
+
+    @cached_property
+    def text_hash(self) -> str:
+        """16 hexadecimal digits of the SHA-256 over the tokens and the shape of their rows."""
+        digest = hashlib.sha256(str(tuple(self.sequences.shape)).encode())
+        for rows in self.sequences.cpu().split(1 << 16):
+            digest.update(rows.to(torch.int32).contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     @property
     def step(self) -> int:
@@ -126,14 +158,28 @@ def _common(configs: Mapping[str, RunConfig]) -> RunConfig:
     return first
 
 
-def initialised(
-    model: LanguageModel,
-    hookpoints: Hookpoints,
-    sample: Float[Tensor, "M P D"],
-    config: RunConfig,
-) -> Crosscoder:
+def _position_rule(
+    model: LanguageModel, sequences: Int[Tensor, "S T"], hookpoints: Hookpoints, config: RunConfig
+) -> tuple[PositionRule, NormSurvey]:
+    """Which positions count, and what is massive; the same in all processes."""
+    rule, multiple = PositionRule(config.skip_first), config.drop_outliers
+    survey = survey_norms(model, sequences, hookpoints.names, rule)
+    if multiple == 0:
+        return rule, survey
+    if not multiple > 1:
+        raise CrossproofError(
+            f"drop_outliers is {multiple:g}; give a multiple of the median norm above 1, such as "
+            f"{MASSIVE:g}, or 0 to leave nothing out."
+        )
+    rule = replace(rule, norm_limits=survey.limits(multiple))
+    return rule, survey_norms(model, sequences, hookpoints.names, rule)
+
+
+def initialised(harvest: Harvest, sample: Float[Tensor, "M P D"], config: RunConfig) -> Crosscoder:
     """The configuration's crosscoder at the start of its training, the same in all processes."""
-    crosscoder = Crosscoder(config.crosscoder, hookpoints, model.d_model).to(model.device)
+    model = harvest.model
+    crosscoder = Crosscoder(config.crosscoder, harvest.hookpoints, model.d_model).to(model.device)
+    crosscoder.positions = harvest.positions
     crosscoder.initialise(sample, config.seed)
     crosscoder.fit_gain(sample)
     distributed.copy_from_first_(crosscoder.state_dict().values())
