@@ -177,6 +177,19 @@ def test_a_network_folder_gives_back_what_was_saved(networks: Path, tmp_path: Pa
     write_tensors(path, tensors | {"network.b_in": tensors["network.b_in"][1:]})
     with pytest.raises(CrossproofError, match=r"network\.b_in .* shape \[11\]: .* N = 12"):
         read_network(tmp_path)
+    nothing = tensors["domain.active_sets"][:0]
+    write_tensors(path, tensors | {"domain.active_sets": nothing})
+    with pytest.raises(CrossproofError, match=r"active_sets .* shape \[0, 2\]: .*none of them 0"):
+        read_network(tmp_path)
+    write_tensors(path, tensors | {"domain.active_sets": tensors["domain.active_sets"] + 0.5})
+    with pytest.raises(CrossproofError, match="must hold whole numbers"):
+        read_network(tmp_path)
+
+
+@pytest.mark.parametrize("option", ["--points", "--nodes"])
+def test_a_count_below_one_is_refused(option: str, networks: Path, tmp_path: Path) -> None:
+    with pytest.raises(CrossproofError, match="must be at least 1"):
+        prove.run([str(networks / "sparse"), option, "0", "--out", str(tmp_path)], 0.0)
 
 
 def test_a_network_in_memory_is_certified(tmp_path: Path) -> None:

@@ -44,7 +44,10 @@ def read_network(folder: Path | str) -> tuple[Network, PairDomain | SparseDomain
     domain = _part(tensors, "domain", names, sizes, path)
     if names is PAIRS:
         return network, PairDomain(**domain)
-    domain["active_sets"] = tensors["domain.active_sets"].long()
+    active = tensors["domain.active_sets"]
+    if active.is_floating_point():
+        raise CrossproofError(f"domain.active_sets of {path} must hold whole numbers (int64).")
+    domain["active_sets"] = active.long()
     return network, SparseDomain(decoder=domain.pop("atoms"), **domain)
 
 
@@ -61,14 +64,15 @@ def _part(
         wanted = ", ".join(letters)
         if tensor is None:
             raise CrossproofError(f"{path} lacks {part}.{name} [{wanted}].")
-        fits = tensor.ndim == len(letters) and all(
+        fits = tensor.ndim == len(letters) and tensor.numel() > 0
+        fits = fits and all(
             sizes.setdefault(letter, size) == size
             for letter, size in zip(letters, tensor.shape, strict=True)
         )
         if not fits:
             known = ", ".join(f"{letter} = {size}" for letter, size in sizes.items())
             raise CrossproofError(
-                f"{part}.{name} of {path} has shape {list(tensor.shape)}: it must be [{wanted}] "
-                f"with {known}."
+                f"{part}.{name} of {path} has shape {list(tensor.shape)}: it must be [{wanted}], "
+                f"none of them 0, with {known}."
             )
     return {name: tensors[f"{part}.{name}"].double() for name in shapes}

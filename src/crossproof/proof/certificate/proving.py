@@ -64,9 +64,13 @@ def prove(
     there is none; pairs need neither).
 
     Raises CrossproofError for a folder that is not one, a network without domain, classes or a
-    dictionary that do not fit the domain, or a folder that cannot be written.
+    dictionary that do not fit the domain, counts below 1, or a folder that cannot be written.
     """
     options = options or ProverOptions()
+    if min(options.points, options.nodes) < 1:
+        raise CrossproofError(
+            f"points {options.points} and nodes {options.nodes} must be at least 1 each."
+        )
     about: dict[str, object] = {}
     if not isinstance(network, Network):
         about["name"] = Path(network).resolve().name
