@@ -132,7 +132,13 @@ def test_what_is_degenerate_is_left_out_and_said(
     content = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert all(map(math.isfinite, numbers(content)))
     assert ClusterResult.from_json(content) == result
-    assert (run.detection["overlap"].specificity is None) == (change is all_constant)
+    confusion, specificity = (
+        run.detection["overlap"].confusion,
+        run.detection["overlap"].specificity,
+    )
+    assert confusion is not None
+    assert (specificity is None) == (confusion.fp + confusion.tn == 0)
+    assert specificity is None or change is not all_constant
     for reason, count in left_out.items():
         assert f"{count} {reason}" in repr(result)
     for name in run.undefined:
