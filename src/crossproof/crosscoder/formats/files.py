@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import struct
 import tokenize
@@ -113,20 +114,26 @@ class Config(dict[str, Any]):
 
     def number(self, key: str) -> float | None:
         """The finite number under `key`."""
-        return cast("float | None", self._typed(key, (int, float), "a finite number"))
+        value = self._typed(key, (int, float), "a finite number")
+        if value is None or math.isfinite(float(str(value))):  # float() of a longer int overflows
+            return None if value is None else float(value)
+        raise self._error(key, value, "a finite number")
 
     def flag(self, key: str, otherwise: bool = False) -> bool:
         """Whether `key` is true; `otherwise` if absent."""
         value = self.get(key)
         if value is None or isinstance(value, bool):
             return otherwise if value is None else value
-        raise CrossproofError(f"{self.source} gives {key} as {short(value)}, not true or false.")
+        raise self._error(key, value, "true or false")
 
     def _typed(self, key: str, kind: Any, words: str) -> Any:
         value = self.get(key)
         if value is None or (isinstance(value, kind) and not isinstance(value, bool)):
             return value
-        raise CrossproofError(f"{self.source} gives {key} as {short(value)}, not {words}.")
+        raise self._error(key, value, words)
+
+    def _error(self, key: str, value: Any, words: str) -> CrossproofError:
+        return CrossproofError(f"{self.source} gives {key} as {short(value)}, not {words}.")
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
