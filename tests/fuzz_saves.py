@@ -18,7 +18,7 @@ Files = dict[str, bytes]
 """A save by paths relative to its folder."""
 
 VALUES: list[Any] = [
-    *(None, True, False, 0, -1, 3, 10**30, 1.5, float("nan"), float("inf"), -float("inf")),
+    *(None, True, False, 0, -1, 3, 10**30, 10**400, 1.5, float("nan"), float("inf"), -float("inf")),
     *("", "x", "none", "a\nb", "\x1b[31m", "\ud800", "layer_1", "topk", "blocks.1.hook_resid_pre"),
     *([], [1, 2], ["x"], {}, {"x": None}, {"k": "3"}, [[]], "9" * 5000),
 ]

@@ -167,6 +167,10 @@ SAELENS: dict[str, tuple[Damage, str]] = {
         lambda f: changed(f / "cfg.json", metadata=[1]),
         r"metadata as \[1\], not a mapping",
     ),
+    "words for a flag": (
+        lambda f: changed(f / "cfg.json", apply_b_dec_to_input="False"),
+        "apply_b_dec_to_input as 'False', not true or false",
+    ),
     "not a name": (
         lambda f: changed(f / "cfg.json", metadata={"hook_name": "a\nb"}),
         r"the hookpoint 'a\\nb'",

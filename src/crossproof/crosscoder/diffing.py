@@ -65,7 +65,7 @@ def diffing_figures(crosscoder: Crosscoder) -> DiffingFigures:
 
 
 def _matched(hookpoints: Hookpoints) -> list[tuple[int, int]]:
-    """The places of each hookpoint in the first and in the second model."""
+    """The positions of each hookpoint in the first and in the second model."""
     if not is_joint(hookpoints):
         raise CrossproofError(
             "This crosscoder reads one model; relative norms need one trained on two "

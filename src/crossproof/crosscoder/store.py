@@ -157,8 +157,8 @@ def _typed(kind: type[T], values: Mapping[str, Any], like: T) -> T:
 
 def _hookpoints(content: Mapping[str, Any]) -> Hookpoints:
     names, blocks = content["names"], [BlockHookpoints(**block) for block in content["blocks"]]
-    places = [None, *range(len(names))]
-    wrong = [place for block in blocks for place in vars(block).values() if place not in places]
+    usual = [None, *range(len(names))]
+    wrong = [index for block in blocks for index in vars(block).values() if index not in usual]
     printable = all(type(name) is str and name.isprintable() for name in names)
     if type(names) is not list or not printable or wrong:
         raise TypeError(f"hookpoints are {names!r}, and blocks have some at {wrong}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import struct
 import tokenize
@@ -39,23 +40,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise CrossproofError(f"{path} is missing: the folder is not complete.")
-    read, otherwise = {
-        ".npz": (_read_npz, "is damaged or not an npz file of numbers: fetch it again"),
-        ".npy": (_read_npz, "is damaged or not an npz file of numbers: fetch it again"),
-        ".pt": (_read_pickle, _UNTRUSTED),
-        ".pth": (_read_pickle, _UNTRUSTED),
-    }.get(path.suffix, (read_tensors, "holds tensors of a kind that PyTorch cannot convert"))
+    read, otherwise = _READERS.get(path.suffix[:3], _SAFETENSORS)
     try:
         _refuse_pointer(path)
         return {name: _dense(path, name, tensor) for name, tensor in read(path).items()}
     except DAMAGE as error:
         raise CrossproofError(f"{path} {otherwise}.") from error
-
-
-_UNTRUSTED = (
-    "is damaged, or holds more than tensors and would have to run code to be loaded: fetch it "
-    "again, or save its state_dict alone"
-)
 
 
 def _refuse_pointer(path: Path) -> None:
@@ -90,6 +80,18 @@ def _dense(path: Path, name: str, tensor: Tensor) -> Tensor:
     return tensor.detach().float() if tensor.is_floating_point() else tensor
 
 
+_SAFETENSORS = read_tensors, "holds tensors of a kind that PyTorch cannot convert"
+_READERS = {
+    ".np": (_read_npz, "is damaged or not an npz file of numbers: fetch it again"),
+    ".pt": (
+        _read_pickle,
+        "is damaged, or holds more than tensors and would have to run code to be loaded: fetch it "
+        "again, or save its state_dict alone",
+    ),
+}
+"""By the beginning of a suffix (.npz, .npy, .pt, .pth): how it is read, and what is wrong else."""
+
+
 class Config(dict[str, Any]):
     """A configuration's plain values. What is null is absent; an entry of another kind than the
     one asked for raises CrossproofError."""
@@ -112,13 +114,26 @@ class Config(dict[str, Any]):
 
     def number(self, key: str) -> float | None:
         """The finite number under `key`."""
-        return cast("float | None", self._typed(key, (int, float), "a finite number"))
+        value = self._typed(key, (int, float), "a finite number")
+        if value is None or math.isfinite(float(str(value))):  # float() of a longer int overflows
+            return None if value is None else float(value)
+        raise self._error(key, value, "a finite number")
+
+    def flag(self, key: str, otherwise: bool = False) -> bool:
+        """Whether `key` is true; `otherwise` if absent."""
+        value = self.get(key)
+        if value is None or isinstance(value, bool):
+            return otherwise if value is None else value
+        raise self._error(key, value, "true or false")
 
     def _typed(self, key: str, kind: Any, words: str) -> Any:
         value = self.get(key)
         if value is None or (isinstance(value, kind) and not isinstance(value, bool)):
             return value
-        raise CrossproofError(f"{self.source} gives {key} as {short(value)}, not {words}.")
+        raise self._error(key, value, words)
+
+    def _error(self, key: str, value: Any, words: str) -> CrossproofError:
+        return CrossproofError(f"{self.source} gives {key} as {short(value)}, not {words}.")
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]

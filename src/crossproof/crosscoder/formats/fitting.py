@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from crossproof.crosscoder.formats.foreign import ForeignDictionary, at_hooks
-from crossproof.crosscoder.formats.hooks import layer_of, resolve_hook, stream_is_centred
+from crossproof.crosscoder.formats.hooks import HookAlias, centring_changes, layer_of, resolve_hook
 from crossproof.errors import CrossproofError
 from crossproof.lm.model import LanguageModel
 
@@ -33,15 +33,12 @@ def fit(
     if centred is not None:
         foreign = replace(foreign, centred=centred, centring_known=True)
     foreign = _named(foreign, hookpoints)
+    aliases = [resolve_hook(model, str(hook), foreign.folded_norms) for hook in foreign.hooks]
     W_enc, W_dec = foreign.W_enc.double(), foreign.W_dec.double()
     b_enc, b_dec = foreign.b_enc.double(), foreign.b_dec.double()
-    notices, names = [], []
-    for p, hook in enumerate(map(str, foreign.hooks)):
-        alias = resolve_hook(model, hook, foreign.folded_norms)
-        names.append(alias.hookpoint)
+    for p, alias in enumerate(aliases):
         weight, shift = alias.weight, alias.shift
-        notices += _notices(foreign, model, hook, alias.hookpoint)
-        if foreign.centred and stream_is_centred(model, alias.hookpoint):
+        if _centred(foreign, model, alias.hookpoint):
             W_enc[:, p] -= W_enc[:, p].mean(1, keepdim=True)
         if weight is None or shift is None:
             continue
@@ -50,44 +47,52 @@ def fit(
         W_dec[:, p] *= weight
         if bool(W_dec[:, p].any() or b_dec[p].any()):  # not where a transcoder only reads
             b_dec[p] = b_dec[p] * weight + shift
+    names = tuple(alias.hookpoint for alias in aliases)
     for name in names:
         if names.count(name) > 1:
             raise CrossproofError(f"{foreign.source} has the hookpoint {name} twice: name each.")
     dictionary = replace(
         foreign,
-        hooks=tuple(names),
+        hooks=names,
         W_enc=W_enc.float(),
         W_dec=W_dec.float(),
         b_enc=b_enc.float(),
         b_dec=b_dec.float(),
     )
-    return dictionary, list(dict.fromkeys(notices))
+    return dictionary, _notices(foreign, model, aliases)
 
 
-def _notices(foreign: ForeignDictionary, model: LanguageModel, hook: str, name: str) -> list[str]:
-    """What is assumed of a hook because the files do not say it, where it makes a difference."""
+def _centred(foreign: ForeignDictionary, model: LanguageModel, hookpoint: str) -> bool:
+    """Whether the encoder must centre what `hookpoint` carries."""
+    changes = centring_changes(model, hookpoint)
+    if foreign.centred and changes is None:
+        raise CrossproofError(
+            f"{foreign.source} was trained on a centred residual stream ({hookpoint}), and "
+            f"'{model.name}' has no LayerNorm that says whether that changes it: it cannot be "
+            f"converted (--raw if the stream was not centred)."
+        )
+    return foreign.centred and bool(changes)
+
+
+def _notices(
+    foreign: ForeignDictionary, model: LanguageModel, aliases: Sequence[HookAlias]
+) -> list[str]:
+    """What is assumed because the files do not say it, where it makes a difference."""
     notices = []
-    if not foreign.centring_known and _centring_matters(model, name):
-        assumed = "a centred" if foreign.centred else "the raw"
+    if not foreign.centring_known and any(centring_changes(model, a.hookpoint) for a in aliases):
         notices.append(
             f"{foreign.source} does not say whether its residual stream was centred: taken as "
-            f"trained on {assumed} stream, as was usual (--centred or --raw says it)."
+            f"trained on {'a centred' if foreign.centred else 'the raw'} stream, as was usual "
+            f"(--centred or --raw says it)."
         )
-    unfolded = not foreign.folded_norms and hook.endswith("hook_normalized")
-    if unfolded and resolve_hook(model, hook, folded_norms=False).weight is None:
-        notices.append(
-            f"{foreign.source} was trained with fold_ln false: {hook} is taken as the norm's "
-            f"output behind weight and bias, as before TransformerLens 3 (--hookpoint {hook} "
-            f"is before them)."
-        )
+    for hook, alias in zip(map(str, foreign.hooks), aliases, strict=True):
+        if hook.endswith("hook_normalized") and alias.weight is None:
+            notices.append(
+                f"{foreign.source} was trained with fold_ln false: {hook} is taken as the norm's "
+                f"output behind weight and bias, as before TransformerLens 3 (--hookpoint {hook} "
+                f"is before them)."
+            )
     return notices
-
-
-def _centring_matters(model: LanguageModel, name: str) -> bool:
-    try:
-        return stream_is_centred(model, name)
-    except CrossproofError:  # no norm of a known kind: no TransformerLens centres such a model
-        return False
 
 
 def _named(foreign: ForeignDictionary, hookpoints: Sequence[str] | None) -> ForeignDictionary:

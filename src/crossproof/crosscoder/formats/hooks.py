@@ -85,19 +85,15 @@ def _behind_norm(
     return HookAlias(name, norm.weight.cpu(), norm.bias.cpu())
 
 
-def stream_is_centred(model: LanguageModel, hookpoint: str) -> bool:
-    """Whether center_writing_weights centres what `hookpoint` carries: not behind a norm, and only
-    in models with LayerNorm. Raises CrossproofError for a model that has neither kind of norm."""
+def centring_changes(model: LanguageModel, hookpoint: str) -> bool | None:
+    """Whether center_writing_weights changes what `hookpoint` carries: not behind a norm, and only
+    in models with LayerNorm; None where the model has no norm that says so."""
     if hookpoint.endswith(("mlp.hook_in", "attn.hook_in")):
         return False
     try:
         return input_norm(model, 0, "mlp").centred
-    except CrossproofError as error:
-        raise CrossproofError(
-            f"The dictionary was trained on a centred residual stream ({hookpoint}), and "
-            f"'{model.name}' has no LayerNorm that says whether that changes it: it cannot be "
-            f"converted."
-        ) from error
+    except CrossproofError:
+        return None
 
 
 def layer_of(dictionary: ForeignDictionary) -> int | None:

@@ -45,7 +45,7 @@ def read(path: Path) -> list[ForeignDictionary]:
     hooks: tuple[str | None, ...] = (_hook(meta, config, path),)
     if kind in TRANSCODERS:
         hooks += (meta.text("hook_name_out"),)
-    less_bias = kind not in TRANSCODERS and bool(config.get("apply_b_dec_to_input", True))
+    less_bias = kind not in TRANSCODERS and config.flag("apply_b_dec_to_input", True)
     more = rule | _model(config, meta) | {"less_decoder_bias": less_bias}
     return [_scaled(save.dictionary(hooks, kind, *weights, **more), save)]
 
@@ -95,9 +95,9 @@ def _model(config: Config, meta: Config) -> dict[str, Any]:
         "layer": meta.whole("hook_layer")
         if "hook_layer" in meta
         else meta.whole("hook_point_layer"),
-        "centred": bool(kwargs.get("center_writing_weights", usual)),
+        "centred": kwargs.flag("center_writing_weights", usual),
         "centring_known": known,
-        "folded_norms": bool(kwargs.get("fold_ln", True)) or not hooked,
+        "folded_norms": kwargs.flag("fold_ln", True) or not hooked,
     }
 
 
@@ -124,7 +124,7 @@ def _weights(
     else:
         rule = {"rule": "relu"}
     batch = kind in BATCH_TOPK
-    if (kind == "topk" or batch) and save.config.get("rescale_acts_by_decoder_norm", batch):
+    if (kind == "topk" or batch) and save.config.flag("rescale_acts_by_decoder_norm", batch):
         norm = W_dec.norm(dim=-1)
         W_enc, b_enc = W_enc * norm[:, None], b_enc * norm
         W_dec = W_dec / norm.clamp_min(1e-30)[:, None]

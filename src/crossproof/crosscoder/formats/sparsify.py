@@ -29,7 +29,7 @@ def read(path: Path) -> list[ForeignDictionary]:
     """
     config = read_config(path / CONFIG)
     save = Save(path, path / WEIGHTS, config)
-    if config.get("signed"):
+    if config.flag("signed"):
         raise CrossproofError(
             f"{path} has signed latents: a crosscoder's latents are not negative."
         )
@@ -39,7 +39,7 @@ def read(path: Path) -> list[ForeignDictionary]:
     # groupmax: the largest of each of k groups
     number = {"k": k} if activation == "topk" else {"k": 1, "groups": k}
     weights = save.take("encoder.weight h d", "encoder.bias h", "W_dec h e", "b_dec e")
-    module, transcode = _module(path), bool(config.get("transcode"))
+    module, transcode = _module(path), config.flag("transcode")
     hooks = (module and INPUT_OF + module, module) if transcode else (module,)
     more: dict[str, Any] = {"less_decoder_bias": not transcode, "rule": "topk", **number}
     return [save.dictionary(hooks, activation, *weights, **more)]
