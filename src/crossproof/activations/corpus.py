@@ -17,13 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from crossproof.activations.config import Split as Split
-from crossproof.activations.documents import (
-    DATASETS_PREFIX,
-    LINES,
-    TABLES,
-    DocumentSource,
-    read_documents,
-)
+from crossproof.activations.documents import read_documents
+from crossproof.activations.sources import DATASETS_PREFIX, LINES, TABLES, DocumentSource
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
 from crossproof.result import ABSENT
