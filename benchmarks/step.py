@@ -31,13 +31,13 @@ from crossproof.training import Objective, Optimisation, Trainer
 OBJECTIVES = {
     "unpenalised": Objective(),
     "interaction": Objective(interaction=100.0),
-    "transition": Objective(keep_largest=1000.0, all_latents=1000.0),
+    "keep_largest": Objective(keep_largest=1000.0, all_latents=1000.0),
 }
 VARIANTS = ("dense", *OBJECTIVES, "dense+penalty")
 RATIOS = [
     ("unpenalised", "dense"),
     ("interaction", "unpenalised"),
-    ("transition", "unpenalised"),
+    ("keep_largest", "unpenalised"),
     ("dense+penalty", "dense"),
 ]
 

@@ -18,7 +18,8 @@ import pyarrow
 import pytest
 
 from crossproof.activations import columns
-from crossproof.activations.documents import DocumentSource, read_documents
+from crossproof.activations.documents import read_documents
+from crossproof.activations.sources import DocumentSource
 from crossproof.errors import CrossproofError, CrossproofWarning
 
 TEXTS = ["one two", "three ü", "four"]

@@ -10,6 +10,7 @@ import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging.handlers import BufferingHandler
 from pathlib import Path
 
 import pyarrow
@@ -18,7 +19,7 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 from datasets.table import CastError
 
-from crossproof.activations.documents import TABLES, DocumentSource, other_columns
+from crossproof.activations.sources import TABLES, DocumentSource, other_columns
 from crossproof.errors import CrossproofError, first_line
 
 _ERRORS = (
@@ -88,7 +89,7 @@ def _opened(source: DocumentSource) -> Dataset:
 @contextmanager
 def _errors_of(source: DocumentSource) -> Iterator[None]:
     """Errors of `datasets` as one sentence; what it logs is printed if nothing went wrong."""
-    logger, records = logging.getLogger("datasets"), _Records()
+    logger, records = logging.getLogger("datasets"), BufferingHandler(capacity=10**6)
     handlers, logger.handlers = logger.handlers, [records]
     try:
         yield
@@ -96,19 +97,8 @@ def _errors_of(source: DocumentSource) -> Iterator[None]:
         raise CrossproofError(_sentence(source, error)) from error
     finally:
         logger.handlers = handlers
-    for record in records.kept:
+    for record in records.buffer:
         logger.handle(record)
-
-
-class _Records(logging.Handler):
-    """Keeps what is logged."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kept: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.kept.append(record)
 
 
 def _sentence(source: DocumentSource, error: BaseException) -> str:

@@ -18,14 +18,9 @@ from transformers import PreTrainedTokenizerBase
 
 from crossproof.activations.config import RowKind as RowKind
 from crossproof.activations.config import Split as Split
-from crossproof.activations.documents import (
-    DATASETS_PREFIX,
-    LINES,
-    TABLES,
-    DocumentSource,
-    read_documents,
-)
+from crossproof.activations.documents import read_documents
 from crossproof.activations.rows import document_rows
+from crossproof.activations.sources import DATASETS_PREFIX, LINES, TABLES, DocumentSource
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
 from crossproof.result import ABSENT

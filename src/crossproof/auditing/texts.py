@@ -12,14 +12,8 @@ from torch import Tensor
 
 from crossproof.activations import read_sequences
 from crossproof.activations.corpus import BUNDLED, Split
-from crossproof.activations.documents import (
-    DATASETS_PREFIX,
-    LINES,
-    TABLES,
-    DocumentSource,
-    read_documents,
-    well_formed,
-)
+from crossproof.activations.documents import read_documents, well_formed
+from crossproof.activations.sources import DATASETS_PREFIX, LINES, TABLES, DocumentSource
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
 
