@@ -171,10 +171,16 @@ MUTANTS: dict[str, tuple[Change | Constant, Check]] = {
         kept,
     ),
     "gap forgets rest": (Change("dominant_gap", "product_bound(X, Y)", "product_bound(X)"), kept),
-    "gap forgets residual": (Change("dominant_gap", "product_bound(X, Y)", "product_bound(Y)"), kept),
+    "gap forgets residual": (
+        Change("dominant_gap", "product_bound(X, Y)", "product_bound(Y)"),
+        kept,
+    ),
     "slopes swapped in gap": (
-        Change("dominant_gap", "product_bound((first, X), (second, Y))",
-               "product_bound((second, X), (first, Y))"),
+        Change(
+            "dominant_gap",
+            "product_bound((first, X), (second, Y))",
+            "product_bound((second, X), (first, Y))",
+        ),
         kept,
     ),
     "residual gap without slope": (

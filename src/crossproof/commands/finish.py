@@ -13,6 +13,7 @@ from crossproof.errors import printable
 from crossproof.evaluation import EvaluationOptions
 from crossproof.evaluation.run_figures import evaluate_run
 from crossproof.files import make_folder
+from crossproof.interactions.config import mlps_of
 from crossproof.lm import LanguageModel
 from crossproof.report import refresh_report, report_run
 from crossproof.report.terminal import evaluation_display, print_tables, say, training_display
@@ -63,7 +64,8 @@ def finish_run(prepared: Run, began: float) -> None:
     config, folder = prepared.config, prepared.folder
     context = min(config.context, prepared.model.context)
     text = TextSlice(config.text, "held_out", config.evaluation_sequences, context, config.skipped)
-    finish(prepared.model, config, folder, folder, text, began)
+    options = EvaluationOptions(mlps=mlps_of(config.penalise))
+    finish(prepared.model, config, folder, folder, text, began, options)
 
 
 def show(result: Result, *lines: str, run: Path | None = None) -> None:

@@ -62,9 +62,7 @@ def measure(
     CrossproofError if there are no tokens, or no MLP reads the crosscoder.
     """
     size, kept = options.batch_sequences, options.context_sequences
-    tally = tally_interactions(
-        model, crosscoder, sequences, size, progress, kept, options.mlps
-    )
+    tally = tally_interactions(model, crosscoder, sequences, size, progress, kept, options.mlps)
     return _described(model, crosscoder, sequences, tally, options)
 
 
@@ -92,9 +90,7 @@ def measure_runs(
     crosscoders = measurable(model, named_crosscoders(model, folders), options.mlps)
     for name, crosscoder in crosscoders.items():
         tell = None if progress is None else partial(progress, name)
-        tally = tally_interactions(
-            model, crosscoder, sequences, size, tell, kept, options.mlps
-        )
+        tally = tally_interactions(model, crosscoder, sequences, size, tell, kept, options.mlps)
         tally.interactions.save(output / name.replace("/", "-"))
         result.runs[name] = _described(model, crosscoder, sequences, tally, options)
         if first is not None and first.interactions.blocks == tally.interactions.blocks:

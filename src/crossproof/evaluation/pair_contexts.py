@@ -107,9 +107,7 @@ def _peaks(
     return tuple(rows)
 
 
-def pair_shapley(
-    tokens: Sequence[Mapping[int, TokenView]], pair: tuple[int, int]
-) -> float | None:
+def pair_shapley(tokens: Sequence[Mapping[int, TokenView]], pair: tuple[int, int]) -> float | None:
     """Σ over blocks of ‖φ_hk‖ of the MLP's output, mean over single tokens; None without any.
 
     Exact up to 12 active latents (THEORY T2.2: φ summed over pairs is the additive model's error);

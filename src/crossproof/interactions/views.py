@@ -14,6 +14,7 @@ from torch import Tensor
 from crossproof.crosscoder.encode import EncodedBatch
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
+from crossproof.interactions.config import MLPs
 from crossproof.interactions.contributions import MLPDictionary
 from crossproof.interactions.stream import StreamView, TokenView
 from crossproof.lm.model import LanguageModel
@@ -26,8 +27,6 @@ from crossproof.lm.stream import (
     upstream,
 )
 
-MLPs = Literal["next", "all"] | tuple[int, ...]
-"""Which blocks' MLPs are read: those at or next behind the hookpoints written, all, or a list."""
 
 
 @dataclass(frozen=True, eq=False)
