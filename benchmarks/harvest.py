@@ -88,9 +88,9 @@ def _hugging_face(model: str) -> PreTrainedModel:
 
 
 def _sequences(model: LanguageModel, args: HarvestBenchmark) -> Tensor:
-    """Random ordinary tokens, as many as fill the buffer exactly."""
+    """Random ordinary tokens, as many as fill the buffer; the first of each row does not count."""
     ordinary = torch.tensor(sorted(set(range(model.vocab_size)) - model.special_ids))
-    rows = args.buffer_batches * args.batch_tokens // args.context
+    rows = -(-args.buffer_batches * args.batch_tokens // (args.context - 1))
     generator = torch.Generator().manual_seed(0)
     return ordinary[torch.randint(len(ordinary), (rows, args.context), generator=generator)]
 

@@ -2,35 +2,33 @@
 
     python -m tools.mutants MODULE [--tests TEST ...] [--limit N] [--seed N]
 
-MODULE is a file or folder of the package. cosmic-ray makes the mutants (operators, comparisons,
-numbers, ...) in a copy of the checkout, and each is tried in a process of its own, 10 seconds or
-more: --limit tries a sample. A survivor is a missing test, or a mutant that changes nothing that
-was promised; the second kind is for the reader to tell.
+MODULE is a file or folder of the package. A mutant is another operator, comparison, number,
+condition or bound, put in while the module is imported; no file is changed. Each is tried in a
+forked process that has everything else loaded already: a second or less where a test notices soon.
+A survivor is a missing test, or a mutant that changes nothing that was promised; the second kind
+is for the reader to tell.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import importlib.abc
+import importlib.util
 import os
 import random
-import re
-import shlex
-import shutil
-import subprocess
+import signal
 import sys
-import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-from cosmic_ray.commands import init
-from cosmic_ray.mutating import mutate_and_test
-from cosmic_ray.work_db import WorkDB
-from cosmic_ray.work_item import MutationSpec, TestOutcome
-
+CERTIFICATES = ("tests/unit/test_certificate_exact.py", "tests/unit/test_certificate_[!e]*.py")
 SUITES = {
-    "src/crossproof/proof/certificate": ("tests/unit/test_certificate_*.py",),
+    "src/crossproof/proof/certificate": CERTIFICATES,
     "src/crossproof/proof/attribution": ("tests/*/test_attribution_*.py",),
     "src/crossproof/interactions/penalty.py": (
         *("tests/unit/test_interactions.py", "tests/unit/test_objectives.py"),
@@ -43,17 +41,36 @@ SUITES = {
 }
 """The tests that guard a file: those of the first path here that it is, or lies in."""
 
-OPERATORS = re.compile(
-    r"core/(ReplaceBinaryOperator_(Add_Sub|Sub_Add|Mul_Div|Div_Mul|Pow_Mul|BitAnd_BitOr|BitOr_BitAnd)"
-    r"|ReplaceComparisonOperator_(Lt_LtE|LtE_Lt|Gt_GtE|GtE_Gt|Eq_NotEq|NotEq_Eq|Is_IsNot|IsNot_Is)"
-    r"|ReplaceUnaryOperator_Delete_.*|NumberReplacer|AddNot|ZeroIterationForLoop"
-    r"|Replace(And|Or|True|False|Break|Continue)With.*)"
-)
-"""One replacement of each operator: cosmic-ray knows eleven of +, and most are errors of type."""
+OPERATORS: dict[type[ast.AST], type[ast.AST]] = {
+    **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult},
+    **{ast.Pow: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult},
+    **{ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.And: ast.Or, ast.Or: ast.And},
+    **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt},
+    **{ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is},
+}
+NAMES = {"minimum": "maximum", "min": "max", "relu": "below", "low": "high", "any": "all"}
+NAMES |= {new: old for old, new in NAMES.items()} | {"add": "subtract", "subtract": "add"}
+"""One replacement of each."""
 
 
-STAR = re.compile(r"[\s({\[,]\*{1,2}[^\s*]")
-"""A star that multiplies nothing: `*, key=0`, `f(*x)`. ruff puts a space after one that does."""
+@dataclass(frozen=True)
+class Mutant:
+    """One change of one file."""
+
+    file: Path
+    place: int
+    """Which of the nodes that can be changed."""
+    way: int
+    """Which of its changes."""
+
+    def make(self) -> tuple[ast.Module, int, str]:
+        """The changed module, the line, and the change in words."""
+        tree = ast.parse(self.file.read_text(encoding="utf-8"))
+        node = places(tree)[self.place]
+        before = ast.unparse(node).split("\n")[0]
+        list(_changes(node))[self.way]()
+        after = ast.unparse(node).split("\n")[0]
+        return ast.fix_missing_locations(tree), getattr(node, "lineno", 0), f"{before} -> {after}"
 
 
 def suite(file: Path) -> list[str]:
@@ -62,83 +79,133 @@ def suite(file: Path) -> list[str]:
     files = [str(path) for pattern in patterns for path in sorted(Path().glob(pattern))]
     if not files:
         sys.exit(f"mutants: no tests are known to guard {file}; name them with --tests.")
-    return files
+    return list(dict.fromkeys(files))
 
 
-def copy_checkout(root: Path, to: Path) -> None:
-    """Every file that git knows or might (nothing that it ignores)."""
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, cwd=root, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, names.split("\0")):
-        if (root / name).is_file():
-            (to / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(root / name, to / name)
-
-
-def mutations(module: Path) -> list[MutationSpec]:
-    """Every single change that cosmic-ray knows of the module's files."""
-    files = sorted(module.rglob("*.py")) if module.is_dir() else [module]
-    with tempfile.TemporaryDirectory() as folder:
-        database = WorkDB(Path(folder) / "mutants.sqlite", WorkDB.Mode.create)
-        init(files, database, {})
-        found = [item.mutations[0] for item in database.work_items]
-        database.close()
-    texts = {file: file.read_text(encoding="utf-8") for file in files}
-    types = {file: annotated(text) for file, text in texts.items()}
+def mutants(file: Path) -> list[Mutant]:
+    """Every single change of a file: no annotations, no words."""
+    nodes = places(ast.parse(file.read_text(encoding="utf-8")))
     return [
-        mutation
-        for mutation in found
-        if OPERATORS.fullmatch(mutation.operator_name)
-        and not any(low <= mutation.start_pos < high for low, high in types[mutation.module_path])
-        and not STAR.match(after(texts[mutation.module_path], mutation.start_pos))
+        Mutant(file, place, way)
+        for place, node in enumerate(nodes)
+        for way in range(len(list(_changes(node))))
     ]
 
 
-def after(text: str, position: tuple[int, int]) -> str:
-    """The line from the character before a position on."""
-    line, column = position
-    return f"\n{text.splitlines()[line - 1]}"[column:]
+def places(tree: ast.Module) -> list[ast.AST]:
+    """The nodes that can be changed, in order."""
+    return [node for node in _behaviour(tree) if next(_changes(node), None) is not None]
 
 
-def annotated(text: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Where a module's annotations begin and end (line, column): no behaviour of ours is there."""
-    nodes = list(ast.walk(ast.parse(text)))
-    parts = [getattr(node, name, None) for node in nodes for name in ("annotation", "returns")]
-    return [
-        ((part.lineno, part.col_offset), (part.end_lineno or 0, part.end_col_offset or 0))
-        for part in parts
-        if isinstance(part, ast.expr)
-    ]
+def _behaviour(tree: ast.AST) -> Iterator[ast.AST]:
+    """Nodes in order, without annotations and strings."""
+    yield tree
+    skipped = ("annotation", "returns", "decorator_list")
+    for name, value in ast.iter_fields(tree):
+        children = value if isinstance(value, list) else [value]
+        for child in children if name not in skipped else []:
+            if isinstance(child, ast.AST):
+                yield from _behaviour(child)
 
 
-def time_of(command: Sequence[str]) -> float:
-    """Seconds that the tests take; they must pass as long as nothing is changed."""
-    began = time.perf_counter()
-    if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
-        sys.exit(f"mutants: the tests fail without a mutant: {shlex.join(command)}")
-    return time.perf_counter() - began
+def _changes(node: ast.AST) -> Iterator[Any]:
+    """Functions that change the node in place, one way each."""
+    if isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign) and type(node.op) in OPERATORS:
+        yield lambda: setattr(node, "op", OPERATORS[type(node.op)]())
+    if isinstance(node, ast.Compare):
+        for at, operator in enumerate(node.ops):
+            if type(operator) in OPERATORS:
+                new = OPERATORS[type(operator)]
+                yield lambda at=at, new=new: node.ops.__setitem__(at, new())
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float | bool):
+        number = node.value
+        values = [not number] if isinstance(number, bool) else [number + 1, number - 1]
+        yield from [lambda v=v: setattr(node, "value", v) for v in values if v != number]
+    if isinstance(node, ast.UnaryOp) and not isinstance(node.operand, ast.Constant):
+        yield lambda: setattr(node, "operand", ast.UnaryOp(node.op, node.operand))
+    if isinstance(node, ast.If | ast.IfExp | ast.While):
+        yield lambda: setattr(node, "test", ast.UnaryOp(ast.Not(), node.test))
+    if isinstance(node, ast.For):
+        yield lambda: setattr(node, "iter", ast.List([], ast.Load()))
+    if isinstance(node, ast.Attribute) and node.attr in NAMES and isinstance(node.ctx, ast.Load):
+        yield lambda: setattr(node, "attr", NAMES[node.attr])
 
 
-def run(module: Path, tests: Sequence[str], limit: int, seed: int) -> int:
+class _Importing(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Gives one module another body."""
+
+    def __init__(self, name: str, mutant: Mutant) -> None:
+        self.name, self.mutant = name, mutant
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        if name != self.name:
+            return None
+        file = self.mutant.file
+        return importlib.util.spec_from_file_location(name, file.resolve(), loader=self)
+
+    def exec_module(self, module: ModuleType) -> None:
+        tree, _, _ = self.mutant.make()
+        exec(compile(tree, str(self.mutant.file.resolve()), "exec"), module.__dict__)
+
+
+def dotted(file: Path) -> str:
+    """The module's name: `src/crossproof/a/b.py` is `crossproof.a.b`."""
+    parts = file.with_suffix("").parts[1:]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def survives(mutant: Mutant | None, tests: Sequence[str], seconds: float) -> bool:
+    """Whether the tests pass with the mutant in place, in a process of its own."""
+    pid = os.fork()
+    if pid == 0:
+        _child(mutant, tests, seconds)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def _child(mutant: Mutant | None, tests: Sequence[str], seconds: float) -> None:
+    import pytest
+
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)  # ends the process
+    for name in [n for n in sys.modules if n.startswith("crossproof")]:
+        del sys.modules[name]
+    if mutant is not None:
+        sys.meta_path.insert(0, _Importing(dotted(mutant.file), mutant))
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    plain = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-o", "addopts="]
+    mode = ["--import-mode=importlib", "-m", "not slow", "--hypothesis-seed=0"]
+    code = 3
+    try:
+        code = int(pytest.main([*plain, *mode, *tests]))
+    finally:
+        os._exit(code)
+
+
+def run(files: Sequence[Path], tests: Sequence[str], limit: int, seed: int) -> int:
     """Tries the mutants in the current folder; how many survive."""
-    chosen = mutations(module)
-    print(f"{len(chosen)} mutants of {module}", flush=True)
-    if limit:
-        chosen = random.Random(seed).sample(chosen, min(limit, len(chosen)))
-    seconds: dict[str, float] = {}
+    chosen = [mutant for file in files for mutant in mutants(file)]
+    print(f"{len(chosen)} mutants of {len(files)} files", flush=True)
+    random.Random(seed).shuffle(chosen)
+    chosen = chosen[: limit or None]
+    allowed: dict[Path, float] = {}
     survived = 0
-    for number, mutation in enumerate(chosen, 1):
-        files = tests or suite(mutation.module_path)
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files]
-        line = shlex.join(command)
-        seconds[line] = seconds.get(line) or time_of(command)
-        result = mutate_and_test([mutation], line, 3 * seconds[line] + 10)
-        alive = result.test_outcome == TestOutcome.SURVIVED
+    for number, mutant in enumerate(chosen, 1):
+        asked = tests or suite(mutant.file)
+        if mutant.file not in allowed:
+            began = time.perf_counter()
+            if not survives(None, asked, 3600):
+                sys.exit(f"mutants: the tests fail without a mutant: {' '.join(asked)}")
+            spent = time.perf_counter() - began
+            allowed |= {f: 3 * spent + 10 for f in files if (tests or suite(f)) == asked}
+        alive = survives(mutant, asked, allowed[mutant.file])
         survived += alive
-        place = f"{mutation.module_path}:{mutation.start_pos[0]}"
-        print(f"{number}/{len(chosen)} {'SURVIVED' if alive else 'killed'} {place}", flush=True)
         if alive:
-            print(result.diff, flush=True)
+            _, line, change = mutant.make()
+            print(f"{mutant.file}:{line}: {change}", flush=True)
+        elif number % 50 == 0:
+            print(f"{number} of {len(chosen)} tried, {survived} survived", flush=True)
     print(f"{survived} of {len(chosen)} survived")
     return survived
 
@@ -151,17 +218,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, default=0, help="mutants to draw; 0 takes all")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     options = parser.parse_args(arguments)
-    root = Path(__file__).resolve().parents[1]
-    if not (root / options.module).exists() or not options.module.is_relative_to("src/crossproof"):
-        sys.exit(f"mutants: {options.module} is no file or folder below src/crossproof.")
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder).resolve()
-        copy_checkout(root, copy)
-        os.chdir(copy)
-        os.environ["PYTHONPATH"] = f"{copy / 'src'}{os.pathsep}{copy}"
-        survived = run(options.module, options.tests or [], options.limit, options.seed)
-        os.chdir(root)
-    sys.exit(bool(survived))
+    module = options.module
+    if not module.exists() or not module.is_relative_to("src/crossproof"):
+        sys.exit(f"mutants: {module} is no file or folder below src/crossproof.")
+    files = sorted(module.rglob("*.py")) if module.is_dir() else [module]
+    sys.path[:0] = [str(Path("src").resolve()), str(Path().resolve())]
+    import crossproof.proof.certificate.proving  # noqa: F401 - what takes long to load, once
+
+    sys.exit(bool(run(files, options.tests or [], options.limit, options.seed)))
 
 
 if __name__ == "__main__":

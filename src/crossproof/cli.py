@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+import re
 import sys
 import tempfile
 import time
@@ -42,6 +43,7 @@ USAGE = "\n".join(
 )
 
 
+_MEMORY = re.compile("not enough memory|can't allocate memory|out of memory", re.IGNORECASE)
 ISSUES = "https://github.com/crossproof/crossproof/issues"
 
 
@@ -85,7 +87,14 @@ def _version() -> str:
 
 
 def _unforeseen(error: Exception, given: Sequence[str]) -> str:
-    """One sentence about an error that nobody foresaw; the rest goes into a file."""
+    """One sentence about an error that no function foresaw; the rest goes into a file.
+
+    Two kinds are nobody's fault: what the file system says of a path, and too little memory.
+    """
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.strerror}: '{error.filename}'; give another path, or free it."
+    if isinstance(error, MemoryError) or _MEMORY.search(str(error)):
+        return f"There is not enough memory ({first_line(error)}): ask for less at a time."
     told = (
         f"crossproof {_version()}, Python {sys.version}, {platform.platform()}\n"
         f"{list(given)}\n\n{''.join(traceback.format_exception(error))}"

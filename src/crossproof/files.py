@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = (
+    "append_text",
     "atomic_file",
     "atomic_folder",
     "make_folder",
@@ -40,6 +41,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with _writing(path):
+        if path.exists() and not path.is_file():
+            raise OSError("it is not a file")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
@@ -58,6 +61,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     with _writing(folder):
+        if folder.exists() and not folder.is_dir():
+            raise OSError("it is not a folder")
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
@@ -82,6 +87,12 @@ def write_text(path: Path, text: str) -> None:
     """
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="replace")
+
+
+def append_text(path: Path, text: str) -> None:
+    """Appends UTF-8 text to a file; CrossproofError if it cannot be written."""
+    with _writing(path), path.open("a", encoding="utf-8") as handle:
+        handle.write(text)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -135,9 +135,10 @@ def shifted_embeddings(model: LanguageModel, size: float) -> LanguageModel:
 def propagation_only(kind: str, doubles: dict[str, LanguageModel], parts: Any, size: float) -> Any:
     """A dictionary that decodes another run of the same layers: all the error is in the base."""
     model, tokens = doubles[kind], text()
-    tokens[tokens == 0] = 7  # every position is scored, so that every key is decoded
+    tokens[tokens == 0] = 7
     other = everything(shifted_embeddings(model, size), tokens)
     crosscoder = Lookup(model, everything(model, tokens), other)
+    object.__setattr__(crosscoder.positions, "skip_first", 0)  # so that every key is decoded
     return token_bounds(model, parts[kind], crosscoder, tokens)
 
 

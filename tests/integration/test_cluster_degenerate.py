@@ -132,6 +132,7 @@ def test_what_is_degenerate_is_left_out_and_said(
     content = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert all(map(math.isfinite, numbers(content)))
     assert ClusterResult.from_json(content) == result
+    assert (run.detection["overlap"].specificity is None) == (change is all_constant)
     for reason, count in left_out.items():
         assert f"{count} {reason}" in repr(result)
     for name in run.undefined:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from rounding import slack
-from tiny_models import N_BLOCKS, N_NEURONS, gpt2, gpt_neo, random_tokens, save_model
+from tiny_models import N_BLOCKS, N_NEURONS, gpt2, gpt_neo, llama, random_tokens, save_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from crossproof.errors import CrossproofError
@@ -53,6 +53,62 @@ def test_a_merged_adapter_computes_what_peft_computes(base: Path, adapter: Path)
     assert model.weights_hash != plain.weights_hash
     assert model.available_hookpoints() == plain.available_hookpoints()
     assert model.mlp(N_BLOCKS - 1).W_in.shape == plain.mlp(0).W_in.shape
+
+
+TIED: dict[str, dict[str, object]] = {
+    "unembedding": {"target_modules": ["q_proj", "lm_head"]},
+    "embedding": {"target_modules": ["q_proj", "embed_tokens"]},
+    "both": {"target_modules": ["lm_head", "embed_tokens"]},
+    "saved unembedding": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    "saved embedding": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+    "kept tied": {
+        "target_modules": ["q_proj"],
+        "modules_to_save": ["embed_tokens"],
+        "ensure_weight_tying": True,
+    },
+    "tied adapters": {"target_modules": ["embed_tokens"], "ensure_weight_tying": True},
+    "tokens": {"target_modules": ["q_proj"], "trainable_token_indices": [3, 5]},
+    "dora": {"target_modules": ["q_proj", "up_proj"], "use_dora": True},
+}
+
+
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def build() -> PreTrainedModel:
+        model = llama()
+        config = type(model.config)(**{**model.config.to_dict(), "tie_word_embeddings": True})
+        return type(model)(config)
+
+    return save_model(tmp_path_factory.mktemp("tied"), build)
+
+
+@pytest.mark.parametrize("kind", TIED)
+def test_adapters_on_tied_embeddings_compute_what_peft_computes(
+    tied: Path, tmp_path: Path, kind: str
+) -> None:
+    config = LoraConfig(r=2, task_type="CAUSAL_LM", init_lora_weights=False, **TIED[kind])  # type: ignore[arg-type]
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(tied), config)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    adapted.save_pretrained(tmp_path)
+    tokens = random_tokens(2, 9)
+    with torch.no_grad():
+        expected = adapted.eval()(input_ids=tokens).logits
+    model = load_model(tied, adapter=tmp_path)
+    rounding = slack(4 * N_NEURONS, expected, torch.float32)
+    assert torch.allclose(model.logits(tokens), expected, rtol=0, atol=rounding)
+    half = load_model(tied, adapter=tmp_path, dtype="bfloat16").logits(tokens)
+    assert (half - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+def test_a_merge_that_computes_something_else_is_refused(
+    tied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crossproof.lm.adapters._untie", lambda _: None)
+    save_adapter(tied, tmp_path, ["lm_head"])
+    with pytest.raises(CrossproofError, match="computes something else once it is merged"):
+        load_model(tied, adapter=tmp_path)
 
 
 def test_the_three_spellings_load_the_same_model(base: Path, adapter: Path) -> None:

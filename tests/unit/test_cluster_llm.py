@@ -246,6 +246,14 @@ def test_no_model_and_no_package_are_said(tmp_path: Path, monkeypatch: pytest.Mo
         LLM(Endpoint("stub"), tmp_path)
 
 
+@pytest.mark.parametrize("option", ["timeout", "rate", "retries"])
+def test_a_pace_that_never_asks_is_refused(option: str) -> None:
+    name = {"rate": "requests_per_minute"}.get(option, option)
+    never = -1 if option == "retries" else -1.0
+    with pytest.raises(CrossproofError, match=f"--llm-{option} is -1"):
+        LLM(Endpoint("stub", **{name: never}))
+
+
 def test_the_judge_reads_letters(ask: Callable[..., LLM]) -> None:
     asked = Question((("on “dog”",),), tuple((f"option {i}",) for i in range(5)))
     with stub(always("Answer: C")) as server:

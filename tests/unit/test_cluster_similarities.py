@@ -222,6 +222,7 @@ def test_groups_below_the_least_size_are_left_out() -> None:
     [
         (torch.zeros(2, 2), 0, "at least 3 are needed"),
         (torch.zeros(5, 5), 0, "nothing to cluster"),
+        (torch.where(torch.eye(5).roll(1, 0) > 0, 1e-17, -0.5), 0, "nothing to cluster"),
         (torch.full((5, 5), float("nan")), 0, "not finite"),
         (torch.ones(5, 5), 6, "cannot be divided into 6 clusters"),
     ],

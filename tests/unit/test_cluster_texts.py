@@ -314,6 +314,13 @@ def test_detection_counts_the_confusion_matrix() -> None:
     assert detection(sheets[:1], [None]) == Detection(0, 1)
 
 
+def test_without_inactive_pieces_there_is_no_specificity() -> None:
+    always = detection([made_sheet("x", ["a", "b"], [True, True])], [[True, False]])
+    assert (always.sensitivity.mean, always.specificity, always.balanced) == (0.5, None, None)
+    never = detection([made_sheet("x", ["a"], [False])], [[False]])
+    assert (never.sensitivity, never.specificity.mean, never.balanced) == (None, 1, None)
+
+
 def test_sensitivity_and_specificity_are_not_exchanged() -> None:
     found = detection([made_sheet("x", list("abc"), [True, False, False])], [[True, True, True]])
     assert found.sensitivity.mean == 1

@@ -99,6 +99,22 @@ def test_places_that_cannot_be_written_are_one_sentence(tmp_path: Path) -> None:
             write()
 
 
+def test_a_file_is_never_replaced_by_a_folder_nor_the_other_way_round(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("dear")
+    (tmp_path / "folder").mkdir()
+
+    def folder_over_file() -> None:
+        with atomic_folder(tmp_path / "file") as temporary:
+            (temporary / "a").write_text("1")
+
+    with pytest.raises(CrossproofError, match="it is not a folder"):
+        folder_over_file()
+    with pytest.raises(CrossproofError, match="it is not a file"):
+        write_text(tmp_path / "folder", "1")
+    assert (tmp_path / "file").read_text() == "dear"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "folder"]
+
+
 def test_json_and_tensors_come_back(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"x": [1, 2.5, None]})
     assert read_json(tmp_path / "a.json") == {"x": [1, 2.5, None]}

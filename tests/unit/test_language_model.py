@@ -228,11 +228,24 @@ def test_a_model_without_tokenizer_can_be_read(tmp_path: Path, kind: str) -> Non
     assert value(model, "blocks.0.mlp.hook_in").shape == (3, 12, D_MODEL)
 
 
-def test_half_precision_is_an_option(model_folders: dict[str, Path]) -> None:
-    model = load_model(str(model_folders["llama"]), dtype=torch.bfloat16)
-    assert value(model, "blocks.1.mlp.hook_in").dtype == torch.bfloat16
-    assert model.hookpoints() == load_model(str(model_folders["llama"])).hookpoints()
-    assert model.mlp(0).W_in.dtype == torch.bfloat16
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_precision_is_an_option_and_what_is_read_is_float32_at_least(
+    model_folders: dict[str, Path], language_models: dict[str, LanguageModel], dtype: str
+) -> None:
+    model, single = load_model(model_folders["llama"], dtype=dtype), language_models["llama"]
+    read = torch.float64 if dtype == "float64" else torch.float32
+    assert model.dtype == getattr(torch, dtype)
+    assert model.activation_dtype == read
+    name = "blocks.1.mlp.hook_in"
+    given = value(model, name)
+    results = [given, model.logits(TOKENS), model.logits(TOKENS, {name: given}), model.mlp(0).W_in]
+    results += [model.attention(1).W_Q]
+    assert {result.dtype for result in results} == {read}
+    torch.testing.assert_close(results[1], results[2])
+    # Each of a few dozen operations in a row may lose half a unit in the last place.
+    gap = (results[1] - single.logits(TOKENS)).abs().max() / single.logits(TOKENS).abs().max()
+    assert gap < 40 * max(torch.finfo(model.dtype).eps, torch.finfo(torch.float32).eps)
+    assert model.hookpoints() == single.hookpoints()
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

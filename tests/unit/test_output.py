@@ -97,7 +97,6 @@ def test_a_closed_pipe_and_a_full_device_are_no_error() -> None:
         OSError(28, "No space left on device"),
         UnicodeEncodeError("ascii", "Φ", 0, 1, "no"),
         RecursionError("deep"),
-        MemoryError(),
         StopIteration(),
     ],
 )
@@ -122,6 +121,29 @@ def test_what_nobody_foresaw_is_a_sentence_and_a_file(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
     with pytest.raises(SystemExit, match=r"no log: .* please report it at https"):
         cli.main(["verify", "folder"])
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (PermissionError(13, "Permission denied", "a/b"), "Permission denied: 'a/b'; give another"),
+        (OSError(36, "File name too long", "a" * 9), "File name too long: 'aaaaaaaaa'"),
+        (MemoryError(), "There is not enough memory (MemoryError): ask for less"),
+        (RuntimeError("CPUAllocator: can't allocate memory: 9 bytes"), "not enough memory"),
+    ],
+)
+def test_paths_and_memory_are_nobodys_fault(
+    error: Exception, sentence: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def work(arguments: Sequence[str], began: float) -> None:
+        raise error
+
+    monkeypatch.setattr(verify, "run", work)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["verify", "folder"])
+    assert sentence in str(stopped.value.code)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_address_is_the_projects() -> None:

@@ -87,7 +87,9 @@ def test_other_files_are_not_removed(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(CrossproofError, match=r"holds other files \(notes.txt\)"):
         save_crosscoder(make(), tmp_path, PROVENANCE)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    with pytest.raises(CrossproofError, match=r"notes.txt is a file"):
+        save_crosscoder(make(), tmp_path / "notes.txt", PROVENANCE)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_an_infinite_threshold_is_kept_as_a_finite_number(tmp_path: Path) -> None:

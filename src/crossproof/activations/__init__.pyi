@@ -1,5 +1,12 @@
+from .config import PositionRule as PositionRule
 from .config import Split as Split
 from .corpus import TextSlice as TextSlice
 from .corpus import read_sequences as read_sequences
 from .harvest import Harvest as Harvest
+from .massive import MassiveActivation as MassiveActivation
+from .massive import NormSurvey as NormSurvey
+from .massive import massive_table as massive_table
+from .massive import survey_norms as survey_norms
+from .positions import median_norms as median_norms
 from .positions import scored_positions as scored_positions
+from .positions import within_limits as within_limits

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from crossproof.activations.config import RowKind as RowKind
 from crossproof.activations.config import Split as Split
 from crossproof.activations.documents import (
     DATASETS_PREFIX,
@@ -24,6 +25,7 @@ from crossproof.activations.documents import (
     DocumentSource,
     read_documents,
 )
+from crossproof.activations.rows import document_rows
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
 from crossproof.result import ABSENT
@@ -34,13 +36,18 @@ _DOCUMENTS_AT_ONCE = 1000
 
 
 def read_sequences(
-    source: str | Path, model: LanguageModel, context: int, split: Split = "train"
+    source: str | Path,
+    model: LanguageModel,
+    context: int,
+    split: Split = "train",
+    rows: RowKind = "packed",
 ) -> Int[Tensor, "S T"]:
     """Rows of `context` tokens (int64) of one split of a corpus.
 
     `source` is "bundled", a packed token file (.safetensors with one tensor per split, or .npy),
     or documents as `read_documents` takes them. Texts are tokenised, each document behind the
-    model's BOS (or else EOS) token, and packed end to end. Where a corpus has no splits of its
+    model's BOS (or else EOS) token, and packed end to end; with `rows` "documents" each row is the
+    beginning of a document instead, padded where it is short. Where a corpus has no splits of its
     own, its last 5% of rows are held out and the 5% before them are for validation. Raises
     CrossproofError when the corpus is missing, damaged, too short for one row, or of another
     tokenizer.
@@ -58,14 +65,19 @@ def read_sequences(
         )
     if source == BUNDLED:
         with as_file(files("crossproof.lm") / BUNDLED / "corpus.safetensors") as path:
-            rows = _from_safetensors(_existing(path, BUNDLED), context, split)
+            tokens = _from_safetensors(_existing(path, BUNDLED), split)
     elif source.endswith(".safetensors"):
-        rows = _from_safetensors(_existing(Path(source), source), context, split)
+        tokens = _from_safetensors(_existing(Path(source), source), split)
     elif source.endswith(".npy"):
-        rows = _split(_from_npy(_existing(Path(source), source), context), source, split)
+        tokens = _from_npy(_existing(Path(source), source))
     else:
-        rows = _split(_from_texts(source, model, context), source, split)
-    return _checked(rows, source, model)
+        tokens = _from_texts(source, model)
+    if rows == "documents":
+        made = document_rows(tokens, model, context, source)
+    else:
+        made = _rows(tokens, source, context)
+    has_splits = source == BUNDLED or source.endswith(".safetensors")
+    return _checked(made if has_splits else _split(made, source, split), source, model)
 
 
 @dataclass(frozen=True)
@@ -81,17 +93,22 @@ class TextSlice:
     """Tokens a sequence."""
     skip: int = 0
     """Sequences at the beginning of the split that are passed over."""
+    rows: RowKind = field(default="packed", metadata=ABSENT)
+    """What a sequence is."""
     tokens: int | None = field(default=None, metadata=ABSENT)
     """How many tokens were asked for, where that decided the number of sequences."""
 
     @classmethod
-    def of_tokens(cls, text: str, split: Split, tokens: int, context: int) -> TextSlice:
+    def of_tokens(
+        cls, text: str, split: Split, tokens: int, context: int, rows: RowKind = "packed"
+    ) -> TextSlice:
         """As many sequences as hold `tokens` tokens, one at least."""
-        return cls(text, split, max(1, -(-tokens // context)), context, tokens=tokens)
+        count = max(1, -(-tokens // context))
+        return cls(text, split, count, context, rows=rows, tokens=tokens)
 
     def read(self, model: LanguageModel) -> Int[Tensor, "S T"]:
         """The sequences [S, T]; CrossproofError if none is left."""
-        every = read_sequences(self.text, model, self.context, self.split)
+        every = read_sequences(self.text, model, self.context, self.split, self.rows)
         if self.skip >= len(every):
             raise CrossproofError(
                 f"The {self.split} split has {len(every)} sequences and {self.skip} are skipped: "
@@ -109,7 +126,7 @@ def _existing(path: Path, source: str) -> Path:
     return path
 
 
-def _from_safetensors(path: Path, context: int, split: Split) -> Int[Tensor, "S T"]:
+def _from_safetensors(path: Path, split: Split) -> Tensor:
     try:
         with safe_open(path, framework="pt") as packed:
             names = sorted(packed.keys())
@@ -117,33 +134,36 @@ def _from_safetensors(path: Path, context: int, split: Split) -> Int[Tensor, "S 
                 raise CrossproofError(
                     f"The token file '{path}' has no split '{split}', only {', '.join(names)}."
                 )
-            tokens = packed.get_tensor(split)
+            return _tokens(packed.get_tensor(split), str(path))
     except SafetensorError as error:
         raise CrossproofError(f"The token file '{path}' is damaged: {error}") from error
-    return _rows(tokens, str(path), context)
 
 
-def _from_npy(path: Path, context: int) -> Int[Tensor, "S T"]:
+def _from_npy(path: Path) -> Tensor:
     try:
         tokens = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise CrossproofError(f"The token file '{path}' is damaged: {error}") from error
     if tokens.dtype.kind not in "iu":
         raise CrossproofError(f"The token file '{path}' holds {tokens.dtype}, not integers.")
-    return _rows(torch.from_numpy(tokens.astype(np.int64)), str(path), context)
+    return _tokens(torch.from_numpy(tokens.astype(np.int64)), str(path))
+
+
+def _tokens(tokens: Tensor, source: str) -> Tensor:
+    if tokens.is_floating_point() or tokens.dim() not in (1, 2):
+        raise CrossproofError(f"The token file '{source}' must hold a list or a table of integers.")
+    return tokens
 
 
 def _rows(tokens: Tensor, source: str, context: int) -> Int[Tensor, "S T"]:
     """Cut a stream, or each packed row, into rows of `context`; what is left over is dropped."""
-    if tokens.is_floating_point() or tokens.dim() not in (1, 2):
-        raise CrossproofError(f"The token file '{source}' must hold a list or a table of integers.")
     per_row = tokens.shape[-1] // context
     if per_row == 0 or tokens.numel() == 0:
         raise _too_short(source, tokens.shape[-1], context)
     return tokens.to(torch.int64)[..., : per_row * context].reshape(-1, context)
 
 
-def _from_texts(source: str, model: LanguageModel, context: int) -> Int[Tensor, "S T"]:
+def _from_texts(source: str, model: LanguageModel) -> Int[Tensor, " N"]:
     parsed = DocumentSource.parse(source)
     if not parsed.data_set:
         _existing(Path(parsed.name), source)
@@ -156,9 +176,7 @@ def _from_texts(source: str, model: LanguageModel, context: int) -> Int[Tensor, 
         )
     pieces = list(_tokenised(read_documents(source), model.tokenizer))
     stream = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
-    if len(stream) < context:
-        raise _too_short(source, len(stream), context)
-    return _rows(torch.from_numpy(stream), source, context)
+    return torch.from_numpy(stream)
 
 
 def _tokenised(

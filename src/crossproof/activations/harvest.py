@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from crossproof.activations.positions import scored_positions
+from crossproof.activations.config import PositionRule
+from crossproof.activations.positions import scored_positions, within_limits
 from crossproof.errors import CrossproofError
 from crossproof.lm import Hookpoints, LanguageModel
 
@@ -37,11 +38,14 @@ class _Chunk:
 class Harvest:
     """Endless batches of activations [B,P,D], a pure function of the step.
 
+    Behind those of the P hookpoints stand the activations of `also`, if any are named.
+
     Each epoch permutes the sequences and joins their scored tokens into one stream; each
     `buffer_batches` batches of the stream are a chunk, shuffled within itself. A batch holds only
-    scored positions, and one forward pass serves all hookpoints. The memory needed is that of one
-    chunk. Raises CrossproofError when the corpus cannot fill a batch, or the buffer cannot hold a
-    sequence.
+    scored positions, and one forward pass serves all hookpoints. Where the rule limits norms, the
+    places of tokens beyond them are taken by other tokens of their chunk, so that batches stay
+    equally large. The memory needed is that of one chunk. Raises CrossproofError when the corpus
+    cannot fill a batch, or the buffer cannot hold a sequence.
     """
 
     def __init__(
@@ -53,6 +57,8 @@ class Harvest:
         buffer_batches: int = 32,
         seed: int = 0,
         forward_sequences: int = 32,
+        positions: PositionRule = PositionRule(),  # noqa: B008  (frozen)
+        also: Sequence[str] = (),
     ) -> None:
         for name, value in (
             ("batch_tokens", batch_tokens),
@@ -64,11 +70,13 @@ class Harvest:
         self.model = model
         self.sequences = sequences
         self.hookpoints = hookpoints
+        self.names = (*hookpoints.names, *also)
         self.batch_tokens = batch_tokens
         self.buffer_batches = buffer_batches
         self.seed = seed
         self.forward_sequences = forward_sequences
-        self._counts = scored_positions(sequences, model.special_ids).sum(dim=1)
+        self.positions = positions
+        self._counts = self._scored(sequences).sum(dim=1)
         self._check_sizes()
         self._order: _Order | None = None
         self._chunk: _Chunk | None = None
@@ -112,7 +120,7 @@ class Harvest:
         begin = int(torch.searchsorted(order.ends, first, right=True))
         end = int(torch.searchsorted(order.ends, last)) + 1
         tokens = self.sequences[order.sequences[begin:end]].to(self.model.device)
-        scored = scored_positions(tokens, self.model.special_ids)
+        scored = self._scored(tokens)
         # A sequence that straddles two chunks is run for both, and gives each its own part.
         numbers = scored.flatten().cumsum(0).reshape(scored.shape)
         numbers += int(order.ends[begin]) - int(self._counts[order.sequences[begin]])
@@ -120,7 +128,26 @@ class Harvest:
         activations = self._space(last - first)
         self._fill(activations, tokens, wanted)
         shuffle = _generator(self.seed, epoch, number).permutation(last - first)
-        return _Chunk(epoch, number, activations, torch.from_numpy(shuffle).to(self.model.device))
+        rows = self._within_limits(activations, torch.from_numpy(shuffle).to(self.model.device))
+        return _Chunk(epoch, number, activations, rows)
+
+    def _scored(self, tokens: Int[Tensor, "S T"]) -> Bool[Tensor, "S T"]:
+        return scored_positions(tokens, self.model.special_ids, self.positions.skip_first)
+
+    def _within_limits(
+        self, activations: Float[Tensor, "M P D"], order: Int[Tensor, " M"]
+    ) -> Int[Tensor, " M"]:
+        """The order without tokens beyond the limits, its beginning repeated in their places."""
+        if not self.positions.norm_limits:
+            return order
+        limited = activations[:, : len(self.hookpoints)]
+        kept = order[within_limits(limited, self.positions.norm_limits)[order]]
+        if not len(kept):
+            raise CrossproofError(
+                "Every position's norm is beyond the limits: leave out fewer, by a higher "
+                "--drop-outliers."
+            )
+        return kept.repeat(-(-len(order) // len(kept)))[: len(order)]
 
     def _fill(
         self,
@@ -140,14 +167,14 @@ class Harvest:
                 flat = value.reshape(-1, value.shape[-1]).float()
                 torch.index_select(flat, 0, rows, out=space[:, place])
 
-            self.model.read(tokens[part], self.hookpoints.names, write)
+            self.model.read(tokens[part], self.names, write)
             filled += len(rows)
 
     def _space(self, n_tokens: int) -> Float[Tensor, "M P D"]:
         # One buffer for every chunk: fresh memory each time would cost its page faults again.
         if self._buffer is None:
             size = min(self.buffer_batches, len(self)) * self.batch_tokens
-            shape = (size, len(self.hookpoints), self.model.d_model)
+            shape = (size, len(self.names), self.model.d_model)
             self._buffer = torch.empty(shape, dtype=torch.float32, device=self.model.device)
         self._chunk = None
         return self._buffer[:n_tokens]
@@ -179,7 +206,7 @@ class Harvest:
         if torch.isfinite(batch.sum()):
             return
         finite = torch.isfinite(batch).all(dim=2).all(dim=0)
-        for name, good in zip(self.hookpoints.names, finite.tolist(), strict=True):
+        for name, good in zip(self.names, finite.tolist(), strict=True):
             if not good:
                 raise CrossproofError(
                     f"The activations at '{name}' hold NaN or infinity at step {step}; check the "

@@ -76,6 +76,7 @@ def audit(
     """
     check_audit(settings)
     given = _opened(model, crosscoder) if isinstance(crosscoder, Path) else crosscoder
+    origin = "trained here" if crosscoder is None else "given in memory"
     usual = text_rows(trusted, model, settings.context, "train")
     odd = text_rows(suspect, model, settings.context, "held_out")
     parts = dealt(usual.tokens, given is None, settings.seed)
@@ -87,6 +88,7 @@ def audit(
     scores = score_all(fitted, read_batches(model, used, odd.tokens))
     p_values = {name: chances(calibration[name], scores[name]) for name in scores}
     order = np.lexsort((-scores[settings.detector], p_values[settings.detector]))
+    level = flag_level(len(parts.calibrate))
     result = AuditResult(
         model=model.name,
         model_hash=model.weights_hash,
@@ -94,11 +96,14 @@ def audit(
             **asdict(settings),
             trusted=usual.source,
             suspect=odd.source,
-            crosscoder=_name_of(crosscoder),
+            crosscoder=str(crosscoder) if isinstance(crosscoder, Path) else origin,
         ),
         trusted=TrustedTexts(len(usual), usual.cut, *map(len, vars(parts).values())),
         suspect=SuspectTexts(len(odd), odd.cut),
-        detectors=_summaries(p_values, len(parts.calibrate)),
+        detectors={
+            name: DetectorSummary(**vars(DETECTORS[name]), level=level, flagged=int(flags.sum()))
+            for name, flags in ((name, values <= level) for name, values in p_values.items())
+        },
         texts=[_ranked(model, odd, int(at), scores, p_values) for at in order],
         shown=_coloured(model, used, odd, parts, order[: settings.shown]),
     )
@@ -136,12 +141,6 @@ def chances(usual: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[
 def flag_level(calibration: int) -> float:
     """The chance at or below which a text is flagged: 1%, or the least that can be found."""
     return max(0.01, 1 / (calibration + 1))
-
-
-def _name_of(crosscoder: Crosscoder | Path | None) -> str:
-    if crosscoder is None:
-        return "trained here"
-    return str(crosscoder) if isinstance(crosscoder, Path) else "given in memory"
 
 
 def _opened(model: LanguageModel, folder: Path) -> Crosscoder:
@@ -203,16 +202,6 @@ def _fitted(
     made = detectors(gated=any(view.mlp.gated for view in readings[0].views.values()))
     fit_all(made, readings)
     return made
-
-
-def _summaries(p_values: Scores, calibration: int) -> dict[str, DetectorSummary]:
-    level = flag_level(calibration)
-    return {
-        name: DetectorSummary(
-            DETECTORS[name].kind, DETECTORS[name].about, level, int((values <= level).sum())
-        )
-        for name, values in p_values.items()
-    }
 
 
 def _ranked(

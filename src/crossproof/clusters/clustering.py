@@ -31,6 +31,8 @@ LATENTS_A_CLUSTER = 6
 """Of agglomerative and spectral clustering, where no number of clusters is given."""
 DAMPING = (0.5, 0.7, 0.9)
 """Of affinity propagation: tried in turn until it converges."""
+NEGLIGIBLE = 1e-12
+"""Share of the largest absolute similarity up to which a positive one is rounding."""
 TEXT_FREE = ("decoder-cosine", "decoder-cosine-mlp-in")
 """Similarities that do not depend on any text."""
 AnsweredTrials = tuple[tuple[Sequence[Trial], Answers], ...]
@@ -100,14 +102,10 @@ def agreement(partitions: Sequence[Partition]) -> float | None:
 
 def _affinity(values: NDArray[np.float64], seed: int) -> Partition:
     unsettled = None
+    middle = float(np.median(values[~np.eye(len(values), dtype=bool)]))
+    settings = {"preference": middle, "affinity": "precomputed", "random_state": seed}
     for damping in DAMPING:
-        model = AffinityPropagation(
-            damping=damping,
-            max_iter=1000,
-            preference=float(np.median(values[~np.eye(len(values), dtype=bool)])),
-            affinity="precomputed",
-            random_state=seed,
-        )
+        model = AffinityPropagation(damping=damping, max_iter=1000, **settings)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of not converging; it is in the answer
             labels = model.fit_predict(values)
@@ -133,7 +131,7 @@ def _scaled(similarity: Float[Tensor, "R R"]) -> NDArray[np.float64]:
         raise CrossproofError("The similarity has entries that are not finite: measure anew.")
     np.fill_diagonal(values, 0)
     largest = values.max()
-    if largest <= 0:
+    if largest <= NEGLIGIBLE * np.abs(values).max():
         raise NothingToClusterError(
             "No two of the chosen latents are similar at all, so there is nothing to cluster: "
             "measure more tokens or choose another --similarity."
@@ -196,10 +194,11 @@ def cluster_latents(
     Raises as `partition` does, but for a half of the text that makes no clusters.
     """
 
-    def made(evidence: Evidence, seed: int) -> Partition:
-        return partition(similarity(name, evidence, prepared.latents), algorithm, seed, clusters)
+    def made(evidence: Evidence, seeds: Sequence[int]) -> list[Partition]:
+        values = similarity(name, evidence, prepared.latents)
+        return [partition(values, algorithm, seed, clusters) for seed in seeds]
 
-    partitions = [made(prepared.evidence, seed) for seed in seeds]
+    partitions = made(prepared.evidence, seeds)
     halves, missing = None, None
     if name in TEXT_FREE:
         missing = "it does not depend on the text"
@@ -207,7 +206,7 @@ def cluster_latents(
         missing = "the halves of the text were not measured"
     else:
         try:
-            halves = agreement([made(half, seeds[0]) for half in prepared.halves])
+            halves = agreement([p for half in prepared.halves for p in made(half, seeds[:1])])
         except NothingToClusterError as error:
             missing = f"in one half: {error}"
     frequencies = prepared.frequencies

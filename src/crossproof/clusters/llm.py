@@ -113,6 +113,12 @@ class LLM:
     def __post_init__(self) -> None:
         if not self.endpoint.model:
             raise CrossproofError("Name the endpoint's language model: --llm-model NAME.")
+        pace = {"timeout": self.endpoint.timeout, "rate": self.endpoint.requests_per_minute}
+        for option, value in pace.items():
+            if not value > 0:
+                raise CrossproofError(f"--llm-{option} is {value:g}: give a number above 0.")
+        if self.endpoint.retries < 0:
+            raise CrossproofError(f"--llm-retries is {self.endpoint.retries}: give 0 or more.")
         self._openai = needed("openai", "llm", "asking a language model")
         self._key = os.environ.get(self.endpoint.key_variable, "")
         self._client = self._openai.OpenAI(
@@ -252,7 +258,7 @@ class LLM:
 
     def _pace(self) -> None:
         """Waits until the rate limit allows one more request."""
-        gap = 60 / max(self.endpoint.requests_per_minute, 1e-9)
+        gap = 60 / self.endpoint.requests_per_minute
         with self._lock:
             now = time.monotonic()
             wait, self._next = max(self._next - now, 0.0), max(self._next, now) + gap

@@ -66,7 +66,8 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Detection:
-    """How well explanations tell active from inactive text; None where no latent was answered."""
+    """How well explanations tell active from inactive text; None where no latent was answered, or
+    there were no such pieces."""
 
     latents: int
     unanswered: int

@@ -140,7 +140,8 @@ def detection(
     """Sensitivity, specificity and balanced accuracy with 95% intervals over latents.
 
     Counts of the confusion matrix are over all pieces; latents without an answer are left out and
-    counted as `unanswered`.
+    counted as `unanswered`. There is no sensitivity without active pieces, and no specificity
+    without inactive ones, as of latents that are always active.
     """
     unanswered = sum(decided is None for decided in decisions)
     tallies = [
@@ -160,13 +161,19 @@ def detection(
         return lambda totals: ratio(totals[right], totals[right] + totals[wrong])
 
     sensitivity, specificity = share("tp", "fn"), share("tn", "fp")
+    confusion = Confusion(**{name: int(column.sum()) for name, column in sums.items()})
+    active, inactive = confusion.tp + confusion.fn, confusion.fp + confusion.tn
+
+    def figure(statistic: Callable[[Sums], NDArray[np.float64]], pieces: int) -> Estimate | None:
+        return interval(sums, statistic, resamples) if pieces else None
+
     return Detection(
         len(tallies),
         unanswered,
-        Confusion(**{name: int(column.sum()) for name, column in sums.items()}),
-        interval(sums, sensitivity, resamples),
-        interval(sums, specificity, resamples),
-        interval(sums, lambda t: (sensitivity(t) + specificity(t)) / 2, resamples),
+        confusion,
+        figure(sensitivity, active),
+        figure(specificity, inactive),
+        figure(lambda t: (sensitivity(t) + specificity(t)) / 2, active * inactive),
     )
 
 

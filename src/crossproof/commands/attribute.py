@@ -58,7 +58,8 @@ def run(arguments: Sequence[str], began: float) -> None:
     thread_setting(options.threads)
     model, config = options.language_model.load(options.run)
     context = min(options.context, model.context)
-    text = TextSlice(options.text or config.text, options.split, options.sequences, context)
+    source, rows = options.text or config.text, config.rows
+    text = TextSlice(source, options.split, options.sequences, context, rows=rows)
     out = options.out or options.run / "attribution"
     with evaluation_display("attributing", "sequences") as progress:
         result = attribute(

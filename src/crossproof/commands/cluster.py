@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,7 +14,6 @@ from crossproof.clusters.llm import Endpoint
 from crossproof.clusters.settings import ClusterSettings, check_measured, check_settings
 from crossproof.commands.models import ModelOptions
 from crossproof.commands.parsing import parse
-from crossproof.errors import CrossproofError
 
 JUDGE_HELP = (
     f"One of: {', '.join(JUDGES)}. embedding works offline (extra `embedding`), overlap (of "
@@ -40,8 +38,6 @@ class Cluster(ClusterSettings):
     judge: Annotated[str, tyro.conf.arg(help=JUDGE_HELP, metavar="NAME")] = "embedding"
     language_model: ModelOptions = field(default_factory=ModelOptions)
     llm: Endpoint = field(default_factory=Endpoint)
-    plugin: tuple[str, ...] = ()
-    """Modules to import first: they register judges (docs/extending/judges.md)."""
     threads: int = 0
     """CPU threads; 0 leaves PyTorch's choice."""
 
@@ -54,8 +50,6 @@ def run(arguments: Sequence[str], began: float) -> None:
     )
     check_settings(settings)
     check_measured(options.run)
-    for module in options.plugin:
-        load_plugin(module)
     answers = options.run / "clusters" / "answers"
     judging = JudgeOptions(settings.embedding_model, options.llm, answers)
     judge = make_judge(settings.judge, judging)
@@ -76,13 +70,3 @@ def run(arguments: Sequence[str], began: float) -> None:
     print(f"Clusters: {options.run / 'clusters' / 'clusters.json'}")
     if (options.run / "results.json").exists():
         print(f"Report: {refresh_report(options.run)}")
-
-
-def load_plugin(module: str) -> None:
-    """Imports a module that registers something; CrossproofError if there is none."""
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise CrossproofError(
-            f"The plugin {module} cannot be imported ({error}): give a module on PYTHONPATH."
-        ) from error

@@ -32,7 +32,10 @@ def run(arguments: Sequence[str], began: float) -> None:
 
     config = replace(RECIPES["demo"], seed=options.seed, threads=options.threads)
     if options.out.exists():
-        if not (options.out / "config.json").exists() and any(options.out.iterdir()):
+        folder = options.out.is_dir()
+        if not folder or (
+            not (options.out / "config.json").exists() and any(options.out.iterdir())
+        ):
             raise CrossproofError(
                 f"{options.out} holds something that is not a run: give another --out."
             )

@@ -55,7 +55,7 @@ def run(arguments: Sequence[str], began: float) -> None:
     model, config = options.language_model.load(options.run)
     context = min(options.context, model.context)
     source = options.text or config.text
-    text = TextSlice(source, options.split, options.sequences, context, options.skip)
+    text = TextSlice(source, options.split, options.sequences, context, options.skip, config.rows)
     output = options.out or options.run / f"evaluation-{options.split}"
     settings = EvaluationOptions(seed=options.seed, mlps=named or mlps_of(config.penalise))
     finish(model, config, options.run, output, text, began, settings)

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from crossproof.activations import massive_table
 from crossproof.activations.corpus import TextSlice
 from crossproof.errors import printable
 from crossproof.evaluation import EvaluationOptions
@@ -26,6 +27,8 @@ from crossproof.training.run import Interrupted, Run, train_run
 def train_to_the_end(prepared: Run) -> None:
     """Trains with a live display; exits with 130 after Ctrl-C, the checkpoint saved."""
     first = distributed.rank() == 0
+    if first and prepared.training.massive:
+        print_tables([massive_table(prepared.training.massive)])
     display = training_display(prepared.config.steps, prepared.training.step)
     try:
         with display if first else nullcontext(lambda _: None) as report:
@@ -63,7 +66,8 @@ def finish_run(prepared: Run, began: float) -> None:
     """Evaluates a finished run on its own held-out text."""
     config, folder = prepared.config, prepared.folder
     context = min(config.context, prepared.model.context)
-    text = TextSlice(config.text, "held_out", config.evaluation_sequences, context, config.skipped)
+    count = config.evaluation_sequences
+    text = TextSlice(config.text, "held_out", count, context, config.skipped, config.rows)
     options = EvaluationOptions(mlps=mlps_of(config.penalise))
     finish(prepared.model, config, folder, folder, text, began, options)
 

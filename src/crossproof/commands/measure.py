@@ -67,10 +67,15 @@ def run(arguments: Sequence[str], began: float) -> None:
     model, config = options.language_model.load(options.run)
     context = min(options.context, model.context)
     source = options.text or config.text
-    text = TextSlice.of_tokens(source, options.split, int(options.tokens), context)
+    text = TextSlice.of_tokens(source, options.split, int(options.tokens), context, config.rows)
     folders = [options.run] if options.against is None else [options.run, options.against]
     output = options.out or options.run / "measure"
-    described = MeasureOptions(options.pairs, options.attention, options.shapley_tokens, mlps=named or mlps_of(config.penalise))
+    described = MeasureOptions(
+        options.pairs,
+        options.attention,
+        options.shapley_tokens,
+        mlps=named or mlps_of(config.penalise),
+    )
     with evaluation_display("measuring", "sequences") as progress:
         result = measure_runs(model, folders, output, text, described, progress)
     lines = [

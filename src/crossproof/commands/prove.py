@@ -27,8 +27,7 @@ class Prove:
     out: Path
     """Folder for the certificate; an earlier one in it is replaced."""
     dictionary: Path | None = None
-    """Folder of a crosscoder of the network's inputs; without it, the features that generate
-    them."""
+    """Folder of a crosscoder of the inputs; none: the features that generate them."""
     search: ProverOptions = field(default_factory=ProverOptions)
 
 

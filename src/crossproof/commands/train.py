@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,7 +31,7 @@ class Train:
     `torchrun --nproc-per-node 2 -m crossproof train ...` (--threads is each process's own).
     """
 
-    out: Path
+    out: Path = tyro.MISSING
     """Run folder: configuration, metrics, checkpoints, crosscoders, results.json, report.html."""
     recipe: Literal["demo", "full", "paper"] = "demo"
     """Defaults of all options below: demo (minutes), full (the published figures) or paper."""
@@ -49,7 +50,7 @@ def run(arguments: Sequence[str], began: float) -> None:
     if recipe.recipe not in RECIPES:
         known = ", ".join(RECIPES)
         raise CrossproofError(f"There is no recipe '{recipe.recipe}'; choose {known}.")
-    default = Train(tyro.MISSING, config=RECIPES[recipe.recipe])
+    default = Train(config=RECIPES[recipe.recipe])
     options: Train = parse(Train, "train", arguments, default)
 
     from crossproof.commands.finish import finish_run, train_to_the_end
@@ -57,6 +58,8 @@ def run(arguments: Sequence[str], began: float) -> None:
     from crossproof.training import distributed
     from crossproof.training.run import resume, start
 
+    if options.resume:
+        name_ignored(arguments, options.out)
     with distributed.process_group():
         begin = resume if options.resume else partial(start, options.config)
         prepared = begin(options.out, trust_remote_code=options.trust_remote_code)
@@ -67,6 +70,19 @@ def run(arguments: Sequence[str], began: float) -> None:
         finish_run(prepared, began)
     else:
         say(f"Crosscoders: {prepared.folder}; `crossproof evaluate {prepared.folder}` measures.")
+
+
+def name_ignored(arguments: Sequence[str], out: Path) -> None:
+    """Says which options a resumed run takes no notice of."""
+    heeded = ("--resume", "--out", "--evaluate", "--no-evaluate")
+    given = dict.fromkeys(a.partition("=")[0] for a in arguments if a.startswith("--"))
+    ignored = [option for option in given if option not in heeded]
+    if ignored:
+        print(
+            f"crossproof: {', '.join(ignored)} ignored: a resumed run keeps the settings in "
+            f"{out / 'config.json'}.",
+            file=sys.stderr,
+        )
 
 
 def _recipe_parser() -> argparse.ArgumentParser:

@@ -14,10 +14,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from crossproof.activations.positions import scored_positions
+from crossproof.activations.positions import scored_positions, within_limits
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.lm.model import LanguageModel
+
+ALL = slice(None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +52,13 @@ class EncodedBatch:
         """The token at each encoded position."""
         return self.tokens[self.scored]
 
-    def per_sequence(self, values: Float[Tensor, "B *parts"]) -> Float[Tensor, "S *parts"]:
-        """Sums over the encoded positions of each sequence, in float64."""
+    def per_sequence(
+        self, values: Float[Tensor, "M *parts"], which: Bool[Tensor, " B"] | slice = ALL
+    ) -> Float[Tensor, "S *parts"]:
+        """Sums over each sequence's encoded positions, or over those in `which`, in float64."""
         shape = (len(self.tokens), *values.shape[1:])
         out = torch.zeros(shape, dtype=torch.float64, device=values.device)
-        return out.index_add_(0, self.sequence, values.double())
+        return out.index_add_(0, self.sequence[which], values.double())
 
     def latents_only(self, but: Sequence[str] = ()) -> EncodedBatch:
         """The same without activations, which take most of the memory, `but` those named."""
@@ -82,18 +86,22 @@ def encode_batches(
 ) -> Iterator[EncodedBatch]:
     """One batch of sequences [S, T] after another, harvested and encoded, without gradients.
 
-    `also` names further hookpoints whose activations are kept. With `every_position`, BOS, EOS
-    and PAD are encoded too.
+    Positions count by the crosscoder's own rule, that of its training. `also` names further
+    hookpoints whose activations are kept. With `every_position`, those that do not count are
+    encoded too.
     """
-    names = crosscoder.hookpoints.names
+    names, rule = crosscoder.hookpoints.names, crosscoder.positions
     wanted = [*names, *(name for name in dict.fromkeys(also) if name not in names)]
     for start in range(0, len(sequences), batch_sequences):
         tokens = sequences[start : start + batch_sequences].to(model.device)
-        scored = scored_positions(tokens, model.special_ids).to(model.device)
-        if every_position:
-            scored = torch.ones_like(scored)
+        scored = scored_positions(tokens, model.special_ids, rule.skip_first)
         with torch.no_grad():
             values = model.activations(tokens, wanted)
+            if every_position:
+                scored = torch.ones_like(scored)
+            elif rule.norm_limits:
+                inside = within_limits(values.flatten(0, 1)[:, : len(names)], rule.norm_limits)
+                scored &= inside.view_as(scored)
             x = values[scored][:, : len(names)].to(crosscoder.b_dec.dtype)
             latents = crosscoder.encode(x)
         kept = dict(zip(wanted, values.unbind(2), strict=True))

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from crossproof.activations.config import MASSIVE, PositionRule
+from crossproof.activations.positions import median_norms, within_limits
 from crossproof.crosscoder.autograd import decode_with_vectors, encode_entries, sparse_product
 from crossproof.crosscoder.config import CrosscoderConfig as CrosscoderConfig
 from crossproof.crosscoder.deprecated import FormerNames
@@ -37,14 +39,16 @@ class Encoding:
 class Crosscoder(SavedOnHub, FormerNames):
     """W_enc and W_dec [H, P, D], b_enc [H], b_dec [P, D], and a scale per hookpoint.
 
-    The weights live in scaled space: activations are multiplied by `scale` [P] (mean norm √D at
+    The weights live in scaled space: activations are multiplied by `scale` [P] (median norm √D at
     each hookpoint) before they are encoded, and reconstructions divided by it. `encode`, `decode`,
     `decoder_vectors`, `decoder_bias` and the call `crosscoder(x)`, which reconstructs, speak of raw
     activations; `fold` absorbs the scale into the weights.
     Nothing is subtracted from the input: the initial b_enc makes the encoder see x - b_dec.
+    `positions` says which positions of a text the crosscoder was trained on and is measured at.
     """
 
     scale: Tensor
+    positions: PositionRule
 
     def __init__(self, config: CrosscoderConfig, hookpoints: Hookpoints, d_model: int) -> None:
         super().__init__()
@@ -56,6 +60,7 @@ class Crosscoder(SavedOnHub, FormerNames):
         self.b_dec = nn.Parameter(torch.zeros(shape[1:]))
         self.register_buffer("scale", torch.ones(len(hookpoints)))
         self.sparsity = make_sparsity(config)
+        self.positions = PositionRule()
 
     @property
     def n_latents(self) -> int:
@@ -72,6 +77,9 @@ class Crosscoder(SavedOnHub, FormerNames):
     def initialise(self, sample: Float[Tensor, "M P D"], seed: int) -> None:
         """Sets scale and biases from `sample` (a few thousand tokens), and the weights.
 
+        The scale is √D over the median norm, and biases are means over tokens that are not
+        massive (`typical_tokens`): a few outliers would else decide both (decision 67).
+
         Every latent starts as a unit vector along the centred activations of a token, with its
         encoder equal to its decoder. Tokens are drawn one after another, each with probability
         proportional to how much of it the latents so far leave unexplained (the D² rule of
@@ -79,10 +87,11 @@ class Crosscoder(SavedOnHub, FormerNames):
         half of them would die.
         """
         generator = torch.Generator().manual_seed(seed)
-        norms = sample.norm(dim=-1).mean(0)
+        norms = median_norms(sample.norm(dim=-1))
+        norms = torch.where(norms > 0, norms, 1)  # a silent hookpoint has no scale
         self.scale.copy_(self.d_model**0.5 / norms)
         scaled = sample * self.scale[:, None]
-        self.b_dec.copy_(scaled.mean(0))
+        self.b_dec.copy_(scaled[typical_tokens(sample)].mean(0))
         directions = nn.functional.normalize((scaled - self.b_dec).flatten(1))
         decoder = directions[_spread(directions, self.n_latents, generator)]
         noise = (
@@ -97,12 +106,14 @@ class Crosscoder(SavedOnHub, FormerNames):
     def fit_gain(self, sample: Float[Tensor, "M P D"]) -> float:
         """After `initialise`: scales the encoder so that `sample` is reconstructed best.
 
-        Returns the factor, <x̂ - b, x - b> / ‖x̂ - b‖² over the sample with the encoder as it was.
+        Returns the factor, <x̂ - b, x - b> / ‖x̂ - b‖² over the sample's typical tokens with the
+        encoder as it was.
         Directions of the data point alike, and each latent's activation is all that its direction
         explains: k of them together overshoot a token many times over (FVU of 10 to 300 at the
         start), and training spends its first hundreds of steps on taking that back.
         """
-        target = (sample.to(self.scale.dtype) * self.scale[:, None] - self.b_dec).flatten(1)
+        typical = sample[typical_tokens(sample)].to(self.scale.dtype)
+        target = (typical * self.scale[:, None] - self.b_dec).flatten(1)
         pre = target @ self.W_enc.flatten(1).T
         sparsity = copy.deepcopy(self.sparsity)  # BatchTopK remembers what it has seen
         latents = sparsity.activate(sparsity.select(pre, training=True))
@@ -188,6 +199,13 @@ def load_crosscoder(folder: Path) -> tuple[Crosscoder, Provenance]:
     Raises CrossproofError if the folder is missing, incomplete, truncated, or of another format.
     """
     return read_crosscoder(Crosscoder, folder)
+
+
+def typical_tokens(sample: Float[Tensor, "M P D"]) -> Bool[Tensor, " M"]:
+    """Tokens that are massive at no hookpoint: within `MASSIVE` times the sample's median norms."""
+    medians = median_norms(sample.norm(dim=-1))
+    typical = within_limits(sample, (MASSIVE * medians).tolist())
+    return typical if typical.any() else torch.ones_like(typical)
 
 
 def _spread(

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from crossproof.activations.config import PositionRule
 from crossproof.crosscoder.config import CrosscoderConfig
 from crossproof.crosscoder.provenance import Provenance as Provenance
 from crossproof.errors import CrossproofError
@@ -28,11 +29,12 @@ WEIGHTS, CONFIG, CARD = "crosscoder.safetensors", "config.json", "README.md"
 
 
 class Stored(nn.Module):
-    """What the format holds of a `Crosscoder`, which is made from these three and its tensors."""
+    """What the format holds of a `Crosscoder`, which is made from these and its tensors."""
 
     config: CrosscoderConfig
     hookpoints: Hookpoints
     d_model: int
+    positions: PositionRule
 
     def fold(self) -> None:
         """Absorbs the scale into the weights."""
@@ -56,6 +58,7 @@ def save_crosscoder(crosscoder: Stored, folder: Path, provenance: Provenance) ->
         "crossproof": _installed_version(),
         "crosscoder": asdict(crosscoder.config),
         "d_model": crosscoder.d_model,
+        "positions": asdict(crosscoder.positions),
         "hookpoints": {
             "names": list(crosscoder.hookpoints.names),
             "blocks": [asdict(block) for block in crosscoder.hookpoints.blocks],
@@ -68,6 +71,8 @@ def save_crosscoder(crosscoder: Stored, folder: Path, provenance: Provenance) ->
 
 
 def _check_replaceable(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise CrossproofError(f"{folder} is a file: choose a folder to save the crosscoder in.")
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     others = sorted(names - {WEIGHTS, CONFIG, CARD})
     if others:
@@ -129,6 +134,7 @@ def read_crosscoder(kind: type[S], folder: Path) -> tuple[S, Provenance]:
         if tensors["W_enc"].shape != shape or min(shape) < 1:  # before so much is allocated
             raise TypeError(f"W_enc has shape {list(tensors['W_enc'].shape)}, not {list(shape)}")
         crosscoder = kind(size, hookpoints, config["d_model"])
+        crosscoder.positions = PositionRule.stored(config.get("positions", {}))
         provenance = _typed(Provenance, config["provenance"], Provenance("", ""))
         crosscoder.load_state_dict({n: _usable(n, t) for n, t in tensors.items()})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

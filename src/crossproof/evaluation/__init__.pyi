@@ -32,11 +32,11 @@ from .pair_contexts import pair_examples as pair_examples
 from .pair_sums import InteractionTally as InteractionTally
 from .pair_sums import tally_interactions as tally_interactions
 from .patching import mlp_out as mlp_out
+from .patching import reconstruction as reconstruction
+from .patching import spliced as spliced
 from .results import EvaluationResult as EvaluationResult
 from .results import RunEvaluation as RunEvaluation
 from .run_figures import evaluate_run as evaluate_run
-from .splicing import reconstruction as reconstruction
-from .splicing import spliced as spliced
 from .statistics import Array as Array
 from .statistics import Statistic as Statistic
 from .statistics import available as available

@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crossproof.activations.positions import scored_positions
 from crossproof.crosscoder.encode import EncodedBatch, encode_batches
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
@@ -25,9 +24,17 @@ from crossproof.interactions.attention_pairs import pair_scores
 from crossproof.lm.model import LanguageModel
 from crossproof.result import ABSENT
 
-PARTS = ("total", "query", "key", "query_key", "residual")
-"""A score, and its parts that may differ from key to key of a query."""
-SHOWN = ("total", "constant", "query", "key", "query_key", "residual")
+LABELS = {
+    "total": "score",
+    "constant": "constant",
+    "query": "query latents",
+    "key": "key latents",
+    "query_key": "query × key latents",
+    "residual": "residual",
+}
+"""A score and its parts, in words."""
+PARTS = tuple(part for part in LABELS if part != "constant")
+"""Those that may differ from key to key of a query."""
 EXAMPLE_TOKENS = 24
 SEQUENCES = 16
 """How many of the measured sequences the parts of scores are measured on."""
@@ -91,7 +98,7 @@ class HeadExample:
     head: int
     tokens: tuple[str, ...]
     parts: dict[str, Rows]
-    """By `SHOWN`."""
+    """By `LABELS`."""
     query: int
     key: int
     query_latents: tuple[int, ...]
@@ -138,14 +145,14 @@ def head_example(
     x = attention_input(batch, block)
     parts = score_parts(view, head, batch.latents, x)
     seen = view.attention.mask(torch.arange(len(x), device=x.device))
-    query, key = _strongest(model, tokens, parts, seen)
+    query, key = _strongest(model, crosscoder, tokens, parts, seen)
     scores = view.attention.scores(x.double())[head]
     pairs = pair_scores(view, batch.latents, query, key)
     return HeadExample(
         block,
         head,
         token_strings(model.tokenizer, tokens.tolist()),
-        {name: _rows(getattr(parts, name), ~seen) for name in SHOWN},
+        {name: _rows(getattr(parts, name), ~seen) for name in LABELS},
         query,
         key,
         tuple(pairs.query_latents.tolist()),
@@ -156,10 +163,14 @@ def head_example(
 
 
 def _strongest(
-    model: LanguageModel, tokens: Int[Tensor, " T"], parts: ScoreParts, seen: Bool[Tensor, "T T"]
+    model: LanguageModel,
+    crosscoder: Crosscoder,
+    tokens: Int[Tensor, " T"],
+    parts: ScoreParts,
+    seen: Bool[Tensor, "T T"],
 ) -> tuple[int, int]:
     """The query and the earlier key, both scored positions, whose latents add most."""
-    scored = scored_positions(tokens[None], model.special_ids)[0].to(seen.device)
+    scored = next(encode_batches(model, crosscoder, tokens[None], 1)).scored[0]
     open_to = (seen & scored & scored[:, None]).tril(-1)
     if not open_to.any():
         raise CrossproofError("The text has no two ordinary tokens that see each other; give more.")

@@ -16,7 +16,10 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crossproof.crosscoder.encode import encode_batches
+from crossproof.activations.config import MASSIVE
+from crossproof.activations.massive import survey_norms
+from crossproof.activations.positions import within_limits
+from crossproof.crosscoder.encode import ALL, encode_batches
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.keep_curve import keep_counts, kept_losses
@@ -24,7 +27,7 @@ from crossproof.evaluation.patching import DecodedBatch, decode_batches, mlp_out
 from crossproof.evaluation.results import EvaluationResult
 from crossproof.evaluation.schemes import ablations
 from crossproof.evaluation.summary import summarise
-from crossproof.evaluation.tally import SHARE_BINS, EvaluationOptions, Tally
+from crossproof.evaluation.tally import BEYOND, SHARE_BINS, EvaluationOptions, Tally
 from crossproof.interactions.penalty import (
     additive_interaction,
     dominant_share,
@@ -76,7 +79,9 @@ def tally_sequences(
     """
     if len(sequences) < 2:
         raise CrossproofError("Evaluation needs at least 2 sequences: give a longer text.")
-    tally = Tally(views := _views(model, crosscoder, options))
+    names = crosscoder.hookpoints.names
+    views = _views(model, crosscoder, options)
+    tally = Tally(views, survey=survey_norms(model, sequences, names, crosscoder.positions))
     means = _mean_rests(model, crosscoder, sequences[:REST_SEQUENCES], views, options)
     for batch in decode_batches(model, crosscoder, sequences, options.batch_sequences, views):
         with torch.no_grad():
@@ -130,10 +135,13 @@ def _mean_rests(
 
 def _measure_reconstruction(batch: DecodedBatch, tally: Tally) -> None:
     encoded, x = batch.encoded, batch.encoded.x
-    tally.add("tokens", encoded.per_sequence(x.new_ones(len(x))))
-    tally.add("error", encoded.per_sequence((x - batch.x_hat).pow(2).sum(2)))
-    tally.add("square", encoded.per_sequence(x.pow(2).sum(2)))
-    tally.add("total", encoded.per_sequence(x))
+    beyond = ~within_limits(x, tally.survey.limits(MASSIVE))
+    for suffix, which in (("", ALL), (BEYOND, beyond)):
+        rows, x_hat = x[which], batch.x_hat[which]
+        tally.add("tokens" + suffix, encoded.per_sequence(x.new_ones(len(rows)), which))
+        tally.add("error" + suffix, encoded.per_sequence((rows - x_hat).pow(2).sum(2), which))
+        tally.add("square" + suffix, encoded.per_sequence(rows.pow(2).sum(2), which))
+        tally.add("total" + suffix, encoded.per_sequence(rows, which))
     active = torch.bincount(encoded.latents.token_index, minlength=len(x))
     tally.add("active", encoded.per_sequence(active.to(x.dtype)))
     counts = torch.bincount(encoded.latents.indices, minlength=batch.crosscoder.n_latents)

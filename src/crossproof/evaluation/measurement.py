@@ -8,7 +8,7 @@ from typing import Any
 
 from crossproof.activations.corpus import TextSlice
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.attention import AttentionScores
+from crossproof.evaluation.attention import LABELS, PARTS, AttentionScores
 from crossproof.evaluation.contexts import Context
 from crossproof.evaluation.results import BlockEstimate
 from crossproof.result import ABSENT, Result
@@ -24,13 +24,6 @@ FORMS = {
     "AND": ("Gate times value, AND", "latents meeting on the two paths of gated neurons"),
     "Q": ("Pair form Q", "every two latents, by the smaller contribution"),
     "dominated": ("Dominated neurons", "share with one latent above 90%"),
-}
-SCORE_PARTS = {
-    "total": "score",
-    "query": "query latents",
-    "key": "key latents",
-    "query_key": "query × key latents",
-    "residual": "residual",
 }
 
 
@@ -102,10 +95,14 @@ class MeasurementResult(Result):
 
     def tables(self) -> Sequence[Table]:
         """Totals, the strongest pairs, and the parts of attention scores."""
-        tables = [totals_table({"mean": self}, {}), pairs_table("Strongest pairs", self)]
-        if self.attention is not None and self.attention.missing is None:
-            tables.append(attention_table("Attention scores", self.attention))
-        return tables
+        sums = totals_table({"mean": self}, {})
+        return [sums, pairs_table("Strongest pairs", self), *self.attention_tables()]
+
+    def attention_tables(self, title: str = "Attention scores") -> list[Table]:
+        """The parts of attention scores; empty where they were not measured."""
+        if self.attention is None or self.attention.missing is not None:
+            return []
+        return [attention_table(title, self.attention)]
 
 
 @dataclass(frozen=True, repr=False)
@@ -122,17 +119,12 @@ class RunMeasurement(Result):
 
     def tables(self) -> Sequence[Table]:
         """Totals side by side, then each crosscoder's strongest pairs and attention scores."""
-        tables = [self.totals_table()]
+        tables = [totals_table(self.runs, self.ratios)]
         for name, result in self.runs.items():
             tables.append(pairs_table(f"{name}: strongest pairs", result))
         for name, result in self.runs.items():
-            if result.attention is not None and result.attention.missing is None:
-                tables.append(attention_table(f"{name}: attention scores", result.attention))
+            tables += result.attention_tables(f"{name}: attention scores")
         return tables
-
-    def totals_table(self) -> Table:
-        """The totals of all crosscoders, and their ratios to the first one's."""
-        return totals_table(self.runs, self.ratios)
 
     @classmethod
     def check(cls, content: Mapping[str, Any]) -> None:
@@ -188,8 +180,9 @@ def attention_table(title: str, scores: AttentionScores) -> Table:
     """How much each part of the scores differs among the keys of a query, by block."""
     rows = []
     for at, block in enumerate(scores.blocks):
-        squares = [[value * value for value in scores.rms[part][at]] for part in SCORE_PARTS]
+        squares = [[value * value for value in scores.rms[part][at]] for part in PARTS]
         sizes = tuple((sum(heads) / len(heads)) ** 0.5 for heads in squares)
         rows.append(Row(str(block), sizes, style=fixed(2)))
     note = "Root mean square over keys and heads, of what a softmax sees."
-    return Table(title, tuple(SCORE_PARTS.values()), tuple(rows), corner="block", note=note)
+    columns = tuple(LABELS[part] for part in PARTS)
+    return Table(title, columns, tuple(rows), corner="block", note=note)

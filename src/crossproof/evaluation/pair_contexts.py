@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -15,7 +15,7 @@ from crossproof.crosscoder.encode import EncodedBatch
 from crossproof.evaluation.contexts import Context, StrongestContexts
 from crossproof.interactions.coalitions import output_game
 from crossproof.interactions.measuring import COLUMNS, TokenPairs, token_pairs
-from crossproof.interactions.second_differences import SecondDifferences, second_difference_sums
+from crossproof.interactions.second_differences import second_difference_sums
 from crossproof.interactions.shapley import EXACT_PLAYERS, shapley_taylor
 from crossproof.interactions.stream import TokenView
 from crossproof.interactions.views import MLPView, seen_by
@@ -54,32 +54,25 @@ def pair_examples(
         return []
     read = list(batches)
     best = [StrongestContexts(contexts, window) for _ in pairs]
-    differences: SecondDifferences | None = None
     chosen = torch.tensor(pairs, device=read[0].tokens.device)
+    differences = torch.zeros(len(pairs), dtype=torch.float64, device=chosen.device)
+    together = torch.zeros(len(pairs), dtype=torch.int64, device=chosen.device)
     for batch in read:
         seen = seen_by(views, batch)
         measured = token_pairs(batch.latents, seen)
-        part = _differences(seen, chosen)
-        differences = part if differences is None else differences + part
+        sums = [
+            second_difference_sums(v.dictionary, v.latents, chosen, "others", v.weight)
+            for v in seen.values()
+        ]
+        differences += torch.stack([each.neurons for each in sums]).sum(0)
+        together += sums[0].tokens
         for (h, k), strongest in zip(pairs, best, strict=True):
             strongest.add(tokenizer, batch, _at_tokens(measured, batch, min(h, k), max(h, k)))
-    assert differences is not None
-    means = (differences.neurons / differences.tokens.clamp_min(1)).tolist()
+    means = (differences / together.clamp_min(1)).tolist()
     return [
         PairExample(pair, strongest.contexts, mean, _peaks(strongest, read, views))
         for pair, strongest, mean in zip(pairs, best, means, strict=True)
     ]
-
-
-def _differences(seen: Mapping[int, TokenView], pairs: Int[Tensor, "M 2"]) -> SecondDifferences:
-    """Second differences summed over blocks; `tokens` counts each token once."""
-    parts = [
-        second_difference_sums(view.dictionary, view.latents, pairs, "others", view.weight)
-        for view in seen.values()
-    ]
-    neurons = torch.stack([part.neurons for part in parts]).sum(0)
-    output = torch.stack([part.output for part in parts]).sum(0)
-    return SecondDifferences(pairs, parts[0].tokens, neurons, output)
 
 
 def _at_tokens(measured: TokenPairs, batch: EncodedBatch, h: int, k: int) -> Float[Tensor, "S T"]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from crossproof.activations.corpus import TextSlice
+from crossproof.activations.massive import MassiveActivation, massive_table
 from crossproof.crosscoder.diffing import DiffingFigures
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.contexts import LatentExample
@@ -38,6 +39,7 @@ Figures = Sequence[tuple[str, str, str, Style]]
 """Name in the result, label, note, and how it is written."""
 RECONSTRUCTION: Figures = (
     ("fvu", "FVU, all hookpoints", "fraction of variance unexplained; lower is better", number),
+    ("fvu_without_outliers", "FVU without outliers", "where no norm is massive", number),
     ("fvu_mlp_in", "FVU at the MLP inputs", "rises if a penalty is met by shrinking", number),
     ("ce_recovered", "CE recovered", "loss recovered, one hookpoint patched at a time", number),
     ("kl_recovered", "KL recovered", "the same in KL divergence", number),
@@ -108,6 +110,8 @@ class EvaluationResult(Result):
     tokens: int = 0
     l0: float | None = field(default=None, metadata=ABSENT)
     fvu: float | None = field(default=None, metadata=ABSENT)
+    fvu_without_outliers: float | None = field(default=None, metadata=ABSENT)
+    """FVU without the positions that are massive at any hookpoint; absent where there are none."""
     fvu_mlp_in: float | None = field(default=None, metadata=ABSENT)
     dominant_share: float | None = field(default=None, metadata=ABSENT)
     interaction: float | None = field(default=None, metadata=ABSENT)
@@ -132,6 +136,8 @@ class EvaluationResult(Result):
     phi_mlp_removed: Fidelities | None = field(default=None, metadata=ABSENT)
     keep_curve: KeepCurve | None = field(default=None, metadata=ABSENT)
     share_histogram: ShareHistogram | None = field(default=None, metadata=ABSENT)
+    massive: tuple[MassiveActivation, ...] = field(default=(), metadata=ABSENT)
+    """Massive activations in the first sequences."""
     diffing: DiffingFigures | None = field(default=None, metadata=ABSENT)
     latents: tuple[LatentExample, ...] | None = field(default=None, metadata=ABSENT)
     """A few latents, chosen by rule, with their strongest contexts."""
@@ -151,12 +157,13 @@ class EvaluationResult(Result):
         return figure if figure is not None and figure.defined else None
 
     def tables(self) -> Sequence[Table]:
-        """Fidelities, reconstruction and interactions."""
-        return result_tables({self.objective or "figure": self})
+        """Fidelities, reconstruction and interactions; massive activations."""
+        runs = {self.objective or "figure": self}
+        return [*result_tables(runs), *massive_tables(runs)]
 
     def to_frame(self) -> pandas.DataFrame:
-        """All tables, one below the other; CrossproofError if pandas is not installed."""
-        return stacked(self.tables())
+        """All figures, one below the other; CrossproofError if pandas is not installed."""
+        return stacked(result_tables({self.objective or "figure": self}))
 
 
 @dataclass(frozen=True, repr=False)
@@ -177,12 +184,13 @@ class RunEvaluation(Result):
     runs: dict[str, EvaluationResult] = field(default_factory=dict)
 
     def tables(self) -> Sequence[Table]:
-        """Fidelities, reconstruction and interactions of all crosscoders side by side."""
-        return result_tables(self.runs)
+        """Fidelities, reconstruction and interactions of all crosscoders side by side; massive
+        activations."""
+        return [*result_tables(self.runs), *massive_tables(self.runs)]
 
     def to_frame(self) -> pandas.DataFrame:
-        """All tables, one below the other; CrossproofError if pandas is not installed."""
-        return stacked(self.tables())
+        """All figures, one below the other; CrossproofError if pandas is not installed."""
+        return stacked(result_tables(self.runs))
 
     @classmethod
     def check(cls, content: Mapping[str, Any]) -> None:
@@ -209,6 +217,12 @@ def result_tables(runs: Mapping[str, EvaluationResult]) -> list[Table]:
     tables.append(Table("Interactions", columns, tuple(_rows(results, INTERACTIONS))))
     tables.append(Table("Latents by model", columns, tuple(_owners(results))))
     return [table for table in tables if table.rows]
+
+
+def massive_tables(runs: Mapping[str, EvaluationResult]) -> list[Table]:
+    """What is massive on the sequences, if anything; crosscoders of a run share hookpoints."""
+    found = next((run.massive for run in runs.values() if run.massive), ())
+    return [massive_table(found)] if found else []
 
 
 def stacked(tables: Sequence[Table]) -> pandas.DataFrame:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossproof.evaluation.intervals import Sums
+from crossproof.evaluation.tally import BEYOND
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Sums], Array]
@@ -34,6 +35,8 @@ def available(sums: Sums, mlp_in: Sequence[int]) -> dict[str, Statistic]:
     """
     columns = list(mlp_in)
     figures: dict[str, Statistic] = {"l0": lambda t: per_token(t, "active")[:, None], "fvu": fvu}
+    if "tokens" + BEYOND in sums:
+        figures["fvu_without_outliers"] = fvu_without_outliers
     if columns:
         figures["fvu_mlp_in"] = lambda t: fvu(t)[:, columns]
     for name, behind in PER_TOKEN.items():
@@ -57,6 +60,12 @@ def fvu(totals: Sums) -> Array:
     mean_square = (totals["total"] ** 2).sum(-1) / totals["tokens"][:, None]
     unexplained: Array = totals["error"] / (totals["square"] - mean_square)
     return unexplained
+
+
+def fvu_without_outliers(totals: Sums) -> Array:
+    """FVU of the positions that are massive at no hookpoint."""
+    names = "tokens", "error", "square", "total"
+    return fvu({name: totals[name] - totals[name + BEYOND] for name in names})
 
 
 def recovered(totals: Sums, kind: str) -> Array:

@@ -18,12 +18,12 @@ from crossproof.evaluation.results import (
     ShareHistogram,
 )
 from crossproof.evaluation.schemes import SCHEMES
-from crossproof.evaluation.statistics import PER_TOKEN, Statistic, available, fvu, phi
+from crossproof.evaluation.statistics import PER_TOKEN, Statistic, available, phi
 from crossproof.evaluation.tally import MIDS, SHARE_BINS, EvaluationOptions, Tally
 from crossproof.interactions.views import InputView, described
 from crossproof.lm.model import LanguageModel
 
-BY_HOOKPOINT = ("fvu", "ce_recovered", "kl_recovered")
+BY_HOOKPOINT = ("fvu", "fvu_without_outliers", "ce_recovered", "kl_recovered")
 BY_BLOCK = ("fvu_mlp_in", *PER_TOKEN)
 
 
@@ -58,6 +58,7 @@ def summarise(
             sums, tally.kept, figures["l0"].mean, options.resamples, options.seed
         ),
         share_histogram=_histogram(tally),
+        massive=tally.survey.massive,
         diffing=diffing_figures(crosscoder) if joint else None,
         latents=tuple(contexts_in(model.tokenizer, tally.encoded, picked)),
     )
@@ -70,7 +71,9 @@ def _figures(
     inputs = [view.hookpoint for view in tally.views.values() if isinstance(view, InputView)]
     statistics = available(sums, inputs)
     # FVU means nothing where a transcoder only reads.
-    statistics |= {"fvu": lambda totals: fvu(totals)[:, written]}
+    for name in {"fvu", "fvu_without_outliers"} & statistics.keys():
+        whole = statistics[name]
+        statistics[name] = lambda totals, whole=whole: whole(totals)[:, written]  # type: ignore[misc]
     return {name: _estimate(sums, statistic, options) for name, statistic in statistics.items()}
 
 

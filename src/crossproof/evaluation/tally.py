@@ -11,12 +11,15 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crossproof.activations.massive import NormSurvey
 from crossproof.crosscoder.encode import EncodedBatch
 from crossproof.evaluation.config import MIDS as MIDS
 from crossproof.evaluation.config import EvaluationOptions as EvaluationOptions
 from crossproof.interactions.views import MLPView
 
 SHARE_BINS = 20
+BEYOND = "-beyond"
+"""Suffix of the sums behind FVU, over massive positions alone."""
 
 
 @dataclass
@@ -31,6 +34,8 @@ class Tally:
     """By m, losses [S, L] of the first sequences where neurons keep m latents."""
     fired: Tensor | None = None
     histogram: Tensor | None = None
+    survey: NormSurvey = field(default_factory=NormSurvey)
+    """Norms in the first sequences: what is massive, and beyond what."""
     encoded: list[EncodedBatch] = field(default_factory=list)
     """The first sequences with their latents, without activations."""
 
@@ -39,5 +44,8 @@ class Tally:
         self.sums[name].append(value.detach().double().cpu().numpy())
 
     def joined(self) -> dict[str, NDArray[np.float64]]:
-        """All sequences' sums by name, each [S, ...]."""
-        return {name: np.concatenate(parts) for name, parts in self.sums.items()}
+        """All sequences' sums by name, each [S, ...]; of massive positions if there are any."""
+        sums = {name: np.concatenate(parts) for name, parts in self.sums.items()}
+        if sums["tokens" + BEYOND].any():
+            return sums
+        return {name: value for name, value in sums.items() if not name.endswith(BEYOND)}

@@ -120,7 +120,7 @@ def token_pairs(latents: SparseLatents, views: Views) -> TokenPairs:
     with torch.no_grad():
         for at, view in enumerate(seen.values()):
             dictionary = view.dictionary
-            entries = nonzero.with_values(view.latents.values[active])
+            entries = nonzero.with_values(view.latents.values[active].to(dictionary.G.dtype))
             who = dictionary.dominance(entries)
             if gated:
                 sums[:, at], diagonal[at] = gated_pairs(entries, starts, dictionary, who)

@@ -18,7 +18,7 @@ from crossproof.lm.pair import ModelPair
 from crossproof.lm.quieting import quiet
 from crossproof.lm.sources import Reading, Source, exists
 from crossproof.lm.structure import find_structure
-from crossproof.lm.weights import check_plain, dtype_of, read_weights
+from crossproof.lm.weights import check_plain, check_runs, dtype_of, read_weights
 
 BUNDLED = "bundled"
 PLUS = "+"
@@ -136,19 +136,21 @@ def _read(name: str, source: Source, adapter: str | None, options: _Options) -> 
         adapter_folder(adapter)  # what it lacks is said before the model is read
     trusted = options.trust_remote_code
     config = read_config(source, trusted)
-    _check_causal(source.name, config.architectures)
+    _check_causal(source.name, config.architectures or ["ForCausalLM"])
     bare = read_weights(source, config, options.dtype, trusted)
     if adapter is not None:
         bare = merge_adapter(bare, adapter, source.name)
     tokenizer = options.tokenizer or read_tokenizer(source, config, trusted)
-    return _wrapped(name, _on_device(bare, options.device), tokenizer)
+    bare = _on_device(bare, options.device)
+    check_runs(bare, source.name)
+    return _wrapped(name, bare, tokenizer)
 
 
-def _check_causal(name: str, architectures: list[str] | None) -> None:
-    known = architectures or ["ForCausalLM"]
-    if not any(kind in str(each) for each in known for kind in ("CausalLM", "LMHeadModel")):
+def _check_causal(name: str, architectures: Any) -> None:
+    known = str(architectures).strip("[]'")
+    if not any(kind in known for kind in ("CausalLM", "LMHeadModel")):
         raise CrossproofError(
-            f"'{name}' is a {known[0]}, not a causal language model; choose one that predicts the "
+            f"'{name}' is a {known}, not a causal language model; choose one that predicts the "
             f"next token."
         )
 

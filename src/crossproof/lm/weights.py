@@ -20,6 +20,8 @@ DTYPES = {
 }
 """In which models run, by name; figures are float32 in any of them, float64 in float64."""
 
+CHECK_TOKENS = 8
+
 UNPACKED = ("fp8", "mxfp4")
 """Quantisations that transformers turns into plain weights as it reads them, on any machine."""
 
@@ -82,6 +84,19 @@ def check_plain(model: PreTrainedModel, name: str) -> None:
     # Unpacked while it was read: a model like any other, which can be saved and converted.
     vars(model)["is_quantized"] = False
     del model.hf_quantizer, model.config.quantization_config
+
+
+def check_runs(model: PreTrainedModel, name: str) -> None:
+    """Raises CrossproofError unless the model gives finite logits for a few tokens."""
+    vocabulary = len(next(model.get_input_embeddings().parameters()))
+    tokens = torch.arange(min(CHECK_TOKENS, vocabulary), device=model.device).unsqueeze(0)
+    with Reading(f"The model '{name}' cannot be run", "copy its files again"), torch.no_grad():
+        finite = bool(model(input_ids=tokens, use_cache=False).logits.isfinite().all())
+    if not finite:
+        raise CrossproofError(
+            f"The model '{name}' computes NaN or infinity in {model.dtype}; choose another dtype, "
+            f"or copy its files again."
+        )
 
 
 def _kind(module: torch.nn.Module) -> str:

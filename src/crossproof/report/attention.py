@@ -6,18 +6,10 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from crossproof.evaluation.attention import HeadExample, Rows
+from crossproof.evaluation.attention import LABELS, HeadExample, Rows
 from crossproof.report.plots import Panel, heat_map
 from crossproof.tables import number
 
-PARTS = {
-    "total": "Score",
-    "constant": "Constant",
-    "query": "Query latents",
-    "key": "Key latents",
-    "query_key": "Query × key latents",
-    "residual": "Residual",
-}
 COLOURS = ("#3b78b8", "var(--card)", "#c8503c")
 """Blue lowers a score, red raises it."""
 
@@ -37,11 +29,11 @@ def pattern_panels(example: HeadExample) -> list[Panel]:
     """Each part of the scores, on its own scale."""
     labels = [f"{at} {_shown(text)}" for at, text in enumerate(example.tokens)]
     panels = []
-    for part, label in PARTS.items():
-        values = example.parts[part]
+    for part, label in LABELS.items():
+        name, values = label[0].upper() + label[1:], example.parts[part]
         figure = _square(labels, labels, values, labels=False)
-        told = f"{label} of each query (row) and key (column)."
-        panels.append(Panel(f"{label}, to ±{number(_largest(values))}", told, figure))
+        told = f"{name} of each query (row) and key (column)."
+        panels.append(Panel(f"{name}, to ±{number(_largest(values))}", told, figure))
     return panels
 
 

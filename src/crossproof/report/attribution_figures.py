@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -14,7 +14,7 @@ from crossproof.proof.attribution.result import AttributionResult
 from crossproof.report.attribution import REFERENCES, of_runs
 from crossproof.report.plots import Panel, error_bar, plain_figure
 from crossproof.report.runs import ShownRun, of_page
-from crossproof.tables import at_most, number
+from crossproof.tables import Estimate, at_most, number
 
 Entries = Sequence[tuple[ShownRun, AttributedRun]]
 Variants = Mapping[str, ReplacementFigures]
@@ -174,39 +174,35 @@ def _log_axis(figure: go.Figure, values: Sequence[float], title: str) -> None:
 
 def _certified_panel(entries: Entries, reference: str, terms: tuple[float, float]) -> Panel:
     figure = plain_figure(380, hovermode="closest")
-    told = []
+    words = []
     every = [figures.last_block.get(reference, {}) for _, figures in entries]
     for (run, _), variants in zip(entries, every, strict=True):
         kept = {name: f for name, f in variants.items() if name.startswith("keep ")}
         plain = {name: f for name, f in kept.items() if not name.endswith(CENTRED)}
         centred = {name: f for name, f in kept.items() if name.endswith(CENTRED)}
-        _add_truth(figure, run, plain)
+        truth = [variant.unchanged.mean for variant in plain.values()]
+        _add_shares(
+            figure, run, plain, [Estimate(mean) for mean in truth],
+            {"width": 1}, {"size": 7, "symbol": "circle-open"}, "%{y:.1%} truly stay",
+        )  # fmt: skip
         for some, dash, symbol, size in (
             (plain, "dot", "diamond", 6),
             (centred, "solid", "circle", 8),
         ):
-            _add_shares(figure, run, some, dash, {"symbol": symbol, "size": size})
-        told += list(_told(run, variants))
+            _add_shares(
+                figure, run, some, [variant.certified for variant in some.values()],
+                {"width": 2, "dash": dash}, {"symbol": symbol, "size": size},
+                "%{y:.1%} of %{x:,.0f} pairs",
+            )  # fmt: skip
+        shares = [mean_of(variant.certified) for variant in variants.values()]
+        if shares:
+            words.append(f"{run.name} {min(shares):.1%} to {max(shares):.1%}")
     _add_names(figure, every)
     figure.update_yaxes(range=[-0.02, 1.08], tickformat=".0%", nticks=6, automargin=True)
     _log_axis(figure, terms, "pairs through the nonlinearity, a token")
     title = REFERENCES[reference]
-    words = f"Certified shares, {title[0].lower() + title[1:]}: {'; '.join(told)}."
-    return Panel(title, words, figure)
-
-
-def _add_truth(figure: go.Figure, run: ShownRun, variants: Variants) -> None:
-    """How many predictions truly stay."""
-    figure.add_scatter(
-        x=[variant.terms for variant in variants.values()],
-        y=[mean_of(variant.unchanged) for variant in variants.values()],
-        customdata=list(variants),
-        mode="lines+markers",
-        line={"width": 1, "color": run.colour},
-        marker={"size": 7, "symbol": "circle-open", "color": run.colour},
-        name=run.name,
-        hovertemplate="%{customdata}: %{y:.1%} truly stay<extra>%{fullData.name}</extra>",
-    )
+    told = f"Certified shares, {title[0].lower() + title[1:]}: {'; '.join(words)}."
+    return Panel(title, told, figure)
 
 
 def _add_names(figure: go.Figure, every: Sequence[Variants]) -> None:
@@ -225,27 +221,26 @@ def _add_names(figure: go.Figure, every: Sequence[Variants]) -> None:
 
 
 def _add_shares(
-    figure: go.Figure, run: ShownRun, variants: Variants, dash: str, marker: dict[str, Any]
+    figure: go.Figure,
+    run: ShownRun,
+    variants: Variants,
+    shares: Sequence[Estimate],
+    line: dict[str, Any],
+    marker: dict[str, Any],
+    hover: str,
 ) -> None:
-    """Certified shares with their intervals."""
-    shares = [variant.certified for variant in variants.values()]
+    """A run's shares of predictions against the proof's length, with their intervals."""
     figure.add_scatter(
         x=[variant.terms for variant in variants.values()],
-        y=[mean_of(share) for share in shares],
+        y=[share.value for share in shares],
         customdata=list(variants),
         mode="lines+markers",
-        line={"width": 2, "dash": dash, "color": run.colour},
+        line=line | {"color": run.colour},
         marker=marker | {"color": run.colour},
         error_y=error_bar(shares, run.colour),
         name=run.name,
-        hovertemplate="%{customdata}: %{y:.1%} of %{x:,.0f} pairs<extra>%{fullData.name}</extra>",
+        hovertemplate=f"%{{customdata}}: {hover}<extra>%{{fullData.name}}</extra>",
     )
-
-
-def _told(run: ShownRun, variants: Variants) -> Iterator[str]:
-    shares = [mean_of(variant.certified) for variant in variants.values()]
-    if shares:
-        yield f"{run.name} {min(shares):.1%} to {max(shares):.1%}"
 
 
 def _positive(value: float) -> float | None:

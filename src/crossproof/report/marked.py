@@ -32,12 +32,10 @@ def marked(contexts: Sequence[Context], largest: float | None = None) -> list[li
 
 def _pieces(context: Context, largest: float) -> list[Piece]:
     pieces = []
-    for place, (text, activation) in enumerate(
-        zip(context.tokens, context.activations, strict=True)
-    ):
+    for at, (text, activation) in enumerate(zip(context.tokens, context.activations, strict=True)):
         strength = round(activation / largest, 2) if largest > 0 else 0.0
         word = text.lstrip(" ")
-        space = text[: len(text) - len(word)] if place else ""
+        space = text[: len(text) - len(word)] if at else ""
         shown = word.translate(VISIBLE) or ("·" if activation else "")
-        pieces.append(Piece(space, shown, strength, number(activation), place == context.peak))
+        pieces.append(Piece(space, shown, strength, number(activation), at == context.peak))
     return pieces

@@ -10,15 +10,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from plotly.offline import get_plotlyjs
 
 from crossproof.clusters.result import ClusterResult
-from crossproof.evaluation.attention import AttentionScores, HeadExample
+from crossproof.evaluation.attention import HeadExample
 from crossproof.evaluation.measurement import (
     MeasurementResult,
     RunMeasurement,
-    attention_table,
     pairs_table,
     totals_table,
 )
-from crossproof.evaluation.results import RunEvaluation, result_tables
+from crossproof.evaluation.results import RunEvaluation, massive_tables, result_tables
 from crossproof.files import write_text
 from crossproof.proof.attribution.result import AttributionResult
 from crossproof.report.attention import caption, pair_panel, pattern_panels
@@ -74,11 +73,12 @@ def write_report(
         objectives=[(name, MARKS[mark], at) for name, mark, at in published_legend(points)],
         note=str(published.get("note", "")) if published else "",
         hookpoints=_hookpoints(runs),
+        massive=massive_tables(results.runs),
         measured=[(run, result, pairs_table("", result)) for run, result in pairs],
         totals=_totals(pairs, ratios),
         heads=[
-            (run, caption(example), attention_table("", scores))
-            for run, scores, example in _heads(pairs)
+            (run, caption(example), *result.attention_tables())
+            for run, result, example in _heads(pairs)
         ],
         attributed=attribution_section(attribution, runs),
         clustered=clustered_runs(clusters, runs),
@@ -113,8 +113,8 @@ def _plots(
         "certified": certified_panels(attribution, runs),
     }
     for run, _, example in _heads(measured):
-        plots[f"pattern-{run.place}"] = pattern_panels(example)
-        plots[f"head-{run.place}"] = [pair_panel(example)]
+        plots[f"pattern-{run.rank}"] = pattern_panels(example)
+        plots[f"head-{run.rank}"] = [pair_panel(example)]
     return plots
 
 
@@ -135,17 +135,17 @@ def _totals(measured: Measured, ratios: Mapping[str, Any]) -> Table | None:
     return totals_table(results, shown) if results else None
 
 
-def _heads(measured: Measured) -> Iterator[tuple[ShownRun, AttentionScores, HeadExample]]:
-    """The attention scores of each run, and its example of a head."""
+def _heads(measured: Measured) -> Iterator[tuple[ShownRun, MeasurementResult, HeadExample]]:
+    """The runs with an example of an attention head."""
     for run, result in measured:
-        scores = result.attention
-        if scores is not None and scores.example is not None:
-            yield run, scores, scores.example
+        if result.attention is not None and result.attention.example is not None:
+            yield run, result, result.attention.example
 
 
 def _hookpoints(runs: Sequence[ShownRun]) -> Table | None:
     """The figures at each hookpoint."""
-    labels = {"fvu": "FVU", "ce_recovered": "CE recovered", "kl_recovered": "KL recovered"}
+    labels = {"fvu": "FVU", "fvu_without_outliers": "FVU without outliers"}
+    labels |= {"ce_recovered": "CE recovered", "kl_recovered": "KL recovered"}
     columns = {
         f"{label}, {run.name}": run.figures.by_hookpoint[key]
         for key, label in labels.items()

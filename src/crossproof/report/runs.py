@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ShownRun:
-    """One crosscoder of results.json; `place` counts from 0 and decides its colour."""
+    """One crosscoder of results.json; `rank` counts from 0 and decides its colour."""
 
     name: str
-    place: int
+    rank: int
     figures: EvaluationResult
 
     @property
@@ -29,12 +29,12 @@ class ShownRun:
     @property
     def colour(self) -> str:
         """The run's colour in the style sheet."""
-        return f"var(--run-{self.place % PALETTE + 1})"
+        return f"var(--run-{self.rank % PALETTE + 1})"
 
     @property
     def soft_colour(self) -> str:
         """The same, to fill areas with."""
-        return f"var(--run-{self.place % PALETTE + 1}-soft)"
+        return f"var(--run-{self.rank % PALETTE + 1}-soft)"
 
 
 def runs_of(results: RunEvaluation) -> list[ShownRun]:
@@ -42,7 +42,7 @@ def runs_of(results: RunEvaluation) -> list[ShownRun]:
     entries = sorted(
         results.runs.items(), key=lambda entry: entry[1].objective != "reconstruction only"
     )
-    return [ShownRun(name, place, figures) for place, (name, figures) in enumerate(entries)]
+    return [ShownRun(name, rank, figures) for rank, (name, figures) in enumerate(entries)]
 
 
 def of_page(by_name: Mapping[str, T], runs: Sequence[ShownRun]) -> list[tuple[ShownRun, T]]:

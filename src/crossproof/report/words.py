@@ -7,16 +7,7 @@ from dataclasses import dataclass
 
 from crossproof.evaluation.results import RunEvaluation
 from crossproof.report.runs import ShownRun
-from crossproof.tables import Cell, Estimate, cell, minus, number
-
-
-@dataclass(frozen=True)
-class Card:
-    """One headline figure of every run."""
-
-    label: str
-    note: str
-    cells: tuple[Cell, ...]
+from crossproof.tables import Estimate, Row, cell, minus, number
 
 
 @dataclass(frozen=True)
@@ -26,7 +17,8 @@ class Summary:
     headline: str
     compared: str
     sentences: tuple[str, ...]
-    cards: tuple[Card, ...]
+    cards: tuple[Row, ...]
+    """The headline figures, with a value a run."""
 
 
 def summarise(results: RunEvaluation, runs: Sequence[ShownRun]) -> Summary:
@@ -74,13 +66,12 @@ def headline_alone(run: ShownRun) -> str:
 def compared(results: RunEvaluation, runs: Sequence[ShownRun]) -> str:
     """Which crosscoders, on which model, on what text."""
     names = "; ".join(f"“{run.name}” ({run.objective})" for run in runs)
-    model = results.model
     seed = "" if results.seed is None else f" with seed {results.seed}"
-    opening = f"One crosscoder trained on the activations of “{model}”{seed}"
-    if len(runs) > 1:
-        opening = (
-            f"{_count(len(runs))} crosscoders trained on the same activations of “{model}”{seed}"
-        )
+    count = _count(len(runs))
+    opening = (
+        f"{count} crosscoders trained on the same" if runs[1:] else "One crosscoder trained on the"
+    )
+    opening = f"{opening} activations of “{results.model}”{seed}"
     figures = runs[0].figures
     measured = (
         f" Everything below was measured on {figures.sequences:,} sequences "
@@ -116,11 +107,8 @@ def comparison(first: ShownRun, other: ShownRun) -> Iterator[str]:
 
 def alone(run: ShownRun) -> Iterator[str]:
     """One run's figures, with nothing to compare them to."""
-    keep, every, fvu = (
-        run.figures.fidelity("keep-largest"),
-        run.figures.fidelity("none"),
-        run.figures.figure("fvu"),
-    )
+    figures = run.figures
+    keep, every = figures.fidelity("keep-largest"), figures.fidelity("none")
     if keep is not None and every is not None:
         yield (
             f"Keeping only the largest latent at each token and neuron, Φ is {cell(keep)}; with "
@@ -131,7 +119,7 @@ def alone(run: ShownRun) -> Iterator[str]:
             "This crosscoder reads no MLP input, so no latent could be ablated inside an MLP and "
             "there is no Φ."
         )
-    if fvu is not None:
+    if (fvu := figures.figure("fvu")) is not None:
         yield f"The fraction of variance left unexplained (FVU) is {cell(fvu)}."
 
 
@@ -140,19 +128,17 @@ def percent(value: Estimate) -> str:
     return minus(f"{value.value * 100:.0f}%")
 
 
-def _cards(runs: Sequence[ShownRun]) -> Iterator[Card]:
-    figures = (
-        (
-            "Φ, only the largest latent",
-            "higher is better",
-            [r.figures.fidelity("keep-largest") for r in runs],
-        ),
-        ("Φ, all latents", "higher is better", [r.figures.fidelity("none") for r in runs]),
-        ("FVU", "lower is better", [r.figures.figure("fvu") for r in runs]),
+def _cards(runs: Sequence[ShownRun]) -> Iterator[Row]:
+    higher, every = "higher is better", [run.figures for run in runs]
+    keep, none = (
+        tuple(figures.fidelity(scheme) for figures in every) for scheme in ("keep-largest", "none")
     )
-    for label, note, values in figures:
-        if any(values):
-            yield Card(label, note, tuple(cell(value) for value in values))
+    rows = (
+        Row("Φ, only the largest latent", keep, higher),
+        Row("Φ, all latents", none, higher),
+        Row("FVU", tuple(figures.figure("fvu") for figures in every), "lower is better"),
+    )
+    yield from (row for row in rows if any(row.values))
 
 
 def _ratio(

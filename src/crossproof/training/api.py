@@ -73,4 +73,5 @@ def _result(
         for name, objective in config.objectives().items()
     }
     crosscoders = {name: each.eval() for name, each in training.crosscoders.items()}
-    return TrainingResult(config.model, config.steps, runs).holding(crosscoders)
+    result = TrainingResult(config.model, config.steps, runs, training.massive)
+    return result.holding(crosscoders)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,50 +12,108 @@ from safetensors.torch import save_file
 
 from crossproof.errors import CrossproofError
 from crossproof.files import atomic_folder, read_json, read_tensors
-from crossproof.training.trainer import Trainer
+from crossproof.training.config import config_to_dict
+from crossproof.training.loop import Training
 
 STATE, MANIFEST = "training.safetensors", "checkpoint.json"
 
+MAY_CHANGE = (
+    *("model", "text", "threads", "device", "checkpoint_every", "log_every"),
+    *("evaluation_sequences", "evaluation_skip"),
+)
+"""Settings that a resumed run may have otherwise: none decides what is trained (of model and text
+their contents do, which are compared)."""
 
-def save_checkpoint(run: Path, trainers: dict[str, Trainer], step: int) -> None:
+
+def save_checkpoint(run: Path, training: Training) -> None:
     """Writes `run/checkpoints/step-N` atomically, then removes older ones."""
-    folder = run / "checkpoints" / f"step-{step:08d}"
+    folder = run / "checkpoints" / f"step-{training.step:08d}"
     tensors = {
         f"{name}/{key}": tensor
-        for name, trainer in trainers.items()
+        for name, trainer in training.trainers.items()
         for key, tensor in trainer.state().items()
     }
+    manifest = {"step": training.step, "runs": sorted(training.trainers), **_origin(training)}
     with atomic_folder(folder) as temporary:
         save_file(tensors, temporary / STATE)
-        manifest: dict[str, Any] = {"step": step, "runs": sorted(trainers)}
         (temporary / MANIFEST).write_text(json.dumps(manifest) + "\n")
-    for other in folder.parent.glob("step-*"):
+    for other in _checkpoints(run):
         if other != folder:
-            shutil.rmtree(other)
+            shutil.rmtree(other, ignore_errors=True)
 
 
-def load_checkpoint(run: Path, trainers: dict[str, Trainer]) -> int:
-    """Restores the newest checkpoint into `trainers` and returns its step.
+def load_checkpoint(run: Path, training: Training) -> int:
+    """Restores the newest checkpoint and returns its step; 0, and nothing is done, without any.
 
-    Raises CrossproofError if there is none, or it is damaged or of other runs.
+    Raises CrossproofError if it is damaged, or of other crosscoders, settings, model or text.
     """
-    folders = sorted((run / "checkpoints").glob("step-*"))
-    if not folders:
-        raise CrossproofError(f"{run} holds no checkpoint to resume from: train it from the start.")
-    manifest = read_json(folders[-1] / MANIFEST)
-    if manifest.get("runs") != sorted(trainers):
-        raise CrossproofError(
-            f"{folders[-1]} holds the runs {manifest.get('runs')}, not {sorted(trainers)}: resume "
-            f"with the configuration it was started with."
-        )
-    tensors = read_tensors(folders[-1] / STATE)
-    for name, trainer in trainers.items():
+    newest = max(_checkpoints(run), default=None)
+    if newest is None:
+        return 0
+    manifest = read_json(newest / MANIFEST)
+    _check_origin(newest, manifest, training)
+    tensors = read_tensors(newest / STATE)
+    for name, trainer in training.trainers.items():
         prefix = f"{name}/"
         state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         try:
             trainer.load_state(state)
         except (KeyError, RuntimeError, ValueError) as error:
             raise CrossproofError(
-                f"{folders[-1]} does not fit this configuration ({error}): train from the start."
+                f"{newest} does not fit this configuration ({error}): train from the start."
             ) from error
-    return int(manifest["step"])
+    if manifest.get("step") != training.step:
+        raise CrossproofError(
+            f"{newest / MANIFEST} says step {manifest.get('step')}, the weights beside it are of "
+            f"step {training.step}: it is damaged, train from the start."
+        )
+    return training.step
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    """The run's checkpoints; what else lies there is nobody's."""
+    folders = (run / "checkpoints").glob("step-*")
+    return [folder for folder in folders if folder.name.removeprefix("step-").isdecimal()]
+
+
+def _origin(training: Training) -> dict[str, Any]:
+    """What decides the steps to come, beside the tensors."""
+    settings = config_to_dict(training.config) | {
+        "objective": {name: dict(each.objective) for name, each in training.trainers.items()}
+    }
+    return {
+        "model": training.model.weights_hash,
+        "text": training.text_hash,
+        "config": {name: value for name, value in settings.items() if name not in MAY_CHANGE},
+    }
+
+
+def _check_origin(newest: Path, manifest: Mapping[str, Any], training: Training) -> None:
+    if manifest.get("runs") != sorted(training.trainers):
+        raise CrossproofError(
+            f"{newest} holds the runs {manifest.get('runs')}, not {sorted(training.trainers)}: "
+            f"resume with the configuration it was started with."
+        )
+    origin = _origin(training)
+    for part, name in (("model", training.model.name), ("text", training.config.text)):
+        if manifest.get(part, origin[part]) != origin[part]:  # older checkpoints do not say
+            raise CrossproofError(
+                f"The {part} '{name}' is not what {newest} was trained on (its contents have "
+                f"changed): bring that {part} back, or train from the start with another --out."
+            )
+    changed = list(_differences(manifest.get("config", {}), origin["config"]))
+    if changed:
+        raise CrossproofError(
+            f"config.json has other settings than {newest} was trained with ("
+            f"{', '.join(changed)}): put them back, or train from the start with another --out."
+        )
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Settings that were otherwise; what an older version did not have is passed over."""
+    for name, value in before.items():
+        other = now.get(name)
+        if name != "objective" and isinstance(value, dict) and isinstance(other, dict):
+            yield from _differences(value, other)
+        elif json.dumps(value) != json.dumps(other):
+            yield f"{name} was {value}"

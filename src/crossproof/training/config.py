@@ -5,16 +5,18 @@ Imports nothing that takes time: the command line needs it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from crossproof.activations.config import RowKind
 from crossproof.crosscoder.config import CrosscoderConfig
 from crossproof.errors import CrossproofError
 from crossproof.training.objective import Objective
 
 Precision = Literal["float32", "float64", "bfloat16", "float16"]
-
+C = TypeVar("C")
 LOOKED_AT = 864
 """Held-out sequences of the bundled text that were looked at while recipes were made."""
 
@@ -70,10 +72,21 @@ class RunConfig:
     text: str = "bundled"
     """`bundled`, a file (.txt, .jsonl, .json, .csv, .parquet, .arrow, .npy, .safetensors), or
     hf:NAME for a data set of the Hub or a folder, with ,config= ,split= ,column= behind it."""
+    penalise: str = "next"
+    """MLPs that the objective is about: next (those at whose inputs the crosscoder decodes or, if
+    there are none, the first behind each hookpoint), all that read it, or blocks, such as 3,4."""
     hookpoints: tuple[str, ...] = ()
     """Hookpoint names or globs in TransformerLens spelling; none: the standard set."""
     context: int = 256
     """Tokens a sequence."""
+    rows: RowKind = "packed"
+    """A sequence is cut from documents packed end to end, or is the beginning of a document."""
+    skip_first: int = 1
+    """Positions at the start of every sequence that never count, at least 1: models keep their
+    attention sink there."""
+    drop_outliers: float = 0.0
+    """Leave out positions whose norm exceeds this multiple of a hookpoint's median norm, in
+    training and evaluation; 0: none."""
     crosscoder: CrosscoderConfig = field(default_factory=CrosscoderConfig)
     objective: Objective = field(default_factory=Objective)
     """Of the penalised crosscoder; leave empty to train the unpenalised one alone."""
@@ -161,16 +174,54 @@ def config_from_dict(values: Mapping[str, Any]) -> RunConfig:
         return RunConfig(text=str(values.get("text", "")), dtype=dtype, steps=0, batch_tokens=0)
     try:
         optimisation = {RENAMED.get(k, k): v for k, v in values["optimisation"].items()}
-        return RunConfig(
-            **{
-                **values,
-                "crosscoder": CrosscoderConfig(**values["crosscoder"]),
-                "objective": Objective.stored(values["objective"]),
-                "optimisation": Optimisation(**optimisation),
-                "hookpoints": tuple(values["hookpoints"]),
-            }
-        )
-    except (KeyError, TypeError) as error:
+        parts: dict[str, Any] = {
+            "crosscoder": _typed(CrosscoderConfig, values["crosscoder"]),
+            "objective": Objective.stored(values["objective"]),
+            "optimisation": _typed(Optimisation, optimisation),
+        }
+        names = values["hookpoints"]
+        parts["hookpoints"] = tuple(names) if isinstance(names, list) else names
+        return _typed(RunConfig, {**values, **parts})
+    except (AttributeError, KeyError, TypeError) as error:
         raise CrossproofError(
             f"The run's config.json does not fit this version of crossproof ({error}): train again."
         ) from error
+
+
+def _typed(kind: type[C], values: Mapping[str, Any]) -> C:
+    """`kind(**values)`; TypeError naming a value that is not of its field's type."""
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        if name in hints and not _fits(value, hints[name]):
+            raise TypeError(f"{name} is {value!r}")
+    return kind(**values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(isinstance(each, str) for each in value)
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    kinds = get_args(hint) or (hint,)
+    return type(value) in kinds or (type(value) is int and float in kinds)
+
+
+_FRACTION, _COUNT, _LARGEST = (0.0, 1.0), (1.0, sys.float_info.max), sys.float_info.max
+_BOUNDS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("warmup", "decay", "penalty_warmup", "penalty_delay"), _FRACTION),
+    **dict.fromkeys(("beta1", "beta2"), (0.0, 1 - sys.float_info.epsilon)),
+    **dict.fromkeys(("n_latents", "k", "groups", "batch_tokens", "buffer_batches"), _COUNT),
+    **dict.fromkeys(("checkpoint_every", "log_every", "skip_first"), _COUNT),
+    "penalty_fraction": _FRACTION,
+}
+"""What numbers may be; others are at least zero, and finite."""
+
+
+def check_settings(config: RunConfig) -> None:
+    """Raises CrossproofError naming a number that nothing can be trained with."""
+    settings = vars(config) | vars(config.crosscoder) | vars(config.optimisation)
+    for name, value in settings.items():
+        low, high = _BOUNDS.get(name, (0, _LARGEST))
+        if isinstance(value, int | float) and not low <= value <= high:
+            most = f" and at most {high:g}" if high <= 1 else ""
+            raise CrossproofError(f"{name} is {value}; it must be finite, at least {low:g}{most}.")

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crossproof.activations import Harvest
+from crossproof.activations import (
+    Harvest,
+    MassiveActivation,
+    NormSurvey,
+    PositionRule,
+    survey_norms,
+)
+from crossproof.activations.config import MASSIVE
 from crossproof.crosscoder.config import CrosscoderConfig
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
+from crossproof.interactions.config import mlps_of
+from crossproof.interactions.views import reading_mlps
 from crossproof.lm.hookpoints import Hookpoints
 from crossproof.lm.mlp import MLPWeights
 from crossproof.lm.model import LanguageModel
+from crossproof.lm.stream import mlp_input
 from crossproof.training import distributed
-from crossproof.training.config import RunConfig
+from crossproof.training.config import RunConfig, check_settings
+from crossproof.training.step import StreamReading
 from crossproof.training.trainer import StepReport, Trainer
 
 INITIAL_BATCHES = 4
@@ -48,8 +61,12 @@ class Training:
     model: LanguageModel
     config: RunConfig
     """What all crosscoders have in common."""
+    sequences: Int[Tensor, "S T"]
+    """The whole text, of all processes."""
     harvest: Harvest
     trainers: dict[str, Trainer]
+    massive: tuple[MassiveActivation, ...] = ()
+    """Massive activations in the first sequences of the text."""
 
     @classmethod
     def build(
@@ -62,38 +79,54 @@ class Training:
         """A crosscoder for each configuration's objective, initialised on the first batches.
 
         Where several processes train, each takes its share of `sequences` and of every batch.
-        Raises CrossproofError if configurations differ in more than OWN_SETTINGS, or penalise
-        MLPs none of whose inputs is a hookpoint.
+        Raises CrossproofError if configurations differ in more than OWN_SETTINGS, hold a number
+        that nothing can be trained with, or penalise MLPs that read none of the hookpoints.
         """
         first = _common(configs)
+        for config in configs.values():
+            check_settings(config)
         hookpoints = model.hookpoints(list(first.hookpoints) or None)
         penalised = any(config.penalised for config in configs.values())
-        if penalised and not hookpoints.mlp_blocks:
-            raise CrossproofError(
-                "None of the hookpoints is an MLP's input, so there is nothing to penalise: add "
-                "'blocks.*.mlp.hook_in' to --hookpoints."
-            )
+        about = _penalised(model, hookpoints, first) if penalised else _Penalised()
+        positions, survey = _position_rule(model, sequences, hookpoints, first)
         share = sequences[distributed.rank() :: distributed.world()]
         tokens = distributed.share_of(first.batch_tokens)
-        harvest = Harvest(model, share, hookpoints, tokens, first.buffer_batches, first.seed)
-        mlps = mlps_by_hookpoint(model, hookpoints) if penalised else {}
+        harvest = Harvest(
+            model,
+            share,
+            hookpoints,
+            tokens,
+            first.buffer_batches,
+            first.seed,
+            positions=positions,
+            also=about.streams,
+        )
         sample = first_batches(harvest, initial_batches)
         made: dict[CrosscoderConfig, Crosscoder] = {}
         for config in configs.values():
             if config.crosscoder not in made:
-                made[config.crosscoder] = initialised(model, hookpoints, sample, config)
+                made[config.crosscoder] = initialised(harvest, sample, config)
         trainers = {
             name: Trainer(
                 copy.deepcopy(made[config.crosscoder]),
-                mlps,
+                about.at_inputs,
                 config.objective,
                 config.optimisation,
                 config.steps,
                 config.seed,
+                about.upstream,
             )
             for name, config in configs.items()
         }
-        return cls(model, first, harvest, trainers)
+        return cls(model, first, sequences, harvest, trainers, survey.massive)
+
+    @cached_property
+    def text_hash(self) -> str:
+        """16 hexadecimal digits of the SHA-256 over the tokens and the shape of their rows."""
+        digest = hashlib.sha256(str(tuple(self.sequences.shape)).encode())
+        for rows in self.sequences.cpu().split(1 << 16):
+            digest.update(rows.to(torch.int32).contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     @property
     def step(self) -> int:
@@ -126,14 +159,63 @@ def _common(configs: Mapping[str, RunConfig]) -> RunConfig:
     return first
 
 
-def initialised(
-    model: LanguageModel,
-    hookpoints: Hookpoints,
-    sample: Float[Tensor, "M P D"],
-    config: RunConfig,
-) -> Crosscoder:
+@dataclass(frozen=True)
+class _Penalised:
+    """The MLPs that objectives are about."""
+
+    at_inputs: dict[int, MLPWeights] = field(default_factory=dict)
+    """By the hookpoint at their input."""
+    upstream: tuple[tuple[MLPWeights, StreamReading], ...] = ()
+    """Those that read hookpoints of the stream before their norm."""
+    streams: tuple[str, ...] = ()
+    """What those norms read."""
+
+
+def _penalised(model: LanguageModel, hookpoints: Hookpoints, config: RunConfig) -> _Penalised:
+    every = range(len(hookpoints))
+    reading = reading_mlps(model, hookpoints, every, mlps_of(config.penalise))
+    if not reading:
+        raise CrossproofError(
+            "No MLP reads the hookpoints, so there is nothing to penalise: add "
+            "'blocks.*.mlp.hook_in' or places of the stream before an MLP to --hookpoints."
+        )
+    at_inputs: dict[int, MLPWeights] = {}
+    upstream: list[tuple[MLPWeights, StreamReading]] = []
+    streams: list[str] = []
+    for block, read in reading.items():
+        at, mlp = hookpoints.blocks[block].mlp_in, model.mlp(block)
+        if at is not None:
+            at_inputs[at] = mlp
+            continue
+        before = mlp_input(model, block)
+        upstream.append((mlp, StreamReading(read, before.norm, len(streams))))
+        streams.append(before.stream)
+    return _Penalised(at_inputs, tuple(upstream), tuple(streams))
+
+
+def _position_rule(
+    model: LanguageModel, sequences: Int[Tensor, "S T"], hookpoints: Hookpoints, config: RunConfig
+) -> tuple[PositionRule, NormSurvey]:
+    """Which positions count, and what is massive; the same in all processes."""
+    rule, multiple = PositionRule(config.skip_first), config.drop_outliers
+    survey = survey_norms(model, sequences, hookpoints.names, rule)
+    if multiple == 0:
+        return rule, survey
+    if not multiple > 1:
+        raise CrossproofError(
+            f"drop_outliers is {multiple:g}; give a multiple of the median norm above 1, such as "
+            f"{MASSIVE:g}, or 0 to leave nothing out."
+        )
+    rule = replace(rule, norm_limits=survey.limits(multiple))
+    return rule, survey_norms(model, sequences, hookpoints.names, rule)
+
+
+def initialised(harvest: Harvest, sample: Float[Tensor, "M P D"], config: RunConfig) -> Crosscoder:
     """The configuration's crosscoder at the start of its training, the same in all processes."""
-    crosscoder = Crosscoder(config.crosscoder, hookpoints, model.d_model).to(model.device)
+    model = harvest.model
+    crosscoder = Crosscoder(config.crosscoder, harvest.hookpoints, model.d_model).to(model.device)
+    crosscoder.positions = harvest.positions
+    sample = sample[:, : len(harvest.hookpoints)]
     crosscoder.initialise(sample, config.seed)
     crosscoder.fit_gain(sample)
     distributed.copy_from_first_(crosscoder.state_dict().values())
@@ -143,9 +225,3 @@ def initialised(
 def first_batches(harvest: Harvest, count: int) -> Float[Tensor, "M P D"]:
     """The first `count` batches in one piece, or the whole corpus if it is shorter."""
     return torch.cat([harvest.batch(step) for step in range(min(count, len(harvest)))])
-
-
-def mlps_by_hookpoint(model: LanguageModel, hookpoints: Hookpoints) -> dict[int, MLPWeights]:
-    """The MLPs whose input is one of the hookpoints, by its index."""
-    inputs = {block: hookpoints.blocks[block].mlp_in for block in hookpoints.mlp_blocks}
-    return {index: model.mlp(block) for block, index in inputs.items() if index is not None}

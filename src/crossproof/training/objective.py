@@ -42,6 +42,9 @@ class Objective(dict[str, float | str]):
     def stored(cls, values: Mapping[str, Any]) -> Objective:
         """The objective of a config.json: older names are known, missing plugins no error."""
         named = {RENAMED.get(name, name): value for name, value in values.items()}
+        for name, value in named.items():
+            if name in OBJECTIVES:
+                _check_strength(name, value)
         made = cls()
         dict.update(made, _ordered(named))
         return made

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from crossproof.activations.massive import MassiveActivation, massive_table
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError, nearest
-from crossproof.result import Result
+from crossproof.result import ABSENT, Result
 from crossproof.tables import Row, Table
 from crossproof.training.trainer import StepReport
 
@@ -54,6 +55,8 @@ class TrainingResult(Result):
     """The language model's name."""
     steps: int
     runs: dict[str, TrainedCrosscoder]
+    massive: tuple[MassiveActivation, ...] = field(default=(), metadata=ABSENT)
+    """Massive activations in the first sequences of the text."""
 
     def crosscoder(self, name: str) -> Crosscoder:
         """A finished crosscoder: the one in memory, or that of its folder.
@@ -78,7 +81,7 @@ class TrainingResult(Result):
         return self
 
     def tables(self) -> Sequence[Table]:
-        """The last step of every crosscoder."""
+        """The last step of every crosscoder, and the text's massive activations."""
         last = {name: run.metrics[-1] for name, run in self.runs.items() if run.metrics}
         terms = list(dict.fromkeys(term for line in last.values() for term in line.terms))
         rows = [
@@ -87,4 +90,5 @@ class TrainingResult(Result):
         ]
         columns = ("loss", *terms, "L0", "dead")
         title = f"Crosscoders of {self.model} after {self.steps:,} steps"
-        return [Table(title, columns, tuple(rows), "crosscoder")]
+        tables = [Table(title, columns, tuple(rows), "crosscoder")]
+        return [*tables, massive_table(self.massive)] if self.massive else tables

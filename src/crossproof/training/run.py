@@ -24,7 +24,7 @@ from crossproof.activations import read_sequences
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.crosscoder.store import Provenance, save_crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.files import make_folder, read_json, write_json
+from crossproof.files import append_text, make_folder, read_json, write_json, write_text
 from crossproof.lm import LanguageModel, load_model
 from crossproof.training import distributed
 from crossproof.training.checkpoint import load_checkpoint, save_checkpoint
@@ -77,7 +77,7 @@ def prepare(
         )
     if sequences is None:
         context = min(config.context, model.context)
-        sequences = read_sequences(config.text, model, context, "train")
+        sequences = read_sequences(config.text, model, context, "train", config.rows)
     objectives = config.objectives().items()
     configs = {name: replace(config, objective=objective) for name, objective in objectives}
     return Training.build(model, sequences, configs)
@@ -99,27 +99,40 @@ def start(
     distributed.wait_for_all()  # every process has seen that the folder is free
     if distributed.rank() > 0:
         return run
-    make_folder(folder)
     for name in run.training.trainers:
         make_folder(folder / name)
-        (folder / name / "metrics.jsonl").write_text("")
+        (folder / name / "metrics.jsonl").unlink(missing_ok=True)
     write_json(folder / "config.json", config_to_dict(config))
     return run
 
 
 def resume(folder: Path, trust_remote_code: bool = False) -> Run:
-    """A stopped run, at its newest checkpoint; it ends with the same bytes as if never stopped."""
+    """A stopped run, at its newest checkpoint; it ends with the same bytes as if never stopped.
+
+    Raises CrossproofError if there is no run, its files are damaged, or model, text or settings
+    are not those of the checkpoint.
+    """
     if not folder.is_dir():
         raise CrossproofError(f"No run at {folder}: give the folder that `crossproof train` wrote.")
     config = config_from_dict(read_json(folder / "config.json"))
     training = prepare(config, trust_remote_code=trust_remote_code)
-    step = load_checkpoint(folder, training.trainers)
+    step = load_checkpoint(folder, training)
     distributed.wait_for_all()
     for name in training.trainers if distributed.rank() == 0 else ():
-        path = folder / name / "metrics.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+        _shorten(folder / name / "metrics.jsonl", step)
     return Run(config, folder, training)
+
+
+def _shorten(path: Path, step: int) -> None:
+    """Leaves the lines of metrics up to a step; one that a crash has torn is dropped."""
+    kept = []
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line.decode())
+        except (ValueError, KeyError, TypeError):
+            continue
+    write_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def train_run(run: Run, report: Report = lambda _: None) -> dict[str, Crosscoder]:
@@ -137,7 +150,7 @@ def train_run(run: Run, report: Report = lambda _: None) -> dict[str, Crosscoder
                 _log(run, progress, report)
             stop = distributed.any_process(stop_requested(), device)
             if stop or done % config.checkpoint_every == 0:
-                _save(run, done)
+                _save(run)
             if stop and done < config.steps:
                 raise Interrupted(done)
     for name, trainer in training.trainers.items() if distributed.rank() == 0 else ():
@@ -152,9 +165,9 @@ def provenance(run: Run, objective: Objective) -> Provenance:
     return Provenance(run.config.model, run.model.weights_hash, run.config.seed, training)
 
 
-def _save(run: Run, step: int) -> None:
+def _save(run: Run) -> None:
     if distributed.rank() == 0:
-        save_checkpoint(run.folder, run.training.trainers, step)
+        save_checkpoint(run.folder, run.training)
     distributed.wait_for_all()
 
 
@@ -164,8 +177,8 @@ def _log(run: Run, progress: Progress, report: Report) -> None:
     for name, step in progress.reports.items():
         line = asdict(MetricsLine.of(progress.step, step))
         line["tokens_per_second"] = round(progress.tokens_per_second)
-        with (run.folder / name / "metrics.jsonl").open("a") as handle:
-            handle.write(json.dumps(line, allow_nan=False) + "\n")
+        text = json.dumps(line, allow_nan=False) + "\n"
+        append_text(run.folder / name / "metrics.jsonl", text)
     report(progress)
 
 

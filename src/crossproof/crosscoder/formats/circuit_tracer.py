@@ -9,12 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crossproof.crosscoder.formats.files import Config, config_at, read_config, read_weights, take
-from crossproof.crosscoder.formats.foreign import ForeignDictionary, refuse_skip, transcoder
+from crossproof.crosscoder.formats.files import Config, config_at, read_config
+from crossproof.crosscoder.formats.foreign import ForeignDictionary
+from crossproof.crosscoder.formats.save import Save
 from crossproof.errors import CrossproofError
 
 CONFIG = "config.yaml"
 _THRESHOLD = "activation_function.threshold"
+_AS_IT_IS = {"folded_norms": False}
+"""circuit-tracer reads the model without folding the weights of norms."""
 
 
 def recognise(path: Path) -> bool:
@@ -61,25 +64,22 @@ def _hooks(config: Config, layer: int) -> tuple[str | None, str | None]:
     return read, written
 
 
-def _fields(threshold: Tensor | None, config: Config, kind: str, path: Path) -> dict[str, Any]:
-    # circuit-tracer reads the model as it is: weights of norms are not folded
-    more = {"folded_norms": False, "about": config.about(kind)}
+def _fields(threshold: Tensor | None, path: Path) -> dict[str, Any]:
     if threshold is None:
-        return more | {"rule": "relu"}
+        return _AS_IT_IS | {"rule": "relu"}
     if bool((threshold < 0).any()):
         raise CrossproofError(
             f"{path} has negative thresholds, so its latents may be negative: not a crosscoder."
         )
-    return more | {"rule": "jumprelu", "threshold": threshold.flatten()}
+    return _AS_IT_IS | {"rule": "jumprelu", "threshold": threshold.flatten()}
 
 
 def _layer(folder: Path, config: Config, layer: int) -> ForeignDictionary:
     path = folder / f"layer_{layer}.safetensors"
-    tensors = read_weights(path)
-    refuse_skip(str(path), tensors.get("W_skip"))
-    weights = take(tensors, path, "W_enc h d", "b_enc h", "W_dec h e", "b_dec e")
-    more = _fields(tensors.get(_THRESHOLD), config, "per-layer transcoder", path)
-    return transcoder(str(path), _hooks(config, layer), *weights, layer=layer, **more)
+    save = Save(path, path, config)
+    weights = save.take("W_enc h d", "b_enc h", "W_dec h e", "b_dec e")
+    more = _fields(save.tensors.get(_THRESHOLD), path) | {"layer": layer}
+    return save.dictionary(_hooks(config, layer), "per-layer transcoder", *weights, **more)
 
 
 def _crossing(path: Path, config: Config, layers: list[int]) -> ForeignDictionary:
@@ -101,19 +101,26 @@ def _crossing(path: Path, config: Config, layers: list[int]) -> ForeignDictionar
         W_dec[rows, count + i :] = part["W_dec"]
         b_dec[count + i] = part["b_dec"]
     thresholds = [part["threshold"] for part in parts if "threshold" in part]
-    threshold = torch.cat(thresholds) if thresholds else None
     read, written = zip(*(_hooks(config, i) for i in layers), strict=True)
-    b_enc = torch.cat([part["b_enc"] for part in parts])
-    more = _fields(threshold, config, "cross-layer transcoder", path)
-    return ForeignDictionary(str(path), (*read, *written), W_enc, W_dec, b_enc, b_dec, **more)
+    return ForeignDictionary(
+        str(path),
+        (*read, *written),
+        W_enc,
+        W_dec,
+        torch.cat([part["b_enc"] for part in parts]),
+        b_dec,
+        **_fields(torch.cat(thresholds) if thresholds else None, path),
+        about={"architecture": "cross-layer transcoder", "config": dict(config)},
+    )
 
 
 def _crossing_layer(path: Path, i: int) -> dict[str, Tensor]:
     encoder, decoder = (path / f"W_{part}_{i}.safetensors" for part in ("enc", "dec"))
-    tensors = read_weights(encoder) | read_weights(decoder)
+    save = Save(encoder, encoder)
+    save.tensors |= Save(decoder, decoder).tensors
     axes = {"W_enc": "h d", "b_enc": "h", "b_dec": "d", "W_dec": "h p d"}
-    if f"threshold_{i}" in tensors:
-        tensors[f"threshold_{i}"] = tensors[f"threshold_{i}"].flatten()
+    if f"threshold_{i}" in save.tensors:
+        save.tensors[f"threshold_{i}"] = save.tensors[f"threshold_{i}"].flatten()
         axes["threshold"] = "h"
-    taken = take(tensors, encoder, *(f"{name}_{i} {axis}" for name, axis in axes.items()))
+    taken = save.take(*(f"{name}_{i} {axis}" for name, axis in axes.items()))
     return dict(zip(axes, taken, strict=True))

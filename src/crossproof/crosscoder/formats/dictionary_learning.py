@@ -11,20 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crossproof.crosscoder.formats.files import (
-    Config,
-    config_at,
-    read_config,
-    read_weights,
-    scalar,
-    take,
-)
-from crossproof.crosscoder.formats.foreign import (
-    ForeignDictionary,
-    autoencoder,
-    less_decoder_bias,
-    ungated,
-)
+from crossproof.crosscoder.formats.files import Config, config_at, read_config, read_weights
+from crossproof.crosscoder.formats.foreign import ForeignDictionary, ungated
+from crossproof.crosscoder.formats.save import Save
 from crossproof.errors import CrossproofError
 
 CONFIG, WEIGHTS, HUB_WEIGHTS = "config.json", "ae.pt", "model.safetensors"
@@ -86,106 +75,100 @@ def read(path: Path) -> list[ForeignDictionary]:
         config = read_config(path / CONFIG, optional=True)
         hub = (path / HUB_WEIGHTS).is_file() and not (path / WEIGHTS).is_file()
         file = path / (HUB_WEIGHTS if hub else WEIGHTS)
-    tensors = {n.removeprefix("_orig_mod."): t for n, t in read_weights(file).items()}
+    save = Save(path, file, config)
+    save.tensors = {n.removeprefix("_orig_mod."): t for n, t in save.tensors.items()}
     kind = config.mapping("trainer").text("dict_class") or config.text("dict_class")
-    if tensors.get("encoder.weight", torch.empty(0)).dim() == 3:
-        kind = kind or ("BatchTopKCrossCoder" if "k" in tensors else "CrossCoder")
-        foreign = _crosscoder(kind, tensors, file, config)
-    else:
-        foreign = _autoencoder(kind or _class_of(tensors, file), tensors, file, config)
-    return [_unnormalised(foreign, tensors)]
+    crossing = save.tensors.get("encoder.weight", torch.empty(0)).dim() == 3
+    return [_unnormalised((_crosscoder if crossing else _autoencoder)(save, kind), save.tensors)]
 
 
-def _class_of(tensors: Mapping[str, Tensor], path: Path) -> str:
-    kind = next((kind for name, kind in _SIGNS.items() if name in tensors), None)
+def _autoencoder(save: Save, kind: str | None) -> ForeignDictionary:
+    kind = kind or next((kind for name, kind in _SIGNS.items() if name in save.tensors), None)
     if kind is None:
         raise CrossproofError(
-            f"Which dictionary class {path} holds cannot be told from its tensors: put its "
+            f"Which dictionary class {save.file} holds cannot be told from its tensors: put its "
             f"{CONFIG} beside it, whose trainer.dict_class says so."
         )
-    return kind
-
-
-def _autoencoder(
-    kind: str, tensors: dict[str, Tensor], path: Path, config: Config
-) -> ForeignDictionary:
     if kind not in _CLASSES:
-        raise CrossproofError(f"{path} holds the dictionary class {kind!r}, which is not imported.")
-    W_enc, b_enc, W_dec, b_dec = take(tensors, path, *_CLASSES[kind])
+        raise CrossproofError(
+            f"{save.file} holds the dictionary class {kind!r}, which is not imported."
+        )
+    W_enc, b_enc, W_dec, b_dec = save.take(*_CLASSES[kind])
     rule: dict[str, Any] = {"rule": "jumprelu"}
     if kind == "GatedAutoEncoder":
-        parts = take(tensors, path, "gate_bias h", "mag_bias h", "r_mag h")
-        scale, b_enc, rule["threshold"] = ungated(*parts)
+        scale, b_enc, rule["threshold"] = ungated(
+            *save.take("gate_bias h", "mag_bias h", "r_mag h")
+        )
         W_enc = W_enc * scale[:, None]
     elif kind == "JumpReluAutoEncoder":
-        (rule["threshold"],) = take(tensors, path, "threshold h")
+        (rule["threshold"],) = save.take("threshold h")
     elif kind in ("BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
-        rule["threshold"] = torch.full_like(b_enc, _threshold(tensors, path))
+        rule["threshold"] = torch.full_like(b_enc, _threshold(save))
     elif kind == "AutoEncoderTopK":
-        rule = {"rule": "topk", "k": int(scalar(tensors, path, "k"))}
+        rule = {"rule": "topk", "k": int(save.scalar("k"))}
     else:
         rule = {"rule": "relu"}
-    hook, layer = _hook(config.mapping("trainer"))
-    more = {"layer": layer, "about": config.about(kind)}
-    foreign = autoencoder(str(path), hook, W_enc, b_enc, W_dec, b_dec, **rule, **more)
-    return foreign if kind in _ENCODE_X_ITSELF else less_decoder_bias(foreign)
+    trainer = save.config.mapping("trainer")
+    less_bias = kind not in _ENCODE_X_ITSELF
+    more = rule | {"layer": trainer.whole("layer"), "less_decoder_bias": less_bias}
+    return save.dictionary((_hook(trainer),), kind, W_enc, b_enc, W_dec, b_dec, **more)
 
 
-def _hook(trainer: Config) -> tuple[str | None, int | None]:
-    """Hookpoint and layer, from names like `resid_post_layer_8`; a layer alone is no hookpoint."""
+def _hook(trainer: Config) -> str | None:
+    """The hookpoint, from names like `resid_post_layer_8`; a layer alone is none."""
     named = re.fullmatch(r"(\w+?)_layer_(\d+)", trainer.text("submodule_name") or "")
     hook = _SUBMODULES.get(named[1]) if named else None
-    return hook and named and hook.format(named[2]), trainer.whole("layer")
+    return hook and named and hook.format(named[2])
 
 
-def _threshold(tensors: Mapping[str, Tensor], path: Path) -> float:
-    threshold = scalar(tensors, path, "threshold")
+def _threshold(save: Save) -> float:
+    threshold = save.scalar("threshold")
     if threshold < 0:
         raise CrossproofError(
-            f"The threshold in {path} was never set (training stopped before it was estimated), "
-            f"so its code depends on the batch: train on, or set the threshold."
+            f"The threshold in {save.file} was never set (training stopped before it was "
+            f"estimated), so its code depends on the batch: train on, or set the threshold."
         )
     return threshold
 
 
-def _crosscoder(
-    kind: str, tensors: dict[str, Tensor], path: Path, config: Config
-) -> ForeignDictionary:
-    W_enc, b_enc = take(tensors, path, "encoder.weight p d h", "encoder.bias h")
-    W_dec, b_dec = take(tensors, path, "decoder.weight p h d", "decoder.bias p d")
+def _crosscoder(save: Save, kind: str | None) -> ForeignDictionary:
+    W_enc, b_enc = save.take("encoder.weight p d h", "encoder.bias h")
+    W_dec, b_dec = save.take("decoder.weight p h d", "decoder.bias p d")
     read, written = W_enc.shape[1], len(b_dec)
-    if read != written or (config.get("encoder_layers") or [*range(read)]) != [*range(read)]:
+    order = save.config.get("encoder_layers") or [*range(read)]
+    if read != written or order != [*range(read)]:
         raise CrossproofError(
-            f"{path} reads {read} layers and writes {written}, or reads them in another order: "
-            f"give one that reads what it writes."
+            f"{save.file} reads {read} layers and writes {written}, or reads them in another "
+            f"order: give one that reads what it writes."
         )
-    named = "code_normalization_id" in tensors
-    identity = int(scalar(tensors, path, "code_normalization_id")) if named else 1
+    named = "code_normalization_id" in save.tensors
+    identity = int(save.scalar("code_normalization_id")) if named else 1
     if identity not in (1, 2, 3, 4):
         name = _NORMALISATIONS.get(identity, str(identity))
         raise CrossproofError(
-            f"{path} has {name} codes, one activation a layer and latent: a crosscoder's latents "
-            f"have one activation each."
+            f"{save.path} has {name} codes, one activation a layer and latent: a crosscoder's "
+            f"latents have one activation each."
         )
     rule: dict[str, Any] = {}
-    if "k" in tensors:
-        norm = _code_norm(_NORMALISATIONS[identity], W_dec, config, path)
+    if "k" in save.tensors:
+        norm = _code_norm(_NORMALISATIONS[identity], W_dec, save)
         # a latent without a decoder is never above its threshold in the library either
-        threshold = torch.where(norm > 0, _threshold(tensors, path) / norm, torch.inf)
+        threshold = torch.where(norm > 0, _threshold(save) / norm, torch.inf)
         rule = {"rule": "jumprelu", "threshold": threshold}
-    weights, about = (W_enc, W_dec, b_enc, b_dec), config.about(kind)
-    return ForeignDictionary(str(path), (None,) * written, *weights, **rule, about=about)
+    kind = kind or ("BatchTopKCrossCoder" if rule else "CrossCoder")
+    return save.dictionary((None,) * written, kind, W_enc, b_enc, W_dec, b_dec, **rule)
 
 
-def _code_norm(name: str, W_dec: Tensor, config: Config, path: Path) -> Tensor:
+def _code_norm(name: str, W_dec: Tensor, save: Save) -> Tensor:
     """[H]: BatchTopK compares its threshold with activations times this."""
     sae: Tensor = W_dec.norm(dim=(1, 2))
     crosscoder: Tensor = W_dec.norm(dim=2).sum(1)
     if name == "MIXED":
-        together, apart = (config.number(f"code_normalization_alpha_{x}") for x in ("sae", "cc"))
+        names = (f"code_normalization_alpha_{part}" for part in ("sae", "cc"))
+        together, apart = map(save.config.number, names)
         if together is None or apart is None:
             raise CrossproofError(
-                f"{path} mixes two code normalisations, and no {CONFIG} beside it gives "
+                f"{save.path} mixes two code normalisations, and no {CONFIG} beside it gives "
                 f"code_normalization_alpha_sae and code_normalization_alpha_cc: add them."
             )
         return sae * together + crosscoder * apart

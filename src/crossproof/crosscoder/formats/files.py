@@ -28,7 +28,6 @@ DAMAGE = (
     yaml.YAMLError,
 )
 """What the parsers of other libraries raise on damaged bytes, as fuzzing them has shown."""
-_AXES = "mhpde"
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -115,10 +114,6 @@ class Config(dict[str, Any]):
         """The finite number under `key`."""
         return cast("float | None", self._typed(key, (int, float), "a finite number"))
 
-    def about(self, architecture: str) -> dict[str, Any]:
-        """What the provenance keeps: the architecture, and all that the file says."""
-        return {"architecture": architecture, "config": dict(self)}
-
     def _typed(self, key: str, kind: Any, words: str) -> Any:
         value = self.get(key)
         if value is None or (isinstance(value, kind) and not isinstance(value, bool)):
@@ -165,48 +160,3 @@ def config_at(path: Path) -> Config:
         return read_config(path, optional=True)
     except CrossproofError:
         return Config({}, path)
-
-
-def take(tensors: Mapping[str, Tensor], source: Path, *names: str) -> list[Tensor]:
-    """The named tensors. "W_dec d h" gives the axes in the file too, and the tensor comes [H, D].
-
-    Axes: m models, h latents, p hookpoints, d width, e width of what is written; results have
-    them in this order. Raises CrossproofError for missing tensors, axes of another number or
-    size, and weights that are not floating.
-    """
-    missing = [name.split()[0] for name in names if name.split()[0] not in tensors]
-    if missing:
-        held = [name for name in sorted(tensors) if name.isprintable()]
-        raise CrossproofError(
-            f"{source} lacks {', '.join(missing)} (it holds {', '.join(held[:20])}): it is not the "
-            f"dictionary its configuration describes."
-        )
-    sizes: dict[str, int] = {}
-    return [_ordered(tensors, source, sizes, *name.split()) for name in names]
-
-
-def _ordered(
-    tensors: Mapping[str, Tensor], source: Path, sizes: dict[str, int], name: str, *axes: str
-) -> Tensor:
-    tensor = tensors[name]
-    if not axes:
-        return tensor
-    if not tensor.is_floating_point():
-        raise CrossproofError(f"{name} in {source} holds {tensor.dtype}: give unquantised weights.")
-    if tensor.dim() != len(axes):
-        raise CrossproofError(f"{name} in {source} has {tensor.dim()} dimensions, not {len(axes)}.")
-    expected = [sizes.setdefault(axis, size) for axis, size in zip(axes, tensor.shape, strict=True)]
-    if list(tensor.shape) != expected:
-        raise CrossproofError(
-            f"The tensors in {source} do not fit each other: {name} has shape "
-            f"{list(tensor.shape)}, not {expected}."
-        )
-    return tensor.permute(*(axes.index(axis) for axis in _AXES if axis in axes))
-
-
-def scalar(tensors: Mapping[str, Tensor], source: Path, name: str) -> float:
-    """The one finite number in a tensor; CrossproofError if it is missing or holds another."""
-    (tensor,) = take(tensors, source, name)
-    if tensor.numel() != 1 or not bool(tensor.isfinite()):
-        raise CrossproofError(f"{name} in {source} is not one finite number.")
-    return float(tensor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from crossproof.crosscoder.formats.foreign import ForeignDictionary, transcoder
+from crossproof.crosscoder.formats.foreign import ForeignDictionary, at_hooks
 from crossproof.crosscoder.formats.hooks import layer_of, resolve_hook, stream_is_centred
 from crossproof.errors import CrossproofError
 from crossproof.lm.model import LanguageModel
@@ -111,10 +111,9 @@ def _named(foreign: ForeignDictionary, hookpoints: Sequence[str] | None) -> Fore
         names = tuple(name.replace("*", str(layer)) for name in names)
     foreign = replace(foreign, folded_norms=True)  # the names given are meant as documented
     if foreign.either and len(names) == 2:
-        parts = foreign.W_enc[:, 0], foreign.b_enc, foreign.W_dec[:, 0], foreign.b_dec[0]
-        fields = ("rule", "threshold", "centred", "centring_known", "about")
-        more = {field: getattr(foreign, field) for field in fields}
-        return transcoder(foreign.source, (names[0], names[1]), *parts, **more)
+        parts = foreign.W_enc[:, 0], foreign.W_dec[:, 0], foreign.b_dec[0]
+        W_enc, W_dec, b_dec = at_hooks(foreign.source, 2, *parts)
+        return replace(foreign, hooks=names, W_enc=W_enc, W_dec=W_dec, b_dec=b_dec)
     if len(names) != len(foreign.hooks):
         raise CrossproofError(
             f"{foreign.source} needs {_count(foreign)}, but {len(names)} are given: "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -87,52 +87,27 @@ class ForeignDictionary:
         return len(self.b_enc)
 
 
-def autoencoder(
-    source: str,
-    hook: str | None,
-    W_enc: Tensor,
-    b_enc: Tensor,
-    W_dec: Tensor,
-    b_dec: Tensor,
-    **more: Any,
-) -> ForeignDictionary:
-    """An SAE, W_enc and W_dec [H, D]: it reads and writes one hookpoint.
+def at_hooks(
+    source: str, count: int, W_enc: Tensor, W_dec: Tensor, b_dec: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """W_enc, W_dec [H, P, D] and b_dec [P, D] of weights [H, D] and [D].
 
-    `more` are fields of `ForeignDictionary`, which checks the shapes.
+    At one hookpoint they are an SAE; at two a transcoder, which reads the first and writes the
+    second. Raises CrossproofError if a transcoder's two have different widths.
     """
-    parts = W_enc.unsqueeze(-2), W_dec.unsqueeze(-2), b_enc, b_dec[None]
-    return ForeignDictionary(source, (hook,), *parts, **more)
-
-
-def transcoder(
-    source: str,
-    hooks: tuple[str | None, str | None],
-    W_enc: Tensor,
-    b_enc: Tensor,
-    W_dec: Tensor,
-    b_dec: Tensor,
-    **more: Any,
-) -> ForeignDictionary:
-    """A transcoder, W_enc and W_dec [H, D]: it reads the first hookpoint and writes the second.
-
-    Encoder and decoder are zero at the other one. Raises CrossproofError if the two have different
-    widths.
-    """
-    if W_enc.shape[-1] != W_dec.shape[-1]:
+    if count == 1:
+        return W_enc[:, None], W_dec[:, None], b_dec[None]
+    if W_enc.shape != W_dec.shape:
         raise CrossproofError(
-            f"{source} reads vectors of width {W_enc.shape[-1]} and writes vectors of width "
-            f"{W_dec.shape[-1]}: a crosscoder's hookpoints all have the model's width."
+            f"{source} reads vectors of width {W_enc.shape[1]} and writes vectors of width "
+            f"{W_dec.shape[1]}: a crosscoder's hookpoints all have the model's width."
         )
-    encoder = torch.stack([W_enc, torch.zeros_like(W_enc)], -2)
-    decoder = torch.stack([torch.zeros_like(W_dec), W_dec], -2)
-    written = torch.stack([torch.zeros_like(b_dec), b_dec])
-    return ForeignDictionary(source, hooks, encoder, decoder, b_enc, written, **more)
-
-
-def less_decoder_bias(foreign: ForeignDictionary) -> ForeignDictionary:
-    """The dictionary that encodes x - b_dec: the subtraction moves into b_enc."""
-    shift = torch.einsum("hpd,pd->h", foreign.W_enc, foreign.b_dec)
-    return replace(foreign, b_enc=foreign.b_enc - shift)
+    none, silent = torch.zeros_like(W_enc), torch.zeros_like(b_dec)
+    return (
+        torch.stack([W_enc, none], 1),
+        torch.stack([none, W_dec], 1),
+        torch.stack([silent, b_dec]),
+    )
 
 
 def ungated(
@@ -146,21 +121,3 @@ def ungated(
     """
     scale = log_scale.exp()
     return scale, magnitude, magnitude - scale * gate
-
-
-def refuse_skip(source: str, weights: Tensor | None) -> None:
-    """Raises CrossproofError for a linear skip connection that does anything."""
-    if weights is not None and bool(weights.any()):
-        raise CrossproofError(
-            f"{source} adds a linear skip connection of its input to its output: a crosscoder's "
-            f"output is a function of its latents alone, so import one without W_skip."
-        )
-
-
-def refuse_scale(source: str, factor: Tensor | None) -> None:
-    """Raises CrossproofError for a factor that is saved with the weights and is not one."""
-    if factor is not None and not torch.allclose(factor.float(), torch.ones(())):
-        raise CrossproofError(
-            f"{source} holds a scaling_factor that is not one, and its configuration does not say "
-            f"what it scales: fold it into the weights, or correct the configuration."
-        )

@@ -5,13 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from crossproof.crosscoder.formats.files import read_config, read_weights, take
-from crossproof.crosscoder.formats.foreign import (
-    ForeignDictionary,
-    autoencoder,
-    refuse_scale,
-    refuse_skip,
-)
+from crossproof.crosscoder.formats.files import read_config
+from crossproof.crosscoder.formats.foreign import ForeignDictionary
+from crossproof.crosscoder.formats.save import Save
 from crossproof.errors import CrossproofError
 
 NAMES = ("params.npz", "params.safetensors")
@@ -36,16 +32,9 @@ def read(path: Path) -> list[ForeignDictionary]:
     file = _file(path)
     if file is None:
         raise CrossproofError(f"{path / NAMES[0]} is missing: the folder is not complete.")
-    tensors = {name.replace("w_", "W_"): tensor for name, tensor in read_weights(file).items()}
-    refuse_skip(str(path), tensors.get("affine_skip_connection"))
-    refuse_scale(str(path), tensors.get("scaling_factor"))
+    save = Save(path, file, read_config(file.parent / "config.json", optional=True))
+    save.tensors = {name.replace("w_", "W_"): tensor for name, tensor in save.tensors.items()}
     names = "W_enc d h", "b_enc h", "W_dec h e", "b_dec e", "threshold h"
-    *weights, threshold = take(tensors, file, *names)
-    about = read_config(file.parent / "config.json", optional=True).about("jumprelu")
-    more: dict[str, Any] = {
-        "rule": "jumprelu",
-        "threshold": threshold,
-        "either": True,
-        "about": about,
-    }
-    return [autoencoder(str(path), None, *weights, **more)]
+    W_enc, b_enc, W_dec, b_dec, threshold = save.take(*names)
+    more: dict[str, Any] = {"rule": "jumprelu", "threshold": threshold, "either": True}
+    return [save.dictionary((None,), "jumprelu", W_enc, b_enc, W_dec, b_dec, **more)]

@@ -9,23 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crossproof.crosscoder.formats.files import (
-    Config,
-    config_at,
-    read_config,
-    read_weights,
-    scalar,
-    take,
-)
-from crossproof.crosscoder.formats.foreign import (
-    ForeignDictionary,
-    autoencoder,
-    less_decoder_bias,
-    refuse_scale,
-    refuse_skip,
-    transcoder,
-    ungated,
-)
+from crossproof.crosscoder.formats.files import Config, config_at, read_config
+from crossproof.crosscoder.formats.foreign import ForeignDictionary, ungated
+from crossproof.crosscoder.formats.save import Save
 from crossproof.errors import CrossproofError
 
 CONFIG, WEIGHTS, SCALER = "cfg.json", "sae_weights.safetensors", "activation_scaler.json"
@@ -53,21 +39,15 @@ def read(path: Path) -> list[ForeignDictionary]:
     """
     config = read_config(path / CONFIG)
     kind, k = _architecture(config, path)
-    tensors = read_weights(path / WEIGHTS)
-    refuse_skip(str(path), tensors.get("W_skip"))
-    refuse_scale(str(path), tensors.get("scaling_factor"))
-    refuse_scale(str(path), tensors.get("finetuning_scaling_factor"))
-    weights, rule = _weights(kind, k, config, tensors, path / WEIGHTS)
+    save = Save(path, path / WEIGHTS, config)
+    weights, rule = _weights(kind, k, save)
     meta = config.mapping("metadata") or config
-    more = rule | _model(config, meta) | {"about": config.about(kind)}
-    hook = _hook(meta, config, path)
+    hooks: tuple[str | None, ...] = (_hook(meta, config, path),)
     if kind in TRANSCODERS:
-        hooks = hook, meta.text("hook_name_out")
-        return [_scaled(transcoder(str(path), hooks, *weights, **more), config, path)]
-    foreign = autoencoder(str(path), hook, *weights, **more)
-    if config.get("apply_b_dec_to_input", True):
-        foreign = less_decoder_bias(foreign)
-    return [_scaled(foreign, config, path)]
+        hooks += (meta.text("hook_name_out"),)
+    less_bias = kind not in TRANSCODERS and bool(config.get("apply_b_dec_to_input", True))
+    more = rule | _model(config, meta) | {"less_decoder_bias": less_bias}
+    return [_scaled(save.dictionary(hooks, kind, *weights, **more), save)]
 
 
 def _architecture(config: Config, path: Path) -> tuple[str, int | None]:
@@ -122,56 +102,53 @@ def _model(config: Config, meta: Config) -> dict[str, Any]:
 
 
 def _weights(
-    kind: str, k: int | None, config: Config, tensors: dict[str, Tensor], file: Path
+    kind: str, k: int | None, save: Save
 ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], dict[str, Any]]:
     """W_enc [H, D], b_enc [H], W_dec [H, D], b_dec [D], and the rule's fields."""
     bias = "b_mag h" if kind == "gated" else "b_enc h"
     names = "W_enc d h", bias, "W_dec h e", "b_dec e"
-    W_enc, b_enc, W_dec, b_dec = take(tensors, file, *names)
+    W_enc, b_enc, W_dec, b_dec = save.take(*names)
     rule: dict[str, Any] = {"rule": "jumprelu"}
     if kind == "gated":
-        parts = take(tensors, file, "b_gate h", "b_mag h", "r_mag h")
+        parts = save.take("b_gate h", "b_mag h", "r_mag h")
         scale, b_enc, rule["threshold"] = ungated(*parts)
         W_enc = W_enc * scale[:, None]
     elif kind == "topk":
         rule = {"rule": "topk", "k": k}
     elif kind in BATCH_TOPK:
-        rule["threshold"] = torch.full_like(b_enc, scalar(tensors, file, "topk_threshold"))
+        rule["threshold"] = torch.full_like(b_enc, save.scalar("topk_threshold"))
     elif kind.startswith("jumprelu"):
-        logged = "log_threshold" in tensors  # of older training checkpoints
-        (threshold,) = take(tensors, file, "log_threshold h" if logged else "threshold h")
+        logged = "log_threshold" in save.tensors  # of older training checkpoints
+        (threshold,) = save.take("log_threshold h" if logged else "threshold h")
         rule["threshold"] = threshold.exp() if logged else threshold
     else:
         rule = {"rule": "relu"}
     batch = kind in BATCH_TOPK
-    if (kind == "topk" or batch) and config.get("rescale_acts_by_decoder_norm", batch):
+    if (kind == "topk" or batch) and save.config.get("rescale_acts_by_decoder_norm", batch):
         norm = W_dec.norm(dim=-1)
         W_enc, b_enc = W_enc * norm[:, None], b_enc * norm
         W_dec = W_dec / norm.clamp_min(1e-30)[:, None]
     return (W_enc, b_enc, W_dec, b_dec), rule
 
 
-def _scaled(foreign: ForeignDictionary, config: Config, path: Path) -> ForeignDictionary:
+def _scaled(foreign: ForeignDictionary, save: Save) -> ForeignDictionary:
     """Folds the scaling of activations that the dictionary was trained on."""
-    kind = config.get("normalize_activations") or "none"
-    factor = read_config(path / SCALER, optional=True).number("scaling_factor")
+    kind = save.config.get("normalize_activations") or "none"
+    factor = read_config(save.path / SCALER, optional=True).number("scaling_factor")
     if kind == "none":
-        refuse_scale(str(path), None if factor is None else torch.tensor(factor))
+        save.refuse_scale(factor)
         return foreign
-    if kind in ("expected_average_only_in", True) and factor:
-        inverse = torch.tensor(1.0 / factor)
-        return replace(
-            foreign,
-            W_enc=foreign.W_enc * factor,
-            W_dec=foreign.W_dec * inverse,
-            b_dec=foreign.b_dec * inverse,
-        )
-    if kind in ("expected_average_only_in", True):
+    if kind not in ("expected_average_only_in", True):
         raise CrossproofError(
-            f"{path} was trained on scaled activations, and its files do not say by how much: put "
-            f"the training's {SCALER} beside {WEIGHTS}, or fold the scale with SAELens."
+            f"{save.path} normalises activations by {kind!r}, which no fixed crosscoder expresses "
+            f"(or which SAELens has not folded yet): import one with normalize_activations 'none'."
         )
-    raise CrossproofError(
-        f"{path} normalises activations by {kind!r}, which no fixed crosscoder expresses (or which "
-        f"SAELens has not folded yet): import one with normalize_activations 'none'."
+    if not factor:
+        raise CrossproofError(
+            f"{save.path} was trained on scaled activations, and its files do not say by how much: "
+            f"put the training's {SCALER} beside {WEIGHTS}, or fold the scale with SAELens."
+        )
+    W_enc, inverse = foreign.W_enc * factor, torch.tensor(1.0 / factor)
+    return replace(
+        foreign, W_enc=W_enc, W_dec=foreign.W_dec * inverse, b_dec=foreign.b_dec * inverse
     )

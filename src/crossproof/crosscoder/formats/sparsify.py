@@ -7,14 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from crossproof.crosscoder.formats.files import config_at, read_config, read_weights, take
-from crossproof.crosscoder.formats.foreign import (
-    ForeignDictionary,
-    autoencoder,
-    less_decoder_bias,
-    refuse_skip,
-    transcoder,
-)
+from crossproof.crosscoder.formats.files import config_at, read_config
+from crossproof.crosscoder.formats.foreign import ForeignDictionary
+from crossproof.crosscoder.formats.save import Save
 from crossproof.errors import CrossproofError
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
@@ -32,25 +27,22 @@ def read(path: Path) -> list[ForeignDictionary]:
 
     Raises CrossproofError for a missing or damaged file, a linear skip, or signed latents.
     """
-    config, tensors = read_config(path / CONFIG), read_weights(path / WEIGHTS)
+    config = read_config(path / CONFIG)
+    save = Save(path, path / WEIGHTS, config)
     if config.get("signed"):
         raise CrossproofError(
             f"{path} has signed latents: a crosscoder's latents are not negative."
         )
-    refuse_skip(str(path), tensors.get("W_skip"))
-    names = "encoder.weight h d", "encoder.bias h", "W_dec h e", "b_dec e"
-    weights = take(tensors, path / WEIGHTS, *names)
     k, activation = config.whole("k") or 0, config.text("activation") or "topk"
     if activation not in ("topk", "groupmax"):
         raise CrossproofError(f"{path} has the activation {activation!r}: not imported.")
     # groupmax: the largest of each of k groups
     number = {"k": k} if activation == "topk" else {"k": 1, "groups": k}
-    more: dict[str, Any] = {"rule": "topk", "about": config.about(activation), **number}
-    module = _module(path)
-    if config.get("transcode"):
-        hooks = (module and INPUT_OF + module, module)
-        return [transcoder(str(path), hooks, *weights, **more)]
-    return [less_decoder_bias(autoencoder(str(path), module, *weights, **more))]
+    weights = save.take("encoder.weight h d", "encoder.bias h", "W_dec h e", "b_dec e")
+    module, transcode = _module(path), bool(config.get("transcode"))
+    hooks = (module and INPUT_OF + module, module) if transcode else (module,)
+    more: dict[str, Any] = {"less_decoder_bias": not transcode, "rule": "topk", **number}
+    return [save.dictionary(hooks, activation, *weights, **more)]
 
 
 def _module(path: Path) -> str | None:

@@ -7,6 +7,8 @@ for gated MLPs, where L is inside).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -44,7 +46,7 @@ class CostSums:
         self.latents.append(latents)
         for block, view in self.views.items():
             charge = neuron_charges(view, latents).sum(0)
-            self.neurons[block] = self.neurons.get(block, torch.zeros_like(charge)) + charge
+            self.neurons[block] = self.neurons.get(block, 0) + charge
 
     def costliest(self, count: int) -> InteractionCosts:
         """The costliest pairs and neurons, per token."""
@@ -57,38 +59,23 @@ class CostSums:
         whole = sum(float(sums.sum()) for sums in self.neurons.values())
         return InteractionCosts(
             [self._pair(interactions, int(row), charges) for row in top.tolist()],
-            self._top_neurons(count, interactions.tokens),
+            costliest_neurons(self.neurons, interactions.tokens, count),
             whole / interactions.tokens,
         )
 
     def _pair(self, interactions: Interactions, row: int, charges: Charges) -> PairCost:
         h, k = (int(latent) for latent in interactions.pairs[row])
-        slope = _slope(self.views)
+        slope, blocks = _slope(self.views), interactions.blocks
 
         def size(block: int | None = None) -> float:
             sums = interactions.pair_sums("I", normalise="mean", block=block)
             return slope * float(sums[row])
 
-        neurons = []
-        for block in interactions.blocks:
-            values, names = charges[h, k, block].topk(min(NEURONS, len(charges[h, k, block])))
-            neurons += [
-                NeuronCost(block, int(n), float(value) / interactions.tokens)
-                for value, n in zip(values, names, strict=True)
-                if value > 0
-            ]
-        neurons.sort(key=lambda neuron: -neuron.per_token)
-        by_block = {str(block): size(block) for block in interactions.blocks}
-        coactive = int(interactions.coactive[row])
-        return PairCost((h, k), coactive, size(), by_block, neurons[:NEURONS])
-
-    def _top_neurons(self, count: int, tokens: int) -> list[NeuronCost]:
-        every = [
-            NeuronCost(block, n, value / tokens)
-            for block, sums in self.neurons.items()
-            for n, value in enumerate(sums.tolist())
-        ]
-        return sorted(every, key=lambda neuron: -neuron.per_token)[:count]
+        at = {block: charges[h, k, block] for block in blocks}
+        neurons = costliest_neurons(at, interactions.tokens, NEURONS)
+        by_block = {str(block): size(block) for block in blocks}
+        charged = [neuron for neuron in neurons if neuron.per_token > 0]
+        return PairCost((h, k), int(interactions.coactive[row]), size(), by_block, charged)
 
     def _pair_charges(self, chosen: set[tuple[int, int]]) -> Charges:
         """Charges [N] of each chosen pair at each block, summed over all tokens."""
@@ -98,8 +85,20 @@ class CostSums:
                 owner = view.dominance(latents).owner
                 for h, k in chosen:
                     charge = _pair_charges(view, latents, owner, h, k).cpu()
-                    sums[h, k, block] = sums.get((h, k, block), 0 * charge) + charge
+                    sums[h, k, block] = sums.get((h, k, block), 0) + charge
         return sums
+
+
+def costliest_neurons(
+    charges: Mapping[int, Float[Tensor, " N"]], tokens: int, count: int
+) -> list[NeuronCost]:
+    """The neurons of all blocks with the largest summed charges, per token."""
+    every = [
+        NeuronCost(block, n, value / tokens)
+        for block, sums in charges.items()
+        for n, value in enumerate(sums.tolist())
+    ]
+    return sorted(every, key=lambda neuron: -neuron.per_token)[:count]
 
 
 def neuron_charges(view: MLPDictionary, latents: SparseLatents) -> Float[Tensor, "B N"]:

@@ -19,11 +19,8 @@ from crossproof.rounding import gamma
 KEPT: tuple[int | None, ...] = (1, 2, 3, 4, 8, None)
 """How many of the largest contributions reach every neuron; None is all of them."""
 
-
 REFERENCES = ("model", "all latents")
 """What a simplified last MLP is compared with: MLP(x), or MLP(x̂), which leaves out the residual."""
-
-
 CENTRED = ", centred"
 """Ends the name of a variant whose certificate uses T1c."""
 FIELDS = ("unchanged", "certified", "error", "bound", "excess", "terms")
@@ -53,12 +50,12 @@ def replaced_last_block(
                 verdict = judge.judge(mid[part], values, simple)
                 true_gaps = (values - simple.neurons).abs() + neurons.rounding
                 ceiling = judge.judge(mid[part], values, replace(simple, gap=true_gaps))
-                figures = _fields(verdict) | {"ceiling": ceiling.certified}
-                _extend(rows, f"{reference}/{variant}", figures)
-                if centre is None:
-                    continue
-                around = _around(verdict, judge.judge(mid[part], values, centre))
-                _extend(rows, f"{reference}/{variant}{CENTRED}", _fields(around))
+                name = f"{reference}/{variant}"
+                rows[f"{name}/ceiling"].append(ceiling.certified)
+                _extend(rows, name, verdict)
+                if centre is not None:
+                    around = _around(verdict, judge.judge(mid[part], values, centre))
+                    _extend(rows, name + CENTRED, around)
     every = {name: torch.cat(values) for name, values in rows.items()}
     return every | batch.positions(torch.ones_like(batch.labelled))
 
@@ -73,10 +70,6 @@ def _variants(
     yield "additive", neurons.additive(), None
 
 
-def _fields(verdict: Replacement) -> dict[str, Tensor]:
-    return {field: getattr(verdict, field) for field in FIELDS}
-
-
 def _around(simple: Replacement, centre: Replacement) -> Replacement:
     """The simplified MLP's verdict as the centre proves it: both must predict the same."""
     certified = centre.certified & (centre.prediction == simple.prediction)
@@ -85,6 +78,6 @@ def _around(simple: Replacement, centre: Replacement) -> Replacement:
     )
 
 
-def _extend(rows: dict[str, list[Tensor]], name: str, figures: dict[str, Tensor]) -> None:
-    for key, values in figures.items():
-        rows[f"{name}/{key}"].append(values)
+def _extend(rows: dict[str, list[Tensor]], name: str, verdict: Replacement) -> None:
+    for field in FIELDS:
+        rows[f"{name}/{field}"].append(getattr(verdict, field))

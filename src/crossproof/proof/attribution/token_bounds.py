@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from crossproof.activations.positions import scored_positions
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.interactions.contributions import MLPDictionary
@@ -77,32 +76,29 @@ def token_bounds(
     `progress` is called with sequences done and their number. Raises CrossproofError if the
     crosscoder lacks hookpoints, or no token has a next one.
     """
-    baselines = label_baselines(model, sequences)
     views = _views(parts, crosscoder) if which == "both" else {}
     last = last_view(parts, crosscoder)
     costs = CostSums(views or {model.n_blocks - 1: last})
     tokens: dict[str, list[Tensor]] = defaultdict(list)
     final: dict[str, list[Tensor]] = defaultdict(list)
     stages: dict[str, tuple[Stage, ...]] = {}
+    labels: list[Tensor] = []
     for batch in stream_batches(model, crosscoder, sequences, batch_sequences):
+        if not batch.labelled.any():
+            continue
+        labels.append(batch.labels)
         costs.add(batch.latents)
         if which == "both":
             _extend(tokens, _chains(model, parts, crosscoder, batch, views, stages))
         _extend(final, replaced_last_block(parts, batch, last))
         if progress is not None:
             progress(batch.encoded.first + len(batch.tokens), len(sequences))
+    if not labels:
+        raise CrossproofError("There are no tokens to attribute: give a text with ordinary tokens.")
+    baselines = Baselines.of(torch.cat(labels), model.vocab_size)
     why = next((block.why_not for block in parts.blocks if block.attention is None), "")
     joined = [{k: torch.cat(rows) for k, rows in every.items()} for every in (tokens, final)]
     return TokenBounds(baselines, stages, joined[0], joined[1], costs.costliest(top), why)
-
-
-def label_baselines(model: LanguageModel, sequences: Int[Tensor, "S T"]) -> Baselines:
-    """What knowing only the next tokens' frequencies achieves on these sequences."""
-    scored = scored_positions(sequences, model.special_ids)
-    labels = sequences[:, 1:][scored[:, :-1]].long()
-    if not len(labels):
-        raise CrossproofError("There are no tokens to attribute: give a text with ordinary tokens.")
-    return Baselines.of(labels, model.vocab_size)
 
 
 def _views(parts: ModelParts, crosscoder: Crosscoder) -> dict[int, MLPDictionary]:

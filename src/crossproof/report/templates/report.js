@@ -25,8 +25,8 @@
       hoverlabel: { bgcolor: of("--card"), bordercolor: of("--axis"), font: { color: of("--ink") } },
     };
     for (const name of ["xaxis", "yaxis"]) {
-      const own = layout[name] ?? {};
-      out[name] = { ...axis, ...own, title: { ...axis.title, ...own.title } };
+      const given = layout[name] ?? {};
+      out[name] = { ...axis, ...given, title: { ...axis.title, ...given.title } };
     }
     return out;
   };

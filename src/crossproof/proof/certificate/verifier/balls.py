@@ -6,7 +6,7 @@ certificate. Products and sums of 128 bits carry their own error, so that "> 0" 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -108,31 +108,37 @@ def check_points(problem: points.PointsProblem, worst: Array, entropy: Array) ->
     ready()
     (inputs, width), classes = problem.weights.W_in.shape, problem.weights.W_out.shape[1]
     each = (width + classes) * inputs + width * (8 * problem.widest + 6 * classes)
-    chosen = sample(len(worst), each)
+    chosen, margins_of = sample(len(worst), each), point_margins(problem)
+    for point in chosen.tolist():
+        margins, label = margins_of(point), int(problem.labels[point])
+        if worst[point] > 0:
+            insist(margins, label, f"point {point}")
+        insist_entropy(margins, label, float(entropy[point]), f"point {point}")
+    return len(chosen)
+
+
+def point_margins(problem: points.PointsProblem) -> Callable[[int], Balls]:
+    """Lower bounds on the margins of a point, 0 at its label."""
     weights = problem.weights
     W_in, W_out, skip = matrix(weights.W_in), matrix(weights.W_out), matrix(weights.skip)
     G = matrix(problem.decoder) * W_in
     b_in = vector(weights.b_in)
     base = plus(times(vector(problem.bias), W_in), b_in)
     rows = [row(W_out, n) for n in range(W_out.nrows())]
-    for point in chosen.tolist():
+
+    def margins_of(point: int) -> Balls:
         x, label = vector(problem.inputs[point]), int(problem.labels[point])
         z = plus(times(x, W_in), b_in)
         straight = plus(times(x, skip), vector(weights.b_out))
         mine = slice(problem.offsets[point], problem.offsets[point + 1])
-        latents = list(
-            zip(problem.indices[mine].tolist(), vector(problem.values[mine]), strict=True)
-        )
-        models = [
-            [_neuron(base[n], [a * G[h, n] for h, a in latents], z[n])[kind] for n in range(len(z))]
-            for kind in (0, 1)
-        ]
-        bounds = [_functional(straight, model, rows, label) for model in models]
-        margins = [first.max(second) for first, second in zip(*bounds, strict=True)]
-        if worst[point] > 0:
-            insist(margins, label, f"point {point}")
-        insist_entropy(margins, label, float(entropy[point]), f"point {point}")
-    return len(chosen)
+        indices, values = problem.indices[mine].tolist(), vector(problem.values[mine])
+        latents = list(zip(indices, values, strict=True))
+        neurons = [_neuron(base[n], [a * G[h, n] for h, a in latents], z[n]) for n in range(len(z))]
+        models = zip(*neurons, strict=True)
+        bounds = [_functional(straight, list(model), rows, label) for model in models]
+        return [first.max(second) for first, second in zip(*bounds, strict=True)]
+
+    return margins_of
 
 
 def _functional(
@@ -178,35 +184,43 @@ def _neuron(base: Ball, p: Balls, z: Ball) -> tuple[Room, Room]:
 def check_pairs(problem: pairs.PairsProblem, worst: Array, entropy: Array) -> int:
     """Derives margins and cross-entropies of pairs again; how many."""
     ready()
-    inputs, width = problem.weights.W_in.shape
-    chosen = sample(worst.size, 4 * (inputs + width) * (width + len(problem.left)))
+    (inputs, width), p = problem.weights.W_in.shape, len(problem.left)
+    chosen, margins_of = (
+        sample(worst.size, (inputs + 3 * width) * (width + p)),
+        pair_margins(problem),
+    )
+    for a, b in zip(*(i.tolist() for i in np.divmod(chosen, p)), strict=True):
+        margins, label = margins_of(a, b), (a + b) % p
+        if worst[a, b] > 0:
+            insist(margins, label, f"pair ({a}, {b})")
+        insist_entropy(margins, label, float(entropy[a, b]), f"pair ({a}, {b})")
+    return len(chosen)
+
+
+def pair_margins(problem: pairs.PairsProblem) -> Callable[[int, int], Balls]:
+    """Lower bounds on the margins of a pair, 0 at its label."""
     weights, p = problem.weights, len(problem.left)
     W_in, W_out, skip = matrix(weights.W_in), matrix(weights.W_out), matrix(weights.skip)
     blocks = _blocks(problem)
     rest = W_out - blocks
     columns = [[rest[n, c] for n in range(rest.nrows())] for c in range(p)]
     distances: dict[int, Balls] = {}
-    for a, b in zip(*(i.tolist() for i in np.divmod(chosen, p)), strict=True):
+
+    def margins_of(a: int, b: int) -> Balls:
         label, x = (a + b) % p, plus(vector(problem.left[a]), vector(problem.right[b]))
         active = [relu(z) for z in plus(times(x, W_in), vector(weights.b_in))]
         where = (a, b, label, (a - b) % p)
         additive = plus(*(vector(e[i]) for e, i in zip(problem.effects, where, strict=True)))
         interaction = [h - e for h, e in zip(active, additive, strict=True)]
-        logits = plus(
-            times(x, skip),
-            vector(weights.b_out),
-            times(additive, W_out),
-            times(interaction, blocks),
-        )
+        outputs = times(additive, W_out), times(interaction, blocks)
+        logits = plus(times(x, skip), vector(weights.b_out), *outputs)
         size = length(interaction)
         if label not in distances:
             distances[label] = [_distance(columns[label], column) for column in columns]
         far = distances[label]
-        margins = [logits[label] - logits[c] - size * far[c] for c in range(p)]
-        if worst[a, b] > 0:
-            insist(margins, label, f"pair ({a}, {b})")
-        insist_entropy(margins, label, float(entropy[a, b]), f"pair ({a}, {b})")
-    return len(chosen)
+        return [logits[label] - logits[c] - size * far[c] for c in range(p)]
+
+    return margins_of
 
 
 def length(of: Balls) -> Ball:

@@ -94,10 +94,10 @@ def _needs(certificate: Certificate) -> tuple[int, int]:
     """Bytes and operations, rounded up."""
     D, N, V, F, H = (certificate.sizes[letter] for letter in "DNVFH")
     G, K, M, L = (certificate.sizes[letter] for letter in "GKML")
-    levels, ends = N.bit_length() + 1, 2 * CHUNK * M
+    levels, rows = N.bit_length() + 1, min(L, CHUNK)
     curves = H * N * (12 + V * (2 * levels + 6))
     tables = curves + 3 * (D + F + H) * (N + V) + 8 * G * (K + M) * (N + V) + 8 * N * V
-    chunk = CHUNK * (14 * (K + M) * (N + V) + 20 * (N + V)) + ends * (6 * N + 8 * V)
+    chunk = rows * (14 * (K + M) * (N + V) + 20 * (N + V) + 2 * M * (6 * N + 8 * V))
     scores = min((L + 1) * K * V, SCORES + K * V)
     memory = 8 * (tables + chunk + 8 * scores + 12 * (L + G) * (K + 4))
     calls = min(3 * V, L) + L // CHUNK + 1

@@ -85,7 +85,7 @@ def _needs(certificate: Certificate, frequencies: int) -> tuple[int, int]:
     """Bytes and operations, rounded up."""
     D, N, p = (certificate.sizes[letter] for letter in "DNp")
     memory = 8 * (20 * p * N + 5 * D * (N + p) + 6 * frequencies * p + 40 * p * p)
-    tables = 4 * (p + 2) * (D + 5 * N) * (N + p) + 8 * N * p * p
+    tables = 4 * (p + 4) * D * (N + p) + 12 * (p + 2) * N * p + 8 * N * p * p
     pair = 20 * N + 5 * frequencies * p + 40 * p
     return certificate.memory + memory, tables + p * (p + 2) * pair
 

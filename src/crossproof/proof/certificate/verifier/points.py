@@ -81,7 +81,7 @@ def _needs(problem: PointsProblem, certificate: Certificate) -> tuple[int, int]:
     shared = 3 * (H + D) * N + 3 * D * V + 12 * N * V
     memory = 8 * (shared + rows * (12 * K * N + 30 * N + 16 * V + 4 * D)) + 200 * T
     chunks = min(T, V) + T // problem.chunk
-    once = 2 * (H + 3) * D * (N + 1) + chunks * (10 * N * V + 4 * (D + 6 * N) * (N + V))
+    once = 2 * (H + 3) * D * (N + 1) + chunks * (24 * N * V + 4 * D * (N + V))
     return certificate.memory + memory, once + T * (
         2 * D * (N + V + 1) + 12 * N * V + 40 * (K + 1) * N + 40 * V
     )

@@ -1,0 +1,119 @@
+"""One save of another library: its configuration, its tensors, and the dictionary they make."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crossproof.crosscoder.formats.files import Config, read_weights
+from crossproof.crosscoder.formats.foreign import ForeignDictionary, at_hooks
+from crossproof.errors import CrossproofError
+
+_AXES = "mhpde"
+_SKIPS = "W_skip", "W_skip_XdXd", "affine_skip_connection"
+_FACTORS = "scaling_factor", "finetuning_scaling_factor"
+
+
+class Save:
+    """The tensors of a file, and the configuration that belongs to them (none if not given)."""
+
+    def __init__(self, path: Path, file: Path, config: Config | None = None) -> None:
+        """`path`, what messages and the provenance name, holds or is `file`; raises as
+        `read_weights`."""
+        self.path, self.file = path, file
+        self.config = Config({}, path) if config is None else config
+        self.tensors = read_weights(file)
+
+    def take(self, *names: str) -> list[Tensor]:
+        """The named tensors. "W_dec d h" gives the axes in the file too, and it comes [H, D].
+
+        Axes: m models, h latents, p hookpoints, d width, e width of what is written; results have
+        them in this order. Raises CrossproofError for missing tensors, axes of another number or
+        size, and weights that are not floating.
+        """
+        missing = [name.split()[0] for name in names if name.split()[0] not in self.tensors]
+        if missing:
+            held = [name for name in sorted(self.tensors) if name.isprintable()]
+            raise CrossproofError(
+                f"{self.file} lacks {', '.join(missing)} (it holds {', '.join(held[:20])}): it is "
+                f"not the dictionary its configuration describes."
+            )
+        sizes: dict[str, int] = {}
+        return [self._ordered(sizes, *name.split()) for name in names]
+
+    def _ordered(self, sizes: dict[str, int], name: str, *axes: str) -> Tensor:
+        tensor = self.tensors[name]
+        if not axes:
+            return tensor
+        shape, where = list(tensor.shape), f"{name} in {self.file}"
+        if not tensor.is_floating_point():
+            raise CrossproofError(f"{where} holds {tensor.dtype}: give unquantised weights.")
+        if len(shape) != len(axes):
+            raise CrossproofError(f"{where} has {len(shape)} dimensions, not {len(axes)}.")
+        expected = [sizes.setdefault(axis, size) for axis, size in zip(axes, shape, strict=True)]
+        if shape != expected:
+            raise CrossproofError(
+                f"The tensors in {self.file} do not fit each other: {name} has shape {shape}, not "
+                f"{expected}."
+            )
+        return tensor.permute(*(axes.index(axis) for axis in _AXES if axis in axes))
+
+    def scalar(self, name: str) -> float:
+        """The one finite number in a tensor; CrossproofError if it is missing or holds another."""
+        (tensor,) = self.take(name)
+        if tensor.numel() != 1 or not bool(tensor.isfinite()):
+            raise CrossproofError(f"{name} in {self.file} is not one finite number.")
+        return float(tensor)
+
+    def dictionary(
+        self,
+        hooks: tuple[str | None, ...],
+        architecture: str,
+        W_enc: Tensor,
+        b_enc: Tensor,
+        W_dec: Tensor,
+        b_dec: Tensor,
+        *,
+        less_decoder_bias: bool = False,
+        **fields: Any,
+    ) -> ForeignDictionary:
+        """A dictionary at `hooks`: W_enc and W_dec [H, P, D], or [H, D] of an SAE (one hook) or a
+        transcoder (its input and its output).
+
+        With `less_decoder_bias` it encodes x - b_dec: the subtraction moves into b_enc. `fields`
+        are those of `ForeignDictionary`, which checks the shapes. Raises CrossproofError for what
+        a crosscoder is not: a linear skip connection, or a factor that nothing explains.
+        """
+        source = str(self.path)
+        self._refuse_more()
+        if W_enc.dim() == 2:
+            W_enc, W_dec, b_dec = at_hooks(source, len(hooks), W_enc, W_dec, b_dec)
+        about = {"architecture": architecture, "config": dict(self.config)}
+        made = ForeignDictionary(source, hooks, W_enc, W_dec, b_enc, b_dec, **fields, about=about)
+        if not less_decoder_bias:
+            return made
+        return replace(made, b_enc=b_enc - torch.einsum("hpd,pd->h", made.W_enc, made.b_dec))
+
+    def _refuse_more(self) -> None:
+        if any(bool(self.tensors[name].any()) for name in _SKIPS if name in self.tensors):
+            raise CrossproofError(
+                f"{self.path} adds a linear skip connection of its input to its output: a "
+                f"crosscoder's output is a function of its latents alone, so import one without "
+                f"W_skip."
+            )
+        for name in _FACTORS:
+            self.refuse_scale(self.tensors.get(name))
+
+    def refuse_scale(self, factor: Tensor | float | None) -> None:
+        """Raises CrossproofError for a factor that is saved with the weights and is not one."""
+        if factor is not None and not torch.allclose(
+            torch.as_tensor(factor).float(), torch.ones(())
+        ):
+            raise CrossproofError(
+                f"{self.path} holds a scaling_factor that is not one, and its configuration does "
+                f"not say what it scales: fold it into the weights, or correct the configuration."
+            )

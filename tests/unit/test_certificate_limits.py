@@ -1,0 +1,150 @@
+"""What a certificate needs is known before it is done: memory and operations, of odd shapes too."""
+
+from __future__ import annotations
+
+import tracemalloc
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crossproof.errors import CrossproofError
+from crossproof.proof.certificate.format import Certificate, Limits
+from crossproof.proof.certificate.verifier import boxes, pairs, points
+from crossproof.proof.certificate.verifier.arithmetic import Arithmetic
+from crossproof.proof.certificate.verifier.verdict import judge
+from crossproof.proof.certificate.writer import Draft, as_certificate
+
+G = np.random.default_rng(0)
+
+
+def network(D: int, N: int, V: int) -> dict[str, Any]:
+    shapes = {"W_in": (D, N), "b_in": (N,), "W_out": (N, V), "b_out": (V,), "skip": (D, V)}
+    return {name: G.standard_normal(shape) for name, shape in shapes.items()}
+
+
+def of_points(D: int, N: int, V: int, H: int, T: int, K: int, labels: int = 2) -> Draft:
+    return Draft(
+        "points",
+        network(D, N, V),
+        {"inputs": G.standard_normal((T, D)), "labels": np.arange(T) % labels},
+        {"offsets": np.arange(T + 1) * K, "indices": np.arange(T * K) % H,
+         "values": G.standard_normal(T * K)},
+        {"atoms": G.standard_normal((H, D)), "bias": G.standard_normal(D)},
+    )  # fmt: skip
+
+
+def of_pairs(D: int, N: int, p: int, owned: bool) -> Draft:
+    effects = {
+        f"effect_{k}": G.standard_normal((p, N)) for k in ("left", "right", "sum", "difference")
+    }
+    owners = 1 + np.arange(N) % (p // 2) if owned else np.zeros(N, np.int64)
+    return Draft(
+        "pairs",
+        network(D, N, p),
+        {"left": G.standard_normal((p, D)), "right": G.standard_normal((p, D))},
+        effects | {"owners": owners, "scale": np.zeros(N, np.int64)},
+    )
+
+
+def of_boxes(D: int, N: int, V: int, F: int, K: int, M: int, depth: int, H: int) -> Draft:
+    sets = np.stack([np.arange(K), (np.arange(K) + 1) % F])
+    codes = [-1] * depth + [2] + [1, 3] * depth
+    return Draft(
+        "boxes",
+        network(D, N, V),
+        {"atoms": G.standard_normal((F, D)), "bias": G.standard_normal(D), "low": np.full(F, 0.2),
+         "high": np.full(F, 1.0), "active_sets": sets, "readout": G.standard_normal((F, V))},
+        {"latent_index": np.arange(2 * M).reshape(2, M) % H,
+         "latent_slopes": G.standard_normal((2, K, M)), "latent_offset": np.ones((2, M)),
+         "tree": np.array(2 * codes[: 2 * depth + 1])},
+        {"atoms": G.standard_normal((H, D)), "bias": G.standard_normal(D)},
+    )  # fmt: skip
+
+
+SHAPES = {
+    "points, few": of_points(3, 4, 3, 5, 20, 2),
+    "points, many": of_points(4, 6, 3, 5, 5_000, 3),
+    "points, classes": of_points(3, 4, 2000, 5, 100, 2),
+    "points, labels": of_points(3, 4, 80, 5, 80, 2, labels=80),
+    "points, latents": of_points(2, 3, 2, 4, 100, 100),
+    "points, width": of_points(2, 2000, 2, 4, 50, 4),
+    "points, inputs": of_points(3000, 3, 2, 4, 50, 2),
+    "points, one neuron": of_points(1, 1, 2, 1, 3000, 1),
+    "pairs, one neuron": of_pairs(1, 1, 41, False),
+    "pairs, blocks": of_pairs(2, 40, 31, True),
+    "pairs, width": of_pairs(2, 3000, 5, True),
+    "pairs, inputs": of_pairs(3000, 2, 5, True),
+    "boxes, few": of_boxes(3, 4, 3, 4, 2, 2, 3, 4),
+    "boxes, classes": of_boxes(3, 4, 700, 4, 2, 2, 20, 4),
+    "boxes, width": of_boxes(3, 150, 3, 4, 2, 2, 20, 4),
+    "boxes, features": of_boxes(3, 4, 3, 400, 300, 2, 30, 4),
+    "boxes, latents": of_boxes(3, 4, 3, 4, 2, 300, 10, 300),
+    "boxes, inputs": of_boxes(3000, 4, 3, 4, 2, 2, 3, 4),
+}
+
+
+def needs(certificate: Certificate) -> tuple[int, int]:
+    """Bytes and operations that the verifier says it needs."""
+    asked: list[tuple[int, int]] = []
+
+    class Asking(Limits):
+        def check(self, memory: int = 0, operations: int = 0) -> None:
+            asked.append((memory, operations))
+
+    {"points": points, "pairs": pairs, "boxes": boxes}[certificate.kind].read(certificate, Asking())
+    return asked[-1]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_no_more_is_used_than_was_asked_for(name: str) -> None:
+    certificate = as_certificate(SHAPES[name])
+    memory, operations = needs(certificate)
+    judge(as_certificate(SHAPES["points, few"]))  # what is imported late
+    tracemalloc.start()
+    verdict = judge(certificate)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert certificate.memory + peak <= memory + 500_000
+    assert verdict.operations <= operations
+    if not name.startswith("boxes"):  # whose leaves may all be given up
+        assert operations <= 4 * verdict.operations
+    with pytest.raises(CrossproofError, match="bytes of memory"):
+        judge(certificate, limits=Limits(memory=memory - 1))
+    with pytest.raises(CrossproofError, match="operations; the limit"):
+        judge(certificate, limits=Limits(operations=operations - 1))
+    judge(certificate, limits=Limits(memory, operations))
+
+
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("points, few", "boxes, few"):
+        certificate = as_certificate(SHAPES[name])
+        whole = judge(certificate)
+        for module, constant in ((points, "CHUNK"), (boxes, "CHUNK"), (boxes, "SCORES")):
+            monkeypatch.setattr(module, constant, 3)
+        parts = judge(certificate)
+        assert (parts.accuracy, parts.right) == (whole.accuracy, whole.right)
+        assert parts.majority == pytest.approx(whole.majority, rel=1e-12)
+        if whole.cross_entropy is not None:
+            assert parts.cross_entropy == pytest.approx(whole.cross_entropy, rel=1e-9)
+
+
+def test_trees_of_too_many_nodes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = as_certificate(SHAPES["boxes, few"])
+    monkeypatch.setattr(boxes, "LARGEST_TREE", certificate.sizes["L"])
+    boxes.evaluate(Arithmetic(), boxes.read(certificate, Limits()))
+    monkeypatch.setattr(boxes, "LARGEST_TREE", certificate.sizes["L"] - 1)
+    with pytest.raises(CrossproofError, match="more than 13 nodes"):
+        boxes.read(certificate, Limits())
+
+
+def test_features_twice_and_upside_down_are_refused() -> None:
+    draft = SHAPES["boxes, few"]
+    for name, value, complaint in (
+        ("active_sets", np.array([[0, 1], [2, 2]]), "names a feature twice"),
+        ("low", np.full(4, 1.1), "low above high"),
+    ):
+        wrong = replace(draft, domain={**draft.domain, name: value})
+        with pytest.raises(CrossproofError, match=complaint):
+            boxes.read(as_certificate(wrong), Limits())
