@@ -14,10 +14,9 @@ from torch import Tensor
 
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.lm import LanguageModel
-from crossproof.training import mlps_by_hookpoint
 from crossproof.training.objectives import Objective
 from paper.measuring.curves import CurvePoint, point_at, point_at_strength
-from paper.measuring.gradients import gradient_norms, in_scaled_space
+from paper.measuring.gradients import gradient_norms, in_scaled_space, mlps_by_hookpoint
 from paper.measuring.measurements import Measured, SeedMeasurements
 from paper.measuring.sweep import relative_norms
 

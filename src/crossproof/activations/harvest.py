@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,8 @@ class _Chunk:
 class Harvest:
     """Endless batches of activations [B,P,D], a pure function of the step.
 
+    Behind those of the P hookpoints stand the activations of `also`, if any are named.
+
     Each epoch permutes the sequences and joins their scored tokens into one stream; each
     `buffer_batches` batches of the stream are a chunk, shuffled within itself. A batch holds only
     scored positions, and one forward pass serves all hookpoints. Where the rule limits norms, the
@@ -56,6 +58,7 @@ class Harvest:
         seed: int = 0,
         forward_sequences: int = 32,
         positions: PositionRule = PositionRule(),  # noqa: B008  (frozen)
+        also: Sequence[str] = (),
     ) -> None:
         for name, value in (
             ("batch_tokens", batch_tokens),
@@ -67,6 +70,7 @@ class Harvest:
         self.model = model
         self.sequences = sequences
         self.hookpoints = hookpoints
+        self.names = (*hookpoints.names, *also)
         self.batch_tokens = batch_tokens
         self.buffer_batches = buffer_batches
         self.seed = seed
@@ -136,7 +140,8 @@ class Harvest:
         """The order without tokens beyond the limits, its beginning repeated in their places."""
         if not self.positions.norm_limits:
             return order
-        kept = order[within_limits(activations, self.positions.norm_limits)[order]]
+        limited = activations[:, : len(self.hookpoints)]
+        kept = order[within_limits(limited, self.positions.norm_limits)[order]]
         if not len(kept):
             raise CrossproofError(
                 "Every position's norm is beyond the limits: leave out fewer, by a higher "
@@ -162,14 +167,14 @@ class Harvest:
                 flat = value.reshape(-1, value.shape[-1]).float()
                 torch.index_select(flat, 0, rows, out=space[:, place])
 
-            self.model.read(tokens[part], self.hookpoints.names, write)
+            self.model.read(tokens[part], self.names, write)
             filled += len(rows)
 
     def _space(self, n_tokens: int) -> Float[Tensor, "M P D"]:
         # One buffer for every chunk: fresh memory each time would cost its page faults again.
         if self._buffer is None:
             size = min(self.buffer_batches, len(self)) * self.batch_tokens
-            shape = (size, len(self.hookpoints), self.model.d_model)
+            shape = (size, len(self.names), self.model.d_model)
             self._buffer = torch.empty(shape, dtype=torch.float32, device=self.model.device)
         self._chunk = None
         return self._buffer[:n_tokens]
@@ -201,7 +206,7 @@ class Harvest:
         if torch.isfinite(batch.sum()):
             return
         finite = torch.isfinite(batch).all(dim=2).all(dim=0)
-        for name, good in zip(self.hookpoints.names, finite.tolist(), strict=True):
+        for name, good in zip(self.names, finite.tolist(), strict=True):
             if not good:
                 raise CrossproofError(
                     f"The activations at '{name}' hold NaN or infinity at step {step}; check the "

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 import tyro
 
 from crossproof.commands.models import ModelOptions
-from crossproof.commands.parsing import mlps_of, parse
+from crossproof.commands.parsing import parse
+from crossproof.interactions.config import mlps_of
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ class Evaluate:
     """Tokens a sequence."""
     seed: int = 0
     """Of the bootstrap and of drop-random."""
-    mlp: str = "next"
-    """MLPs that read the dictionary: next (at or first behind what it writes), all, or 3,4."""
+    mlp: str | None = None
+    """MLPs that read the dictionary: next (at or first behind what it writes), all, or blocks such
+    as 3,4; by default those the run was trained for."""
     out: Path | None = None
     """Folder for results.json and report.html; by default RUN/evaluation-SPLIT."""
     threads: int = 0
@@ -42,7 +44,7 @@ class Evaluate:
 def run(arguments: Sequence[str], began: float) -> None:
     """Measures and reports; `began` is when the process started."""
     options: Evaluate = parse(Evaluate, "evaluate", arguments)
-    mlps = mlps_of(options.mlp)
+    named = options.mlp and mlps_of(options.mlp)  # before anything is loaded
 
     from crossproof.activations.corpus import TextSlice
     from crossproof.commands.finish import finish
@@ -55,5 +57,5 @@ def run(arguments: Sequence[str], began: float) -> None:
     source = options.text or config.text
     text = TextSlice(source, options.split, options.sequences, context, options.skip, config.rows)
     output = options.out or options.run / f"evaluation-{options.split}"
-    settings = EvaluationOptions(seed=options.seed, mlps=mlps)
+    settings = EvaluationOptions(seed=options.seed, mlps=named or mlps_of(config.penalise))
     finish(model, config, options.run, output, text, began, settings)

@@ -14,6 +14,7 @@ from crossproof.errors import printable
 from crossproof.evaluation import EvaluationOptions
 from crossproof.evaluation.run_figures import evaluate_run
 from crossproof.files import make_folder
+from crossproof.interactions.config import mlps_of
 from crossproof.lm import LanguageModel
 from crossproof.report import refresh_report, report_run
 from crossproof.report.terminal import evaluation_display, print_tables, say, training_display
@@ -67,7 +68,8 @@ def finish_run(prepared: Run, began: float) -> None:
     context = min(config.context, prepared.model.context)
     count = config.evaluation_sequences
     text = TextSlice(config.text, "held_out", count, context, config.skipped, config.rows)
-    finish(prepared.model, config, folder, folder, text, began)
+    options = EvaluationOptions(mlps=mlps_of(config.penalise))
+    finish(prepared.model, config, folder, folder, text, began, options)
 
 
 def show(result: Result, *lines: str, run: Path | None = None) -> None:

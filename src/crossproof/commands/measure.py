@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 import tyro
 
 from crossproof.commands.models import ModelOptions
-from crossproof.commands.parsing import mlps_of, parse
+from crossproof.commands.parsing import parse
+from crossproof.interactions.config import mlps_of
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,9 @@ class Measure:
     """How many tokens (1e6 is a million); the whole split if it has fewer."""
     context: int = 256
     """Tokens a sequence."""
-    mlp: str = "next"
-    """MLPs that read the dictionary: next (at or first behind what it writes), all, or 3,4."""
+    mlp: str | None = None
+    """MLPs that read the dictionary: next (at or first behind what it writes), all, or blocks such
+    as 3,4; by default those the run was trained for."""
     pairs: int = 12
     """How many of the strongest pairs to describe."""
     attention: bool = True
@@ -52,7 +54,7 @@ class Measure:
 def run(arguments: Sequence[str], began: float) -> None:
     """Measures, prints tables, writes measure.json and renews the run's report."""
     options: Measure = parse(Measure, "measure", arguments)
-    mlps = mlps_of(options.mlp)
+    named = options.mlp and mlps_of(options.mlp)  # before anything is loaded
 
     from crossproof.activations.corpus import TextSlice
     from crossproof.commands.finish import show
@@ -68,7 +70,12 @@ def run(arguments: Sequence[str], began: float) -> None:
     text = TextSlice.of_tokens(source, options.split, int(options.tokens), context, config.rows)
     folders = [options.run] if options.against is None else [options.run, options.against]
     output = options.out or options.run / "measure"
-    described = MeasureOptions(options.pairs, options.attention, options.shapley_tokens, mlps=mlps)
+    described = MeasureOptions(
+        options.pairs,
+        options.attention,
+        options.shapley_tokens,
+        mlps=named or mlps_of(config.penalise),
+    )
     with evaluation_display("measuring", "sequences") as progress:
         result = measure_runs(model, folders, output, text, described, progress)
     lines = [

@@ -83,20 +83,6 @@ def _numbers(options: Any) -> Iterator[tuple[str, float]]:
             yield field.name, value
 
 
-def mlps_of(text: str) -> Literal["next", "all"] | tuple[int, ...]:
-    """What `--mlp` says; raises CrossproofError unless it is next, all, or numbers of blocks."""
-    if text == "next":
-        return "next"
-    if text == "all":
-        return "all"
-    try:
-        return tuple(sorted({int(part) for part in text.split(",")}))
-    except ValueError as error:
-        raise CrossproofError(
-            f"--mlp is '{text}': give next, all, or blocks with commas between, such as 3,4."
-        ) from error
-
-
 def _current(argument: str) -> str:
     """The argument with an option that has been renamed spelled as it is now."""
     option, equals, value = argument.partition("=")

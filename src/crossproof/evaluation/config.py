@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+
+from crossproof.interactions.config import MLPs
 
 SCHEMES = ("none", "drop-random", "drop-second", "drop-largest", "keep-largest")
 """none: all latents. drop-X: all but one at each token and neuron. keep-largest: only the
@@ -31,7 +32,7 @@ class EvaluationOptions:
     """Ablation schemes whose Φ is measured (a forward pass a scheme, block and mid); none: no Φ."""
     mids: tuple[str, ...] = MIDS
     """What the stream beside the latents is; see `MIDS`."""
-    mlps: Literal["next", "all"] | tuple[int, ...] = "next"
+    mlps: MLPs = "next"
     """The MLPs that read the dictionary: `interactions.mlp_views`."""
     keep_sequences: int = 32
     """Φ by the number of latents that a neuron keeps comes from this many sequences at most."""

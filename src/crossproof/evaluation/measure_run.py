@@ -19,8 +19,9 @@ from crossproof.evaluation.measurement import MeasurementResult, PairFigures, Ru
 from crossproof.evaluation.pair_contexts import PairExample, pair_examples, pair_shapley
 from crossproof.evaluation.pair_summary import owners, ratios, square, totals
 from crossproof.evaluation.pair_sums import InteractionTally, tally_interactions
+from crossproof.interactions.config import MLPs
 from crossproof.interactions.matrix import Form, Interactions
-from crossproof.interactions.views import MLPs, mlp_views
+from crossproof.interactions.views import mlp_views
 from crossproof.lm import LanguageModel
 from crossproof.training.run_folder import RunFolder
 

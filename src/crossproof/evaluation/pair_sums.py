@@ -16,11 +16,12 @@ from crossproof.crosscoder.encode import EncodedBatch, encode_batches
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.intervals import Sums
+from crossproof.interactions.config import MLPs
 from crossproof.interactions.matrix import Accumulator, Interactions
 from crossproof.interactions.measuring import TokenPairs, token_pairs
 from crossproof.interactions.penalty import dominant_share
 from crossproof.interactions.stream import TokenView
-from crossproof.interactions.views import MLPs, described, mlp_views, needs_of, seen_by
+from crossproof.interactions.views import described, mlp_views, needs_of, seen_by
 from crossproof.lm.model import LanguageModel
 
 DOMINATED = 0.9

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -14,20 +13,12 @@ from torch import Tensor
 from crossproof.crosscoder.encode import EncodedBatch
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
+from crossproof.interactions.config import MLPs
 from crossproof.interactions.contributions import MLPDictionary
 from crossproof.interactions.stream import StreamView, TokenView
+from crossproof.lm.hookpoints import Hookpoints
 from crossproof.lm.model import LanguageModel
-from crossproof.lm.stream import (
-    StreamPlace,
-    mlp_input,
-    mlp_place,
-    next_blocks,
-    stream_place,
-    upstream,
-)
-
-MLPs = Literal["next", "all"] | tuple[int, ...]
-"""Which blocks' MLPs are read: those at or next behind the hookpoints written, all, or a list."""
+from crossproof.lm.stream import mlp_input, mlp_place, next_blocks, stream_place, upstream
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,15 +115,16 @@ def mlp_views(
     MLP that reads it. Raises CrossproofError for a block of a list that does not exist or reads
     nothing of it, for "all" if none does, and where an MLP or its norm has no view.
     """
-    places = _places(model, crosscoder)
+    hookpoints = crosscoder.hookpoints
+    reading = reading_mlps(model, hookpoints, crosscoder.written, mlps)
     views: dict[int, MLPView] = {}
     with torch.no_grad():
-        for block in _blocks(model, crosscoder, places, mlps):
-            at = crosscoder.hookpoints.blocks[block].mlp_in
+        for block, upstream_of_it in reading.items():
+            at = hookpoints.blocks[block].mlp_in
             if at is not None:
                 views[block] = _input_view(model, crosscoder, block, at)
             else:
-                views[block] = _upstream_view(model, crosscoder, places, block)
+                views[block] = _upstream_view(model, crosscoder, upstream_of_it, block)
     return views
 
 
@@ -188,42 +180,44 @@ def seen_by(views: Mapping[int, MLPView], batch: EncodedBatch) -> dict[int, Toke
     return {block: view.at(batch) for block, view in views.items()}
 
 
-def _places(model: LanguageModel, crosscoder: Crosscoder) -> dict[int, StreamPlace]:
-    """The hookpoints that it writes in the stream, by index."""
-    named = {at: stream_place(model, crosscoder.hookpoints.names[at]) for at in crosscoder.written}
-    return {at: place for at, place in named.items() if place is not None}
+def reading_mlps(
+    model: LanguageModel, hookpoints: Hookpoints, written: Iterable[int], mlps: MLPs
+) -> dict[int, tuple[int, ...]]:
+    """By block: which of the hookpoints written add up in the stream before the chosen MLPs.
 
-
-def _blocks(
-    model: LanguageModel, crosscoder: Crosscoder, places: dict[int, StreamPlace], mlps: MLPs
-) -> Sequence[int]:
-    inputs = crosscoder.hookpoints.mlp_blocks
+    None (an empty tuple) where a dictionary decodes at the MLP's own input. `mlps` and errors as
+    those of `mlp_views`.
+    """
+    named = {at: stream_place(model, hookpoints.names[at]) for at in written}
+    places = {at: place for at, place in named.items() if place is not None}
+    inputs = hookpoints.mlp_blocks
     if mlps == "next" and inputs:
-        return inputs
-    readers = [mlp_place(model, block) for block in range(model.n_blocks)]
+        return dict.fromkeys(inputs, ())
+    readers = {block: mlp_place(model, block) for block in range(model.n_blocks)}
+    reading = {b: at for b, reader in readers.items() if (at := upstream(places, reader))}
+    reading |= dict.fromkeys(inputs, ())
     if mlps == "next":
-        return next_blocks(places.values(), readers)
-    reading = {b for b, reader in enumerate(readers) if upstream(places, reader)} | set(inputs)
-    if not reading:
+        chosen = next_blocks(places.values(), list(readers.values()))
+    elif reading:
+        chosen = tuple(sorted(reading if mlps == "all" else mlps))
+    else:
         raise CrossproofError(
             f"No MLP of '{model.name}' reads what this dictionary writes "
-            f"({', '.join(crosscoder.hookpoints.names[at] for at in crosscoder.written)}): "
-            f"interactions need a dictionary of an MLP's input or of the stream before one."
+            f"({', '.join(hookpoints.names[at] for at in named)}): interactions need a dictionary "
+            f"of an MLP's input or of the stream before one."
         )
-    chosen = sorted(reading if mlps == "all" else {int(block) for block in mlps})
     if wrong := [block for block in chosen if block not in reading]:
         raise CrossproofError(
             f"The MLP of block {wrong[0]} reads nothing of this dictionary; choose from blocks "
             f"{', '.join(map(str, sorted(reading)))}."
         )
-    return chosen
+    return {block: reading[block] for block in chosen}
 
 
 def _upstream_view(
-    model: LanguageModel, crosscoder: Crosscoder, places: dict[int, StreamPlace], block: int
+    model: LanguageModel, crosscoder: Crosscoder, at: tuple[int, ...], block: int
 ) -> UpstreamView:
     reads = mlp_input(model, block)
-    at = upstream(places, mlp_place(model, block))
     decoder = torch.stack([crosscoder.decoder_vectors(i) for i in at]).sum(0)
     view = StreamView.build(model.mlp(block), reads.norm, decoder, reads.post)
     output = None if reads.post is None else f"blocks.{block}.mlp.hook_out"

@@ -7,7 +7,6 @@ from .config import config_from_dict as config_from_dict
 from .config import config_to_dict as config_to_dict
 from .loop import OWN_SETTINGS as OWN_SETTINGS
 from .loop import Training as Training
-from .loop import mlps_by_hookpoint as mlps_by_hookpoint
 from .machine import keep_freed_memory as keep_freed_memory
 from .machine import thread_setting as thread_setting
 from .objective import Objective as Objective

@@ -72,6 +72,9 @@ class RunConfig:
     text: str = "bundled"
     """`bundled`, a file (.txt, .jsonl, .json, .csv, .parquet, .arrow, .npy, .safetensors), or
     hf:NAME for a data set of the Hub or a folder, with ,config= ,split= ,column= behind it."""
+    penalise: str = "next"
+    """MLPs that the objective is about: next (those at whose inputs the crosscoder decodes or, if
+    there are none, the first behind each hookpoint), all that read it, or blocks, such as 3,4."""
     hookpoints: tuple[str, ...] = ()
     """Hookpoint names or globs in TransformerLens spelling; none: the standard set."""
     context: int = 256

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -24,11 +24,15 @@ from crossproof.activations.config import MASSIVE
 from crossproof.crosscoder.config import CrosscoderConfig
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
+from crossproof.interactions.config import mlps_of
+from crossproof.interactions.views import reading_mlps
 from crossproof.lm.hookpoints import Hookpoints
 from crossproof.lm.mlp import MLPWeights
 from crossproof.lm.model import LanguageModel
+from crossproof.lm.stream import mlp_input
 from crossproof.training import distributed
 from crossproof.training.config import RunConfig, check_settings
+from crossproof.training.step import StreamReading
 from crossproof.training.trainer import StepReport, Trainer
 
 INITIAL_BATCHES = 4
@@ -76,18 +80,14 @@ class Training:
 
         Where several processes train, each takes its share of `sequences` and of every batch.
         Raises CrossproofError if configurations differ in more than OWN_SETTINGS, hold a number
-        that nothing can be trained with, or penalise MLPs none of whose inputs is a hookpoint.
+        that nothing can be trained with, or penalise MLPs that read none of the hookpoints.
         """
         first = _common(configs)
         for config in configs.values():
             check_settings(config)
         hookpoints = model.hookpoints(list(first.hookpoints) or None)
         penalised = any(config.penalised for config in configs.values())
-        if penalised and not hookpoints.mlp_blocks:
-            raise CrossproofError(
-                "None of the hookpoints is an MLP's input, so there is nothing to penalise: add "
-                "'blocks.*.mlp.hook_in' to --hookpoints."
-            )
+        about = _penalised(model, hookpoints, first) if penalised else _Penalised()
         positions, survey = _position_rule(model, sequences, hookpoints, first)
         share = sequences[distributed.rank() :: distributed.world()]
         tokens = distributed.share_of(first.batch_tokens)
@@ -99,8 +99,8 @@ class Training:
             first.buffer_batches,
             first.seed,
             positions=positions,
+            also=about.streams,
         )
-        mlps = mlps_by_hookpoint(model, hookpoints) if penalised else {}
         sample = first_batches(harvest, initial_batches)
         made: dict[CrosscoderConfig, Crosscoder] = {}
         for config in configs.values():
@@ -109,11 +109,12 @@ class Training:
         trainers = {
             name: Trainer(
                 copy.deepcopy(made[config.crosscoder]),
-                mlps,
+                about.at_inputs,
                 config.objective,
                 config.optimisation,
                 config.steps,
                 config.seed,
+                about.upstream,
             )
             for name, config in configs.items()
         }
@@ -158,6 +159,40 @@ def _common(configs: Mapping[str, RunConfig]) -> RunConfig:
     return first
 
 
+@dataclass(frozen=True)
+class _Penalised:
+    """The MLPs that objectives are about."""
+
+    at_inputs: dict[int, MLPWeights] = field(default_factory=dict)
+    """By the hookpoint at their input."""
+    upstream: tuple[tuple[MLPWeights, StreamReading], ...] = ()
+    """Those that read hookpoints of the stream before their norm."""
+    streams: tuple[str, ...] = ()
+    """What those norms read."""
+
+
+def _penalised(model: LanguageModel, hookpoints: Hookpoints, config: RunConfig) -> _Penalised:
+    every = range(len(hookpoints))
+    reading = reading_mlps(model, hookpoints, every, mlps_of(config.penalise))
+    if not reading:
+        raise CrossproofError(
+            "No MLP reads the hookpoints, so there is nothing to penalise: add "
+            "'blocks.*.mlp.hook_in' or places of the stream before an MLP to --hookpoints."
+        )
+    at_inputs: dict[int, MLPWeights] = {}
+    upstream: list[tuple[MLPWeights, StreamReading]] = []
+    streams: list[str] = []
+    for block, read in reading.items():
+        at, mlp = hookpoints.blocks[block].mlp_in, model.mlp(block)
+        if at is not None:
+            at_inputs[at] = mlp
+            continue
+        before = mlp_input(model, block)
+        upstream.append((mlp, StreamReading(read, before.norm, len(streams))))
+        streams.append(before.stream)
+    return _Penalised(at_inputs, tuple(upstream), tuple(streams))
+
+
 def _position_rule(
     model: LanguageModel, sequences: Int[Tensor, "S T"], hookpoints: Hookpoints, config: RunConfig
 ) -> tuple[PositionRule, NormSurvey]:
@@ -180,6 +215,7 @@ def initialised(harvest: Harvest, sample: Float[Tensor, "M P D"], config: RunCon
     model = harvest.model
     crosscoder = Crosscoder(config.crosscoder, harvest.hookpoints, model.d_model).to(model.device)
     crosscoder.positions = harvest.positions
+    sample = sample[:, : len(harvest.hookpoints)]
     crosscoder.initialise(sample, config.seed)
     crosscoder.fit_gain(sample)
     distributed.copy_from_first_(crosscoder.state_dict().values())
@@ -189,9 +225,3 @@ def initialised(harvest: Harvest, sample: Float[Tensor, "M P D"], config: RunCon
 def first_batches(harvest: Harvest, count: int) -> Float[Tensor, "M P D"]:
     """The first `count` batches in one piece, or the whole corpus if it is shorter."""
     return torch.cat([harvest.batch(step) for step in range(min(count, len(harvest)))])
-
-
-def mlps_by_hookpoint(model: LanguageModel, hookpoints: Hookpoints) -> dict[int, MLPWeights]:
-    """The MLPs whose input is one of the hookpoints, by its index."""
-    inputs = {block: hookpoints.blocks[block].mlp_in for block in hookpoints.mlp_blocks}
-    return {index: model.mlp(block) for block, index in inputs.items() if index is not None}
