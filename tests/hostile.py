@@ -113,6 +113,8 @@ def boxes(g: Generator, styles: tuple[str, ...] = STYLES) -> Draft:
     F, D, N, V, M = (int(g.integers(*e)) for e in ((2, 5), (2, 4), (1, 4), (2, 4), (1, 4)))
     K = int(g.integers(1, min(F, 3) + 1))
     sets = np.array(list(itertools.combinations(range(F), K)))[:4]
+    if styles == ("dense",):
+        N = int(g.integers(1, 10))
     net = weights(g, D, N, V, styles)
     atoms, bias = (numbers(g, str(g.choice(styles)), *s) for s in ((F, D), (D,)))
     readout = numbers(g, str(g.choice(styles)), F, V)
@@ -131,7 +133,7 @@ def boxes(g: Generator, styles: tuple[str, ...] = STYLES) -> Draft:
     slopes = slopes + blur * g.standard_normal(slopes.shape)
     offset = offset + blur * g.standard_normal(offset.shape)
     if styles == ("dense",):  # no latent is exactly 0, where rounding makes it negative
-        offset = offset + 0.01
+        offset = offset + g.choice([0.01, 0.01, -0.6])
     own = atoms + blur * g.standard_normal(atoms.shape)
     return Draft(
         "boxes",
@@ -176,6 +178,24 @@ def tensors(draft: Draft) -> dict[str, Any]:
         for part, content in parts.items()
         for name, tensor in content.items()
     }
+
+
+def scale(draft: Draft) -> float:
+    """The largest sum of absolute values that a margin is made of."""
+    net = {name: np.abs(tensor) for name, tensor in draft.network.items()}
+    domain = {name: np.abs(tensor) for name, tensor in draft.domain.items()}
+    if draft.kind == "pairs":
+        x = domain["left"].max(axis=0) + domain["right"].max(axis=0)
+        scale = 2.0 ** -draft.proof["scale"]
+        effects = sum(np.abs(t).max(axis=0) for k, t in draft.proof.items() if "effect" in k)
+        hidden = x @ net["W_in"] + net["b_in"] + effects * scale
+        return float((x @ net["skip"] + net["b_out"] + 9 * hidden @ net["W_out"]).max())
+    assert draft.dictionary is not None
+    atoms, bias = np.abs(draft.dictionary["atoms"]), np.abs(draft.dictionary["bias"])
+    latents = np.abs(draft.proof["values"]).max() * np.diff(draft.proof["offsets"]).max()
+    x = domain["inputs"].max(axis=0) + latents * atoms.max(axis=0) + bias
+    hidden = x @ net["W_in"] + net["b_in"]
+    return float((x @ net["skip"] + net["b_out"] + 9 * hidden @ net["W_out"]).max())
 
 
 def exact(draft: Draft) -> exact_checker.Exact:

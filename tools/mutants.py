@@ -1,10 +1,11 @@
 """Changes a module wherever it can be changed, one place at a time; lists what no test notices.
 
-    python -m tools.mutants MODULE [--tests TEST ...] [--limit N] [--seed N]
+    python -m tools.mutants MODULE [--tests TEST ...] [--limit N] [--seed N] [--oracle]
 
 MODULE is a file or folder of the package. A mutant is another operator, comparison, number,
 condition or bound, put in while the module is imported; no file is changed. Each is tried in a
-forked process that has everything else loaded already: a second or less where a test notices soon.
+forked process that has everything else loaded already. --oracle asks `tests/oracle.py` alone, of
+the verifier of certificates: a fraction of a second, for what is exact is computed before the fork.
 A survivor is a missing test, or a mutant that changes nothing that was promised; the second kind
 is for the reader to tell.
 """
@@ -183,12 +184,51 @@ def _child(mutant: Mutant | None, tests: Sequence[str], seconds: float) -> None:
         os._exit(code)
 
 
+def survives_oracle(mutant: Mutant | None, prepared: Any, seconds: float) -> bool:
+    """Whether `oracle.check` passes with the mutant in place, in a process of its own."""
+    pid = os.fork()
+    if pid:
+        return os.waitpid(pid, 0)[1] == 0
+    code = 1
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        oracle = importlib.import_module("oracle")
+        for name in [n for n in sys.modules if n.startswith(oracle.VERIFIER)]:
+            del sys.modules[name]
+        if mutant is not None:
+            sys.meta_path.insert(0, _Importing(dotted(mutant.file), mutant))
+        oracle.check(prepared)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def ask_oracle(files: Sequence[Path], limit: int, seed: int) -> list[Mutant]:
+    """The mutants that the oracle does not notice."""
+    prepared = importlib.import_module("oracle").prepare()
+    if not survives_oracle(None, prepared, 3600):
+        sys.exit("mutants: the oracle fails without a mutant.")
+    survivors = []
+    for mutant in drawn(files, limit, seed):
+        if survives_oracle(mutant, prepared, 120):
+            survivors.append(mutant)
+            _, line, change = mutant.make()
+            print(f"{mutant.file}:{line}: {change}", flush=True)
+    print(f"{len(survivors)} survived")
+    return survivors
+
+
+def drawn(files: Sequence[Path], limit: int, seed: int) -> list[Mutant]:
+    """The mutants to try, in random order."""
+    chosen = [mutant for file in files for mutant in mutants(file)]
+    random.Random(seed).shuffle(chosen)
+    print(f"{len(chosen)} mutants of {len(files)} files", flush=True)
+    return chosen[: limit or None]
+
+
 def run(files: Sequence[Path], tests: Sequence[str], limit: int, seed: int) -> int:
     """Tries the mutants in the current folder; how many survive."""
-    chosen = [mutant for file in files for mutant in mutants(file)]
-    print(f"{len(chosen)} mutants of {len(files)} files", flush=True)
-    random.Random(seed).shuffle(chosen)
-    chosen = chosen[: limit or None]
+    chosen = drawn(files, limit, seed)
     allowed: dict[Path, float] = {}
     survived = 0
     for number, mutant in enumerate(chosen, 1):
@@ -217,14 +257,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tests", nargs="+", help="test files instead of those in SUITES")
     parser.add_argument("--limit", type=int, default=0, help="mutants to draw; 0 takes all")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
+    parser.add_argument("--oracle", action="store_true", help="ask tests/oracle.py alone")
     options = parser.parse_args(arguments)
     module = options.module
     if not module.exists() or not module.is_relative_to("src/crossproof"):
         sys.exit(f"mutants: {module} is no file or folder below src/crossproof.")
     files = sorted(module.rglob("*.py")) if module.is_dir() else [module]
-    sys.path[:0] = [str(Path("src").resolve()), str(Path().resolve())]
+    sys.path[:0] = [str(Path(folder).resolve()) for folder in ("src", "tests", ".")]
     import crossproof.proof.certificate.proving  # noqa: F401 - what takes long to load, once
 
+    if options.oracle:
+        sys.exit(bool(ask_oracle(files, options.limit, options.seed)))
     sys.exit(bool(run(files, options.tests or [], options.limit, options.seed)))
 
 

@@ -72,7 +72,7 @@ def additive_bound(
     bent = torch.where(some, bend * (before * later), 0)  # 0 even for an infinite M
     bent = torch.where(some & bent.isnan(), math.inf, bent)  # infinite times what underflowed
     terms = torch.minimum(swing[:, None] * torch.minimum(before, later), bent).sum(1)
-    lost = (some & (swing > 0)[:, None]).sum(1) * torch.finfo(terms.dtype).tiny
+    lost = (some & (swing > 0)[:, None]).sum(1).to(terms) * torch.finfo(terms.dtype).tiny
     return terms + lost
 
 
