@@ -7,9 +7,7 @@ text's stream, and their own again at hook_resid_mid: they must give what they g
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -18,6 +16,8 @@ from crossproof.errors import CrossproofError
 from crossproof.lm.blocks import Block, is_norm
 from crossproof.lm.sites import Site, Visit
 from crossproof.lm.tracing import Trace, adds_up, trace
+
+_LAYER_COUNTS = ("num_hidden_layers", "num_layers", "decoder_layers", "n_layers", "n_layer")
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ def find_structure(bare: PreTrainedModel, name: str) -> Structure:
     Raises CrossproofError when it cannot run on tokens alone, has no list of blocks that each run
     once and hand the residual stream on, or lets tokens see later ones.
     """
-    seen, again = trace(bare, name)
-    modules = _stack(bare, name, seen, again)
-    width = seen[Site(modules[-1], False)].value.shape[2]
-    seen = {s: p for s, p in seen.items() if s not in again and p.value.shape[2] == width}
-    _check_stream(name, modules, seen)
+    passed, again = trace(bare, name)
+    modules = _stack(bare, name, passed, again)
+    width = passed[Site(modules[-1], False)].value.shape[2]
+    seen = {s: p for s, p in passed.items() if s not in again and p.value.shape[2] == width}
+    _check_stream(bare, name, modules, passed)
     blocks = [Block(module, seen) for module in modules]
     _try_mids(bare, name, blocks)
     found = _outside(bare, seen, modules)
@@ -66,11 +66,18 @@ def find_structure(bare: PreTrainedModel, name: str) -> Structure:
 def _stack(
     bare: PreTrainedModel, name: str, seen: Trace, again: frozenset[Site]
 ) -> list[nn.Module]:
-    """The longest outermost list of modules that all take and give one vector a token."""
+    """The longest outermost list of modules that all take and give one vector a token.
+
+    There are as many as the configuration says layers, if it does.
+    """
+    config = bare.config.get_text_config()
+    counts = {n for name in _LAYER_COUNTS if isinstance(n := getattr(config, name, None), int)}
     stacks: dict[str, list[nn.Module]] = {}
     for path, module in bare.named_modules():
         inner = any(path.startswith(f"{outer}.") for outer in stacks)
         if not isinstance(module, nn.ModuleList) or not len(module) or inner:
+            continue
+        if counts and len(module) not in counts:
             continue
         if all(Site(item, side) in seen for item in module for side in (True, False)):
             stacks[path] = list(module)
@@ -82,15 +89,19 @@ def _stack(
     return stack
 
 
-def _check_stream(name: str, modules: list[nn.Module], seen: Trace) -> None:
-    for i, (module, following) in enumerate(pairwise(modules)):
-        given, taken = seen.get(Site(module, False)), seen.get(Site(following, True))
-        if given is None or taken is None or not given.is_also(taken):
+def _check_stream(bare: PreTrainedModel, name: str, modules: list[nn.Module], seen: Trace) -> None:
+    given = [seen[Site(module, False)] for module in modules]
+    taken = [seen[Site(module, True)] for module in modules[1:]]
+    for i, (before, behind) in enumerate(zip(given, taken, strict=False)):
+        if not before.is_also(behind):
             raise CrossproofError(
                 f"'{name}' changes its residual stream between block {i} and block {i + 1}, so "
                 f"the stream has no one value there; choose a model that hands it on."
             )
-    first, second = seen[Site(modules[-1], False)].value[:, :1, :].split(1)
+    rest = (Site(module, True) for module in _outside_modules(bare, modules))
+    if not any(site in seen and seen[site].is_also(given[-1]) for site in rest):
+        raise _unreadable(bare, name, "makes its logits of more than the last block's stream")
+    first, second = given[-1].value[:, :1].split(1)
     if not adds_up([first], second):
         raise CrossproofError(
             f"'{name}' lets tokens see those behind them; choose a causal language model (of an "
@@ -135,8 +146,8 @@ def _outside(bare: PreTrainedModel, seen: Trace, blocks: list[nn.Module]) -> dic
     embed, head = bare.get_input_embeddings(), bare.get_output_embeddings()
     sites["embed.hook_out"] = sites["hook_embed"] = Site(embed, False)
     first, last = Site(blocks[0], True), Site(blocks[-1], False)
-    for norm in _norms_outside(bare, blocks):
-        read, written = Site(norm, True), Site(norm, False)
+    for module in filter(is_norm, _outside_modules(bare, blocks)):
+        read, written = Site(module, True), Site(module, False)
         if read not in seen or written not in seen:
             continue
         if seen[written].is_also(seen[first]):
@@ -148,9 +159,9 @@ def _outside(bare: PreTrainedModel, seen: Trace, blocks: list[nn.Module]) -> dic
     return {name: site for name, site in sites.items() if site is not None and site in seen}
 
 
-def _norms_outside(bare: PreTrainedModel, blocks: list[nn.Module]) -> Iterator[nn.Module]:
+def _outside_modules(bare: PreTrainedModel, blocks: list[nn.Module]) -> list[nn.Module]:
     inside = {id(module) for block in blocks for module in block.modules()}
-    return (m for m in bare.modules() if is_norm(m) and id(m) not in inside)
+    return [module for module in bare.modules() if id(module) not in inside]
 
 
 def _unreadable(bare: PreTrainedModel, name: str, why: str) -> CrossproofError:

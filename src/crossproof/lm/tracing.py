@@ -36,9 +36,11 @@ class Passing:
     order: int
 
     def is_also(self, other: Passing) -> bool:
-        """Whether both are one tensor, or at least hold the same numbers."""
-        same = self.address == other.address and self.value.shape == other.value.shape
-        return same or torch.equal(self.value, other.value)
+        """Whether both hold the same numbers; NaN counts as one only in one and the same tensor."""
+        mine, theirs = self.value, other.value
+        if self.address == other.address:
+            mine, theirs = mine.nan_to_num(), theirs.nan_to_num()
+        return torch.equal(mine, theirs)
 
 
 Trace = dict[Site, Passing]
