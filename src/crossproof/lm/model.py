@@ -148,14 +148,7 @@ class LanguageModel:
         if not waiting:
             return
 
-        def visit(site: Site, value: Tensor) -> None:
-            for place in places[site]:
-                write(place, value)
-            waiting.discard(site)
-            if not waiting:
-                raise _AllReadError
-
-        visits = {site: partial(visit, site) for site in places}
+        visits = {site: partial(_hand, write, places, waiting, site) for site in places}
         with attached(visits, tuple(tokens.shape)), torch.inference_mode():
             try:
                 self._bare(input_ids=self._checked(tokens), use_cache=False)
@@ -171,11 +164,7 @@ class LanguageModel:
         out = torch.empty(
             (*tokens.shape, len(names), self.d_model), device=self.device, dtype=self.dtype
         )
-
-        def write(place: int, value: Tensor) -> None:
-            out[:, :, place] = value
-
-        self.read(tokens, names, write)
+        self.read(tokens, names, partial(_store, out))
         return out
 
     def logits(
@@ -261,12 +250,28 @@ def special_ids(
     return frozenset(i for i in found if 0 <= i < vocab_size)
 
 
+def _hand(
+    write: Write, places: Mapping[Site, list[int]], waiting: set[Site], site: Site, value: Tensor
+) -> None:
+    for place in places[site]:
+        write(place, value)
+    waiting.discard(site)
+    if not waiting:
+        raise _AllReadError
+
+
+def _store(out: Tensor, place: int, value: Tensor) -> None:
+    out[:, :, place] = value
+
+
 def _replacement(name: str, new: Tensor) -> Visit:
-    def substitute(_value: Tensor) -> Tensor:
-        return new.clone()  # some blocks write into what their MLP gives them
+    return partial(_overwrite if name.endswith(".hook_resid_mid") else _substitute, new)
 
-    def overwrite(value: Tensor) -> None:
-        # The block adds this very tensor to the MLP's output, so writing into it reaches both.
-        value.copy_(new)
 
-    return overwrite if name.endswith(".hook_resid_mid") else substitute
+def _substitute(new: Tensor, _value: Tensor) -> Tensor:
+    return new.clone()  # some blocks write into what their MLP gives them
+
+
+def _overwrite(new: Tensor, value: Tensor) -> None:
+    # The block adds this very tensor to the MLP's output, so writing into it reaches both.
+    value.copy_(new)

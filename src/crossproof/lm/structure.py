@@ -8,6 +8,7 @@ text's stream, and their own again at hook_resid_mid: they must give what they g
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -114,8 +115,8 @@ def _try_mids(bare: PreTrainedModel, name: str, blocks: list[Block]) -> None:
     visits: dict[Site, Visit] = {}
     for block in blocks:
         if block.mid is not None:
-            visits[block.pre] = _giving(block.seen[block.pre].value.flip(0))
-            visits[block.mid] = _writing(block.seen[block.mid].value)
+            visits[block.pre] = partial(_give, block.seen[block.pre].value.flip(0))
+            visits[block.mid] = partial(_write, block.seen[block.mid].value)
     if not visits:
         return
     after, _ = trace(bare, name, visits)
@@ -129,15 +130,12 @@ def _try_mids(bare: PreTrainedModel, name: str, blocks: list[Block]) -> None:
             )
 
 
-def _giving(value: Tensor) -> Visit:
-    return lambda _: value
+def _give(new: Tensor, _value: Tensor) -> Tensor:
+    return new
 
 
-def _writing(value: Tensor) -> Visit:
-    def write(old: Tensor) -> None:
-        old.copy_(value)
-
-    return write
+def _write(new: Tensor, value: Tensor) -> None:
+    value.copy_(new)
 
 
 def _outside(bare: PreTrainedModel, seen: Trace, blocks: list[nn.Module]) -> dict[str, Site]:

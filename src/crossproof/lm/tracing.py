@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -46,6 +47,24 @@ class Passing:
 Trace = dict[Site, Passing]
 
 
+class _Recorder:
+    """Keeps what passes with one vector a token."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self.seen: Trace = {}
+        self.again: set[Site] = set()
+        self.kept: list[Tensor] = []  # an address means one tensor as long as all of them live
+
+    def record(self, site: Site, value: Tensor) -> None:
+        if value.dim() != 3 or value.shape[:2] != self.shape or not value.is_floating_point():
+            return
+        if site in self.seen:
+            self.again.add(site)
+        self.kept.append(value)
+        self.seen[site] = Passing(value.clone(), value.data_ptr(), len(self.kept))
+
+
 def check_tokens(bare: PreTrainedModel) -> Int[Tensor, "S T"]:
     """Two sequences of four tokens that begin alike."""
     tokens = torch.tensor([[0, 1, 2, 3], [0, 4, 5, 6]], device=next(bare.parameters()).device)
@@ -60,25 +79,10 @@ def trace(
     Sites in `replace` are visited, not recorded. Raises CrossproofError when the model cannot run.
     """
     tokens = check_tokens(bare)
-    seen: Trace = {}
-    again: set[Site] = set()
-    kept: list[Tensor] = []  # an address means one tensor as long as all of them live
-    replace = replace or {}
-
-    def recorder(site: Site) -> Visit:
-        def visit(value: Tensor) -> None:
-            if value.dim() != 3 or value.shape[:2] != tokens.shape or not value.is_floating_point():
-                return
-            if site in seen:
-                again.add(site)
-            kept.append(value)
-            seen[site] = Passing(value.clone(), value.data_ptr(), len(kept))
-
-        return visit
-
+    recorder, replace = _Recorder(tuple(tokens.shape)), replace or {}
     sites = [Site(module, at_input) for module in bare.modules() for at_input in (True, False)]
-    visits = {site: recorder(site) for site in sites if site not in replace}
-    with attached({**visits, **replace}, tuple(tokens.shape)), torch.no_grad():
+    visits: dict[Site, Visit] = {site: partial(recorder.record, site) for site in sites}
+    with attached(visits | dict(replace), recorder.shape), torch.no_grad():
         try:
             bare(input_ids=tokens, use_cache=False)
         except FORWARD_ERRORS as error:
@@ -86,7 +90,7 @@ def trace(
                 f"'{name}', a {type(bare).__name__}, cannot run on tokens alone "
                 f"({first_line(error)})."
             ) from error
-    return seen, frozenset(again)
+    return recorder.seen, frozenset(recorder.again)
 
 
 def adds_up(
