@@ -139,7 +139,9 @@ def test_an_mlp_that_is_added_to_in_place_leaves_a_replacement_alone() -> None:
 
 def test_a_scaled_output_is_not_what_is_added() -> None:
     config = GraniteConfig(residual_multiplier=0.22, intermediate_size=48, **SIZES)
+    half = load_model(built(config), dtype=torch.bfloat16)
     model = load_model(built(config))
+    assert half.missing_hookpoints() == model.missing_hookpoints()
     pre, written, mid = (
         value(model, f"blocks.0.{name}")
         for name in ("hook_resid_pre", "attn.hook_out", "hook_resid_mid")

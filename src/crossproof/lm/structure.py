@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from crossproof.errors import CrossproofError
 from crossproof.lm.blocks import Block, is_norm
 from crossproof.lm.sites import Site, Visit
-from crossproof.lm.tracing import Trace, adds_up, trace
+from crossproof.lm.tracing import Trace, is_close, trace
 
 _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "decoder_layers", "n_layers", "n_layer")
 
@@ -103,7 +103,7 @@ def _check_stream(bare: PreTrainedModel, name: str, modules: list[nn.Module], se
     if not any(site in seen and seen[site].is_also(given[-1]) for site in rest):
         raise _unreadable(bare, name, "makes its logits of more than the last block's stream")
     first, second = given[-1].value[:, :1].split(1)
-    if not adds_up([first], second):
+    if not is_close(first, second):
         raise CrossproofError(
             f"'{name}' lets tokens see those behind them; choose a causal language model (of an "
             f"encoder, one that was trained with is_decoder=True)."
@@ -124,7 +124,7 @@ def _try_mids(bare: PreTrainedModel, name: str, blocks: list[Block]) -> None:
         if block.mid is None:
             continue
         before = block.seen[block.post].value
-        if block.post not in after or not adds_up([before], after[block.post].value):
+        if block.post not in after or not is_close(after[block.post].value, before):
             block.drop(
                 "hook_resid_mid", "more goes into what leaves the block than the stream there"
             )
