@@ -143,8 +143,8 @@ def _window(module: Any) -> int | None:
         return config.window_size if module.attention_type == "local" else None
     if hasattr(module, "sliding_window"):
         own: int | None = module.sliding_window
-        return own
-    return getattr(config, "sliding_window", None)
+        return own or None
+    return getattr(config, "sliding_window", None) or None  # 0 where it is switched off
 
 
 def _own_attention(

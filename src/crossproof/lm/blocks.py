@@ -98,7 +98,7 @@ def layer_weights(layer: Any) -> tuple[Float[Tensor, "I O"], Float[Tensor, " O"]
 
 def is_norm(module: nn.Module) -> bool:
     """Whether a module is a norm, by its class."""
-    return "norm" in type(module).__name__.lower()
+    return "norm" in type(module).__name__.lower() and not any(True for _ in module.children())
 
 
 class Block:

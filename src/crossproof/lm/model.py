@@ -156,14 +156,8 @@ class LanguageModel:
         if not waiting:
             return
 
-        def visit(site: Site, value: Tensor) -> None:
-            for place in places[site]:
-                write(place, value.to(self.activation_dtype))
-            waiting.discard(site)
-            if not waiting:
-                raise _AllReadError
-
-        visits = {site: partial(visit, site) for site in places}
+        hand = partial(_hand, write, self.activation_dtype, places, waiting)
+        visits = {site: partial(hand, site) for site in places}
         with attached(visits, tuple(tokens.shape)), torch.inference_mode():
             try:
                 self._bare(input_ids=self._checked(tokens), use_cache=False)
@@ -181,11 +175,7 @@ class LanguageModel:
             device=self.device,
             dtype=self.activation_dtype,
         )
-
-        def write(place: int, value: Tensor) -> None:
-            out[:, :, place] = value
-
-        self.read(tokens, names, write)
+        self.read(tokens, names, partial(_store, out))
         return out
 
     def logits(
@@ -271,13 +261,34 @@ def special_ids(
     return frozenset(i for i in found if 0 <= i < vocab_size)
 
 
+def _hand(
+    write: Write,
+    dtype: torch.dtype,
+    places: Mapping[Site, list[int]],
+    waiting: set[Site],
+    site: Site,
+    value: Tensor,
+) -> None:
+    for place in places[site]:
+        write(place, value.to(dtype))
+    waiting.discard(site)
+    if not waiting:
+        raise _AllReadError
+
+
+def _store(out: Tensor, place: int, value: Tensor) -> None:
+    out[:, :, place] = value
+
+
 def _replacement(name: str, new: Tensor) -> Visit:
-    def substitute(value: Tensor) -> Tensor:
-        # A copy: some blocks write into what their MLP gives them.
-        return new.to(value.dtype, copy=True)
+    return partial(_overwrite if name.endswith(".hook_resid_mid") else _substitute, new)
 
-    def overwrite(value: Tensor) -> None:
-        # The block adds this very tensor to the MLP's output, so writing into it reaches both.
-        value.copy_(new)
 
-    return overwrite if name.endswith(".hook_resid_mid") else substitute
+def _substitute(new: Tensor, value: Tensor) -> Tensor:
+    # A copy: some blocks write into what their MLP gives them.
+    return new.to(value.dtype, copy=True)
+
+
+def _overwrite(new: Tensor, value: Tensor) -> None:
+    # The block adds this very tensor to the MLP's output, so writing into it reaches both.
+    value.copy_(new)

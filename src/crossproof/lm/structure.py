@@ -7,9 +7,8 @@ text's stream, and their own again at hook_resid_mid: they must give what they g
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -17,7 +16,9 @@ from transformers import PreTrainedModel
 from crossproof.errors import CrossproofError
 from crossproof.lm.blocks import Block, is_norm
 from crossproof.lm.sites import Site, Visit
-from crossproof.lm.tracing import Trace, adds_up, trace
+from crossproof.lm.tracing import Trace, is_close, trace
+
+_LAYER_COUNTS = ("num_hidden_layers", "num_layers", "decoder_layers", "n_layers", "n_layer")
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,11 @@ def find_structure(bare: PreTrainedModel, name: str) -> Structure:
     Raises CrossproofError when it cannot run on tokens alone, has no list of blocks that each run
     once and hand the residual stream on, or lets tokens see later ones.
     """
-    seen, again = trace(bare, name)
-    modules = _stack(bare, name, seen, again)
-    width = seen[Site(modules[-1], False)].value.shape[2]
-    seen = {s: p for s, p in seen.items() if s not in again and p.value.shape[2] == width}
-    _check_stream(name, modules, seen)
+    passed, again = trace(bare, name)
+    modules = _stack(bare, name, passed, again)
+    width = passed[Site(modules[-1], False)].value.shape[2]
+    seen = {s: p for s, p in passed.items() if s not in again and p.value.shape[2] == width}
+    _check_stream(bare, name, modules, passed)
     blocks = [Block(module, seen) for module in modules]
     _try_mids(bare, name, blocks)
     found = _outside(bare, seen, modules)
@@ -66,11 +67,18 @@ def find_structure(bare: PreTrainedModel, name: str) -> Structure:
 def _stack(
     bare: PreTrainedModel, name: str, seen: Trace, again: frozenset[Site]
 ) -> list[nn.Module]:
-    """The longest outermost list of modules that all take and give one vector a token."""
+    """The longest outermost list of modules that all take and give one vector a token.
+
+    There are as many as the configuration says layers, if it does.
+    """
+    config = bare.config.get_text_config()
+    counts = {n for name in _LAYER_COUNTS if isinstance(n := getattr(config, name, None), int)}
     stacks: dict[str, list[nn.Module]] = {}
     for path, module in bare.named_modules():
         inner = any(path.startswith(f"{outer}.") for outer in stacks)
         if not isinstance(module, nn.ModuleList) or not len(module) or inner:
+            continue
+        if counts and len(module) not in counts:
             continue
         if all(Site(item, side) in seen for item in module for side in (True, False)):
             stacks[path] = list(module)
@@ -82,16 +90,20 @@ def _stack(
     return stack
 
 
-def _check_stream(name: str, modules: list[nn.Module], seen: Trace) -> None:
-    for i, (module, following) in enumerate(pairwise(modules)):
-        given, taken = seen.get(Site(module, False)), seen.get(Site(following, True))
-        if given is None or taken is None or not given.is_also(taken):
+def _check_stream(bare: PreTrainedModel, name: str, modules: list[nn.Module], seen: Trace) -> None:
+    given = [seen[Site(module, False)] for module in modules]
+    taken = [seen[Site(module, True)] for module in modules[1:]]
+    for i, (before, behind) in enumerate(zip(given, taken, strict=False)):
+        if not before.is_also(behind):
             raise CrossproofError(
                 f"'{name}' changes its residual stream between block {i} and block {i + 1}, so "
                 f"the stream has no one value there; choose a model that hands it on."
             )
-    first, second = seen[Site(modules[-1], False)].value[:, :1, :].split(1)
-    if not adds_up([first], second):
+    rest = (Site(module, True) for module in _outside_modules(bare, modules))
+    if not any(site in seen and seen[site].is_also(given[-1]) for site in rest):
+        raise _unreadable(bare, name, "makes its logits of more than the last block's stream")
+    first, second = given[-1].value[:, :1].split(1)
+    if not is_close(first, second):
         raise CrossproofError(
             f"'{name}' lets tokens see those behind them; choose a causal language model (of an "
             f"encoder, one that was trained with is_decoder=True)."
@@ -103,8 +115,8 @@ def _try_mids(bare: PreTrainedModel, name: str, blocks: list[Block]) -> None:
     visits: dict[Site, Visit] = {}
     for block in blocks:
         if block.mid is not None:
-            visits[block.pre] = _giving(block.seen[block.pre].value.flip(0))
-            visits[block.mid] = _writing(block.seen[block.mid].value)
+            visits[block.pre] = partial(_give, block.seen[block.pre].value.flip(0))
+            visits[block.mid] = partial(_write, block.seen[block.mid].value)
     if not visits:
         return
     after, _ = trace(bare, name, visits)
@@ -112,21 +124,18 @@ def _try_mids(bare: PreTrainedModel, name: str, blocks: list[Block]) -> None:
         if block.mid is None:
             continue
         before = block.seen[block.post].value
-        if block.post not in after or not adds_up([before], after[block.post].value):
+        if block.post not in after or not is_close(after[block.post].value, before):
             block.drop(
                 "hook_resid_mid", "more goes into what leaves the block than the stream there"
             )
 
 
-def _giving(value: Tensor) -> Visit:
-    return lambda _: value
+def _give(new: Tensor, _value: Tensor) -> Tensor:
+    return new
 
 
-def _writing(value: Tensor) -> Visit:
-    def write(old: Tensor) -> None:
-        old.copy_(value)
-
-    return write
+def _write(new: Tensor, value: Tensor) -> None:
+    value.copy_(new)
 
 
 def _outside(bare: PreTrainedModel, seen: Trace, blocks: list[nn.Module]) -> dict[str, Site]:
@@ -135,8 +144,8 @@ def _outside(bare: PreTrainedModel, seen: Trace, blocks: list[nn.Module]) -> dic
     embed, head = bare.get_input_embeddings(), bare.get_output_embeddings()
     sites["embed.hook_out"] = sites["hook_embed"] = Site(embed, False)
     first, last = Site(blocks[0], True), Site(blocks[-1], False)
-    for norm in _norms_outside(bare, blocks):
-        read, written = Site(norm, True), Site(norm, False)
+    for module in filter(is_norm, _outside_modules(bare, blocks)):
+        read, written = Site(module, True), Site(module, False)
         if read not in seen or written not in seen:
             continue
         if seen[written].is_also(seen[first]):
@@ -148,9 +157,9 @@ def _outside(bare: PreTrainedModel, seen: Trace, blocks: list[nn.Module]) -> dic
     return {name: site for name, site in sites.items() if site is not None and site in seen}
 
 
-def _norms_outside(bare: PreTrainedModel, blocks: list[nn.Module]) -> Iterator[nn.Module]:
+def _outside_modules(bare: PreTrainedModel, blocks: list[nn.Module]) -> list[nn.Module]:
     inside = {id(module) for block in blocks for module in block.modules()}
-    return (m for m in bare.modules() if is_norm(m) and id(m) not in inside)
+    return [module for module in bare.modules() if id(module) not in inside]
 
 
 def _unreadable(bare: PreTrainedModel, name: str, why: str) -> CrossproofError:
