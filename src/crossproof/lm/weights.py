@@ -6,7 +6,9 @@ import re
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from crossproof.errors import CrossproofError
@@ -86,12 +88,17 @@ def check_plain(model: PreTrainedModel, name: str) -> None:
     del model.hf_quantizer, model.config.quantization_config
 
 
+def few_tokens(model: PreTrainedModel) -> Int[Tensor, "1 T"]:
+    """The first tokens of the vocabulary, to try a model on."""
+    vocabulary = len(next(model.get_input_embeddings().parameters()))
+    return torch.arange(min(CHECK_TOKENS, vocabulary), device=model.device).unsqueeze(0)
+
+
 def check_runs(model: PreTrainedModel, name: str) -> None:
     """Raises CrossproofError unless the model gives finite logits for a few tokens."""
-    vocabulary = len(next(model.get_input_embeddings().parameters()))
-    tokens = torch.arange(min(CHECK_TOKENS, vocabulary), device=model.device).unsqueeze(0)
     with Reading(f"The model '{name}' cannot be run", "copy its files again"), torch.no_grad():
-        finite = bool(model(input_ids=tokens, use_cache=False).logits.isfinite().all())
+        output = model(input_ids=few_tokens(model), use_cache=False)
+        finite = bool(output.logits.isfinite().all())
     if not finite:
         raise CrossproofError(
             f"The model '{name}' computes NaN or infinity in {model.dtype}; choose another dtype, "
@@ -123,17 +130,16 @@ def _quantised(name: str, method: str) -> CrossproofError:
 
 def _check_size(source: Source, config: PreTrainedConfig, trust_remote_code: bool) -> None:
     """A configuration far larger than its weights is refused before memory is asked for it."""
-    files = (
-        [] if source.folder is None or source.gguf else list(source.folder.glob("*.safetensors"))
-    )
+    folder = source.folder
+    files = list(folder.glob("*.safetensors")) if folder and not source.gguf else []
+    if not files:
+        return
     try:
         tensors = sum(len(safe_open(path, "pt").keys()) for path in files)
     except (OSError, SafetensorError):
         return  # said when they are read
     layers = getattr(config, "num_hidden_layers", 0)
     parameters = 0
-    if not files:
-        return
     fits = isinstance(layers, int) and layers <= tensors
     if fits:
         what = f"The config.json of '{source.name}' describes no model"
