@@ -84,6 +84,7 @@ def training(
             crosscoder=CrosscoderConfig(args.n_latents, k=16),
             steps=args.steps,
             batch_tokens=args.batch_tokens,
+            buffer_batches=15,
             log_every=max(1, args.steps // 6),
             drop_outliers=multiple,
         )
