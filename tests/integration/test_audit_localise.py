@@ -140,7 +140,7 @@ def test_the_contrast_is_per_prompt_and_of_twins() -> None:
     twice = latent_contrast(triggered * 2, clean * 2, "activation")
     torch.testing.assert_close(whole, twice)
     assert latent_contrast(clean, clean, "interaction").abs().max() == 0
-    sizes = sum(view.G.double().norm(dim=1) for view in triggered[0].views.values())
+    sizes = sum(view.dictionary.G.double().norm(dim=1) for view in triggered[0].seen.values())
     assert float(whole[9]) == pytest.approx(float(20 * sizes[9]), rel=1e-5)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -16,9 +16,9 @@ from crossproof.auditing.shapley import PLAYERS, shapley_pairs, strongest
 from crossproof.crosscoder.encode import EncodedBatch, encode_batches
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.interactions import input_dictionaries
-from crossproof.interactions.contributions import MLPDictionary
+from crossproof.interactions import mlp_views, needs_of, seen_by
 from crossproof.interactions.measuring import COLUMNS, token_pairs
+from crossproof.interactions.stream import TokenView, Views, seen_by_mlps
 from crossproof.lm import LanguageModel
 
 Pooling = Literal["max", "mean"]
@@ -43,7 +43,12 @@ class TextReading(EncodedBatch):
     x_hat: Float[Tensor, "B P D"]
     losses: Float[Tensor, " B"]
     """Cross-entropy of each token given those before it, in nats; 0 for a text's first."""
-    views: Mapping[int, MLPDictionary]
+    views: Views
+
+    @cached_property
+    def seen(self) -> dict[int, TokenView]:
+        """What each MLP sees of the tokens."""
+        return seen_by_mlps(self.latents, self.views)
 
     @cached_property
     def errors(self) -> Float[Tensor, " B"]:
@@ -70,9 +75,10 @@ class TextReading(EncodedBatch):
     @cached_property
     def shapley(self) -> PairWeights:
         """‖φ‖, Shapley-Taylor, of every pair of each token's strongest 6 latents."""
-        latent, value = strongest(self.latents, self.views, PLAYERS)
+        entry = strongest(self.latents, self.views, PLAYERS)
+        latent = torch.where(entry >= 0, self.latents.indices[entry.clamp_min(0)], -1)
         one, other = torch.triu_indices(PLAYERS, PLAYERS, 1)
-        weight = shapley_pairs(latent, value, self.views)
+        weight = shapley_pairs(self.latents, entry, self.views)
         token = torch.arange(len(latent))[:, None].expand_as(weight)
         key = latent[:, one] * self.latents.n_latents + latent[:, other]
         present = latent[:, one] >= 0  # ascending: where the first is a latent, so is the second
@@ -96,21 +102,21 @@ def read_batches(
 ) -> Iterator[TextReading]:
     """Reads texts (padded rows of tokens), a batch at a time; keep them in a list to read again.
 
-    `blocks`: the MLPs whose interactions count; all that the crosscoder reads, if None. Raises
-    CrossproofError if a text has no ordinary token, or the crosscoder has no decoder at any MLP's
-    input.
+    `blocks`: the MLPs whose interactions count; if None, those at whose inputs the crosscoder
+    decodes or, if there are none, the first behind each hookpoint that it writes. Raises
+    CrossproofError if a text has no ordinary token, or no MLP reads the crosscoder.
     """
-    views = input_dictionaries(model, crosscoder)
+    views = mlp_views(model, crosscoder)
     if blocks is not None:
         views = {block: views[block] for block in blocks if block in views}
     if not views:
         raise CrossproofError(
-            "The crosscoder reads no MLP's input, so interactions cannot be measured; train one "
-            "that reads 'blocks.*.mlp.hook_in'."
+            "No MLP reads the crosscoder, so interactions cannot be measured; train one that "
+            "decodes at an MLP's input or in the stream before one."
         )
     for start in range(0, len(tokens), batch_texts):
         rows = trimmed(tokens[start : start + batch_texts], model.special_ids)
-        (batch,) = encode_batches(model, crosscoder, rows, len(rows))
+        (batch,) = encode_batches(model, crosscoder, rows, len(rows), needs_of(views))
         if not bool(batch.scored.any(1).all()):
             empty = start + int((~batch.scored.any(1)).nonzero()[0, 0])
             raise CrossproofError(f"Text {empty + 1} has no ordinary token; leave it out.")
@@ -126,7 +132,7 @@ def read_batches(
             batch.model_activations,
             x_hat,
             losses[batch.scored],
-            views,
+            seen_by(views, batch),
         )
 
 

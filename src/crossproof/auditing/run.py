@@ -199,7 +199,7 @@ def _fitted(
         kept += len(reading.token_ids) * per_token
         if kept > NUMBERS:
             break
-    made = detectors(gated=any(view.mlp.gated for view in readings[0].views.values()))
+    made = detectors(gated=any(view.dictionary.mlp.gated for view in readings[0].seen.values()))
     fit_all(made, readings)
     return made
 

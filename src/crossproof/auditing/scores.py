@@ -8,7 +8,7 @@ true second differences of all pairs among the token's other latents.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,34 +20,33 @@ from torch import Tensor
 from crossproof.auditing.readings import TextReading
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.errors import CrossproofError
-from crossproof.interactions.contributions import MLPDictionary
 from crossproof.interactions.penalty import additive_interaction, interaction
 from crossproof.interactions.second_differences import second_difference_scores
+from crossproof.interactions.stream import Views, seen_by_mlps
 
 FORMS = ("I", "J", "second")
 Array = NDArray[np.float64]
 
 
-def token_scores(
-    latents: SparseLatents, views: Mapping[int, MLPDictionary], form: str = "I"
-) -> Float[Tensor, " B"]:
+def token_scores(latents: SparseLatents, views: Views, form: str = "I") -> Float[Tensor, " B"]:
     """The score of each token, summed over blocks.
 
     Raises CrossproofError for an unknown form, and for J of a gated MLP.
     """
     total = torch.zeros(latents.n_tokens, dtype=torch.float64, device=latents.values.device)
-    for view in views.values():
+    for seen in seen_by_mlps(latents, views).values():
+        view, here = seen.dictionary, seen.latents
         if form == "I":
-            score = interaction(view, latents, view.dominance(latents))
+            score = interaction(view, here, view.dominance(here))
         elif form == "J":
-            score = additive_interaction(view, latents, view.dominance(latents))
+            score = additive_interaction(view, here, view.dominance(here))
         elif form == "second":
-            score = second_difference_scores(view, latents, "others")
+            score = second_difference_scores(view, here, "others")
         else:
             raise CrossproofError(
                 f"There is no token score '{form}'; choose one of {', '.join(FORMS)}."
             )
-        total += score.detach().double()
+        total += seen.weighed(score.detach().double())
     return total
 
 

@@ -8,15 +8,13 @@ others are left out of every coalition, so that this restricts the game and does
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from crossproof.crosscoder.latents import SparseLatents
-from crossproof.interactions.contributions import MLPDictionary
 from crossproof.interactions.shapley import all_coalitions, pair_shares
+from crossproof.interactions.stream import Views, seen_by_mlps
 
 PLAYERS = 6
 """Latents a token that play by default: 64 coalitions a block."""
@@ -25,45 +23,45 @@ _NUMBERS = 2**20
 """Numbers in the largest temporary: 4 MiB, which stays in the cache."""
 
 
-def strongest(
-    latents: SparseLatents, views: Mapping[int, MLPDictionary], players: int = PLAYERS
-) -> tuple[Int[Tensor, "B m"], Float[Tensor, "B m"]]:
-    """The strongest latents of each token (all blocks together) in ascending order, and their
-    activations; where fewer are active, latent -1 with activation 0."""
-    strength: Tensor = latents.values.new_zeros(latents.n_latents)
-    for view in views.values():
+def strongest(latents: SparseLatents, views: Views, players: int = PLAYERS) -> Int[Tensor, "B m"]:
+    """Each token's entries with the strongest latents, all blocks together, in ascending order;
+    -1 first, where fewer are active."""
+    strength = torch.zeros_like(latents.values)
+    for seen in seen_by_mlps(latents, views).values():
+        view = seen.dictionary
         paths = view.G.abs() if view.G_gate is None else view.G.abs() + view.G_gate.abs()
-        strength = strength + paths @ view.output_norms
+        size = (paths @ view.output_norms)[latents.indices] * seen.latents.values.abs()
+        strength += size if seen.weight is None else size * seen.weight[latents.token_index]
     width = max(players, int(latents.offsets.diff().max()) if latents.n_tokens else 0)
     slot = torch.arange(len(latents.indices)) - latents.offsets[latents.token_index]
-    shape = latents.n_tokens, width
-    score = latents.values.new_full(shape, -1.0)
-    score[latents.token_index, slot] = latents.values.abs() * strength[latents.indices]
-    latent = torch.full(shape, -1, dtype=torch.int64)
-    latent[latents.token_index, slot] = latents.indices
-    value = latents.values.new_zeros(shape)
-    value[latents.token_index, slot] = latents.values
-    chosen = score.topk(players, dim=1).indices
-    ordered, order = latent.gather(1, chosen).sort(1)
-    return ordered, value.gather(1, chosen).gather(1, order)
+    score = latents.values.new_full((latents.n_tokens, width), -1.0)
+    score[latents.token_index, slot] = strength
+    entry = torch.full(score.shape, -1, dtype=torch.int64)
+    entry[latents.token_index, slot] = torch.arange(len(latents.indices))
+    return entry.gather(1, score.topk(players, dim=1).indices).sort(1).values
 
 
 def shapley_pairs(
-    latent: Int[Tensor, "B m"],
-    value: Float[Tensor, "B m"],
-    views: Mapping[int, MLPDictionary],
+    latents: SparseLatents, entry: Int[Tensor, "B m"], views: Views
 ) -> Float[Tensor, "B pairs"]:
     """‖φ_ij‖ of the MLP's output, summed over blocks, for each two players of each token."""
-    coalitions = all_coalitions(latent.shape[1])
-    shares, members = pair_shares(coalitions).T.to(value), coalitions.to(value)
-    out = value.new_zeros(len(latent), len(shares))
-    for view in views.values():
+    coalitions, present = all_coalitions(entry.shape[1]), entry >= 0
+    shares, members = pair_shares(coalitions).T.to(latents.values), coalitions.to(latents.values)
+    rows = torch.where(present, latents.indices[entry.clamp_min(0)], 0)
+    out = latents.values.new_zeros(len(entry), len(shares))
+    for seen in seen_by_mlps(latents, views).values():
+        view = seen.dictionary
+        values = torch.where(present, seen.latents.values[entry.clamp_min(0)], 0)[..., None]
+        paths = [view.G] if view.G_gate is None else [view.G, view.G_gate]
+        sizes = torch.zeros_like(out)
         step = max(1, _NUMBERS // (len(coalitions) * view.mlp.n_neurons))
-        for start in range(0, len(latent), step):
+        for start in range(0, len(entry), step):
             part = slice(start, start + step)
-            rows, scale = latent[part].clamp_min(0), value[part, :, None]
-            paths = [view.G] if view.G_gate is None else [view.G, view.G_gate]
-            sums = [(members @ (scale * G[rows])).flatten(0, 1) for G in paths]
-            neurons = view.neurons(*sums).view(len(rows), len(members), -1)
-            out[part] += ((shares @ neurons) @ view.mlp.W_out).norm(dim=2)
+            sums = [members @ (values[part] * G[rows[part]]) for G in paths]
+            here = view.of_tokens(part)
+            tokens = torch.arange(len(sums[0])).repeat_interleave(len(members))
+            flat = here.of_tokens(tokens).neurons(*(each.flatten(0, 1) for each in sums))
+            neurons = flat.view(*sums[0].shape)
+            sizes[part] = ((shares @ neurons) @ view.output_vectors).norm(dim=2)
+        out += seen.weighed(sizes)
     return out

@@ -18,8 +18,10 @@ from crossproof.clusters.result import (
     Partner,
 )
 from crossproof.crosscoder.latents import SparseLatents
+from crossproof.interactions import seen_by
 from crossproof.interactions.contributions import Dominance, MLPDictionary
 from crossproof.interactions.gated import gated_terms
+from crossproof.interactions.stream import TokenView, Views, seen_by_mlps
 from crossproof.lm.constants import LIPSCHITZ
 
 SHOWN_CLUSTERS = 8
@@ -29,8 +31,6 @@ PARTNERS = 3
 NEURONS = 5
 SQUARE = 32
 """Latents in the picture."""
-NEURON_TOKENS = 20_000
-"""Tokens of the text from which the neurons of clusters are computed."""
 _NUMBERS = 2**20
 """Numbers in the largest temporary."""
 
@@ -121,13 +121,16 @@ def _by_neuron(
     labels = torch.full((prepared.crosscoder.n_latents,), -1, dtype=torch.int64)
     for label, group in enumerate(groups):
         labels[prepared.latents[group]] = label
-    latents = prepared.texts.parts["score"].latents
-    some = latents.rows(0, min(latents.n_tokens, NEURON_TOKENS))
-    return internal_interaction(prepared.views, some, labels)
+    sums: dict[int, Float[Tensor, "C N"]] = {}
+    for batch in prepared.sample:
+        seen = seen_by(prepared.views, batch)
+        for block, part in internal_interaction(seen, batch.latents, labels).items():
+            sums[block] = sums[block] + part if block in sums else part
+    return sums
 
 
 def internal_interaction(
-    views: Mapping[int, MLPDictionary], latents: SparseLatents, labels: Int[Tensor, " H"]
+    views: Views, latents: SparseLatents, labels: Int[Tensor, " H"]
 ) -> dict[int, Float[Tensor, "C N"]]:
     """By block: Σ over tokens of I_n(i,j) with i, the dominant one, and j in the same cluster.
 
@@ -138,13 +141,14 @@ def internal_interaction(
     count = int(labels.max()) + 1 if len(labels) else 0
     widest = max([1, *latents.offsets.diff().tolist()])
     sums = {}
-    for block, view in views.items():
-        out = torch.zeros(count, view.mlp.n_neurons, dtype=torch.float64)
-        step = max(1, _NUMBERS // (view.mlp.n_neurons * widest))
+    for block, seen in seen_by_mlps(latents, views).items():
+        neurons = seen.dictionary.mlp.n_neurons
+        out = torch.zeros(count, neurons, dtype=torch.float64)
+        step = max(1, _NUMBERS // (neurons * widest))
         for start in range(0, latents.n_tokens if count else 0, step):
-            part = latents.rows(start, min(start + step, latents.n_tokens))
-            if len(part.indices):
-                _add(out, view, part, labels)
+            part = seen.rows(start, min(start + step, latents.n_tokens))
+            if len(part.latents.indices):
+                _add(out, part, labels)
         sums[block] = out
     return sums
 
@@ -165,9 +169,8 @@ def strongest_neurons(
     return strongest
 
 
-def _add(
-    out: Float[Tensor, "C N"], view: MLPDictionary, latents: SparseLatents, labels: Tensor
-) -> None:
+def _add(out: Float[Tensor, "C N"], seen: TokenView, labels: Tensor) -> None:
+    view, latents = seen.dictionary, seen.latents
     cluster, token = labels[latents.indices], latents.token_index
     dominance = view.dominance(latents)
     owner = dominance.owner.to(torch.int64)
@@ -175,6 +178,8 @@ def _add(
     entry = torch.arange(len(cluster))[:, None]
     inside = (leading == cluster[:, None]) & (cluster[:, None] >= 0) & (owner[token] != entry)
     charged = _charges(view, latents, dominance)
+    if seen.weight is not None:
+        charged = charged * seen.weight[token, None]
     member = (cluster >= 0).nonzero()[:, 0]
     out.index_add_(0, cluster[member], (charged * inside)[member])
 

@@ -19,13 +19,13 @@ from crossproof.clusters.encoded_text import PARTS, EncodedText, Step, deal
 from crossproof.clusters.explain import LatentTexts
 from crossproof.clusters.settings import JudgedText, LatentChoice, check_measured
 from crossproof.clusters.similarities import Evidence, second_differences
+from crossproof.crosscoder.encode import EncodedBatch, encode_batches
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.measure_run import measurable
 from crossproof.evaluation.measurement import RunMeasurement
 from crossproof.evaluation.pair_sums import tally_interactions
-from crossproof.interactions import input_dictionaries
-from crossproof.interactions.contributions import MLPDictionary
+from crossproof.interactions import MLPView, mlp_views, needs_of, seen_by
 from crossproof.interactions.matrix import Interactions
 from crossproof.lm.model import LanguageModel
 from crossproof.training.run_folder import RunFolder
@@ -36,6 +36,8 @@ LEAST_SEQUENCES = 2
 """In which a latent must be active, in each part of the text."""
 HALF_TOKENS = 100_000
 """Of each half of the measured text, at most, that are measured again for stability."""
+NEURON_TOKENS = 20_000
+"""Of the text that scores clusters, about, for what their neurons do."""
 DIFFERENCE_SEQUENCES = 8
 """Of each half of the measured text, for second differences, which are slow."""
 
@@ -122,13 +124,15 @@ class PreparedCrosscoder:
 
     name: str
     crosscoder: Crosscoder
-    views: Mapping[int, MLPDictionary]
+    views: Mapping[int, MLPView]
     evidence: Evidence
     halves: tuple[Evidence, ...]
     """The same from either half of the measured text; none where stability is not asked for."""
     texts: LatentTexts
     latents: Int[Tensor, " R"]
     """The chosen ones, ascending."""
+    sample: tuple[EncodedBatch, ...] = ()
+    """Some of the text that scores clusters, for what their neurons do: with what `views` need."""
     left_out: dict[str, int] = field(default_factory=dict)
     """How many latents are not among them, by reason."""
 
@@ -172,23 +176,39 @@ def prepare(
             f"The measurement of {name} is of {interactions.n_latents} latents and the crosscoder "
             f"has {crosscoder.n_latents}: measure it again."
         )
-    views = input_dictionaries(model, crosscoder)
+    views = mlp_views(model, crosscoder, interactions.blocks)
+    needs = needs_of(views)
     parts = deal(model, crosscoder, source.judged, step("reading"))
     latents, left_out = choose_latents(interactions, crosscoder, parts.values(), choice)
     sides = [measured[0::2], measured[1::2]] if len(measured) > 1 else []
     deltas = []
     for side in (sides or [measured]) if differences else []:
-        some = EncodedText.read(model, crosscoder, side[:DIFFERENCE_SEQUENCES]).latents
-        pairs = coactive_pairs(interactions, latents)
-        deltas.append(second_differences(views, some, pairs, step("second differences")))
+        rows = side[:DIFFERENCE_SEQUENCES]
+        (batch,) = encode_batches(model, crosscoder, rows, len(rows), needs)
+        pairs, seen = coactive_pairs(interactions, latents), seen_by(views, batch)
+        told = step("second differences")
+        deltas.append(second_differences(seen, batch.latents, pairs, told))
     halves = []
     for at, side in enumerate(sides if stability else []):
         rows = side[: max(1, HALF_TOKENS // side.shape[1])]
-        half = tally_interactions(model, crosscoder, rows, progress=step(f"half {at + 1}"))
+        half = tally_interactions(
+            model, crosscoder, rows, progress=step(f"half {at + 1}"), mlps=interactions.blocks
+        )
         halves.append(Evidence(half.interactions, crosscoder, deltas[at] if deltas else None))
     evidence = Evidence(interactions, crosscoder, reduce(add, deltas) if deltas else None)
+    score = parts["score"].tokens
+    some = score[: -(-NEURON_TOKENS // score.shape[1])]
+    sample = encode_batches(model, crosscoder, some, 16, needs)
     return PreparedCrosscoder(
-        name, crosscoder, views, evidence, tuple(halves), LatentTexts(parts), latents, left_out
+        name,
+        crosscoder,
+        views,
+        evidence,
+        tuple(halves),
+        LatentTexts(parts),
+        latents,
+        tuple(batch.latents_only(needs) for batch in sample),
+        left_out,
     )
 
 

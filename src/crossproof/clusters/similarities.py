@@ -6,7 +6,7 @@ with random clusters in exactly the same way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,9 +17,9 @@ from crossproof.clusters.settings import FORMS, known
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.interactions.contributions import MLPDictionary
 from crossproof.interactions.matrix import Form, Interactions
 from crossproof.interactions.second_differences import second_difference_sums
+from crossproof.interactions.stream import Views, seen_by_mlps
 
 Square = Float[Tensor, "R R"]
 LEAST_TOGETHER = 5
@@ -141,15 +141,16 @@ def log_magnitudes(values: Square, together: Square) -> Float[Tensor, " R"]:
 
 
 def second_differences(
-    views: Mapping[int, MLPDictionary],
+    views: Views,
     latents: SparseLatents,
     pairs: Int[Tensor, "M 2"],
     progress: Callable[[int, int], None] | None = None,
 ) -> PairValues:
     """Σ over tokens and blocks of sum_n ‖o_n‖ |δ²_n| at each token's other latents."""
     sums = torch.zeros(len(pairs), dtype=torch.float64)
-    for done, view in enumerate(views.values(), 1):
-        sums += second_difference_sums(view, latents, pairs, "others").neurons
+    for done, seen in enumerate(seen_by_mlps(latents, views).values(), 1):
+        here = seen.dictionary, seen.latents
+        sums += second_difference_sums(*here, pairs, "others", seen.weight).neurons
         if progress is not None:
             progress(done, len(views))
     return PairValues(pairs, sums)
@@ -192,6 +193,11 @@ def _cosine(evidence: Evidence, latents: Int[Tensor, " R"], at_inputs: bool = Fa
     if at_inputs:
         hookpoints = evidence.crosscoder.hookpoints
         inputs = [hookpoints.blocks[block].mlp_in for block in hookpoints.mlp_blocks]
+        if not inputs:
+            raise CrossproofError(
+                "decoder-cosine-mlp-in needs a dictionary that decodes at an MLP's input, and this "
+                "one does at none: choose decoder-cosine."
+            )
         vectors = vectors[:, [hookpoint for hookpoint in inputs if hookpoint is not None]]
     unit = torch.nn.functional.normalize(vectors.flatten(1), eps=1e-300)
     return unit @ unit.T

@@ -90,8 +90,8 @@ def run(arguments: Sequence[str], began: float) -> None:
                 f"{origin['format']} {origin['architecture']}, {origin['latents']} latents: "
                 f"{origin['path']} -> {', '.join(origin['hookpoints'])}"
             )
-    if not any(crosscoder.hookpoints.mlp_blocks for crosscoder, _ in made.values()):
-        print("Nothing here writes an MLP's input: `evaluate` works, `measure` has no object.")
+    if not any(_read(model, crosscoder) for crosscoder, _ in made.values()):
+        print("No MLP reads what is written here: `evaluate` works, `measure` has no object.")
     print(f"Crosscoders: {', '.join(str(options.out / name / 'crosscoder') for name in made)}")
 
 
@@ -115,6 +115,13 @@ def _imported(options: Import, model: Any) -> dict[str, tuple[Any, Any]]:
             f"--name names one crosscoder, and these are {len(made)}: leave it out, or --join them."
         )
     return made
+
+
+def _read(model: Any, crosscoder: Any) -> bool:
+    """Whether any MLP reads what the crosscoder writes."""
+    from crossproof.interactions import reading_mlps
+
+    return bool(reading_mlps(model, crosscoder.hookpoints, crosscoder.written, "next"))
 
 
 def _plain(name: str) -> bool:

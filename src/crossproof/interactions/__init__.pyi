@@ -41,9 +41,11 @@ from .shapley import shapley_taylor as shapley_taylor
 from .stream import StreamView as StreamView
 from .stream import TokenView as TokenView
 from .views import InputView as InputView
+from .views import MLPView as MLPView
 from .views import UpstreamView as UpstreamView
 from .views import input_dictionaries as input_dictionaries
 from .views import mlp_views as mlp_views
 from .views import needs_of as needs_of
+from .views import reading_mlps as reading_mlps
 from .views import seen_by as seen_by
 from .views import with_mean_rest as with_mean_rest

@@ -16,12 +16,10 @@ from crossproof.errors import CrossproofError
 from crossproof.interactions.contributions import Dominance, MLPDictionary
 from crossproof.interactions.gated_pairs import gated_pairs
 from crossproof.interactions.matrix import GATED, PLAIN, Form, Interactions
-from crossproof.interactions.stream import TokenView
+from crossproof.interactions.stream import TokenView, Views, seen_by_mlps
 from crossproof.kernels.torch_any import entry_pairs
 from crossproof.lm.constants import oscillation
 
-Views = Mapping[int, MLPDictionary | TokenView]
-"""By block: how its MLP reads a dictionary, for all tokens alike or at these tokens."""
 COLUMNS: dict[Form, tuple[int, ...]] = {"I": (0, 1), "J": (2, 3), "AND": (2, 3), "Q": (4,)}
 """Where a pair's sums stand: h to k, and k to h if the form is directed."""
 
@@ -103,10 +101,7 @@ def token_pairs(latents: SparseLatents, views: Views) -> TokenPairs:
     CrossproofError if there is no block, if plain and gated MLPs are mixed, if dictionary and code
     differ in width, or if anything is NaN or infinite.
     """
-    seen = {
-        block: view if isinstance(view, TokenView) else TokenView(view, latents)
-        for block, view in views.items()
-    }
+    seen = seen_by_mlps(latents, views)
     _check(latents, seen)
     active = latents.values != 0
     nonzero = latents.keep(active)

@@ -10,6 +10,7 @@ changes, and activations divided by one number a token. Everything that is defin
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -45,6 +46,18 @@ class TokenView:
         if self.weight is None:
             return values
         return values * self.weight.view(-1, *(1 for _ in values.shape[1:]))
+
+
+Views = Mapping[int, MLPDictionary | TokenView]
+"""By block: how its MLP reads a dictionary, for all tokens alike or at a batch's own."""
+
+
+def seen_by_mlps(latents: SparseLatents, views: Views) -> dict[int, TokenView]:
+    """What each MLP sees of `latents`."""
+    return {
+        block: view if isinstance(view, TokenView) else TokenView(view, latents)
+        for block, view in views.items()
+    }
 
 
 @dataclass(frozen=True, eq=False)

@@ -67,7 +67,8 @@ class LatentSurprise:
         for reading in trusted:
             counts += torch.bincount(reading.latents.indices, minlength=wide)
         tokens = sum(len(reading.token_ids) for reading in trusted)
-        sizes = sum(view.G.double().norm(dim=1) for view in trusted[0].views.values())
+        seen = trusted[0].seen.values()
+        sizes = sum(view.dictionary.G.double().norm(dim=1) for view in seen)
         self.weights_ = sizes * torch.log((tokens + 1) / (counts.double() + 1))
         return self
 
