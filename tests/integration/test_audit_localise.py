@@ -84,7 +84,8 @@ def test_neurons_are_set_to_their_means(
     for block, neurons in chosen.items():
         name = f"blocks.{block}.mlp.hook_in"
         values = model.mlp(block).neurons(model.activations(tokens, [name])[:, :, 0])
-        values[..., neurons] = values.flatten(0, 1).mean(0)[neurons]
+        scored = values[:, 1:]  # the first position never counts
+        scored[..., neurons] = scored.flatten(0, 1).mean(0)[neurons]
         out = values @ model.mlp(block).W_out + model.mlp(block).b_out
         replace[f"blocks.{block}.mlp.hook_out"] = out
     torch.testing.assert_close(found, model.logits(tokens, replace), rtol=1e-3, atol=1e-4)

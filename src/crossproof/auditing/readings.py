@@ -76,6 +76,8 @@ class TextReading(EncodedBatch):
     def shapley(self) -> PairWeights:
         """‖φ‖, Shapley-Taylor, of every pair of each token's strongest 6 latents."""
         entry = strongest(self.latents, self.views, PLAYERS)
+        if not len(self.latents.indices):
+            return PairWeights(entry.new_empty(0), entry.new_empty(0), self.x.new_empty(0))
         latent = torch.where(entry >= 0, self.latents.indices[entry.clamp_min(0)], -1)
         one, other = torch.triu_indices(PLAYERS, PLAYERS, 1)
         weight = shapley_pairs(self.latents, entry, self.views)
