@@ -128,7 +128,8 @@ def _sentence(source: DocumentSource, error: BaseException) -> str:
             return f"'{source}' {sentence.format(_listed(said))}."
     if isinstance(error, OSError) and error.errno in _UNWRITABLE:
         return f"'{source}' cannot be cached ({reason}): set HF_HOME to a writable folder."
-    remedy = "restore it" if Path(source.name).exists() else "check the name, or the network"
+    away = "check the name, or the network, or log in (`hf auth login`)"
+    remedy = "restore it" if Path(source.name).exists() else away
     return f"{where} cannot be read ({reason}): {remedy}."
 
 
