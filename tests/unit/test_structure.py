@@ -230,6 +230,13 @@ def test_other_precisions_have_the_same_hookpoints(kind: str, dtype: torch.dtype
     assert model.mlp(0).activation is activation
 
 
+def test_a_stream_that_stays_in_single_precision() -> None:
+    bare = tiny("mamba")
+    assert bare.config.residual_in_fp32
+    names = load_model(bare).available_hookpoints()
+    assert load_model(bare, dtype=torch.bfloat16).available_hookpoints() == names
+
+
 @pytest.mark.parametrize("kind", ["opt", "gemma2"])
 def test_a_model_of_nan_keeps_its_hookpoints(kind: str) -> None:
     """Harvesting says where the NaN is."""
