@@ -89,7 +89,7 @@ def test_an_example_shows_the_pair_whose_latents_stand_out(model: LanguageModel)
     best = max(
         beyond_mean(q, k)
         for q in range(10)
-        for k in range(q)
+        for k in range(1, q)  # the first position never counts
         if rows[q][k] is not None and 3 not in (q, k)
     )
     assert beyond_mean(example.query, example.key) == pytest.approx(best, rel=1e-3)
