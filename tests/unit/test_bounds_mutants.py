@@ -176,8 +176,11 @@ MUTANTS: dict[str, tuple[Change | Constant, Check]] = {
         kept,
     ),
     "slopes swapped in gap": (
-        Change("dominant_gap", "product_bound((first, X), (second, Y))",
-               "product_bound((second, X), (first, Y))"),
+        Change(
+            "dominant_gap",
+            "product_bound((first, X), (second, Y))",
+            "product_bound((second, X), (first, Y))",
+        ),
         kept,
     ),
     "residual gap without slope": (
