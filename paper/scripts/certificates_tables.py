@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from crossproof.tables import percent
+from crossproof.tables import at_least, at_most, percent
 from paper.drawing.words import shown, table
 
 DOCS, DATA = Path("docs"), Path("paper/data")
@@ -53,7 +53,7 @@ def objectives() -> str:
 
 def modular() -> str:
     """Certified accuracy by how, and how far, the networks were trained; means over seeds."""
-    body = []
+    body, low = [], at_least(4)  # bounds are rounded in the direction in which they hold
     for p in (53, 113):
         points: dict[tuple[float, int], list[dict[str, Any]]] = {}
         for curve in read(f"certified-modular-{p}")["curves"]:
@@ -72,9 +72,10 @@ def modular() -> str:
                     f"{statistics.median(pt['output_impurity']['median'] for pt in results):.1e}",
                     f"{min(counts)}–{max(counts)}",
                     f"{statistics.mean(point['accuracy'] for point in results):.4f}",
-                    f"{statistics.mean(certified):.4f} ({min(certified):.4f}–{max(certified):.4f})",
+                    f"{low(statistics.mean(certified))} ({low(min(certified))}–"
+                    f"{low(max(certified))})",
                     f"{statistics.mean(point['ce'] for point in results):.3f}",
-                    f"{statistics.mean(point['certified_ce'] for point in results):.3f}",
+                    at_most(3)(statistics.mean(point["certified_ce"] for point in results)),
                     f"{min(savings):.1f}–{max(savings):.1f}x",
                 ]
             )
@@ -93,10 +94,11 @@ def continuum() -> str:
             results = [seed["dictionaries"][name] for seed in seeds]
             whole = [entry["all"] for entry in results]
             cells = [
-                f"{statistics.mean(entry[x]['share'] for entry in results):.3f}" for x in labels
+                at_least(3)(statistics.mean(entry[x]["share"] for entry in results)) for x in labels
             ]
             masses = [statistics.mean(w["by_bound"]["additive"] for w in whole)]
-            cells += [f"{statistics.mean(w['certified'] for w in whole):.3f}", f"{masses[0]:.3f}"]
+            certified = statistics.mean(w["certified"] for w in whole)
+            cells += [at_least(3)(certified), at_least(3)(masses[0])]
             cells += [f"{statistics.mean(w['operations'] for w in whole) / 1e6:.1f}M"]
             fvu = statistics.mean(entry["fvu"] for entry in results)
             body.append([f"{content['nodes']:,}", name, f"{fvu:.4f}", *cells])

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crossproof.proof.certificate.reading import CertificateError as CertificateError
 from crossproof.proof.certificate.reading import (
-    CertificateError,
     load,
     quoted,
     read_entries,
@@ -29,7 +29,6 @@ SMALLEST_VALUE, LARGEST_VALUE = 1e-60, 1e30
 """Numbers are 0 or of a magnitude between these: nothing the verifier computes can overflow, and
 what underflows in a product is smaller than the error it is charged (`arithmetic.TINY`)."""
 KEYS = {"schema", "kind", "task", "claim", "network", "domain", "dictionary", "verifier", "cost"}
-PARTS = ("network", "domain", "dictionary", "proof")
 LARGEST_SUM, LISTS = 10**6, "BEGLT"
 """Sums have at most this many terms (`arithmetic.UP`); nothing is summed over these letters."""
 Tensors = Mapping[str, npt.NDArray[Any]]

@@ -47,7 +47,7 @@ def as_certificate(draft: Draft, claim: Mapping[str, float] | None = None) -> Ce
     Raises CrossproofError if the verifier would refuse its tensors.
     """
     parts = _parts(draft)
-    tensors = {
+    tensors: dict[str, npt.NDArray[Any]] = {
         f"{part}.{name}": tensor.astype(_wide(tensor))
         for part, content in parts.items()
         for name, tensor in content.items()

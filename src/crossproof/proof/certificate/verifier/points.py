@@ -50,7 +50,8 @@ class PointsProblem:
     def chunk(self) -> int:
         """How many points are taken together."""
         (inputs, width), classes = self.weights.W_in.shape, self.weights.W_out.shape[1]
-        return max(CHUNK // (self.widest * width + width + inputs + classes), 1)
+        numbers = int(self.widest * width + width + inputs + classes)
+        return max(CHUNK // numbers, 1)
 
 
 def read(certificate: Certificate, limits: Limits) -> PointsProblem:
