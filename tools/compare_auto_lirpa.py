@@ -39,6 +39,7 @@ def draw(domain: Any, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def write(path: str) -> None:
     """The network folded to the active features of every box, and the verifier's bounds."""
+    from crossproof.proof.certificate import Limits
     from crossproof.proof.certificate.provers.boxes import boxes_draft
     from crossproof.proof.certificate.provers.latents import generating_latents
     from crossproof.proof.certificate.verifier import boxes
