@@ -40,6 +40,7 @@ from .proof.certificate import ProverOptions as ProverOptions
 from .proof.certificate import VerificationResult as VerificationResult
 from .proof.certificate import prove as prove
 from .proof.certificate import verify as verify
+from .training import MLPPenalty as MLPPenalty
 from .training import Objective as Objective
 from .training import Optimisation as Optimisation
 from .training import RunConfig as RunConfig

@@ -11,6 +11,7 @@ from .machine import keep_freed_memory as keep_freed_memory
 from .machine import thread_setting as thread_setting
 from .objective import Objective as Objective
 from .objectives import penalties as penalties
+from .portable import MLPPenalty as MLPPenalty
 from .result import TrainingResult as TrainingResult
 from .run_folder import RunFolder as RunFolder
 from .step import BlockStep as BlockStep

@@ -104,6 +104,16 @@ def about_mlps(objective: Objective) -> bool:
     return any(OBJECTIVES.get(name).per == "mlp" for name in objective.strengths())
 
 
+def mlp_terms(objective: Objective, block: BlockStep) -> dict[str, Tensor]:
+    """The value of each of the objective's terms about MLPs, at one MLP."""
+    terms = {}
+    for name in objective.strengths():
+        term = OBJECTIVES.get(name)
+        if term.per == "mlp":
+            terms[name] = term.function()(block, **objective.options(term))
+    return terms
+
+
 def penalties(objective: Objective, step: Step) -> Iterator[tuple[str, float, Tensor]]:
     """(name, strength, value) of every term with a strength; MLP terms as means over MLPs.
 

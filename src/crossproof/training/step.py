@@ -95,6 +95,26 @@ class BlockStep:
     """Decoder vectors at the MLP's input."""
     bias: Float[Tensor, "*tokens D"]
 
+    @classmethod
+    def in_stream(
+        cls,
+        target: TargetMLP,
+        latents: SparseLatents,
+        decoder: Float[Tensor, "H D"],
+        stream: Float[Tensor, "B D"],
+        error: Float[Tensor, "B D"] | None = None,
+    ) -> BlockStep:
+        """Of a dictionary in the stream before the norm of `target`, in raw units.
+
+        `error` is what the dictionary leaves out of the stream (x - x̂); None: nothing.
+        """
+        assert target.upstream is not None
+        s = rms(target.upstream.norm, stream)[:, None]
+        frozen = latents.with_values(latents.values / s[latents.token_index, 0])
+        x = stream / s
+        x_hat = x if error is None else x - error / s
+        return cls(target, frozen, x, x_hat, decoder, x - sparse_product(frozen, decoder))
+
     @cached_property
     def view(self) -> MLPDictionary:
         """Virtual weights ⟨w_n, d_h⟩ and what else the interaction measures need."""
@@ -188,11 +208,6 @@ class Step:
         assert self.streams is not None
         where, tokens = list(target.upstream.hookpoints), latents.n_tokens
         stream = self.streams[:tokens, target.upstream.stream]
-        s = rms(target.upstream.norm, stream)[:, None]
         scale = self.crosscoder.scale[where][:, None]
-        decoder = (vectors / scale).sum(1)
-        frozen = latents.with_values(latents.values / s[latents.token_index, 0])
-        x = stream / s
-        error = ((self.x - self.x_hat)[:tokens, where] / scale).sum(1) / s
-        rest = x - sparse_product(frozen, decoder)
-        return BlockStep(target, frozen, x, x - error, decoder, rest)
+        error = ((self.x - self.x_hat)[:tokens, where] / scale).sum(1)
+        return BlockStep.in_stream(target, latents, (vectors / scale).sum(1), stream, error)
