@@ -195,11 +195,74 @@ def test_no_mlp_inputs(tmp_path: Path) -> None:
     alone |= {"blocks": [], "phi": {scheme: {} for scheme in whole["phi"]}, "by_block": {}}
     content = {"schema": 1, "runs": {"an SAE": alone}}
     found = page(tmp_path, content)
-    assert "reads no MLP input" in found.text
+    assert "No MLP was measured that reads this crosscoder" in found.text
     assert "leaves 20% of the variance unexplained" in found.text
     assert list(figures(found)) == ["plot-fvu-0"]
     content["runs"]["another"] = alone
     assert "from 0.200 to 0.200" in page(tmp_path, content).text
+
+
+def upstream(content: dict[str, Any]) -> dict[str, Any]:
+    """The same runs as of a dictionary of the residual stream."""
+    where = (
+        "residual stream blocks.0.hook_resid_pre, at the denominator of blocks.{}.hook_resid_mid"
+    )
+    for figures_of in content["runs"].values():
+        figures_of["views"] = {str(b): where.format(b) for b in figures_of["blocks"]}
+        for phi in figures_of["phi"].values():
+            phi["mean_rest"] = phi.pop("reconstructed_mid")
+        all_latents = figures_of["phi"]["none"]["exact_mid"]
+        figures_of["phi"]["none"]["exact_mid"] = all_latents | {"mean": 1.0, "ci": [1.0, 1.0]}
+    return content
+
+
+def test_a_dictionary_of_the_stream_is_not_praised_for_the_rest_of_the_stream(
+    tmp_path: Path,
+) -> None:
+    found = page(tmp_path, upstream(results()), {}, published())
+    assert "Φ, all latents, mean rest" in found.text
+    assert (
+        "all latents kept and the rest of the stream at its mean, Φ goes from 0.790" in found.text
+    )
+    assert "of what all do" not in found.text
+    assert "plot-trade-off-0" not in figures(found)
+    assert "keep the MLP whole by construction" in found.text
+    assert "by construction" not in page(tmp_path, results()).text
+    del (alone := upstream(results()))["runs"]["unpenalised"]
+    assert "the rest of the stream at its mean it is 0.800" in page(tmp_path, alone).text
+
+
+def test_the_page_says_which_view_was_used(tmp_path: Path) -> None:
+    where = (
+        "The MLPs of blocks 0, 1 read the latents in the residual stream blocks.0.hook_resid_pre"
+    )
+    content = upstream(results())
+    assert page(tmp_path, content).text.count(where) == 1
+    content["runs"]["penalised"]["views"] = {"0": "MLP input blocks.0.mlp.hook_in"}
+    found = page(tmp_path, content)
+    assert f"unpenalised: {where}; a norm’s denominator is that of the model’s own" in found.text
+    assert "penalised: The MLP of block 0 reads the latents in its own input." in found.text
+    assert "reads the latents" not in page(tmp_path, results()).text
+
+
+def test_fidelity_by_latents_kept_is_drawn_beside_its_table(tmp_path: Path) -> None:
+    content = results()
+    means = (0.2, float("nan"), 0.9)
+    phi = [{"mean": m, "ci": [m - 0.1, m + 0.1], "by_block": [m, m]} for m in means]
+    curve = {"sequences": 8, "kept": [1, 2, 3.5], "phi": phi, "area": phi[0]}
+    content["runs"]["penalised"]["keep_curve"] = curve
+    found = page(tmp_path, content)
+    (line,) = figures(found)["plot-keep-0"]["data"]
+    assert (line["name"], line["x"], line["y"]) == ("penalised", [1, 3.5], [0.2, 0.9])
+    assert line["error_y"]["array"] == pytest.approx([0.1, 0.1])
+    assert figures(found)["plot-keep-0"]["layout"]["xaxis"]["tickvals"] == [1, 2, 4]
+    told = next(a["aria-label"] for _, a in found.elements if a.get("id") == "plot-keep-0")
+    assert (
+        told == "Φ by latents kept. penalised: 1 largest 0.200 [0.100, 0.300], all, 3.5 0.900 "
+        "[0.800, 1.000]."
+    )
+    assert found.text.count("1 largest") == 1
+    assert "plot-keep-0" not in figures(page(tmp_path, results()))
 
 
 def test_undefined_figures_are_dashes(tmp_path: Path) -> None:

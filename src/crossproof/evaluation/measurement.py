@@ -11,6 +11,7 @@ from crossproof.errors import CrossproofError
 from crossproof.evaluation.attention import LABELS, PARTS, AttentionScores
 from crossproof.evaluation.contexts import Context
 from crossproof.evaluation.results import BlockEstimate
+from crossproof.evaluation.views_note import views_note
 from crossproof.result import ABSENT, Result
 from crossproof.tables import Row, Table, Value, fixed, percent
 
@@ -149,6 +150,7 @@ def totals_table(runs: Mapping[str, MeasurementResult], ratios: Mapping[str, Tot
     note = "Means over blocks, 95% intervals over sequences."
     if ratios:
         note += " Against another: the ratio, and of dominated neurons the difference."
+    note = f"{note} {views_note({name: run.views for name, run in runs.items()})}".rstrip()
     return Table("Interactions", tuple(columns), tuple(rows), note=note)
 
 

@@ -14,6 +14,7 @@ from crossproof.errors import CrossproofError
 from crossproof.evaluation.contexts import LatentExample
 from crossproof.evaluation.intervals import PartEstimate
 from crossproof.evaluation.tally import MIDS
+from crossproof.evaluation.views_note import views_note
 from crossproof.extras import needed
 from crossproof.result import ABSENT, Result
 from crossproof.tables import Estimate, Row, Style, Table, Value, number, percent
@@ -34,6 +35,9 @@ MID_LABELS = {
     "reconstructed_mid": "reconstructed resid_mid",
     "mean_rest": "mean rest",
 }
+
+KEPT = "Latents a neuron keeps"
+"""The table of `KeepCurve`."""
 
 Figures = Sequence[tuple[str, str, str, Style]]
 """Name in the result, label, note, and how it is written."""
@@ -156,6 +160,15 @@ class EvaluationResult(Result):
         figure = self.phi.get(scheme, {}).get(mid)
         return figure if figure is not None and figure.defined else None
 
+    @property
+    def whole_mid(self) -> str:
+        """The mid at which Φ of all latents says what they explain.
+
+        mean_rest for dictionaries upstream of their MLPs: with the exact rest it is 1 whatever they
+        say.
+        """
+        return "mean_rest" if "mean_rest" in self.phi.get("none", {}) else "exact_mid"
+
     def tables(self) -> Sequence[Table]:
         """Fidelities, reconstruction and interactions; massive activations."""
         runs = {self.objective or "figure": self}
@@ -212,9 +225,10 @@ def result_tables(runs: Mapping[str, EvaluationResult]) -> list[Table]:
         Table(f"Fidelity Φ, {label}", columns, tuple(_fidelities(results, mid)))
         for mid, label in MID_LABELS.items()
     ]
-    tables.append(Table("Latents a neuron keeps", columns, tuple(_kept(results))))
+    tables.append(Table(KEPT, columns, tuple(_kept(results))))
     tables.append(Table("Reconstruction", columns, tuple(_rows(results, RECONSTRUCTION))))
-    tables.append(Table("Interactions", columns, tuple(_rows(results, INTERACTIONS))))
+    note = views_note({name: run.views for name, run in runs.items()})
+    tables.append(Table("Interactions", columns, tuple(_rows(results, INTERACTIONS)), note=note))
     tables.append(Table("Latents by model", columns, tuple(_owners(results))))
     return [table for table in tables if table.rows]
 

@@ -102,6 +102,37 @@ def _phi_range(runs: Sequence[ShownRun]) -> list[float]:
     return [max(min(values), LOWEST_PHI) - 0.02 * (min(values) < 0), max(values)]
 
 
+def keep_panels(runs: Sequence[ShownRun]) -> list[Panel]:
+    """Φ against the number of latents that every neuron keeps, the last point being all of them."""
+    shown = [(run, curve) for run in runs if (curve := run.figures.keep_curve) is not None]
+    if not shown:
+        return []
+    figure = plain_figure(300, hovermode="closest")
+    texts = []
+    for run, curve in shown:
+        labels = [*(f"{m:g} largest" for m in curve.kept[:-1]), f"all, {curve.kept[-1]:.3g}"]
+        points = [p for p in zip(curve.kept, curve.phi, labels, strict=True) if p[1].defined]
+        figure.add_scatter(
+            x=[kept for kept, _, _ in points],
+            y=[phi.value for _, phi, _ in points],
+            error_y=error_bar([phi for _, phi, _ in points], run.colour),
+            customdata=[label for _, _, label in points],
+            mode="lines+markers",
+            line={"color": run.colour, "width": 2},
+            marker={"size": 8, "color": run.colour},
+            name=run.name,
+            hovertemplate="%{customdata}: Φ %{y:.3f}<extra>%{fullData.name}</extra>",
+        )
+        told_points = ", ".join(f"{label} {cell(phi)}" for _, phi, label in points)
+        texts.append(f"{run.name}: {told_points}")
+    most = max(curve.kept[-1] for _, curve in shown)
+    ticks = [2**i for i in range(1 + math.ceil(math.log2(max(most, 2))))]
+    figure.update_xaxes(type="log", tickvals=ticks, title_text="Latents kept a neuron, log₂ scale")
+    lowest = {"clipmin": LOWEST_PHI}
+    figure.update_yaxes(title_text="Φ", automargin=True, autorangeoptions=lowest)
+    return [Panel("", f"Φ by latents kept. {'; '.join(texts)}.", figure)]
+
+
 def share_panels(runs: Sequence[ShownRun]) -> list[Panel]:
     """How the dominant share of neurons is distributed, a panel a block."""
     shown = [run for run in runs if run.figures.share_histogram]

@@ -17,7 +17,7 @@ from crossproof.evaluation.measurement import (
     pairs_table,
     totals_table,
 )
-from crossproof.evaluation.results import RunEvaluation, massive_tables, result_tables
+from crossproof.evaluation.results import KEPT, RunEvaluation, massive_tables, result_tables
 from crossproof.files import write_text
 from crossproof.proof.attribution.result import AttributionResult
 from crossproof.report.attention import caption, pair_panel, pattern_panels
@@ -29,7 +29,13 @@ from crossproof.report.clusters import (
     interaction_square,
     size_panels,
 )
-from crossproof.report.figures import fidelity_panels, fvu_panels, mids, share_panels
+from crossproof.report.figures import (
+    fidelity_panels,
+    fvu_panels,
+    keep_panels,
+    mids,
+    share_panels,
+)
 from crossproof.report.marked import marked
 from crossproof.report.origin import command, facts
 from crossproof.report.plots import Panel
@@ -63,11 +69,13 @@ def write_report(
     pairs = [] if measured is None else of_page(measured.runs, runs)
     plots = _plots(runs, points, pairs, clusters, attribution)
     ratios = {} if measured is None else measured.ratios
+    tables = result_tables({run.name: run.figures for run in runs})
     page = page_template("report.html.jinja").render(
         summary=summarise(results, runs),
         model=results.model,
         runs=runs,
-        groups=result_tables({run.name: run.figures for run in runs}),
+        groups=[table for table in tables if table.title != KEPT],
+        kept=[table for table in tables if table.title == KEPT],
         mids=mids(runs),
         plots=plots,
         objectives=[(name, MARKS[mark], at) for name, mark, at in published_legend(points)],
@@ -104,6 +112,7 @@ def _plots(
         "trade-off": trade_off_panels(runs, points),
         "fidelity": fidelity,
         "block": blocks,
+        "keep": keep_panels(runs),
         "share": share_panels(runs),
         "fvu": fvu_panels(runs),
         "matrix": _matrices(measured),

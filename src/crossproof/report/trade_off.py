@@ -41,8 +41,12 @@ def published_legend(points: Points) -> list[tuple[str, str, str]]:
 
 
 def trade_off_panels(runs: Sequence[ShownRun], points: Points) -> list[Panel]:
-    """A point a run; none if there is nothing to compare a single run with."""
+    """A point a run; none if there is nothing to compare a single run with.
+
+    Left out are dictionaries upstream of their MLPs, whose Φ of all latents is 1 by construction.
+    """
     shown = [run for run in runs if run.figures.fidelity("none") is not None]
+    shown = [run for run in shown if run.figures.whole_mid == "exact_mid"]
     if not shown or len(shown) + len(points) < 2:
         return []
     figure = plain_figure(440, hovermode="closest")

@@ -33,7 +33,7 @@ def summarise(results: RunEvaluation, runs: Sequence[ShownRun]) -> Summary:
 
 def headline(first: ShownRun, other: ShownRun) -> str:
     """The effect on Φ(keep-largest), named for what it is."""
-    every = [run.figures.fidelity("none") for run in (first, other)]
+    every = _whole(first, other) or (None, None)
     before, after = (run.figures.fidelity("keep-largest") for run in (first, other))
     if before is None or after is None:
         return headline_alone(other)
@@ -85,15 +85,15 @@ def compared(results: RunEvaluation, runs: Sequence[ShownRun]) -> str:
 def comparison(first: ShownRun, other: ShownRun) -> Iterator[str]:
     """What `other` gained over `first`, and at what cost."""
     keep = _both(first.figures.fidelity("keep-largest"), other.figures.fidelity("keep-largest"))
-    every = _both(first.figures.fidelity("none"), other.figures.fidelity("none"))
+    every = _whole(first, other)
     if keep:
         yield (
             f"Keeping only the largest latent at each token and neuron, Φ is {cell(keep[1])} in "
             f"“{other.name}” against {cell(keep[0])} in “{first.name}”{_certainty(*keep)}."
         )
     if every:
-        yield f"With all latents kept, {_change('Φ', *every)}: {_cost(*every)}."
-    if keep and every:
+        yield f"With all latents kept{_beside(other)}, {_change('Φ', *every)}: {_cost(*every)}."
+    if keep and every and other.figures.whole_mid == "exact_mid":
         yield from _ratio(*keep, *every)
     if fvu := _both(first.figures.figure("fvu"), other.figures.figure("fvu")):
         at_mlp = _both(first.figures.figure("fvu_mlp_in"), other.figures.figure("fvu_mlp_in"))
@@ -108,16 +108,16 @@ def comparison(first: ShownRun, other: ShownRun) -> Iterator[str]:
 def alone(run: ShownRun) -> Iterator[str]:
     """One run's figures, with nothing to compare them to."""
     figures = run.figures
-    keep, every = figures.fidelity("keep-largest"), figures.fidelity("none")
+    keep, every = figures.fidelity("keep-largest"), figures.fidelity("none", figures.whole_mid)
     if keep is not None and every is not None:
         yield (
             f"Keeping only the largest latent at each token and neuron, Φ is {cell(keep)}; with "
-            f"all latents kept it is {cell(every)}."
+            f"all latents kept{_beside(run)} it is {cell(every)}."
         )
     else:
         yield (
-            "This crosscoder reads no MLP input, so no latent could be ablated inside an MLP and "
-            "there is no Φ."
+            "No MLP was measured that reads this crosscoder, so no latent could be ablated inside "
+            "an MLP and there is no Φ."
         )
     if (fvu := figures.figure("fvu")) is not None:
         yield f"The fraction of variance left unexplained (FVU) is {cell(fvu)}."
@@ -130,12 +130,14 @@ def percent(value: Estimate) -> str:
 
 def _cards(runs: Sequence[ShownRun]) -> Iterator[Row]:
     higher, every = "higher is better", [run.figures for run in runs]
-    keep, none = (
-        tuple(figures.fidelity(scheme) for figures in every) for scheme in ("keep-largest", "none")
-    )
+    whole = {
+        mid: tuple(f.fidelity("none", mid) if f.whole_mid == mid else None for f in every)
+        for mid in ("exact_mid", "mean_rest")
+    }
     rows = (
-        Row("Φ, only the largest latent", keep, higher),
-        Row("Φ, all latents", none, higher),
+        Row("Φ, only the largest latent", tuple(f.fidelity("keep-largest") for f in every), higher),
+        Row("Φ, all latents", whole["exact_mid"], higher),
+        Row("Φ, all latents, mean rest", whole["mean_rest"], higher),
         Row("FVU", tuple(figures.figure("fvu") for figures in every), "lower is better"),
     )
     yield from (row for row in rows if any(row.values))
@@ -177,6 +179,18 @@ def _cost(before: Estimate, after: Estimate) -> str:
 
 def _certainty(before: Estimate, after: Estimate) -> str:
     return "; the intervals overlap, so this may be chance" if before.overlaps(after) else ""
+
+
+def _whole(first: ShownRun, other: ShownRun) -> tuple[Estimate, Estimate] | None:
+    """Φ of all latents in both, where it means the same."""
+    mid = other.figures.whole_mid
+    if first.figures.whole_mid != mid:
+        return None
+    return _both(first.figures.fidelity("none", mid), other.figures.fidelity("none", mid))
+
+
+def _beside(run: ShownRun) -> str:
+    return " and the rest of the stream at its mean" if run.figures.whole_mid == "mean_rest" else ""
 
 
 def _both(before: Estimate | None, after: Estimate | None) -> tuple[Estimate, Estimate] | None:
