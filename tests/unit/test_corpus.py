@@ -161,3 +161,22 @@ def test_positions_with_special_tokens_do_not_count() -> None:
     scored = scored_positions(tokens, {0, 2})
     assert scored.tolist() == [[False, True, True], [False, False, False]]
     assert scored_positions(tokens, frozenset()).tolist() == [[False, True, True]] * 2
+
+
+def test_token_files_that_hold_no_table_of_integers_are_refused(
+    gpt_neo: LanguageModel, tmp_path: Path
+) -> None:
+    def refused(name: str, said: str) -> None:
+        with pytest.raises(CrossproofError, match=said):
+            read_sequences(str(tmp_path / name), gpt_neo, 8)
+
+    np.savez(tmp_path / "archive.npz", a=np.ones(100, dtype=int))
+    (tmp_path / "archive.npz").rename(tmp_path / "archive.npy")
+    refused("archive.npy", "is an archive")
+    header = b"{'descr': '<i8', 'fortran_order': False, 'shape': (10000000000000,), }".ljust(117)
+    (tmp_path / "huge.npy").write_bytes(b"\x93NUMPY\x01\x00\x76\x00" + header + b"\n")
+    refused("huge.npy", "is damaged")
+    for at, dtype in enumerate((torch.bool, torch.complex64, torch.float16)):
+        save_file({"train": torch.ones(100, dtype=dtype)}, tmp_path / f"{at}.safetensors")
+        refused(f"{at}.safetensors", "a list or a table of integers")
+    refused("x" * 5000 + ".npy", "There is no corpus")

@@ -15,6 +15,7 @@ from typing import Any
 
 import datasets
 import pyarrow
+import pyarrow.parquet as parquet
 import pytest
 
 from crossproof.activations import columns
@@ -261,3 +262,24 @@ def test_options_that_do_not_suit_are_refused(tmp_path: Path) -> None:
     assert "no text file" in refusal(tmp_path / "b.txt")
     folder = DocumentSource.parse("hf:a,b,split=c,column=d e")
     assert folder == DocumentSource("a,b", True, split="c", column="d e")
+
+
+@pytest.mark.parametrize("text", ["null", "\ufeff null\nnull", "null\n" + '{"text": "a"}'])
+def test_json_that_begins_with_null_is_refused(tmp_path: Path, text: str) -> None:
+    """Its readers would not raise: pyarrow stops the process."""
+    (tmp_path / "train.json").write_text(text)
+    assert "begins with null" in refusal(tmp_path / "train.json")
+    assert "begins with null" in refusal(f"hf:{tmp_path}")
+
+
+def test_tables_without_rows_say_so(tmp_path: Path) -> None:
+    parquet.write_table(
+        pyarrow.table({"text": pyarrow.array([], pyarrow.string())}), tmp_path / "a.parquet"
+    )
+    assert "has no rows" in refusal(tmp_path / "a.parquet")
+
+
+def test_names_that_no_file_can_have_are_missing_files(tmp_path: Path) -> None:
+    for name in ("x" * 5000 + ".txt", "x" * 5000 + ".parquet", "a\0b.jsonl"):
+        assert "no text file" in refusal(name)
+    assert "cannot be read" in refusal(f"hf:/{'x' * 5000}")

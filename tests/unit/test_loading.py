@@ -121,6 +121,15 @@ def test_fp8_weights_are_unpacked(folder: Path) -> None:
     torch.testing.assert_close(model.mlp(0).W_in, W_in, rtol=1e-6, atol=0)
 
 
+def test_weights_of_integers_are_refused(folder: Path) -> None:
+    """Without the configuration's word their scales would be lost: 100 times too large here."""
+    weights = load_file(folder / WEIGHTS)
+    name = "model.layers.0.mlp.up_proj.weight"
+    weights[name] = (100 * weights[name]).to(torch.int8)
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    assert f"quantised ('{name}' holds I8)" in refusal(folder)
+
+
 def test_quantised_and_absent_weights_in_memory_are_refused(folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder)
     weight = torch.nn.Parameter(torch.zeros(4, dtype=torch.uint8), requires_grad=False)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import glob
 import logging
 import os
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from logging.handlers import BufferingHandler
 from pathlib import Path
@@ -60,7 +61,7 @@ def _opened(source: DocumentSource) -> Dataset:
     path = Path(os.path.expanduser(source.name))
     if not source.name:
         raise CrossproofError("'hf:' names no data set: give hf:NAME, or hf:FOLDER.")
-    if path.is_file():
+    if os.path.isfile(path):
         if path.suffix not in TABLES:
             raise CrossproofError(
                 f"'{source}' is not a file of a known kind; use {', '.join(TABLES)}."
@@ -69,21 +70,35 @@ def _opened(source: DocumentSource) -> Dataset:
             raise CrossproofError(f"'{source}' is empty: give another.")
         # pandas takes the words NA, None and null for missing values.
         as_it_is = {"keep_default_na": False} if path.suffix == ".csv" else {}
+        _refuse_null([path], source)
         files = glob.escape(os.path.abspath(path))
         return load_dataset(TABLES[path.suffix], data_files=files, split="train", **as_it_is)
-    if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+    if any(os.path.isfile(path / name) for name in ("state.json", "dataset_dict.json")):
         saved = load_from_disk(str(path))
         splits = saved if isinstance(saved, DatasetDict) else {str(saved.split or "train"): saved}
         if source.split not in splits:
             raise ValueError(f"Unknown split '{source.split}', only {list(splits)}")
         return splits[source.split]
-    if path.is_dir() and glob.has_magic(str(path)):
+    if os.path.isdir(path) and glob.has_magic(str(path)):
         raise CrossproofError(
             f"The folder '{source}' has *, ? or [ in its name, which `datasets` takes for a "
             f"pattern: rename it."
         )
-    name = os.path.abspath(path) if path.is_dir() else source.name
+    if os.path.isdir(path):
+        _refuse_null(path.rglob("*.json*"), source)
+    name = os.path.abspath(path) if os.path.isdir(path) else source.name
     return load_dataset(name, source.config, split=source.split)
+
+
+def _refuse_null(files: Iterable[Path], source: DocumentSource) -> None:
+    """Refuses JSON that begins with null: of such files pyarrow stops the whole process."""
+    for file in files:
+        if file.suffix not in (".json", ".jsonl") or not file.is_file():
+            continue
+        with file.open("rb") as opened:
+            begin = opened.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()
+        if begin.startswith(b"null"):
+            raise CrossproofError(f"'{file.name}' of '{source}' begins with null: give objects.")
 
 
 @contextmanager
@@ -121,15 +136,16 @@ def _sentence(source: DocumentSource, error: BaseException) -> str:
         ("Config name is missing", "has several configurations ({}): add ',config=NAME'"),
         ("BuilderConfig", f"has no configuration '{source.config}', only {{}}"),
         ("corresponds to no data", "has no rows: give another"),
+        ("BatchSize must be greater than 0", "has no rows: give another"),
         ("ataset script", f"needs a loading script, which is never run ({reason}): give files"),
         ("is a gated", "is gated: accept its conditions on its page and log in (`hf auth login`)"),
     ):
-        if words in said:
+        if words in said or words in reason:
             return f"'{source}' {sentence.format(_listed(said))}."
     if isinstance(error, OSError) and error.errno in _UNWRITABLE:
         return f"'{source}' cannot be cached ({reason}): set HF_HOME to a writable folder."
     away = "check the name, or the network, or log in (`hf auth login`)"
-    remedy = "restore it" if Path(source.name).exists() else away
+    remedy = "restore it" if os.path.exists(source.name) else away
     return f"{where} cannot be read ({reason}): {remedy}."
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
@@ -21,13 +22,17 @@ from crossproof.activations.config import Split as Split
 from crossproof.activations.documents import read_documents
 from crossproof.activations.rows import document_rows
 from crossproof.activations.sources import DATASETS_PREFIX, LINES, TABLES, DocumentSource
-from crossproof.errors import CrossproofError
+from crossproof.errors import CrossproofError, first_line
 from crossproof.lm import LanguageModel
 from crossproof.result import ABSENT
 
 BUNDLED = "bundled"
 _SUFFIXES = ", ".join((*LINES, *TABLES, ".safetensors", ".npy"))
 _DOCUMENTS_AT_ONCE = 1000
+_INTEGERS = (
+    *(torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+)
 
 
 def read_sequences(
@@ -113,7 +118,7 @@ class TextSlice:
 
 
 def _existing(path: Path, source: str) -> Path:
-    if not path.is_file():
+    if not os.path.isfile(path):  # False, too, for names that no file can have
         raise CrossproofError(
             f"There is no corpus '{source}'; give '{BUNDLED}', a file ({_SUFFIXES}) or "
             f"'{DATASETS_PREFIX}NAME'."
@@ -127,7 +132,8 @@ def _from_safetensors(path: Path, split: Split) -> Tensor:
             names = sorted(packed.keys())
             if split not in names:
                 raise CrossproofError(
-                    f"The token file '{path}' has no split '{split}', only {', '.join(names)}."
+                    f"The token file '{path}' has no split '{split}', only "
+                    f"{', '.join(names) or 'none'}."
                 )
             return _tokens(packed.get_tensor(split), str(path))
     except SafetensorError as error:
@@ -136,16 +142,20 @@ def _from_safetensors(path: Path, split: Split) -> Tensor:
 
 def _from_npy(path: Path) -> Tensor:
     try:
-        tokens = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise CrossproofError(f"The token file '{path}' is damaged: {error}") from error
+        tokens = np.load(path, mmap_mode="r", allow_pickle=False)  # a false shape asks for nothing
+    except (ValueError, EOFError, OSError, OverflowError, zipfile.BadZipFile) as error:
+        raise CrossproofError(
+            f"The token file '{path}' is damaged: {first_line(error)}."
+        ) from error
+    if not isinstance(tokens, np.ndarray):
+        raise CrossproofError(f"The token file '{path}' is an archive (.npz): give one array.")
     if tokens.dtype.kind not in "iu":
         raise CrossproofError(f"The token file '{path}' holds {tokens.dtype}, not integers.")
     return _tokens(torch.from_numpy(tokens.astype(np.int64)), str(path))
 
 
 def _tokens(tokens: Tensor, source: str) -> Tensor:
-    if tokens.is_floating_point() or tokens.dim() not in (1, 2):
+    if tokens.dtype not in _INTEGERS or tokens.dim() not in (1, 2):
         raise CrossproofError(f"The token file '{source}' must hold a list or a table of integers.")
     return tokens
 

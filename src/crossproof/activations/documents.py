@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import re
 import warnings
 import zlib
@@ -30,7 +31,7 @@ def read_documents(source: str | Path) -> Iterator[str]:
     file, and the line, column or split where something is wrong, and where no row has text.
     """
     parsed = DocumentSource.parse(source)
-    if not parsed.data_set and not Path(parsed.name).is_file():
+    if not parsed.data_set and not os.path.isfile(parsed.name):
         raise CrossproofError(f"There is no text file '{parsed}': check the path.")
     if parsed.kind == ".txt":
         documents: Iterable[str | None] = _from_text(Path(parsed.name))

@@ -59,7 +59,7 @@ def load_model(
             return _in_memory(name_or_path, device, known, tokenizer)
     if not isinstance(name_or_path, str | Path):
         raise CrossproofError(
-            f"A {type(name_or_path).__name__} is no causal language model of transformers; give "
+            f"{type(name_or_path).__name__} is no causal language model of transformers; give "
             f"one, or a name or path (of peft's models, what `merge_and_unload` gives)."
         )
     options = _Options(device or "cpu", known or torch.float32, tokenizer, trust_remote_code)

@@ -135,7 +135,7 @@ def _check_size(source: Source, config: PreTrainedConfig, trust_remote_code: boo
     if not files:
         return
     try:
-        tensors = sum(len(safe_open(path, "pt").keys()) for path in files)
+        tensors = sum(_count_plain(safe_open(path, "pt"), source.name) for path in files)
     except (OSError, SafetensorError):
         return  # said when they are read
     layers = getattr(config, "num_hidden_layers", 0)
@@ -151,6 +151,19 @@ def _check_size(source: Source, config: PreTrainedConfig, trust_remote_code: boo
             f"The config.json of '{source.name}' describes a far larger model than the weights "
             f"beside it; copy both again, from one place."
         )
+
+
+def _count_plain(tensors: Any, name: str) -> int:
+    """How many tensors a file holds; CrossproofError if a weight among them is of integers.
+
+    Read into a plain model these would be taken for the numbers that they stand for.
+    """
+    keys = list(tensors.keys())
+    for key in keys:
+        stored = tensors.get_slice(key).get_dtype() if key.endswith(".weight") else ""
+        if stored.startswith(("I", "U")):
+            raise _quantised(name, f"'{key}' holds {stored}")
+    return len(keys)
 
 
 def _check_complete(model: PreTrainedModel, name: str, report: dict[str, Any]) -> None:
