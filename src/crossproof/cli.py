@@ -93,6 +93,8 @@ def _unforeseen(error: Exception, given: Sequence[str]) -> str:
     """
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.strerror}: '{error.filename}'; give another path, or free it."
+    if isinstance(error, ValueError) and "null byte" in str(error):
+        return "A path holds a null byte, which no path can: give another."
     if isinstance(error, MemoryError) or _MEMORY.search(str(error)):
         return f"There is not enough memory ({first_line(error)}): ask for less at a time."
     told = (

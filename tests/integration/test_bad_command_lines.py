@@ -170,7 +170,8 @@ def test_texts_that_are_none_are_refused(command: str, places: dict[str, str]) -
 @pytest.mark.parametrize("command", slowly(OUTS, ("audit", "measure", "attribute")))
 def test_folders_that_cannot_be_written_are_refused(command: str, places: dict[str, str]) -> None:
     folder = places["folder"]
-    for name in (f"{folder}/junk", f"{folder}/junk/below", f"{folder}/{'x' * 300}"):
+    assert "--out is empty" in refused(command, OUTS[command], places, "")
+    for name in (f"{folder}/junk", f"{folder}/junk/below", f"{folder}/{'x' * 300}", "a\0b"):
         if command == "demo" and name != f"{folder}/junk":
             continue  # it would load the bundled model first
         refused(command, OUTS[command], places, name)

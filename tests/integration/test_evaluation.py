@@ -50,8 +50,9 @@ def rough(model: LanguageModel) -> Crosscoder:
 
 
 def run(model: LanguageModel, crosscoder: Crosscoder, **options: Any) -> dict[str, Any]:
+    tokens = options.pop("tokens", sequences())
     settings = EvaluationOptions(resamples=options.pop("resamples", 50), **options)
-    result = evaluate(model, crosscoder, sequences(), settings)
+    result = evaluate(model, crosscoder, tokens, settings)
     assert EvaluationResult.from_json(result.to_json()).to_json() == result.to_json()
     return {key: value for key, value in result.to_json().items() if key != "latents"}
 
@@ -240,6 +241,30 @@ def test_intervals_hold_the_figures(gpt_neo: LanguageModel) -> None:
     result = run(gpt_neo, rough(gpt_neo), resamples=400)
     for name, (low, high) in result["intervals"].items():
         assert low <= result[name] <= high, name
+
+
+def test_text_without_ordinary_tokens_has_no_figures(gpt_neo: LanguageModel) -> None:
+    with pytest.raises(CrossproofError, match="no tokens to evaluate"):
+        run(gpt_neo, rough(gpt_neo), tokens=torch.full((3, LENGTH), END))
+
+
+def test_a_dictionary_that_overflows_has_no_figures(gpt_neo: LanguageModel) -> None:
+    crosscoder = rough(gpt_neo)
+    crosscoder.W_dec.data *= 1e38
+    crosscoder.W_enc.data *= 1e10
+    with pytest.raises(CrossproofError, match="NaN or infinity: check the crosscoder's weights"):
+        run(gpt_neo, crosscoder)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_dictionary_in_half_precision_has_figures_in_float32(
+    gpt_neo: LanguageModel, dtype: torch.dtype
+) -> None:
+    """Those of its weights as they are, with nothing rounded besides."""
+    half = rough(gpt_neo).to(dtype)
+    expected = run(gpt_neo, rough(gpt_neo).to(dtype).float())
+    assert run(gpt_neo, half) == expected
+    assert half.b_dec.dtype == dtype  # the user's own is left alone
 
 
 def test_one_sequence_is_too_few(gpt_neo: LanguageModel) -> None:

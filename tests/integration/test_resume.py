@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 from tiny_models import gpt_neo, save_model, tuned_gpt_neo
 
 from crossproof import CrosscoderConfig, Objective, Optimisation, RunConfig
@@ -105,6 +106,13 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def spoil(path: Path) -> None:
+    tensors = load_file(path)
+    save_file(
+        {k: v * float("nan") if v.is_floating_point() else v for k, v in tensors.items()}, path
+    )
+
+
 HARMLESS: dict[str, Callable[[Path], Any]] = {
     "nothing": lambda run: None,
     "torn last line": lambda run: (run / "penalised/metrics.jsonl").open("a").write('{"step": '),
@@ -175,6 +183,8 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda run: edit(run / "config.json", objective={"keep_largest": "10"}),
         "strength of 'keep_largest' is '10'",
     ),
+    "NaN": (lambda run: spoil(checkpoint(run) / "training.safetensors"), "holds NaN"),
+    "another context": (lambda run: edit(run / "config.json", context=8), r"\(context was 16\)"),
     "longer": (lambda run: edit(run / "config.json", steps=12), r"\(steps was 6\)"),
     "another seed": (lambda run: edit(run / "config.json", seed=1), r"\(seed was 0\)"),
     "other size": (

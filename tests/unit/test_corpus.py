@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,3 +182,16 @@ def test_token_files_that_hold_no_table_of_integers_are_refused(
         save_file({"train": torch.ones(100, dtype=dtype)}, tmp_path / f"{at}.safetensors")
         refused(f"{at}.safetensors", "a list or a table of integers")
     refused("x" * 5000 + ".npy", "There is no corpus")
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    refused("objects.npy", "never unpickled")
+    (tmp_path / "pointer.npy").write_text("version https://git-lfs.github.com/spec/v1\n")
+    refused("pointer.npy", "Git LFS pointer")
+
+
+@pytest.mark.parametrize("option", [{"split": "test"}, {"rows": "sideways"}])
+def test_splits_and_rows_of_other_names_are_refused(
+    gpt_neo: LanguageModel, option: dict[str, Any]
+) -> None:
+    unchecked = inspect.unwrap(read_sequences)  # as users have it, without types checked
+    with pytest.raises(CrossproofError, match="give one of"):
+        unchecked("bundled", gpt_neo, 8, **option)

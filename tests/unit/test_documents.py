@@ -272,6 +272,13 @@ def test_json_that_begins_with_null_is_refused(tmp_path: Path, text: str) -> Non
     assert "begins with null" in refusal(f"hf:{tmp_path}")
 
 
+@pytest.mark.parametrize("ending", ["txt", "jsonl", "csv", "parquet"])
+def test_what_git_lfs_left_in_a_files_place_is_no_text(tmp_path: Path, ending: str) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    (tmp_path / f"a.{ending}").write_text(pointer)
+    assert "is a Git LFS pointer: run `git lfs pull`" in refusal(tmp_path / f"a.{ending}")
+
+
 def test_tables_without_rows_say_so(tmp_path: Path) -> None:
     parquet.write_table(
         pyarrow.table({"text": pyarrow.array([], pyarrow.string())}), tmp_path / "a.parquet"

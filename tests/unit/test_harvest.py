@@ -10,6 +10,7 @@ from tiny_models import CONTEXT, D_MODEL, END, gpt_neo, random_tokens, save_mode
 from torch import Tensor
 
 from crossproof.activations import Harvest, scored_positions
+from crossproof.activations.config import PositionRule
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel, load_model
 
@@ -105,6 +106,11 @@ def test_a_buffer_larger_than_the_corpus_holds_the_epoch(gpt_neo: LanguageModel)
     batches = [harvest.batch(step) for step in range(len(harvest))]
     found = nearest_rows(torch.cat(batches), expected(gpt_neo, corpus()))
     assert len(found.unique()) == len(found)
+
+
+def test_a_corpus_without_scored_tokens_says_why(gpt_neo: LanguageModel) -> None:
+    with pytest.raises(CrossproofError, match="no scored token: all are BOS"):
+        make(gpt_neo, positions=PositionRule(skip_first=1000))
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,7 @@ DAMAGE = {
     ),
     "NaN": (lambda f: retensor(f, b_enc=torch.full((12,), torch.nan)), "b_enc holds NaN"),
     "infinite": (lambda f: retensor(f, b_enc=torch.full((12,), torch.inf)), "b_enc holds infinite"),
+    "no scale": (lambda f: retensor(f, scale=torch.zeros(3)), "scale holds a number that is not"),
     "whole numbers": (
         lambda f: retensor(f, b_enc=torch.ones(12, dtype=torch.int64)),
         "numbers of type torch.int64",

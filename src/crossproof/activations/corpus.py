@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from crossproof.activations.config import RowKind as RowKind
 from crossproof.activations.config import Split as Split
-from crossproof.activations.documents import read_documents
+from crossproof.activations.documents import read_documents, refuse_pointer
 from crossproof.activations.rows import document_rows
 from crossproof.activations.sources import DATASETS_PREFIX, LINES, TABLES, DocumentSource
 from crossproof.errors import CrossproofError, first_line
@@ -53,6 +54,12 @@ def read_sequences(
     tokenizer.
     """
     source = os.fspath(source)
+    for what, value, known in (
+        ("split", split, get_args(Split)),
+        ("rows", rows, get_args(RowKind)),
+    ):
+        if value not in known:
+            raise CrossproofError(f"{what} is {value!r}: give one of {', '.join(known)}.")
     if context < 2 or context > model.context:
         raise CrossproofError(
             f"A context of {context} tokens does not suit '{model.name}'; choose 2 to "
@@ -123,6 +130,7 @@ def _existing(path: Path, source: str) -> Path:
             f"There is no corpus '{source}'; give '{BUNDLED}', a file ({_SUFFIXES}) or "
             f"'{DATASETS_PREFIX}NAME'."
         )
+    refuse_pointer(path)
     return path
 
 
@@ -144,6 +152,13 @@ def _from_npy(path: Path) -> Tensor:
     try:
         tokens = np.load(path, mmap_mode="r", allow_pickle=False)  # a false shape asks for nothing
     except (ValueError, EOFError, OSError, OverflowError, zipfile.BadZipFile) as error:
+        if "pickle" in str(error) or "Python objects" in str(
+            error
+        ):  # what numpy advises would run whatever the file holds
+            raise CrossproofError(
+                f"The token file '{path}' is damaged, or holds pickled objects, which are never "
+                f"unpickled: give an array of integers."
+            ) from error
         raise CrossproofError(
             f"The token file '{path}' is damaged: {first_line(error)}."
         ) from error

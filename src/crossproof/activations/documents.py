@@ -16,6 +16,7 @@ from typing import Any
 
 from crossproof.activations.sources import DocumentSource, other_columns
 from crossproof.errors import CrossproofError, CrossproofWarning, first_line
+from crossproof.lm.sources import LFS
 
 SEPARATOR = "<|endoftext|>"
 _COMPRESSED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -33,6 +34,8 @@ def read_documents(source: str | Path) -> Iterator[str]:
     parsed = DocumentSource.parse(source)
     if not parsed.data_set and not os.path.isfile(parsed.name):
         raise CrossproofError(f"There is no text file '{parsed}': check the path.")
+    if not parsed.data_set:
+        refuse_pointer(Path(parsed.name))
     if parsed.kind == ".txt":
         documents: Iterable[str | None] = _from_text(Path(parsed.name))
     elif parsed.kind == ".jsonl":
@@ -62,6 +65,14 @@ def _present(documents: Iterable[str | None], source: str) -> Iterator[str]:
 def well_formed(text: str) -> str:
     """The text with U+FFFD for every lone surrogate, which tokenizers do not take."""
     return _SURROGATE.sub("\ufffd", text)
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raises CrossproofError for what Git LFS leaves in a file's place until it downloads it."""
+    with path.open("rb") as opened:
+        pointer = opened.read(len(LFS)) == LFS
+    if pointer:
+        raise CrossproofError(f"'{path}' is a Git LFS pointer: run `git lfs pull` in its folder.")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -188,6 +188,11 @@ class Harvest:
 
     def _check_sizes(self) -> None:
         total, longest = int(self._counts.sum()), int(self._counts.max())
+        if total == 0:
+            raise CrossproofError(
+                "The corpus has no scored token: all are BOS, EOS or padding, or among the first "
+                "of their row, which are skipped; give another text or longer rows, or skip fewer."
+            )
         if total < self.batch_tokens:
             raise CrossproofError(
                 f"The corpus has {total} scored tokens, fewer than one batch of "

@@ -28,6 +28,7 @@ from crossproof.auditing.result import (
 )
 from crossproof.auditing.scores import TokenTable, token_table
 from crossproof.auditing.texts import TextRows, text_rows
+from crossproof.crosscoder.encode import for_figures
 from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
 from crossproof.crosscoder.store import Provenance, save_crosscoder
 from crossproof.errors import CrossproofError
@@ -61,7 +62,7 @@ def audit(
     model: LanguageModel,
     trusted: str | Sequence[str],
     suspect: str | Sequence[str],
-    crosscoder: Crosscoder | Path | None = None,
+    crosscoder: Crosscoder | Path | str | None = None,
     settings: AuditSettings = AuditSettings(),  # noqa: B008  (frozen)
     output: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
@@ -75,8 +76,12 @@ def audit(
     crosscoder of another model.
     """
     check_audit(settings)
-    given = _opened(model, crosscoder) if isinstance(crosscoder, Path) else crosscoder
-    origin = "trained here" if crosscoder is None else "given in memory"
+    given: Crosscoder | None = None
+    origin = "trained here"
+    if isinstance(crosscoder, str | Path):
+        given, origin = _opened(model, Path(crosscoder)), str(crosscoder)
+    elif crosscoder is not None:
+        given, origin = for_figures(crosscoder), "given in memory"
     usual = text_rows(trusted, model, settings.context, "train")
     odd = text_rows(suspect, model, settings.context, "held_out")
     parts = dealt(usual.tokens, given is None, settings.seed)
@@ -96,7 +101,7 @@ def audit(
             **asdict(settings),
             trusted=usual.source,
             suspect=odd.source,
-            crosscoder=str(crosscoder) if isinstance(crosscoder, Path) else origin,
+            crosscoder=origin,
         ),
         trusted=TrustedTexts(len(usual), usual.cut, *map(len, vars(parts).values())),
         suspect=SuspectTexts(len(odd), odd.cut),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Any, Literal, get_args, get_type_hints
 
 import tyro
 from tyro.constructors import (
@@ -36,7 +37,7 @@ LIMITS = {
     **dict.fromkeys(("sequences", "context", "tokens", "steps", "points", "nodes", "top"), ONE),
     **dict.fromkeys(("batch_tokens", "buffer_batches", "checkpoint_every", "log_every"), ONE),
     **dict.fromkeys(("evaluation_sequences", "n_latents", "k", "groups", "dead_after"), ONE),
-    **dict.fromkeys(("seeds", "questions", "latents", "llm_timeout", "llm_rate"), ONE),
+    **dict.fromkeys(("seeds", "latents", "llm_timeout", "llm_rate"), ONE),
     **dict.fromkeys(("warmup", "decay", "penalty_warmup", "penalty_delay", "max_frequency"), SHARE),
     **{"penalty_fraction": (1e-6, 1), "beta1": (0, 0.999999), "beta2": (0, 0.999999)},
     **{"threads": (0, 1024), "seed": (0, 2**32 - 1), "blocks": (-1, 2**53)},
@@ -49,8 +50,10 @@ OTHERS = (0, 2**53)
 def parse(kind: Any, command: str, arguments: Sequence[str], default: Any = None) -> Any:
     """Options of `kind` from the command line; nested options have flat names (`--steps`).
 
-    Raises CrossproofError for a number that an option cannot take.
+    Raises CrossproofError for a number that an option cannot take, and for an empty --out.
     """
+    if any(pair == ("--out", "") for pair in pairwise(arguments)) or "--out=" in arguments:
+        raise CrossproofError("--out is empty: give a folder ('.' is this one).")
     defaults = {} if default is None else {"default": default}
     options = tyro.cli(
         kind,
@@ -65,22 +68,24 @@ def parse(kind: Any, command: str, arguments: Sequence[str], default: Any = None
         if not least <= value <= most:
             raise CrossproofError(
                 f"--{name.replace('_', '-')} is {value}: give a number from {least} "
-                + ("up." if most == OTHERS[1] else f"to {most}.")
+                + ("up." if most == OTHERS[1] and not value > most else f"to {most}.")
             )
     return options
 
 
 def _numbers(options: Any) -> Iterator[tuple[str, float]]:
-    """Every number among the options by name, those of nested options too."""
+    """Every number among the options by its option's name, those of nested options too."""
     if isinstance(options, Objective):
         yield from options.strengths().items()
         return
+    hints = get_type_hints(type(options), include_extras=True)
     for field in fields(options):
         value = getattr(options, field.name)
         if is_dataclass(value) or isinstance(value, Objective):
             yield from _numbers(value)
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield field.name, value
+            spelt = (getattr(each, "name", None) for each in get_args(hints[field.name])[1:])
+            yield next(filter(None, spelt), field.name).replace("-", "_"), value
 
 
 def _current(argument: str) -> str:

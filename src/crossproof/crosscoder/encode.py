@@ -6,6 +6,7 @@ It stands beside the dictionary because a batch's latents are the dictionary's.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -74,6 +75,12 @@ class EncodedBatch:
         values = flat.new_zeros(self.tokens.shape)
         values[self.scored] = flat
         return values
+
+
+def for_figures(crosscoder: Crosscoder) -> Crosscoder:
+    """The crosscoder, or a float32 copy of one in half precision: figures are float32 at least."""
+    half = crosscoder.b_dec.dtype in (torch.bfloat16, torch.float16)
+    return copy.deepcopy(crosscoder).float() if half else crosscoder
 
 
 def encode_batches(

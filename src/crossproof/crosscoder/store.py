@@ -168,10 +168,14 @@ def _hookpoints(content: Mapping[str, Any]) -> Hookpoints:
 def _usable(name: str, tensor: Tensor) -> Tensor:
     """Floating and finite; sparsity rules may have infinite thresholds, kept as the largest number
     (a logarithm that large is as good as infinite)."""
-    if not tensor.is_floating_point() or bool(tensor.isnan().any()):
-        raise TypeError(f"{name} holds NaN or numbers of type {tensor.dtype}")
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name} holds numbers of type {tensor.dtype}")
+    if bool(tensor.isnan().any()):
+        raise TypeError(f"{name} holds NaN")
     if name.startswith("sparsity."):
         return tensor.nan_to_num()
+    if name == "scale" and not bool((tensor > 0).all()):
+        raise TypeError("scale holds a number that is not above 0")
     if bool(tensor.isinf().any()):
         raise TypeError(f"{name} holds infinite numbers")
     return tensor

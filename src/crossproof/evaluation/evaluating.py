@@ -19,7 +19,7 @@ from torch import Tensor
 from crossproof.activations.config import MASSIVE
 from crossproof.activations.massive import survey_norms
 from crossproof.activations.positions import within_limits
-from crossproof.crosscoder.encode import ALL, encode_batches
+from crossproof.crosscoder.encode import ALL, encode_batches, for_figures
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.keep_curve import keep_counts, kept_losses
@@ -60,6 +60,7 @@ def evaluate(
     `sequences` are tokens [S, T], held out from training. `progress` is called with sequences
     done and their number. Raises CrossproofError if there are fewer than two sequences.
     """
+    crosscoder = for_figures(crosscoder)
     tally = tally_sequences(model, crosscoder, sequences, options, progress)
     return summarise(model, crosscoder, tally, options)
 

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crossproof.crosscoder.encode import EncodedBatch, encode_batches
+from crossproof.crosscoder.encode import EncodedBatch, encode_batches, for_figures
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.intervals import Sums
@@ -59,6 +59,7 @@ def tally_interactions(
     `progress` is called with sequences done and their number. Raises CrossproofError if there are
     no tokens, or no MLP reads the crosscoder.
     """
+    crosscoder = for_figures(crosscoder)
     views = mlp_views(model, crosscoder, mlps)
     running, seconds = Accumulator(), {"encode": 0.0, "interactions": 0.0}
     rows: list[dict[str, NDArray[np.float64]]] = []

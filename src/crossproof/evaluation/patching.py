@@ -63,7 +63,14 @@ def decode_batches(
     also = [*needs_of(views), *map(mlp_out, views)]
     for batch in encode_batches(model, crosscoder, sequences, batch_sequences, also):
         with torch.no_grad():
-            yield DecodedBatch(model, crosscoder, batch, crosscoder.decode(batch.latents))
+            x_hat = crosscoder.decode(batch.latents)
+        if not bool(x_hat.isfinite().all()):
+            raise CrossproofError(
+                "Reconstructions hold NaN or infinity: check the crosscoder's weights, or choose "
+                "another --dtype for the model."
+            )
+        with torch.no_grad():
+            yield DecodedBatch(model, crosscoder, batch, x_hat)
 
 
 def mlp_out(block: int) -> str:

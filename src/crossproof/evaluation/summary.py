@@ -8,6 +8,7 @@ import numpy as np
 
 from crossproof.crosscoder.diffing import diffing_figures, is_joint
 from crossproof.crosscoder.model import Crosscoder
+from crossproof.errors import CrossproofError
 from crossproof.evaluation.contexts import contexts_in, pick_latents
 from crossproof.evaluation.intervals import PartEstimate, Sums, estimate
 from crossproof.evaluation.keep_curve import keep_curve
@@ -32,6 +33,8 @@ def summarise(
 ) -> EvaluationResult:
     """The figures of one crosscoder, and a few of its latents with their contexts."""
     sums = tally.joined()
+    if not sums["tokens"].any():
+        raise CrossproofError("There are no tokens to evaluate: give a text with ordinary tokens.")
     figures = _figures(crosscoder, tally, sums, options)
     names = [crosscoder.hookpoints.names[at] for at in crosscoder.written]
     picked = pick_latents(tally.encoded, crosscoder.n_latents, options.latents)

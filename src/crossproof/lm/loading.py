@@ -64,6 +64,8 @@ def load_model(
         )
     options = _Options(device or "cpu", known or torch.float32, tokenizer, trust_remote_code)
     name = str(name_or_path)
+    if not name:
+        raise CrossproofError(f"No model was given: name one, or '{BUNDLED}' ('.' is this folder).")
     with quiet():
         if adapter is not None:
             return _load(f"{name}{PLUS}{adapter}", name, str(adapter), options)

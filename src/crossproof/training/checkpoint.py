@@ -53,6 +53,9 @@ def load_checkpoint(run: Path, training: Training) -> int:
     manifest = read_json(newest / MANIFEST)
     _check_origin(newest, manifest, training)
     tensors = read_tensors(newest / STATE)
+    for key, tensor in tensors.items():
+        if bool(tensor.isnan().any()):
+            raise CrossproofError(f"'{key}' in {newest} holds NaN: it is damaged, train again.")
     for name, trainer in training.trainers.items():
         prefix = f"{name}/"
         state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -95,18 +98,23 @@ def _check_origin(newest: Path, manifest: Mapping[str, Any], training: Training)
             f"resume with the configuration it was started with."
         )
     origin = _origin(training)
-    for part, name in (("model", training.model.name), ("text", training.config.text)):
-        if manifest.get(part, origin[part]) != origin[part]:  # older checkpoints do not say
-            raise CrossproofError(
-                f"The {part} '{name}' is not what {newest} was trained on (its contents have "
-                f"changed): bring that {part} back, or train from the start with another --out."
-            )
+    # Settings first: another context cuts other rows out of the same text.
     changed = list(_differences(manifest.get("config", {}), origin["config"]))
     if changed:
         raise CrossproofError(
             f"config.json has other settings than {newest} was trained with ("
             f"{', '.join(changed)}): put them back, or train from the start with another --out."
         )
+    named = (
+        ("model", training.model.name, "its contents"),
+        ("text", training.config.text, "its contents or their tokens"),
+    )
+    for part, name, what in named:
+        if manifest.get(part, origin[part]) != origin[part]:  # older checkpoints do not say
+            raise CrossproofError(
+                f"The {part} '{name}' is not what {newest} was trained on ({what} have "
+                f"changed): bring that {part} back, or train from the start with another --out."
+            )
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

@@ -26,7 +26,7 @@ class ImportNotice(UserWarning):
 def import_dictionary(
     path: str | Path | Sequence[str | Path],
     model: LanguageModel,
-    hookpoints: Sequence[str] | None = None,
+    hookpoints: str | Sequence[str] | None = None,
     format: str | None = None,
     centred: bool | None = None,
 ) -> tuple[Crosscoder, Provenance]:
@@ -48,7 +48,7 @@ def import_dictionary(
 def import_dictionaries(
     path: str | Path | Sequence[str | Path],
     model: LanguageModel,
-    hookpoints: Sequence[str] | None = None,
+    hookpoints: str | Sequence[str] | None = None,
     format: str | None = None,
     centred: bool | None = None,
 ) -> dict[str, tuple[Crosscoder, Provenance]]:
@@ -64,12 +64,13 @@ def import_dictionaries(
 def _read(
     path: str | Path | Sequence[str | Path],
     model: LanguageModel,
-    hookpoints: Sequence[str] | None,
+    hookpoints: str | Sequence[str] | None,
     format: str | None,
     centred: bool | None,
 ) -> Iterator[tuple[str, tuple[ForeignDictionary, dict[str, Any]]]]:
     """Each dictionary's name, the dictionary at hookpoints of the model, and where it is from."""
     paths = [path] if isinstance(path, str | Path) else list(path)
+    hookpoints = [hookpoints] if isinstance(hookpoints, str) else hookpoints
     if not paths:
         raise CrossproofError("No dictionaries were given: name at least one folder or file.")
     for base in map(Path, paths):

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from crossproof.crosscoder.encode import for_figures
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.interactions.contributions import MLPDictionary
@@ -76,6 +77,7 @@ def token_bounds(
     `progress` is called with sequences done and their number. Raises CrossproofError if the
     crosscoder lacks hookpoints, or no token has a next one.
     """
+    crosscoder = for_figures(crosscoder)
     views = _views(parts, crosscoder) if which == "both" else {}
     last = last_view(parts, crosscoder)
     costs = CostSums(views or {model.n_blocks - 1: last})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from torch import Tensor
@@ -37,6 +38,8 @@ def read_network(folder: Path | str) -> tuple[Network, PairDomain | SparseDomain
     does not fit the others, and for what `Network` and the domains refuse.
     """
     path = Path(folder) / NETWORK
+    if not os.path.isdir(folder):
+        raise CrossproofError(f"There is no folder {folder}: give one that holds {NETWORK}.")
     tensors = read_tensors(path)
     names = PAIRS if "domain.left" in tensors else SPARSE
     sizes: dict[str, int] = {}
