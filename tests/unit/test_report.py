@@ -242,7 +242,7 @@ def test_the_page_says_which_view_was_used(tmp_path: Path) -> None:
     content["runs"]["penalised"]["views"] = {"0": "MLP input blocks.0.mlp.hook_in"}
     found = page(tmp_path, content)
     assert f"unpenalised: {where}" in found.text
-    assert "penalised: The MLP of block 0 reads the latents in its own input." in found.text
+    assert "penalised: The MLP of block 0 reads the latents at its own input." in found.text
     assert found.text.count("Denominators of norms are those of the model’s own run.") == 1
     content["runs"]["penalised"] |= {"views": {}, "unread": "No MLP reads what it writes."}
     assert "penalised: No MLP reads what it writes." in page(tmp_path, content).text
@@ -259,6 +259,11 @@ def test_many_hookpoints_of_the_stream_are_named_by_their_ends() -> None:
     assert "block 1 reads the latents in the residual stream blocks.0.hook_attn_out and bl" in note
     assert "block 3 reads the latents in the residual stream blocks.0.hook_attn_out to blo" in note
     assert views_note({"one": {}, "other": {}}) == ""
+    inputs = {str(b): f"MLP input blocks.{b}.mlp.hook_in" for b in range(2)}
+    assert (
+        views_note({"one": inputs})
+        == "The MLPs of blocks 0, 1 read the latents at their own inputs."
+    )
 
 
 def test_fidelity_by_latents_kept_is_drawn_beside_its_table(tmp_path: Path) -> None:

@@ -28,20 +28,25 @@ def _read_at(by_block: Mapping[str, str]) -> str:
     blocks: defaultdict[str, list[str]] = defaultdict(list)
     for block, told in by_block.items():
         blocks[_where(told)].append(block)
-    parts = [f"{_mlps(numbers)} the latents in {where}" for where, numbers in blocks.items()]
-    sentence = "; ".join(parts)
-    return f"{sentence[0].upper()}{sentence[1:]}." if parts else ""
+    sentence = "; ".join(_mlps(numbers, where) for where, numbers in blocks.items())
+    return f"{sentence[0].upper()}{sentence[1:]}." if sentence else ""
 
 
 def _where(told: str) -> str:
-    """Without the denominator; of more than two hookpoints the first and the last."""
+    """The stream without the denominator, of many hookpoints the first and the last; "": input."""
     where = told.split(_DENOMINATOR)[0]
     if where.startswith(_AT_INPUT):
-        return "its own input"
+        return ""
     first, *more = where.split(", ")
     return f"the {first} to {more[-1]}" if len(more) > 1 else f"the {' and '.join((first, *more))}"
 
 
-def _mlps(blocks: list[str]) -> str:
-    one, all_of_them = len(blocks) == 1, ", ".join(blocks)
-    return f"the MLP{' of block' if one else 's of blocks'} {all_of_them} read{'s' * one}"
+def _mlps(blocks: list[str], stream: str) -> str:
+    if len(blocks) == 1:
+        return f"the MLP of block {blocks[0]} reads the latents {_at(stream, 'its own input')}"
+    numbers = ", ".join(blocks)
+    return f"the MLPs of blocks {numbers} read the latents {_at(stream, 'their own inputs')}"
+
+
+def _at(stream: str, otherwise: str) -> str:
+    return f"in {stream}" if stream else f"at {otherwise}"
