@@ -287,10 +287,10 @@ def test_the_page_section_has_the_clusters(
     section = clustered_runs(found, runs)
     assert found is not None
     assert section is not None
-    assert [run for run, _ in section.clusters] == runs
+    assert [run for run, *_ in section.clusters] == runs
     ours = replace(found, runs={run.name: found.runs[run.name] for run in runs})
     assert section.tables == ours.judgements()
-    for run, cards in section.clusters:
+    for run, _, cards in section.clusters:
         rows = content["runs"][run.name]["clusters"]
         for shown, row in zip(cards, rows, strict=False):
             assert [m.latent for m in shown.members] == [m["latent"] for m in row["members"]]

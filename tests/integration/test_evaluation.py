@@ -326,5 +326,7 @@ def test_a_dictionary_that_no_mlp_reads_is_evaluated_without_interactions(
     assert result["blocks"] == []
     assert "interaction" not in result
     assert result["ce_recovered"] is not None
+    assert result["unread"] == "No MLP reads what it writes."
+    assert "reads what this dictionary writes" in run(gpt_neo, crosscoder, mlps="all")["unread"]
     with pytest.raises(CrossproofError, match="reads what this dictionary writes"):
-        run(gpt_neo, crosscoder, mlps="all")
+        run(gpt_neo, crosscoder, mlps=(1,))

@@ -85,6 +85,8 @@ def test_every_command_accepts_the_run(chain: Path, capsys: pytest.CaptureFixtur
     measured = json.loads((chain / "measure" / "measure.json").read_text())["runs"]["imported"]
     assert measured["blocks"] == [0, 1]
     assert measured["totals"]["I"]["mean"] > 0
+    page = chain / "evaluation-held_out" / "report.html"
+    assert "Latents that interact" in page.read_text()  # the page is renewed
 
     main(["attribute", str(chain), "--sequences", "2", *common])
     attributed = json.loads((chain / "attribution" / "attribution.json").read_text())
@@ -115,9 +117,10 @@ def test_several_dictionaries_are_a_crosscoder_each(
     assert list(results["runs"]) == names
     main(["measure", *common, "--tokens", "300", "--split", "train"])
     measured = json.loads((run / "measure" / "measure.json").read_text())
-    # The SAE of the stream writes no MLP's input; different blocks are not compared.
+    # No MLP follows the last stream's SAE; different blocks are not compared.
     assert [figures["blocks"] for figures in measured["runs"].values()] == [[0], [1]]
     assert measured["ratios"] == {}
+    assert f"{names[2]} not measured: none of the MLPs reads it." in capsys.readouterr().out
     one = run / names[1] / "crosscoder"
     options = ["--sequences", "2", "--context", "16", "--parts", "last-block"]
     main(["attribute", str(one), *options])
@@ -136,7 +139,7 @@ def test_a_transcoder_is_evaluated_where_it_writes_and_not_measured(
     )
     run, model = tmp_path / "run", str(model_folders["llama"])
     main(["import", str(tmp_path / "t"), "--model", model, "--out", str(run)])
-    assert "Nothing here writes an MLP's input" in capsys.readouterr().out
+    assert "No MLP reads what is written here" in capsys.readouterr().out
     options = [str(run), "--context", "16", "--text", str(text)]
     main(["evaluate", *options, "--sequences", "4"])
     results = json.loads((run / "evaluation-held_out" / "results.json").read_text())

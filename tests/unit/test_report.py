@@ -17,6 +17,7 @@ from crossproof.commands.parsing import parse
 from crossproof.commands.train import Train
 from crossproof.errors import CrossproofError
 from crossproof.evaluation import RunEvaluation
+from crossproof.evaluation.views_note import views_note
 from crossproof.report import write_report
 from crossproof.report.origin import command
 from crossproof.report.runs import runs_of
@@ -240,9 +241,29 @@ def test_the_page_says_which_view_was_used(tmp_path: Path) -> None:
     assert page(tmp_path, content).text.count(where) == 1
     content["runs"]["penalised"]["views"] = {"0": "MLP input blocks.0.mlp.hook_in"}
     found = page(tmp_path, content)
-    assert f"unpenalised: {where}; a norm’s denominator is that of the model’s own" in found.text
-    assert "penalised: The MLP of block 0 reads the latents in its own input." in found.text
+    assert f"unpenalised: {where}" in found.text
+    assert "penalised: The MLP of block 0 reads the latents at its own input." in found.text
+    assert found.text.count("Denominators of norms are those of the model’s own run.") == 1
+    content["runs"]["penalised"] |= {"views": {}, "unread": "No MLP reads what it writes."}
+    assert "penalised: No MLP reads what it writes." in page(tmp_path, content).text
     assert "reads the latents" not in page(tmp_path, results()).text
+
+
+def test_many_hookpoints_of_the_stream_are_named_by_their_ends() -> None:
+    names = [f"blocks.{b}.hook_attn_out" for b in range(4)]
+    views = {
+        str(b): f"residual stream {', '.join(names[: b + 1])}, at the denominator of x"
+        for b in range(4)
+    }
+    note = views_note({"one": views, "other": views})
+    assert "block 1 reads the latents in the residual stream blocks.0.hook_attn_out and bl" in note
+    assert "block 3 reads the latents in the residual stream blocks.0.hook_attn_out to blo" in note
+    assert views_note({"one": {}, "other": {}}) == ""
+    inputs = {str(b): f"MLP input blocks.{b}.mlp.hook_in" for b in range(2)}
+    assert (
+        views_note({"one": inputs})
+        == "The MLPs of blocks 0, 1 read the latents at their own inputs."
+    )
 
 
 def test_fidelity_by_latents_kept_is_drawn_beside_its_table(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ class Audit(AuditSettings):
     file; a .jsonl file has a field "text"); give prompts without the model's answers.
 
       crossproof audit bundled --trusted clean.txt --suspect odd.txt
-      crossproof audit ./my-model --trusted clean.jsonl --suspect odd.jsonl --crosscoder runs/mine
+      crossproof audit gpt2 --trusted clean.txt --suspect odd.txt --crosscoder RUN/NAME/crosscoder
     """
 
     model: Annotated[str, tyro.conf.Positional] = tyro.MISSING

@@ -56,7 +56,7 @@ def run(arguments: Sequence[str], began: float) -> None:
     _ = settings.explainer == "llm" and judging.llm  # raises if its name or package is missing
     # Imported late: what is missing is said before PyTorch is loaded.
     from crossproof.clusters.run import cluster
-    from crossproof.report import refresh_report
+    from crossproof.report import refresh_reports
     from crossproof.report.terminal import console, evaluation_display
     from crossproof.training.machine import keep_freed_memory, thread_setting
 
@@ -68,5 +68,5 @@ def run(arguments: Sequence[str], began: float) -> None:
     for table in result.tables():
         console.print(table.to_rich())
     print(f"Clusters: {options.run / 'clusters' / 'clusters.json'}")
-    if (options.run / "results.json").exists():
-        print(f"Report: {refresh_report(options.run)}")
+    for page in refresh_reports(options.run):
+        print(f"Report: {page}")

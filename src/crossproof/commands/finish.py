@@ -16,7 +16,7 @@ from crossproof.evaluation.run_figures import evaluate_run
 from crossproof.files import make_folder
 from crossproof.interactions.config import mlps_of
 from crossproof.lm import LanguageModel
-from crossproof.report import refresh_report, report_run
+from crossproof.report import refresh_reports, report_run
 from crossproof.report.terminal import evaluation_display, print_tables, say, training_display
 from crossproof.result import Result
 from crossproof.training import distributed
@@ -73,9 +73,8 @@ def finish_run(prepared: Run, began: float) -> None:
 
 
 def show(result: Result, *lines: str, run: Path | None = None) -> None:
-    """Prints a result that is written, and lines about it; renews the report of `run` before."""
-    evaluated = run is not None and (run / "results.json").exists()
-    page = [f"Report: {refresh_report(run)}"] if run is not None and evaluated else []
+    """Prints a result that is written, and lines about it; renews the reports on `run` before."""
+    pages = [] if run is None else [f"Report: {page}" for page in refresh_reports(run)]
     print_tables(result.tables())
-    for line in (*lines, *page):
+    for line in (*lines, *pages):
         say(line)

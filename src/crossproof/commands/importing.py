@@ -91,7 +91,7 @@ def run(arguments: Sequence[str], began: float) -> None:
                 f"{origin['path']} -> {', '.join(origin['hookpoints'])}"
             )
     if not any(_read(model, crosscoder) for crosscoder, _ in made.values()):
-        print("No MLP reads what is written here: `evaluate` works, `measure` has no object.")
+        print("No MLP reads what is written here: nothing to `measure`, and `evaluate` gives no Φ.")
     print(f"Crosscoders: {', '.join(str(options.out / name / 'crosscoder') for name in made)}")
 
 

@@ -61,6 +61,7 @@ def run(arguments: Sequence[str], began: float) -> None:
     from crossproof.evaluation.measure_run import MeasureOptions, measure_runs
     from crossproof.report.terminal import evaluation_display, print_contexts
     from crossproof.training.machine import keep_freed_memory, thread_setting
+    from crossproof.training.run_folder import RunFolder
 
     thread_setting(options.threads)
     keep_freed_memory()
@@ -79,6 +80,11 @@ def run(arguments: Sequence[str], began: float) -> None:
     with evaluation_display("measuring", "sequences") as progress:
         result = measure_runs(model, folders, output, text, described, progress)
     lines = [
+        f"{name} not measured: none of the MLPs reads it."
+        for name in RunFolder.open(options.run).names
+        if name not in result.runs
+    ]
+    lines += [
         f"{name}, attention not measured: {figures.attention.missing}"
         for name, figures in result.runs.items()
         if figures.attention is not None and figures.attention.missing is not None

@@ -81,8 +81,8 @@ def tally_sequences(
     if len(sequences) < 2:
         raise CrossproofError("Evaluation needs at least 2 sequences: give a longer text.")
     names = crosscoder.hookpoints.names
-    views = _views(model, crosscoder, options)
-    tally = Tally(views, survey=survey_norms(model, sequences, names, crosscoder.positions))
+    views, unread = _views(model, crosscoder, options)
+    tally = Tally(views, unread, survey=survey_norms(model, sequences, names, crosscoder.positions))
     means = _mean_rests(model, crosscoder, sequences[:REST_SEQUENCES], views, options)
     for batch in decode_batches(model, crosscoder, sequences, options.batch_sequences, views):
         with torch.no_grad():
@@ -104,17 +104,18 @@ def tally_sequences(
 
 def _views(
     model: LanguageModel, crosscoder: Crosscoder, options: EvaluationOptions
-) -> dict[int, MLPView]:
-    """How MLPs read the crosscoder; none where its first readers have no view and none was named.
+) -> tuple[dict[int, MLPView], str]:
+    """How MLPs read the crosscoder; none, and why, where none of them does and none was named.
 
     A dictionary of the stream is worth evaluating before an MLP that cannot be taken apart, too.
     """
     try:
-        return mlp_views(model, crosscoder, options.mlps)
-    except CrossproofError:
-        if options.mlps != "next" or crosscoder.hookpoints.mlp_blocks:
+        views = mlp_views(model, crosscoder, options.mlps)
+    except CrossproofError as error:
+        if isinstance(options.mlps, tuple) or crosscoder.hookpoints.mlp_blocks:
             raise
-        return {}
+        return {}, str(error)
+    return views, "" if views else "No MLP reads what it writes."
 
 
 def _mean_rests(

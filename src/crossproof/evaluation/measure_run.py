@@ -78,8 +78,8 @@ def measure_runs(
     """Measures every crosscoder of `folders`; writes sums and measure.json into `output`.
 
     With several crosscoders, each is compared with the first (`ratios`) if it decodes at the same
-    MLPs' inputs; those that decode at none are passed over if another does. Raises
-    CrossproofError if a crosscoder explains another model, or if none writes an MLP's input.
+    MLPs' inputs; those that none of the MLPs reads are passed over if another is read. Raises
+    CrossproofError if a crosscoder explains another model, or if none is read.
     """
     sequences, size, kept = text.read(model), options.batch_sequences, options.context_sequences
     result = RunMeasurement(
@@ -105,8 +105,15 @@ def measurable(
     model: LanguageModel, crosscoders: dict[str, Crosscoder], mlps: MLPs = "next"
 ) -> dict[str, Crosscoder]:
     """Those that some MLP reads; if none is, all, so that measuring says so."""
-    some = {name: c for name, c in crosscoders.items() if mlp_views(model, c, mlps)}
+    some = {name: c for name, c in crosscoders.items() if _is_read(model, c, mlps)}
     return some or crosscoders
+
+
+def _is_read(model: LanguageModel, crosscoder: Crosscoder, mlps: MLPs) -> bool:
+    try:
+        return bool(mlp_views(model, crosscoder, mlps))
+    except CrossproofError:  # raised again, with its reason, if no crosscoder is read
+        return False
 
 
 def named_crosscoders(model: LanguageModel, folders: list[Path]) -> dict[str, Crosscoder]:

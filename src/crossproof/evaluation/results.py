@@ -136,6 +136,8 @@ class EvaluationResult(Result):
     """The blocks whose MLP reads the crosscoder."""
     views: dict[str, str] = field(default_factory=dict, metadata=ABSENT)
     """By block: where its MLP is read, at its input or in the stream before."""
+    unread: str | None = field(default=None, metadata=ABSENT)
+    """Why no MLP reads it, where none does: there are no interactions and no Φ."""
     phi: Fidelities = field(default_factory=dict)
     phi_mlp_removed: Fidelities | None = field(default=None, metadata=ABSENT)
     keep_curve: KeepCurve | None = field(default=None, metadata=ABSENT)
@@ -227,7 +229,7 @@ def result_tables(runs: Mapping[str, EvaluationResult]) -> list[Table]:
     ]
     tables.append(Table(KEPT, columns, tuple(_kept(results))))
     tables.append(Table("Reconstruction", columns, tuple(_rows(results, RECONSTRUCTION))))
-    note = views_note({name: run.views for name, run in runs.items()})
+    note = views_note({name: run.unread or run.views for name, run in runs.items()})
     tables.append(Table("Interactions", columns, tuple(_rows(results, INTERACTIONS)), note=note))
     tables.append(Table("Latents by model", columns, tuple(_owners(results))))
     return [table for table in tables if table.rows]

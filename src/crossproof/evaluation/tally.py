@@ -27,6 +27,8 @@ class Tally:
     """Per-sequence sums of everything measured, and what is not per sequence."""
 
     views: Mapping[int, MLPView] = field(default_factory=dict)
+    unread: str = ""
+    """Why there are no views, if there are none."""
     sums: defaultdict[str, list[NDArray[np.float64]]] = field(
         default_factory=lambda: defaultdict(list)
     )

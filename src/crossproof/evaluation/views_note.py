@@ -7,33 +7,46 @@ from collections.abc import Mapping
 
 _AT_INPUT = "MLP input "
 _DENOMINATOR = ", at the denominator of "
+_FROZEN = "Denominators of norms are those of the model’s own run."
 
 
-def views_note(views: Mapping[str, Mapping[str, str]]) -> str:
+def views_note(views: Mapping[str, Mapping[str, str] | str]) -> str:
     """Of crosscoders by name, what `interactions.views.described` says by block; "" for nothing.
 
-    Said once where all are read alike.
+    In place of that the reason why no MLP reads one. Said once where all are read alike.
     """
-    told = {name: _read_at(by_block) for name, by_block in views.items()}
+    told = {name: v if isinstance(v, str) else _read_at(v) for name, v in views.items()}
+    sentences = [f"{name}: {note}" for name, note in told.items() if note]
     if len(set(told.values())) == 1:
-        return next(iter(told.values()))
-    return " ".join(f"{name}: {note}" for name, note in told.items() if note)
+        sentences = [note for note in told.values() if note][:1]
+    if any(_DENOMINATOR in str(by_block) for by_block in views.values()):
+        sentences.append(_FROZEN)
+    return " ".join(sentences)
 
 
 def _read_at(by_block: Mapping[str, str]) -> str:
     blocks: defaultdict[str, list[str]] = defaultdict(list)
     for block, told in by_block.items():
-        where = told.split(_DENOMINATOR)[0]
-        blocks["its own input" if where.startswith(_AT_INPUT) else f"the {where}"].append(block)
-    parts = [f"{_mlps(numbers)} the latents in {where}" for where, numbers in blocks.items()]
-    if any(_DENOMINATOR in told for told in by_block.values()):
-        parts.append("a norm’s denominator is that of the model’s own run")
-    sentence = "; ".join(parts)
-    return f"{sentence[0].upper()}{sentence[1:]}." if parts else ""
+        blocks[_where(told)].append(block)
+    sentence = "; ".join(_mlps(numbers, where) for where, numbers in blocks.items())
+    return f"{sentence[0].upper()}{sentence[1:]}." if sentence else ""
 
 
-def _mlps(blocks: list[str]) -> str:
-    one, all_of_them = len(blocks) == 1, ", ".join(blocks)
-    return (
-        f"the MLP of block {all_of_them} reads" if one else f"the MLPs of blocks {all_of_them} read"
-    )
+def _where(told: str) -> str:
+    """The stream without the denominator, of many hookpoints the first and the last; "": input."""
+    where = told.split(_DENOMINATOR)[0]
+    if where.startswith(_AT_INPUT):
+        return ""
+    first, *more = where.split(", ")
+    return f"the {first} to {more[-1]}" if len(more) > 1 else f"the {' and '.join((first, *more))}"
+
+
+def _mlps(blocks: list[str], stream: str) -> str:
+    if len(blocks) == 1:
+        return f"the MLP of block {blocks[0]} reads the latents {_at(stream, 'its own input')}"
+    numbers = ", ".join(blocks)
+    return f"the MLPs of blocks {numbers} read the latents {_at(stream, 'their own inputs')}"
+
+
+def _at(stream: str, otherwise: str) -> str:
+    return f"in {stream}" if stream else f"at {otherwise}"

@@ -34,9 +34,19 @@ def report_run(folder: Path, output: Path, results: RunEvaluation) -> Path:
     )
 
 
-def refresh_report(folder: Path) -> Path:
-    """Writes the report of an evaluated run folder again, with what has been measured since."""
-    return report_run(folder, folder, RunEvaluation.load(folder / "results.json"))
+def refresh_reports(folder: Path) -> list[Path]:
+    """Writes every report on a run folder again, with what has been measured since; their paths.
+
+    That of its training, and those of `crossproof evaluate` in folders evaluation-SPLIT below it.
+    """
+    evaluated = [
+        place
+        for place in (folder, *sorted(folder.glob("evaluation-*")))
+        if (place / "results.json").exists()
+    ]
+    return [
+        report_run(folder, place, RunEvaluation.load(place / "results.json")) for place in evaluated
+    ]
 
 
 def stored(path: Path, kind: type[R], weights_hash: str) -> R | None:

@@ -115,10 +115,8 @@ def alone(run: ShownRun) -> Iterator[str]:
             f"all latents kept{_beside(run)} it is {cell(every)}."
         )
     else:
-        yield (
-            "No MLP was measured that reads this crosscoder, so no latent could be ablated inside "
-            "an MLP and there is no Φ."
-        )
+        reason = figures.unread or "No MLP was measured that reads this crosscoder."
+        yield f"{reason} So no latent could be ablated inside an MLP, and there is no Φ."
     if (fvu := figures.figure("fvu")) is not None:
         yield f"The fraction of variance left unexplained (FVU) is {cell(fvu)}."
 

@@ -177,7 +177,8 @@ def _penalised(model: LanguageModel, hookpoints: Hookpoints, config: RunConfig) 
     if not reading:
         raise CrossproofError(
             "No MLP reads the hookpoints, so there is nothing to penalise: add "
-            "'blocks.*.mlp.hook_in' or places of the stream before an MLP to --hookpoints."
+            "'blocks.*.mlp.hook_in' or places of the stream before an MLP to --hookpoints, or set "
+            "the objective's strengths (--interaction, --keep-largest, --all-latents ...) to 0."
         )
     at_inputs: dict[int, MLPWeights] = {}
     upstream: list[tuple[MLPWeights, StreamReading]] = []
