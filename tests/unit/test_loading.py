@@ -443,6 +443,9 @@ def test_a_run_whose_model_has_moved_says_how_to_name_it(folder: Path, tmp_path:
     crossproof.train(small, run, text=random_tokens(8, 16))
     model, stored = ModelOptions().load(run)
     assert (model.dtype, stored.dtype) == (torch.bfloat16, "bfloat16")
+    with pytest.raises(CrossproofError, match="another --device") as caught:
+        ModelOptions(device="meta").load(run)
+    assert "--model" not in str(caught.value)  # which is where it was
     moved = folder.rename(tmp_path / "moved")
     with pytest.raises(CrossproofError, match="give --model"):
         ModelOptions().load(run)
