@@ -121,6 +121,11 @@ def test_fp8_weights_are_unpacked(folder: Path) -> None:
     torch.testing.assert_close(model.mlp(0).W_in, W_in, rtol=1e-6, atol=0)
 
 
+def test_an_empty_word_about_quantisation_is_none(folder: Path) -> None:
+    change(folder / "config.json", quantization_config={})
+    assert load_model(folder).n_blocks == 2
+
+
 def test_weights_of_integers_are_refused(folder: Path) -> None:
     """Without the configuration's word their scales would be lost: 100 times too large here."""
     weights = load_file(folder / WEIGHTS)
