@@ -70,7 +70,8 @@ def test_every_figure_of_a_model_in_any_precision(
     tokens = crossproof.read_sequences(str(text), model, CONTEXT // 2)[:3]
     result = crossproof.evaluate(model, crosscoder, tokens)
     assert result.model_loss is not None
-    single = load_model(model_folders[kind]).token_losses(tokens).mean().item()
+    scored = crossproof.scored_positions(tokens, model.special_ids, crosscoder.positions.skip_first)
+    single = load_model(model_folders[kind]).token_losses(tokens)[scored[:, :-1]].mean().item()
     # Losses of a few nats, of logits wrong by some units in the last place of a number below 16.
     assert abs(result.model_loss - single) < 64 * max(torch.finfo(model.dtype).eps, 1e-6)
     assert math.isfinite(result.fvu)
@@ -109,7 +110,7 @@ def functions(
         for figure in figures:
             assert figure.dtype == torch.promote_types(mine, torch.float32)
             assert torch.isfinite(figure).all()
-    assert mlp_views(model, crosscoder)[1].G.dtype == torch.float32
+    assert mlp_views(model, crosscoder)[1].dictionary.G.dtype == torch.float32
     if "blocks.1.attn.hook_in" in names:
         attention_dictionary(model, crosscoder, 1)
 

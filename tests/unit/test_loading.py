@@ -121,6 +121,11 @@ def test_fp8_weights_are_unpacked(folder: Path) -> None:
     torch.testing.assert_close(model.mlp(0).W_in, W_in, rtol=1e-6, atol=0)
 
 
+def test_an_empty_word_about_quantisation_is_none(folder: Path) -> None:
+    change(folder / "config.json", quantization_config={})
+    assert load_model(folder).n_blocks == 2
+
+
 def test_weights_of_integers_are_refused(folder: Path) -> None:
     """Without the configuration's word their scales would be lost: 100 times too large here."""
     weights = load_file(folder / WEIGHTS)
@@ -443,6 +448,9 @@ def test_a_run_whose_model_has_moved_says_how_to_name_it(folder: Path, tmp_path:
     crossproof.train(small, run, text=random_tokens(8, 16))
     model, stored = ModelOptions().load(run)
     assert (model.dtype, stored.dtype) == (torch.bfloat16, "bfloat16")
+    with pytest.raises(CrossproofError, match="another --device") as caught:
+        ModelOptions(device="meta").load(run)
+    assert "--model" not in str(caught.value)  # which is where it was
     moved = folder.rename(tmp_path / "moved")
     with pytest.raises(CrossproofError, match="give --model"):
         ModelOptions().load(run)

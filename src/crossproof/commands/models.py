@@ -30,6 +30,7 @@ class ModelOptions:
     def load(self, run: Path) -> tuple[LanguageModel, RunConfig]:
         """The model, and the configuration of the run; errors as `load_model` and `RunFolder`."""
         from crossproof.lm import load_model
+        from crossproof.lm.sources import exists
         from crossproof.training.run_folder import RunFolder
 
         provenance = RunFolder.open(run).provenance()
@@ -42,7 +43,7 @@ class ModelOptions:
                 trust_remote_code=self.trust_remote_code,
             )
         except CrossproofError as error:
-            if self.model is not None:
+            if self.model is not None or exists(provenance.model):
                 raise
             raise CrossproofError(
                 f"{error} (The crosscoders in {run} explain that model: give --model if it is "

@@ -114,6 +114,7 @@ def _ask_unpacked(name: str, config: PreTrainedConfig) -> None:
     """Asks for plain weights where transformers can unpack them; refuses other quantisations."""
     stored = getattr(config, "quantization_config", None)
     if not stored:
+        vars(config).pop("quantization_config", None)  # {} says no more than nothing
         return
     method = stored.get("quant_method") if isinstance(stored, dict) else None
     if method not in UNPACKED:
