@@ -36,12 +36,14 @@ LIMITS = {
     **dict.fromkeys(("sequences", "context", "tokens", "steps", "points", "nodes", "top"), ONE),
     **dict.fromkeys(("batch_tokens", "buffer_batches", "checkpoint_every", "log_every"), ONE),
     **dict.fromkeys(("evaluation_sequences", "n_latents", "k", "groups", "dead_after"), ONE),
-    **dict.fromkeys(("seeds", "questions", "latents", "llm_timeout", "llm_rate"), ONE),
+    **dict.fromkeys(("seeds", "latents", "llm_timeout", "llm_rate"), ONE),
     **dict.fromkeys(("warmup", "decay", "penalty_warmup", "penalty_delay", "max_frequency"), SHARE),
     **{"penalty_fraction": (1e-6, 1), "beta1": (0, 0.999999), "beta2": (0, 0.999999)},
     **{"threads": (0, 1024), "seed": (0, 2**32 - 1), "blocks": (-1, 2**53)},
 }
 """The smallest and the largest number that an option takes."""
+SPELLED = {"per_cluster": "questions"}
+"""Options that are called otherwise than their field."""
 OTHERS = (0, 2**53)
 """The same of all other options."""
 
@@ -80,7 +82,7 @@ def _numbers(options: Any) -> Iterator[tuple[str, float]]:
         if is_dataclass(value) or isinstance(value, Objective):
             yield from _numbers(value)
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield field.name, value
+            yield SPELLED.get(field.name, field.name), value
 
 
 def _current(argument: str) -> str:
