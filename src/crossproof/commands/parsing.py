@@ -42,7 +42,13 @@ LIMITS = {
     **{"threads": (0, 1024), "seed": (0, 2**32 - 1), "blocks": (-1, 2**53)},
 }
 """The smallest and the largest number that an option takes."""
-SPELLED = {"per_cluster": "questions"}
+SPELLED = {
+    "per_cluster": "questions",
+    "timeout": "llm_timeout",
+    "retries": "llm_retries",
+    "requests_per_minute": "llm_rate",
+    "parallel": "llm_parallel",
+}
 """Options that are called otherwise than their field."""
 OTHERS = (0, 2**53)
 """The same of all other options."""
