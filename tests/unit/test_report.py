@@ -176,6 +176,17 @@ def test_one_run_alone(tmp_path: Path) -> None:
     assert "plot-fidelity-0" in figures(found)
 
 
+def test_dictionaries_of_different_hookpoints_are_not_compared(tmp_path: Path) -> None:
+    content = results()
+    content["runs"]["penalised"]["by_hookpoint"]["fvu"] = {"blocks.0.hook_attn_out": 0.5}
+    text = page(tmp_path, content).text
+    assert "Two dictionaries of different hookpoints of “bundled”" in text
+    assert "Two crosscoders trained on activations of “bundled”" in text
+    assert "“penalised”: Keeping only the largest latent" in text
+    assert "up from" not in text
+    assert "goes from" not in text
+
+
 def test_what_is_missing_is_left_out(tmp_path: Path) -> None:
     content = results()
     for figures_of in content["runs"].values():

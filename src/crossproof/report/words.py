@@ -24,6 +24,10 @@ class Summary:
 def summarise(results: RunEvaluation, runs: Sequence[ShownRun]) -> Summary:
     """Headline, what was compared, what came out, and the headline figures."""
     first, others = runs[0], runs[1:]
+    if not _alike(runs):
+        line = f"{_count(len(runs))} dictionaries of different hookpoints of “{results.model}”"
+        each = tuple(f"“{run.name}”: {text}" for run in runs for text in alone(run))
+        return Summary(line, compared(results, runs), each, tuple(_cards(runs)))
     lines = [line for other in others for line in comparison(first, other)]
     lines = lines or list(alone(first))
     best = max(others, key=lambda run: _mean(run.figures.fidelity("keep-largest")), default=None)
@@ -68,9 +72,8 @@ def compared(results: RunEvaluation, runs: Sequence[ShownRun]) -> str:
     names = "; ".join(f"“{run.name}” ({run.objective})" for run in runs)
     seed = "" if results.seed is None else f" with seed {results.seed}"
     count = _count(len(runs))
-    opening = (
-        f"{count} crosscoders trained on the same" if runs[1:] else "One crosscoder trained on the"
-    )
+    opening = f"{count} crosscoders trained on" if runs[1:] else "One crosscoder trained on the"
+    opening += " the same" if runs[1:] and _alike(runs) else ""
     opening = f"{opening} activations of “{results.model}”{seed}"
     figures = runs[0].figures
     measured = (
@@ -119,6 +122,11 @@ def alone(run: ShownRun) -> Iterator[str]:
         yield f"{reason} So no latent could be ablated inside an MLP, and there is no Φ."
     if (fvu := figures.figure("fvu")) is not None:
         yield f"The fraction of variance left unexplained (FVU) is {cell(fvu)}."
+
+
+def _alike(runs: Sequence[ShownRun]) -> bool:
+    """Whether all are of the same hookpoints, so that one's figures are better or worse."""
+    return len({tuple(run.figures.by_hookpoint.get("fvu", ())) for run in runs}) == 1
 
 
 def percent(value: Estimate) -> str:
