@@ -43,7 +43,7 @@ def gradient_norms(
 def in_scaled_space(crosscoder: Crosscoder, batch: Float[Tensor, "B P D"]) -> Crosscoder:
     """The same function with its scale taken out of the weights again (saving folded it in)."""
     scaled = copy.deepcopy(crosscoder)
-    scale = scaled.d_model**0.5 / batch.norm(dim=-1).mean(0)
+    scale = scaled.d_model**0.5 / batch.norm(dim=-1).median(0).values
     scaled.scale.mul_(scale)
     scaled.W_enc.div_(scale[:, None])
     scaled.W_dec.mul_(scale[:, None])

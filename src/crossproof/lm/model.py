@@ -20,20 +20,10 @@ from crossproof.lm.mlp import MLPWeights
 from crossproof.lm.mlp_reading import read_mlp
 from crossproof.lm.sites import Site, Visit, attached
 from crossproof.lm.structure import Structure
+from crossproof.lm.tracing import context_of
 
 Write = Callable[[int, Tensor], None]
 """Called with a hookpoint's place in the list asked for and its value, [S,T,D]."""
-
-UNLIMITED_CONTEXT = 2048
-"""Tokens of models that set no limit (BLOOM, Mamba)."""
-_CONTEXT_NAMES = (
-    "n_positions",
-    "max_position_embeddings",
-    "max_context_length",
-    "seq_length",
-    "max_seq_len",
-    "max_sequence_length",
-)
 
 
 class _AllReadError(Exception):
@@ -58,7 +48,7 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.n_blocks: int = structure.n_blocks
         self.d_model: int = structure.d_model
-        self.context: int = _context(bare)
+        self.context: int = context_of(bare)
         self.vocab_size: int = next(bare.get_input_embeddings().parameters()).shape[0]
         self.device: torch.device = next(bare.parameters()).device
         self.dtype: torch.dtype = next(bare.parameters()).dtype
@@ -241,12 +231,6 @@ class LanguageModel:
                 f"'{self.name}' has blocks 0 to {self.n_blocks - 1}; there is no block {block}."
             )
         return block
-
-
-def _context(bare: PreTrainedModel) -> int:
-    config = bare.config.get_text_config()
-    sizes = (getattr(config, name, None) for name in _CONTEXT_NAMES)
-    return next((size for size in sizes if isinstance(size, int)), UNLIMITED_CONTEXT)
 
 
 def special_ids(

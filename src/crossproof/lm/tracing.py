@@ -26,6 +26,16 @@ FORWARD_ERRORS = (
     ValueError,
 )
 """What a model's own code may raise."""
+UNLIMITED_CONTEXT = 2048
+"""Tokens of models that set no limit (BLOOM, Mamba)."""
+_CONTEXT_NAMES = (
+    "n_positions",
+    "max_position_embeddings",
+    "max_context_length",
+    "seq_length",
+    "max_seq_len",
+    "max_sequence_length",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,10 +76,18 @@ class _Recorder:
         self.seen[site] = Passing(value.clone(), value.data_ptr(), len(self.kept))
 
 
+def context_of(bare: PreTrainedModel) -> int:
+    """The longest sequence that its configuration allows."""
+    config = bare.config.get_text_config()
+    sizes = (getattr(config, name, None) for name in _CONTEXT_NAMES)
+    return next((size for size in sizes if isinstance(size, int)), UNLIMITED_CONTEXT)
+
+
 def check_tokens(bare: PreTrainedModel) -> Int[Tensor, "S T"]:
-    """Two sequences of four tokens that begin alike."""
+    """Two sequences of four tokens (or as many as the model takes) that begin alike."""
     tokens = torch.tensor([[0, 1, 2, 3], [0, 4, 5, 6]], device=next(bare.parameters()).device)
-    return tokens.remainder(next(bare.get_input_embeddings().parameters()).shape[0])
+    vocabulary = next(bare.get_input_embeddings().parameters()).shape[0]
+    return tokens.remainder(vocabulary)[:, : context_of(bare)]
 
 
 def trace(

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from crossproof.errors import CrossproofError
 from crossproof.lm.sources import GGUF, Reading, Source
+from crossproof.lm.tracing import context_of
 
 DTYPES = {
     "float32": torch.float32,
@@ -91,7 +92,8 @@ def check_plain(model: PreTrainedModel, name: str) -> None:
 def few_tokens(model: PreTrainedModel) -> Int[Tensor, "1 T"]:
     """The first tokens of the vocabulary, to try a model on."""
     vocabulary = len(next(model.get_input_embeddings().parameters()))
-    return torch.arange(min(CHECK_TOKENS, vocabulary), device=model.device).unsqueeze(0)
+    count = min(CHECK_TOKENS, vocabulary, context_of(model))
+    return torch.arange(count, device=model.device).unsqueeze(0)
 
 
 def check_runs(model: PreTrainedModel, name: str) -> None:
