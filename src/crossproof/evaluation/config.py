@@ -34,7 +34,7 @@ class EvaluationOptions:
     """What the stream beside the latents is; see `MIDS`."""
     mlps: MLPs = "next"
     """The MLPs that read the dictionary: `interactions.mlp_views`."""
-    keep_sequences: int = 32
+    keep_sequences: int = 8
     """Φ by the number of latents that a neuron keeps comes from this many sequences at most."""
     context_sequences: int = 64
     """Contexts of a few latents come from this many of the sequences at most."""
