@@ -100,11 +100,14 @@ class StreamView:
         if rest is None:
             rest = self.rest_of(latents, stream)
         moved = self.frozen.shifted(rest)
-        weight = None
-        if self.post is not None:
-            assert output is not None
-            weight = 1 / rms(self.post, output)
-        return TokenView(moved, scaled, weight)
+        return TokenView(moved, scaled, self.output_weight(output))
+
+    def output_weight(self, output: Float[Tensor, "B D"] | None) -> Float[Tensor, " B"] | None:
+        """1 / s of the norm on the MLP's `output`; None where there is none."""
+        if self.post is None:
+            return None
+        assert output is not None
+        return 1 / rms(self.post, output)
 
     def denominators(self, stream: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
         """s(r) of each token."""

@@ -67,8 +67,8 @@ class UpstreamView:
 
     def at(self, batch: EncodedBatch) -> TokenView:
         """The view of a batch's tokens, at the model's own denominators."""
-        output = None if self.output is None else self._read(batch, self.output)
-        return self.view.at(batch.latents, self._read(batch, self.stream), self.rest, output)
+        stream, output = self._read(batch, self.stream), self._output(batch)
+        return self.view.at(batch.latents, stream, self.rest, output)
 
     def inputs(
         self, batch: EncodedBatch, x_hat: Float[Tensor, "B P D"]
@@ -95,7 +95,11 @@ class UpstreamView:
         mean = torch.zeros_like(stream[:, 0]).index_add_(0, latents.token_index, single)
         counts = latents.offsets.diff().clamp_min(1)
         both = torch.stack([self.view.norm_interaction(stream, whole), mean / counts], 1)
-        return self.at(batch).weighed(both)
+        weight = self.view.output_weight(self._output(batch))
+        return both if weight is None else both * weight[:, None]
+
+    def _output(self, batch: EncodedBatch) -> Float[Tensor, "B D"] | None:
+        return None if self.output is None else self._read(batch, self.output)
 
     def _read(self, batch: EncodedBatch, name: str) -> Float[Tensor, "B D"]:
         return batch.model_activations[name][batch.scored].to(batch.x.dtype)
