@@ -72,7 +72,7 @@ def test_no_active_latent_costs_what_nothing_costs(gpt_neo: LanguageModel) -> No
     penalty = MLPPenalty.of(gpt_neo, 0, Objective(interaction=1.0))
     nothing = torch.zeros(4, 6, requires_grad=True)
     value = penalty.in_stream(nothing, torch.rand(6, D_MODEL), torch.rand(4, D_MODEL))
-    assert float(value) == 0.0
+    assert value.item() == 0.0
 
 
 def test_the_pages_example_runs_and_lowers_the_loss() -> None:
