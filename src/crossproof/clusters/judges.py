@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from crossproof.clusters.llm import LLM, Endpoint
+from crossproof.errors import CrossproofError
 from crossproof.registry import Registry
 
 Item = tuple[str, ...]
@@ -133,8 +134,16 @@ def register_judge(name: str, factory: JudgeFactory) -> None:
 
 
 def make_judge(name: str, options: JudgeOptions) -> Judge:
-    """The judge `name`; CrossproofError if there is none, or what it needs is missing."""
-    return JUDGES.get(name)(options)
+    """The judge `name`; CrossproofError if there is none, or what it needs is missing.
+
+    Without a name: the embedding judge where its packages are installed, else word overlap.
+    """
+    if name:
+        return JUDGES.get(name)(options)
+    try:
+        return make_judge("embedding", options)
+    except CrossproofError:
+        return make_judge("overlap", options)
 
 
 QUESTIONS = (

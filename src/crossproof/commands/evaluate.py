@@ -11,6 +11,7 @@ import tyro
 
 from crossproof.commands.models import ModelOptions
 from crossproof.commands.parsing import parse
+from crossproof.crosscoder.folders import finished_crosscoders
 from crossproof.interactions.config import mlps_of
 
 
@@ -45,6 +46,7 @@ def run(arguments: Sequence[str], began: float) -> None:
     """Measures and reports; `began` is when the process started."""
     options: Evaluate = parse(Evaluate, "evaluate", arguments)
     named = options.mlp and mlps_of(options.mlp)  # before anything is loaded
+    finished_crosscoders(options.run)
 
     from crossproof.activations.corpus import TextSlice
     from crossproof.commands.finish import finish

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +11,7 @@ import tyro
 
 from crossproof.commands.models import ModelOptions
 from crossproof.commands.parsing import parse
+from crossproof.crosscoder.folders import finished_crosscoders
 from crossproof.interactions.config import mlps_of
 
 
@@ -53,8 +54,15 @@ class Measure:
 
 def run(arguments: Sequence[str], began: float) -> None:
     """Measures, prints tables, writes measure.json and renews the run's report."""
-    options: Measure = parse(Measure, "measure", arguments)
+    measured(parse(Measure, "measure", arguments))
+
+
+def measured(options: Measure, leave_half: bool = False) -> None:
+    """What the command does; another that needs text beside the measured one leaves half of it."""
     named = options.mlp and mlps_of(options.mlp)  # before anything is loaded
+    folders = [options.run] if options.against is None else [options.run, options.against]
+    for folder in folders:
+        finished_crosscoders(folder)
 
     from crossproof.activations.corpus import TextSlice
     from crossproof.commands.finish import show
@@ -69,7 +77,9 @@ def run(arguments: Sequence[str], began: float) -> None:
     context = min(options.context, model.context)
     source = options.text or config.text
     text = TextSlice.of_tokens(source, options.split, int(options.tokens), context, config.rows)
-    folders = [options.run] if options.against is None else [options.run, options.against]
+    if leave_half:
+        every = len(replace(text, sequences=2**62).read(model))
+        text = replace(text, sequences=min(text.sequences, max(1, every // 2)))
     output = options.out or options.run / "measure"
     described = MeasureOptions(
         options.pairs,

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from crossproof.crosscoder.folders import WEIGHTS
 from crossproof.crosscoder.provenance import Provenance
 from crossproof.crosscoder.store import (
     CARD,
     CONFIG,
-    WEIGHTS,
     Stored,
     read_crosscoder,
     save_crosscoder,

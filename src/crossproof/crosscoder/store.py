@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from crossproof.activations.config import PositionRule
 from crossproof.crosscoder.config import CrosscoderConfig
+from crossproof.crosscoder.folders import WEIGHTS
 from crossproof.crosscoder.provenance import Provenance as Provenance
 from crossproof.errors import CrossproofError
 from crossproof.files import atomic_folder, read_json, read_tensors
 from crossproof.lm.hookpoints import BlockHookpoints, Hookpoints
 
 SCHEMA = 1
-WEIGHTS, CONFIG, CARD = "crosscoder.safetensors", "config.json", "README.md"
+CONFIG, CARD = "config.json", "README.md"
 
 
 class Stored(nn.Module):

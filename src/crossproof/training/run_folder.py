@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from crossproof.crosscoder.folders import finished_crosscoders
 from crossproof.crosscoder.model import Crosscoder, load_crosscoder
-from crossproof.crosscoder.store import WEIGHTS, Provenance, read_provenance
+from crossproof.crosscoder.store import Provenance, read_provenance
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
 from crossproof.training.objective import Objective
@@ -22,17 +23,8 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """Raises CrossproofError if there is no finished crosscoder."""
-        if (path / WEIGHTS).exists():
-            return cls(path, {"crosscoder": path})
-        below = {each.parent.name: each for each in sorted(path.glob("*/crosscoder"))}
-        if not below:
-            raise CrossproofError(
-                f"No finished crosscoder in {path}: give a run folder written by `crossproof "
-                f"train` (resume it if it was stopped)."
-            )
-        order = sorted(below, key=lambda name: (name != "unpenalised", name))
-        return cls(path, {name: below[name] for name in order})
+        """Errors as `finished_crosscoders`."""
+        return cls(path, finished_crosscoders(path))
 
     @property
     def names(self) -> tuple[str, ...]:
