@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crossproof.crosscoder.autograd import encode_entries
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.model import Crosscoder, Encoding
 from crossproof.errors import CrossproofError
@@ -117,7 +116,7 @@ class Trainer:
         width = len(crosscoder.hookpoints)
         x = batch[:, :width] * crosscoder.scale[:, None]
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.optimisation.bf16):
-            encoding = crosscoder.encode_training(x.flatten(1))
+            encoding = crosscoder.encode_training(x)
         fraction = self.optimisation.penalty_fraction
         step = Step.build(crosscoder, encoding, x, self.targets, fraction, batch[:, width:])
         terms = {"reconstruction": reconstruction(step)}
@@ -127,14 +126,14 @@ class Trainer:
             terms[name] = value
             loss = loss + ramp * strength * value
         dead = self._count_fired(encoding.latents)
-        revival = self._revival(encoding, x.flatten(1), step.x_hat.flatten(1), dead)
+        revival = self._revival(encoding, x, step.error, dead)
         if revival is not None:
             loss = loss + self.optimisation.revive_weight * revival
         detached = {name: value.detach() for name, value in terms.items()}
         latents = encoding.latents
         mean_activation = latents.values.detach().sum() / max(len(latents.values), 1)
         distributed.average_([mean_activation])
-        loss = loss / x[0].numel()
+        loss = loss / step.error[0].numel()
         return StepReport(detached, loss, latents.l0(), dead.sum(), mean_activation)
 
     @torch.no_grad()
@@ -148,8 +147,8 @@ class Trainer:
     def _revival(
         self,
         encoding: Encoding,
-        x: Float[Tensor, "B F"],
-        x_hat: Float[Tensor, "B F"],
+        x: Float[Tensor, "B P D"],
+        error: Float[Tensor, "B W D"],
         dead: Tensor,
     ) -> Tensor | None:
         """Asks dead latents to explain the residual, from their pre-activations (Gao et al. 2024).
@@ -163,12 +162,11 @@ class Trainer:
         k = min(self.optimisation.revive_k, len(where))
         values, chosen = encoding.pre[some, where].topk(k)
         entries = SparseLatents.from_rows(where[chosen], values, self.crosscoder.n_latents)
-        weights = self.crosscoder.W_enc.flatten(1), self.crosscoder.b_enc
-        asked = encode_entries(entries, x[some], *weights)
-        target = (x - x_hat)[some].detach()
-        guess = self.crosscoder.decode_scaled(asked.with_values(asked.values.relu()))
-        error = target - (guess - self.crosscoder.b_dec.flatten())
-        return error.pow(2).sum(1).mean()
+        asked = self.crosscoder.differentiable(entries, x[some])
+        written = asked.with_values(asked.values.relu())
+        guess = self.crosscoder.decode_scaled(written) - self.crosscoder.b_dec
+        left = error[some].detach() - guess[:, list(self.crosscoder.layout.written)]
+        return left.flatten(1).pow(2).sum(1).mean()
 
     @torch.no_grad()
     def _raise_biases(self, report: StepReport) -> None:
