@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from crossproof.commands.models import ModelOptions
+from crossproof.commands.models import ModelOptions, first_run
 from crossproof.commands.parsing import parse
+from crossproof.errors import CrossproofError
 from crossproof.interactions.config import mlps_of
 
 
@@ -18,14 +19,19 @@ from crossproof.interactions.config import mlps_of
 class Measure:
     """Measure which latents of a dictionary interact: where, how strongly, on which texts.
 
-    Sums the interaction of every pair of latents over every token and neuron, exactly:
+      Sums the interaction of every pair of latents over every token and neuron, exactly:
 
-      crossproof measure runs/demo --tokens 1e6 --split train
-      crossproof measure runs/mine --text my.txt --against runs/other
+        crossproof measure runs/demo --tokens 1e6 --split train
+        crossproof measure runs/mine --text my.txt --against runs/other
+    crossproof measure runs/transcoders runs/attention --together --mlp all
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """A folder written by `crossproof train`, or one that holds crosscoder.safetensors."""
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """A folder written by `crossproof train` or `import`, or one that holds
+    crosscoder.safetensors; several with --together."""
+    together: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """All dictionaries of the folders at once (a transcoder a layer): contributions of all their
+    latents stand side by side; by default into RUN/together/measure."""
     against: Path | None = None
     """Another such folder: its crosscoders are measured on the same text and compared."""
     language_model: ModelOptions = field(default_factory=ModelOptions)
@@ -55,6 +61,9 @@ def run(arguments: Sequence[str], began: float) -> None:
     """Measures, prints tables, writes measure.json and renews the run's report."""
     options: Measure = parse(Measure, "measure", arguments)
     named = options.mlp and mlps_of(options.mlp)  # before anything is loaded
+    run = first_run(options.runs, options.together)
+    if options.together and options.against is not None:
+        raise CrossproofError("--together and --against contradict each other: give one.")
 
     from crossproof.activations.corpus import TextSlice
     from crossproof.commands.finish import show
@@ -65,12 +74,13 @@ def run(arguments: Sequence[str], began: float) -> None:
 
     thread_setting(options.threads)
     keep_freed_memory()
-    model, config = options.language_model.load(options.run)
+    model, config = options.language_model.load(run)
     context = min(options.context, model.context)
     source = options.text or config.text
     text = TextSlice.of_tokens(source, options.split, int(options.tokens), context, config.rows)
-    folders = [options.run] if options.against is None else [options.run, options.against]
-    output = options.out or options.run / "measure"
+    folders = list(options.runs) if options.against is None else [run, options.against]
+    place = run / "together" if options.together else run
+    output = options.out or place / "measure"
     described = MeasureOptions(
         options.pairs,
         options.attention,
@@ -78,18 +88,19 @@ def run(arguments: Sequence[str], began: float) -> None:
         mlps=named or mlps_of(config.penalise),
     )
     with evaluation_display("measuring", "sequences") as progress:
-        result = measure_runs(model, folders, output, text, described, progress)
+        told = described, progress, options.together
+        result = measure_runs(model, folders, output, text, *told)
     lines = [
         f"{name} not measured: none of the MLPs reads it."
-        for name in RunFolder.open(options.run).names
-        if name not in result.runs
+        for name in RunFolder.open(run).names
+        if name not in result.runs and not options.together
     ]
     lines += [
         f"{name}, attention not measured: {figures.attention.missing}"
         for name, figures in result.runs.items()
         if figures.attention is not None and figures.attention.missing is not None
     ]
-    listed = options.run if output == options.run / "measure" else None
+    listed = place if output == place / "measure" else None
     show(result, *lines, f"Sums and measure.json: {output}", run=listed)
     for name, figures in result.runs.items():
-        print_contexts(name, figures.top_pairs)
+        print_contexts(name, figures.top_pairs, figures.dictionaries)

@@ -68,8 +68,8 @@ def transposed_product(
     offsets, tokens, order = entries.transposed
     values = values[order]
     if len(spans) == 1:
-        rows = kernels.weighted_rows(offsets, tokens, values, at_places(x, spans[0]))
-        return rows.unflatten(1, (-1, x.shape[2]))
+        flat = kernels.weighted_rows(offsets, tokens, values, at_places(x, spans[0]))
+        return flat.view(entries.n_latents, -1, x.shape[2])
     wide = max(len(span.places) for span in spans)
     out = x.new_zeros(entries.n_latents, wide, x.shape[2])
     for span in spans:
@@ -168,12 +168,12 @@ class _Decode(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_values = values.new_zeros(len(values))
             for span in spans:
-                own, at = _of_span(entries, span)
+                own, at = of_span(entries, span)
                 left, right = at_places(grad, span), rows_of(W_dec, span)
                 grad_values[at] = kernels.row_products(own.offsets, own.indices, left, right)
         grad_rows = transposed_product(entries, values, grad, spans)
-        for span, slot, at in _slots(spans, ctx.where):
-            grad_rows[span.rows, slot] += grad_vectors[span.rows, at]
+        for span, slot, column in _slots(spans, ctx.where):
+            grad_rows[span.rows, slot] += grad_vectors[span.rows, column]
         return grad_values, grad_rows, None, None, None, None
 
 
@@ -203,7 +203,7 @@ def _decoded(
     whole = tuple(range(n_places))
     out = None if [span.places for span in spans] == [whole] else values.new_zeros(shape)
     for span in spans:
-        own, at = _of_span(entries, span)
+        own, at = of_span(entries, span)
         part = kernels.weighted_rows(own.offsets, own.indices, values[at], rows_of(W_dec, span))
         if out is None:
             return part.view(shape)
@@ -212,7 +212,7 @@ def _decoded(
     return out
 
 
-def _of_span(
+def of_span(
     entries: SparseLatents, span: PlaceSpan
 ) -> tuple[SparseLatents, slice | Int[Tensor, " part"]]:
     """A span's entries, numbered from its first latent, and where they stand among all."""
