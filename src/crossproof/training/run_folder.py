@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,13 +26,14 @@ class RunFolder:
         """Raises CrossproofError if there is no finished crosscoder."""
         if (path / WEIGHTS).exists():
             return cls(path, {"crosscoder": path})
-        below = {each.parent.name: each for each in sorted(path.glob("*/crosscoder"))}
+        folders = [*path.glob("*/crosscoder"), *path.glob("*/*/crosscoder")]
+        below = {each.parent.relative_to(path).as_posix(): each for each in folders}
         if not below:
             raise CrossproofError(
                 f"No finished crosscoder in {path}: give a run folder written by `crossproof "
                 f"train` (resume it if it was stopped)."
             )
-        order = sorted(below, key=lambda name: (name != "unpenalised", name))
+        order = sorted(below, key=lambda name: (not name.startswith("unpenalised"), _natural(name)))
         return cls(path, {name: below[name] for name in order})
 
     @property
@@ -52,6 +54,11 @@ class RunFolder:
         for name in self.names:
             check_model(model, self.provenance(name), self.path)
         return {name: self.crosscoder(name) for name in self.names}
+
+
+def _natural(name: str) -> list[int | str]:
+    """Block 2 before block 10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def check_model(model: LanguageModel, provenance: Provenance, where: Path) -> None:

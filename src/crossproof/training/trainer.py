@@ -47,6 +47,8 @@ class Trainer:
     of the E hookpoints that a batch holds beyond the crosscoder's P. Both may be empty when the
     objective has no term about MLPs. Nothing here knows of language models.
 
+    `columns` picks these P + E out of batches that hold more, for other dictionaries.
+
     Where several processes train together (`training.distributed`), each trainer gets its own
     share of every batch and all take the same step: from the mean of their gradients. BatchTopK
     chooses within each share, and terms over a variance take that of the share.
@@ -61,7 +63,9 @@ class Trainer:
         steps: int,
         seed: int = 0,
         streams: Sequence[tuple[MLPWeights, StreamReading]] = (),
+        columns: Sequence[int] | None = None,
     ) -> None:
+        self.columns = None if columns is None else list(columns)
         self.crosscoder, self.objective, self.optimisation = crosscoder, objective, optimisation
         self.targets: list[TargetMLP] = []
         if about_mlps(objective):
@@ -93,6 +97,8 @@ class Trainer:
             *self.crosscoder.buffers(),
             self.tokens_since_fired,
         ]  # the forward pass moves these
+        if self.columns is not None:
+            batch = batch[:, self.columns]
         before = [counter.clone() for counter in counters]
         report = self._loss(batch.to(self.crosscoder.b_enc))
         self.adam.zero_grad(set_to_none=True)
