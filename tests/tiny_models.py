@@ -74,12 +74,12 @@ def gpt_neox(parallel: bool = True) -> PreTrainedModel:
     )
 
 
-def llama() -> PreTrainedModel:
+def llama(blocks: int = N_BLOCKS) -> PreTrainedModel:
     """Gated MLPs (SiLU) without biases, grouped queries, RMS norms."""
     return LlamaForCausalLM(
         LlamaConfig(
             hidden_size=D_MODEL,
-            num_hidden_layers=N_BLOCKS,
+            num_hidden_layers=blocks,
             num_attention_heads=4,
             num_key_value_heads=2,
             intermediate_size=N_NEURONS,

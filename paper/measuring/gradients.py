@@ -31,7 +31,7 @@ def gradient_norms(
     x = batch * scaled.scale[:, None]
     norms = {}
     for name, objective in objectives.items():
-        encoding = scaled.encode_training(x.flatten(1))
+        encoding = scaled.encode_training(x)
         step = Step.build(scaled, encoding, x, sites)
         weighted = [strength * value for _, strength, value in penalties(objective, step)]
         (gradient,) = torch.autograd.grad(torch.stack(weighted).sum(), scaled.W_dec)

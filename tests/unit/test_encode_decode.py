@@ -69,10 +69,11 @@ def test_values_and_gradients_equal_dense_autograd(
     rule: str, dtype: torch.dtype, tolerance: float
 ) -> None:
     crosscoder = make(rule, dtype)
-    x = random_batch(crosscoder, TOKENS).flatten(1)
+    raw = random_batch(crosscoder, TOKENS)
+    x = raw.flatten(1)
     weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(9)).to(dtype)
-    encoding = crosscoder.encode_training(x)
-    decoded = crosscoder.decode_scaled(encoding.latents)
+    encoding = crosscoder.encode_training(raw)
+    decoded = crosscoder.decode_scaled(encoding.latents).flatten(1)
     extra = encoding.latents.values.pow(2).sum()
     if rule == "jumprelu":
         extra = extra + 3 * crosscoder.sparsity.l0(encoding.entries)
@@ -163,7 +164,7 @@ def test_initialisation_is_unit_sparse_directions_of_the_data() -> None:
     torch.testing.assert_close(crosscoder.b_dec.data, scaled.mean(0))
     torch.testing.assert_close(crosscoder.W_dec.flatten(1).norm(dim=1), torch.ones(LATENTS))
     centred = (scaled - crosscoder.b_dec).flatten(1) @ crosscoder.W_enc.flatten(1).T
-    pre = crosscoder.encode_training(scaled.flatten(1)).pre
+    pre = crosscoder.encode_training(scaled).pre
     torch.testing.assert_close(pre, centred.detach(), atol=1e-4, rtol=1e-4)
     again = Crosscoder(CrosscoderConfig(LATENTS, "topk", K), mlp_hookpoints(2), WIDTH)
     again.initialise(sample, seed=5)
@@ -180,8 +181,8 @@ def test_the_fitted_gain_is_the_best_factor_and_changes_no_choice(rule: str) -> 
     sample = strengths * common + torch.randn(200, 3, WIDTH, generator=generator)
     crosscoder = Crosscoder(CrosscoderConfig(LATENTS, rule, K), mlp_hookpoints(2), WIDTH)
     crosscoder.initialise(sample, seed=5)
-    flat = (sample * crosscoder.scale[:, None]).flatten(1)
-    target = flat - crosscoder.b_dec.detach().flatten()
+    flat = sample * crosscoder.scale[:, None]
+    target = flat - crosscoder.b_dec.detach()
     buffers = copy.deepcopy(list(crosscoder.buffers()))
 
     def unexplained(factor: float) -> tuple[float, torch.Tensor]:

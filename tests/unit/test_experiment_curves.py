@@ -89,7 +89,7 @@ def test_gradients_are_those_of_a_small_step(gpt_neo: LanguageModel) -> None:
     terms = {"l1": Objective(l1=1.0), "three": Objective(l1=3.0), "mlp_in": Objective(mlp_in=1.0)}
     found = gradient_norms(other, batch, mlps, terms, 0)
     assert found["three"] == pytest.approx(3 * found["l1"], rel=1e-5)
-    encoding = crosscoder.encode_training((batch * crosscoder.scale[:, None]).flatten(1))
+    encoding = crosscoder.encode_training(batch * crosscoder.scale[:, None])
     activations = encoding.latents.values.detach().abs()
     totals = torch.zeros(40).index_add_(0, encoding.latents.indices, activations) / len(batch)
     W = crosscoder.W_dec.detach().double().flatten(1)

@@ -42,7 +42,7 @@ class Setup:
     def step(self) -> Step:
         crosscoder = self.crosscoder
         x = self.x * crosscoder.scale[:, None]
-        encoding = crosscoder.encode_training(x.flatten(1))
+        encoding = crosscoder.encode_training(x)
         return Step.build(crosscoder, encoding, x, self.sites, streams=self.streams)
 
     def to(self, dtype: torch.dtype) -> Setup:

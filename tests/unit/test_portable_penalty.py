@@ -36,7 +36,7 @@ def test_it_equals_the_trainers_terms(
     in_stream = place.endswith("resid_pre")
 
     scaled = (x * crosscoder.scale)[:, None]
-    encoding = crosscoder.encode_training(scaled.flatten(1))
+    encoding = crosscoder.encode_training(scaled)
     reading = StreamReading((0,), ours._norm, 0) if in_stream else None
     target = TargetMLP.build(0, model.mlp(0).to(dtype=F64), 0, reading)
     step = Step.build(crosscoder, encoding, scaled, [target], streams=stream[:, None])
@@ -45,7 +45,7 @@ def test_it_equals_the_trainers_terms(
     gradients = [crosscoder.W_dec.grad.clone(), crosscoder.W_enc.grad.clone()]
     crosscoder.zero_grad()
 
-    encoding = crosscoder.encode_training(scaled.flatten(1))
+    encoding = crosscoder.encode_training(scaled)
     dense = encoding.latents.dense()
     decoder, bias = crosscoder.decoder_vectors(0), crosscoder.decoder_bias(0)
     if in_stream:

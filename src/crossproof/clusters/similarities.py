@@ -188,7 +188,7 @@ def _phi(evidence: Evidence, latents: Int[Tensor, " R"]) -> Square:
 def _cosine(evidence: Evidence, latents: Int[Tensor, " R"], at_inputs: bool = False) -> Square:
     """Of decoder vectors, each hookpoint scaled to mean norm one over the dictionary: hookpoints
     weigh alike, whether or not the crosscoder's scale is folded into its weights."""
-    weights = evidence.crosscoder.W_dec.detach().double().cpu()
+    weights = evidence.crosscoder.whole_decoder().detach().double().cpu()
     vectors = weights[latents] / weights.norm(dim=2).mean(0).clamp_min(1e-300)[:, None]
     if at_inputs:
         hookpoints = evidence.crosscoder.hookpoints

@@ -64,7 +64,7 @@ def run(arguments: Sequence[str], began: float) -> None:
     if not is_measured(options.run):
         print(f"{options.run} has not been measured: that comes first.")
         measured(
-            Measure(options.run, language_model=options.language_model, threads=options.threads),
+            Measure((options.run,), language_model=options.language_model, threads=options.threads),
             leave_half=True,
         )
     # Imported late: what is missing is said before PyTorch is loaded.

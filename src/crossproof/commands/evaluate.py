@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from crossproof.commands.models import ModelOptions
+from crossproof.commands.models import ModelOptions, first_run
 from crossproof.commands.parsing import parse
 from crossproof.crosscoder.folders import finished_crosscoders
 from crossproof.interactions.config import mlps_of
@@ -19,8 +19,12 @@ from crossproof.interactions.config import mlps_of
 class Evaluate:
     """Measure the crosscoders of a run folder (or one crosscoder folder) on held-out text."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """A folder written by `crossproof train`, or one that holds crosscoder.safetensors."""
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """A folder written by `crossproof train` or `import`, or one that holds
+    crosscoder.safetensors; several with --together."""
+    together: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """All dictionaries of the folders at once (a transcoder a layer), as one dictionary with the
+    latents of all; by default into RUN/together."""
     language_model: ModelOptions = field(default_factory=ModelOptions)
     text: str | None = None
     """Text to evaluate on; by default the run's own source."""
@@ -46,7 +50,8 @@ def run(arguments: Sequence[str], began: float) -> None:
     """Measures and reports; `began` is when the process started."""
     options: Evaluate = parse(Evaluate, "evaluate", arguments)
     named = options.mlp and mlps_of(options.mlp)  # before anything is loaded
-    finished_crosscoders(options.run)
+    run = first_run(options.runs, options.together)
+    finished_crosscoders(run)
 
     from crossproof.activations.corpus import TextSlice
     from crossproof.commands.finish import finish
@@ -54,10 +59,12 @@ def run(arguments: Sequence[str], began: float) -> None:
     from crossproof.training.machine import thread_setting
 
     thread_setting(options.threads)
-    model, config = options.language_model.load(options.run)
+    model, config = options.language_model.load(run)
     context = min(options.context, model.context)
     source = options.text or config.text
     text = TextSlice(source, options.split, options.sequences, context, options.skip, config.rows)
-    output = options.out or options.run / f"evaluation-{options.split}"
+    usual = "together" if options.together else f"evaluation-{options.split}"
+    output = options.out or run / usual
     settings = EvaluationOptions(seed=options.seed, mlps=named or mlps_of(config.penalise))
-    finish(model, config, options.run, output, text, began, settings)
+    together = options.runs if options.together else ()
+    finish(model, config, run, output, text, began, settings, together)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from crossproof.activations import massive_table
 from crossproof.activations.corpus import TextSlice
 from crossproof.errors import printable
 from crossproof.evaluation import EvaluationOptions
-from crossproof.evaluation.run_figures import evaluate_run
+from crossproof.evaluation.run_figures import evaluate_run, evaluate_together
 from crossproof.files import make_folder
 from crossproof.interactions.config import mlps_of
 from crossproof.lm import LanguageModel
@@ -49,14 +50,21 @@ def finish(
     text: TextSlice,
     began: float,
     options: EvaluationOptions = EvaluationOptions(),  # noqa: B008  (frozen)
+    together: Sequence[Path] = (),
 ) -> None:
-    """Evaluates, writes results.json and report.html, and prints the table when both are there."""
+    """Evaluates, writes results.json and report.html, and prints the table when both are there.
+
+    `together`: all dictionaries of these run folders as one.
+    """
     make_folder(output)
     with evaluation_display() as progress:
-        results = evaluate_run(model, folder, config, text, options, progress)
+        if together:
+            results = evaluate_together(model, list(together), text, options, progress)
+        else:
+            results = evaluate_run(model, folder, config, text, options, progress)
     results = replace(results, seconds=round(time.perf_counter() - began, 1))
     results.save(output / "results.json")
-    page = report_run(folder, output, results)
+    page = report_run(output if together else folder, output, results)
     print_tables(results.tables())
     say(f"Figures: {output / 'results.json'}")
     say(f"Report: {page}")

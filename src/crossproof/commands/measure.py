@@ -9,9 +9,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from crossproof.commands.models import ModelOptions
+from crossproof.commands.models import ModelOptions, first_run
 from crossproof.commands.parsing import parse
 from crossproof.crosscoder.folders import finished_crosscoders
+from crossproof.errors import CrossproofError
 from crossproof.interactions.config import mlps_of
 
 
@@ -23,10 +24,15 @@ class Measure:
 
       crossproof measure runs/demo --tokens 1e6 --split train
       crossproof measure runs/mine --text my.txt --against runs/other
+      crossproof measure runs/transcoders runs/attention --together --mlp all
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """A folder written by `crossproof train`, or one that holds crosscoder.safetensors."""
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """A folder written by `crossproof train` or `import`, or one that holds
+    crosscoder.safetensors; several with --together."""
+    together: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """All dictionaries of the folders at once (a transcoder a layer): contributions of all their
+    latents stand side by side; by default into RUN/together/measure."""
     against: Path | None = None
     """Another such folder: its crosscoders are measured on the same text and compared."""
     language_model: ModelOptions = field(default_factory=ModelOptions)
@@ -60,7 +66,10 @@ def run(arguments: Sequence[str], began: float) -> None:
 def measured(options: Measure, leave_half: bool = False) -> None:
     """What the command does; another that needs text beside the measured one leaves half of it."""
     named = options.mlp and mlps_of(options.mlp)  # before anything is loaded
-    folders = [options.run] if options.against is None else [options.run, options.against]
+    run = first_run(options.runs, options.together)
+    if options.together and options.against is not None:
+        raise CrossproofError("--together and --against contradict each other: give one.")
+    folders = list(options.runs) if options.against is None else [run, options.against]
     for folder in folders:
         finished_crosscoders(folder)
 
@@ -73,14 +82,15 @@ def measured(options: Measure, leave_half: bool = False) -> None:
 
     thread_setting(options.threads)
     keep_freed_memory()
-    model, config = options.language_model.load(options.run)
+    model, config = options.language_model.load(run)
     context = min(options.context, model.context)
     source = options.text or config.text
     text = TextSlice.of_tokens(source, options.split, int(options.tokens), context, config.rows)
     if leave_half:
         every = len(replace(text, sequences=2**62).read(model))
         text = replace(text, sequences=min(text.sequences, max(1, every // 2)))
-    output = options.out or options.run / "measure"
+    place = run / "together" if options.together else run
+    output = options.out or place / "measure"
     described = MeasureOptions(
         options.pairs,
         options.attention,
@@ -88,18 +98,19 @@ def measured(options: Measure, leave_half: bool = False) -> None:
         mlps=named or mlps_of(config.penalise),
     )
     with evaluation_display("measuring", "sequences") as progress:
-        result = measure_runs(model, folders, output, text, described, progress)
+        told = described, progress, options.together
+        result = measure_runs(model, folders, output, text, *told)
     lines = [
         f"{name} not measured: none of the MLPs reads it."
-        for name in RunFolder.open(options.run).names
-        if name not in result.runs
+        for name in RunFolder.open(run).names
+        if name not in result.runs and not options.together
     ]
     lines += [
         f"{name}, attention not measured: {figures.attention.missing}"
         for name, figures in result.runs.items()
         if figures.attention is not None and figures.attention.missing is not None
     ]
-    listed = options.run if output == options.run / "measure" else None
+    listed = place if output == place / "measure" else None
     show(result, *lines, f"Sums and measure.json: {output}", run=listed)
     for name, figures in result.runs.items():
-        print_contexts(name, figures.top_pairs)
+        print_contexts(name, figures.top_pairs, figures.dictionaries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,18 @@ from crossproof.training.config import Precision, RunConfig, config_from_dict
 
 if TYPE_CHECKING:
     from crossproof.lm import LanguageModel
+
+
+def first_run(runs: Sequence[Path], together: bool) -> Path:
+    """The folder that says which model; CrossproofError for none, or for several one by one."""
+    if not runs:
+        raise CrossproofError("Name a run folder.")
+    if len(runs) > 1 and not together:
+        raise CrossproofError(
+            f"{len(runs)} folders are given: one at a time, or --together for all their "
+            f"dictionaries at once."
+        )
+    return runs[0]
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,14 @@ matrix of activations, decoding is A W_dec; its gradients are A^T g (rows of the
 <g_b, W_dec,h> (one number an entry); the encoder's gradient has the same form with the input in
 place of g. So three kernels suffice, and the dense backward products (two thirds of a dense
 training step) are never formed.
+
+Latents may read and write hookpoints of their own: weights [H, R, D] hold a row for each of the
+(at most R) places of a latent, and `spans` say which these are. A crosscoder has one span of all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,14 +22,64 @@ from torch.autograd.function import once_differentiable
 
 from crossproof import kernels
 from crossproof.crosscoder.latents import SparseLatents
+from crossproof.crosscoder.layout import PlaceSpan
+
+Spans = Sequence[PlaceSpan]
+
+
+def at_places(x: Float[Tensor, "B P D"], span: PlaceSpan) -> Float[Tensor, "B F"]:
+    """What a span's latents read of `x`, flattened; a view where that is everything."""
+    if span.places == tuple(range(x.shape[1])):
+        return x.flatten(1)
+    return x[:, list(span.places)].flatten(1)
+
+
+def rows_of(weights: Float[Tensor, "H R D"], span: PlaceSpan) -> Float[Tensor, "S F"]:
+    """A span's rows of the weights, flattened over its places."""
+    return weights[span.rows, : len(span.places)].flatten(1)
+
+
+def project(
+    x: Float[Tensor, "B P D"], weights: Float[Tensor, "H R D"], spans: Spans
+) -> Float[Tensor, "B H"]:
+    """<W_h, x_b> of every token and latent."""
+    return _side_by_side([at_places(x, span) @ rows_of(weights, span).T for span in spans])
+
+
+def pre_activations(
+    x: Float[Tensor, "B P D"],
+    weights: Float[Tensor, "H R D"],
+    bias: Float[Tensor, " H"],
+    spans: Spans,
+) -> Float[Tensor, "B H"]:
+    """`project` with a bias."""
+    return _side_by_side(
+        [
+            torch.addmm(bias[span.rows], at_places(x, span), rows_of(weights, span).T)
+            for span in spans
+        ]
+    )
 
 
 def transposed_product(
-    entries: SparseLatents, values: Float[Tensor, " nnz"], rows: Float[Tensor, "B F"]
-) -> Float[Tensor, "H F"]:
-    """A^T rows, where A is the [B, H] matrix of `entries` holding `values`."""
+    entries: SparseLatents, values: Float[Tensor, " nnz"], x: Float[Tensor, "B P D"], spans: Spans
+) -> Float[Tensor, "H R D"]:
+    """A^T x at each latent's places, A being the [B, H] matrix of `entries` holding `values`."""
     offsets, tokens, order = entries.transposed
-    return kernels.weighted_rows(offsets, tokens, values[order], rows)
+    values = values[order]
+    if len(spans) == 1:
+        flat = kernels.weighted_rows(offsets, tokens, values, at_places(x, spans[0]))
+        return flat.view(entries.n_latents, -1, x.shape[2])
+    wide = max(len(span.places) for span in spans)
+    out = x.new_zeros(entries.n_latents, wide, x.shape[2])
+    for span in spans:
+        bounds = offsets[span.start : span.stop + 1]
+        inside = slice(int(bounds[0]), int(bounds[-1]))
+        rows = kernels.weighted_rows(
+            bounds - bounds[0], tokens[inside], values[inside], at_places(x, span)
+        )
+        out[span.rows, : len(span.places)] = rows.unflatten(1, (-1, x.shape[2]))
+    return out
 
 
 class _SparseProduct(torch.autograd.Function):
@@ -44,7 +98,8 @@ class _SparseProduct(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_values = kernels.row_products(entries.offsets, entries.indices, grad, rows)
         if ctx.needs_input_grad[1]:
-            grad_rows = transposed_product(entries, values, grad)
+            offsets, tokens, order = entries.transposed
+            grad_rows = kernels.weighted_rows(offsets, tokens, values[order], grad)
         return grad_values, grad_rows, None
 
 
@@ -57,26 +112,28 @@ def sparse_product(latents: SparseLatents, rows: Float[Tensor, "H F"]) -> Float[
 class _EncodeEntries(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, pre: Tensor, x: Tensor, W_enc: Tensor, b_enc: Tensor, entries: SparseLatents
-    ) -> Tensor:
+        ctx: Any, pre: Tensor, x: Tensor, W_enc: Tensor, b_enc: Tensor, entries: SparseLatents,
+        spans: Spans,
+    ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(x)
-        ctx.entries = entries
+        ctx.entries, ctx.spans = entries, spans
         return pre.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, Tensor, None, None]:
         (x,) = ctx.saved_tensors
         entries, grad = ctx.entries, grad.contiguous()
         grad_bias = grad.new_zeros(entries.n_latents).index_add_(0, entries.indices, grad)
-        return None, None, transposed_product(entries, grad, x), grad_bias, None
+        return None, None, transposed_product(entries, grad, x, ctx.spans), grad_bias, None, None
 
 
 def encode_entries(
     entries: SparseLatents,
-    x: Float[Tensor, "B F"],
-    W_enc: Float[Tensor, "H F"],
+    x: Float[Tensor, "B P D"],
+    W_enc: Float[Tensor, "H R D"],
     b_enc: Float[Tensor, " H"],
+    spans: Spans,
 ) -> SparseLatents:
     """`entries` with their values made differentiable in the encoder's weights.
 
@@ -84,40 +141,98 @@ def encode_entries(
     already computed without gradient to choose the entries. No gradient flows to `x`: a
     dictionary's inputs are data.
     """
-    values: Tensor = _EncodeEntries.apply(entries.values, x, W_enc, b_enc, entries)
+    values: Tensor = _EncodeEntries.apply(entries.values, x, W_enc, b_enc, entries, spans)
     return entries.with_values(values)
 
 
-class _DecodeWithVectors(torch.autograd.Function):
+class _Decode(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, W_dec: Tensor, where: Tensor, entries: SparseLatents
-    ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(values, W_dec, where)
-        ctx.entries = entries
-        rows = W_dec.flatten(1)
-        decoded = kernels.weighted_rows(entries.offsets, entries.indices, values, rows)
-        return decoded, W_dec.index_select(1, where)
+        ctx: Any, values: Tensor, W_dec: Tensor, entries: SparseLatents, spans: Spans,
+        n_places: int, where: tuple[int, ...],
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        ctx.save_for_backward(values, W_dec)
+        ctx.entries, ctx.spans, ctx.where = entries, spans, where
+        decoded = _decoded(entries, values, W_dec, spans, n_places)
+        vectors = W_dec.new_zeros(len(W_dec), len(where), W_dec.shape[2])
+        for span, slot, at in _slots(spans, where):
+            vectors[span.rows, at] = W_dec[span.rows, slot]
+        return decoded, vectors
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: Any, grad: Tensor, grad_vectors: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, None]:
-        values, W_dec, where = ctx.saved_tensors
-        entries, grad = ctx.entries, grad.contiguous()
-        grad_values = kernels.row_products(entries.offsets, entries.indices, grad, W_dec.flatten(1))
-        grad_rows = transposed_product(entries, values, grad).view_as(W_dec)
-        return grad_values, grad_rows.index_add_(1, where, grad_vectors), None, None
+    def backward(ctx: Any, grad: Tensor, grad_vectors: Tensor) -> tuple[Tensor | None, ...]:
+        values, W_dec = ctx.saved_tensors
+        entries, spans, grad = ctx.entries, ctx.spans, grad.contiguous()
+        grad_values = None
+        if ctx.needs_input_grad[0]:
+            grad_values = values.new_zeros(len(values))
+            for span in spans:
+                own, at = of_span(entries, span)
+                left, right = at_places(grad, span), rows_of(W_dec, span)
+                grad_values[at] = kernels.row_products(own.offsets, own.indices, left, right)
+        grad_rows = transposed_product(entries, values, grad, spans)
+        for span, slot, column in _slots(spans, ctx.where):
+            grad_rows[span.rows, slot] += grad_vectors[span.rows, column]
+        return grad_values, grad_rows, None, None, None, None
 
 
 def decode_with_vectors(
-    latents: SparseLatents, W_dec: Float[Tensor, "H P D"], where: Int[Tensor, " M"]
-) -> tuple[Float[Tensor, "B F"], Float[Tensor, "H M D"]]:
-    """`sparse_product` with the decoder, and its vectors at the hookpoints `where`.
+    latents: SparseLatents,
+    W_dec: Float[Tensor, "H R D"],
+    spans: Spans,
+    n_places: int,
+    where: Sequence[int] = (),
+) -> tuple[Float[Tensor, "B P D"], Float[Tensor, "H M D"]]:
+    """What the latents write at each of `n_places` hookpoints, and decoder vectors at `where`.
 
     One function, because autograd would otherwise fill and add a second gradient of the decoder's
-    size for the few hookpoints that the penalties look at.
+    size for the few hookpoints that the penalties look at. A latent that does not write a
+    hookpoint has the vector zero there.
     """
-    decoded, decoder = _DecodeWithVectors.apply(latents.values, W_dec, where, latents)
+    decoded, decoder = _Decode.apply(
+        latents.values.to(W_dec.dtype), W_dec, latents, tuple(spans), n_places, tuple(where)
+    )
     return decoded, decoder
+
+
+def _decoded(
+    entries: SparseLatents, values: Tensor, W_dec: Tensor, spans: Spans, n_places: int
+) -> Float[Tensor, "B P D"]:
+    shape = entries.n_tokens, n_places, W_dec.shape[2]
+    whole = tuple(range(n_places))
+    out = None if [span.places for span in spans] == [whole] else values.new_zeros(shape)
+    for span in spans:
+        own, at = of_span(entries, span)
+        part = kernels.weighted_rows(own.offsets, own.indices, values[at], rows_of(W_dec, span))
+        if out is None:
+            return part.view(shape)
+        out[:, list(span.places)] += part.unflatten(1, (-1, shape[2]))
+    assert out is not None  # a dictionary has a span
+    return out
+
+
+def of_span(
+    entries: SparseLatents, span: PlaceSpan
+) -> tuple[SparseLatents, slice | Int[Tensor, " part"]]:
+    """A span's entries, numbered from its first latent, and where they stand among all."""
+    if (span.start, span.stop) == (0, entries.n_latents):
+        return entries, slice(None)
+    inside = (entries.indices >= span.start) & (entries.indices < span.stop)
+    own = entries.keep(inside)
+    count = span.stop - span.start
+    return SparseLatents(
+        own.offsets, own.indices - span.start, own.values, count
+    ), inside.nonzero()[:, 0]
+
+
+def _slots(spans: Spans, where: Sequence[int]) -> Iterator[tuple[PlaceSpan, int, int]]:
+    """(span, place of the hookpoint among the span's, place among `where`) of those written."""
+    for at, hookpoint in enumerate(where):
+        for span in spans:
+            if hookpoint in span.places:
+                yield span, span.places.index(hookpoint), at
+
+
+def _side_by_side(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from crossproof.errors import CrossproofError
@@ -22,10 +23,17 @@ def finished_crosscoders(path: Path) -> dict[str, Path]:
         )
     if (path / WEIGHTS).exists():
         return {"crosscoder": path}
-    below = {each.parent.name: each for each in path.glob("*/crosscoder")}
+    folders = [*path.glob("*/crosscoder"), *path.glob("*/*/crosscoder")]
+    below = {each.parent.relative_to(path).as_posix(): each for each in folders}
     if not below:
         raise CrossproofError(
             f"No finished crosscoder in {path}: give a run folder written by `crossproof train` "
             f"(resume it if it was stopped)."
         )
-    return {name: below[name] for name in sorted(below, key=lambda n: (n != "unpenalised", n))}
+    order = sorted(below, key=lambda name: (not name.startswith("unpenalised"), _natural(name)))
+    return {name: below[name] for name in order}
+
+
+def _natural(name: str) -> list[int | str]:
+    """Block 2 before block 10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

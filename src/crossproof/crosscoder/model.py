@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossproof.activations.config import MASSIVE, PositionRule
-from crossproof.activations.positions import median_norms, within_limits
-from crossproof.crosscoder.autograd import decode_with_vectors, encode_entries, sparse_product
+from crossproof.activations.config import PositionRule
+from crossproof.crosscoder.autograd import decode_with_vectors, encode_entries, pre_activations
 from crossproof.crosscoder.config import CrosscoderConfig as CrosscoderConfig
 from crossproof.crosscoder.deprecated import FormerNames
 from crossproof.crosscoder.hub import SavedOnHub
+from crossproof.crosscoder.initialising import SeededByData
 from crossproof.crosscoder.latents import SparseLatents
+from crossproof.crosscoder.layout import Layout, widest
 from crossproof.crosscoder.provenance import Provenance
 from crossproof.crosscoder.sparsity import make_sparsity
 from crossproof.crosscoder.store import read_crosscoder
@@ -36,31 +37,55 @@ class Encoding:
     """All pre-activations, without gradient."""
 
 
-class Crosscoder(SavedOnHub, FormerNames):
-    """W_enc and W_dec [H, P, D], b_enc [H], b_dec [P, D], and a scale per hookpoint.
+class Crosscoder(SavedOnHub, FormerNames, SeededByData):
+    """A dictionary of every kind: its layout says which hookpoints latents read, and which write.
+
+    W_enc [H, R, D] holds a vector for each of the (at most R) hookpoints that a latent reads, W_dec
+    [H, W, D] one for each that it writes; of a crosscoder both are all P. Besides b_enc [H], b_dec
+    [P, D], a scale per hookpoint and, where the layout has affine skips, W_skip [K, D, D]: the k-th
+    adds x_read W_skip[k] to what is written.
 
     The weights live in scaled space: activations are multiplied by `scale` [P] (median norm √D at
     each hookpoint) before they are encoded, and reconstructions divided by it. `encode`, `decode`,
-    `decoder_vectors`, `decoder_bias` and the call `crosscoder(x)`, which reconstructs, speak of raw
-    activations; `fold` absorbs the scale into the weights.
+    `decoder_vectors`, `decoder_bias`, `affine` and the call `crosscoder(x)`, which reconstructs,
+    speak of raw activations; `fold` absorbs the scale into the weights.
     Nothing is subtracted from the input: the initial b_enc makes the encoder see x - b_dec.
     `positions` says which positions of a text the crosscoder was trained on and is measured at.
+    `members`: of several dictionaries side by side, where the latents of each begin.
     """
 
     scale: Tensor
     positions: PositionRule
 
-    def __init__(self, config: CrosscoderConfig, hookpoints: Hookpoints, d_model: int) -> None:
+    def __init__(
+        self,
+        config: CrosscoderConfig,
+        hookpoints: Hookpoints,
+        d_model: int,
+        layout: Layout | None = None,
+    ) -> None:
+        """Without a layout it is a crosscoder: every latent reads and writes every hookpoint.
+
+        Raises CrossproofError if layout, configuration and hookpoints do not fit each other.
+        """
         super().__init__()
         self.config, self.hookpoints, self.d_model = config, hookpoints, d_model
-        shape = (config.n_latents, len(hookpoints), d_model)
-        self.W_enc = nn.Parameter(torch.zeros(shape))
-        self.W_dec = nn.Parameter(torch.zeros(shape))
-        self.b_enc = nn.Parameter(torch.zeros(config.n_latents))
-        self.b_dec = nn.Parameter(torch.zeros(shape[1:]))
+        self.layout = layout or Layout.joint(config.n_latents, len(hookpoints))
+        self.layout.check(config.n_latents, len(hookpoints))
+        if layout is not None:
+            self.hookpoints = hookpoints.playing_parts_at(layout.written)
+        latents = config.n_latents
+        self.W_enc = nn.Parameter(torch.zeros(latents, widest(self.layout.reading), d_model))
+        self.W_dec = nn.Parameter(torch.zeros(latents, widest(self.layout.writing), d_model))
+        self.b_enc = nn.Parameter(torch.zeros(latents))
+        self.b_dec = nn.Parameter(torch.zeros(len(hookpoints), d_model))
+        if self.layout.skips:
+            skips = torch.zeros(len(self.layout.skips), d_model, d_model)
+            self.W_skip = nn.Parameter(skips)
         self.register_buffer("scale", torch.ones(len(hookpoints)))
         self.sparsity = make_sparsity(config)
         self.positions = PositionRule()
+        self.members: dict[str, int] = {}
 
     @property
     def n_latents(self) -> int:
@@ -70,59 +95,18 @@ class Crosscoder(SavedOnHub, FormerNames):
     @property
     def written(self) -> tuple[int, ...]:
         """The hookpoints with a decoder: all but those that a transcoder only reads."""
-        used = self.W_dec.any(dim=2).any(dim=0) | self.b_dec.any(dim=1)
+        used = self.b_dec.any(dim=1)
+        for span in self.layout.writing:
+            vectors = self.W_dec[span.rows, : len(span.places)]
+            used[list(span.places)] |= vectors.any(dim=2).any(dim=0)
+        for _, written in self.layout.skips:
+            used[written] = True
         return tuple(used.nonzero()[:, 0].tolist())
 
-    @torch.no_grad()
-    def initialise(self, sample: Float[Tensor, "M P D"], seed: int) -> None:
-        """Sets scale and biases from `sample` (a few thousand tokens), and the weights.
-
-        The scale is √D over the median norm, and biases are means over tokens that are not
-        massive (`typical_tokens`): a few outliers would else decide both (decision 67).
-
-        Every latent starts as a unit vector along the centred activations of a token, with its
-        encoder equal to its decoder. Tokens are drawn one after another, each with probability
-        proportional to how much of it the latents so far leave unexplained (the D² rule of
-        k-means++): drawn evenly, most latents would be copies for the same frequent tokens, and
-        half of them would die.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        norms = median_norms(sample.norm(dim=-1))
-        norms = torch.where(norms > 0, norms, 1)  # a silent hookpoint has no scale
-        self.scale.copy_(self.d_model**0.5 / norms)
-        scaled = sample * self.scale[:, None]
-        self.b_dec.copy_(scaled[typical_tokens(sample)].mean(0))
-        directions = nn.functional.normalize((scaled - self.b_dec).flatten(1))
-        decoder = directions[_spread(directions, self.n_latents, generator)]
-        noise = (
-            torch.randn(decoder.shape, generator=generator).to(decoder) / decoder.shape[1] ** 0.5
-        )
-        decoder = nn.functional.normalize(decoder + 0.3 * noise)
-        self.W_dec.copy_(decoder.view_as(self.W_dec))
-        self.W_enc.copy_(self.W_dec)
-        self.b_enc.copy_(-(self.W_enc.flatten(1) @ self.b_dec.flatten()))
-
-    @torch.no_grad()
-    def fit_gain(self, sample: Float[Tensor, "M P D"]) -> float:
-        """After `initialise`: scales the encoder so that `sample` is reconstructed best.
-
-        Returns the factor, <x̂ - b, x - b> / ‖x̂ - b‖² over the sample's typical tokens with the
-        encoder as it was.
-        Directions of the data point alike, and each latent's activation is all that its direction
-        explains: k of them together overshoot a token many times over (FVU of 10 to 300 at the
-        start), and training spends its first hundreds of steps on taking that back.
-        """
-        typical = sample[typical_tokens(sample)].to(self.scale.dtype)
-        target = (typical * self.scale[:, None] - self.b_dec).flatten(1)
-        pre = target @ self.W_enc.flatten(1).T
-        sparsity = copy.deepcopy(self.sparsity)  # BatchTopK remembers what it has seen
-        latents = sparsity.activate(sparsity.select(pre, training=True))
-        decoded = self.decode_scaled(latents) - self.b_dec.flatten()
-        power = float(decoded.pow(2).sum())
-        gain = float((decoded * target).sum()) / power if power > 0 else 1.0
-        self.W_enc.mul_(gain)
-        self.b_enc.mul_(gain)
-        return gain
+    @property
+    def _writes_all(self) -> bool:
+        every = tuple(range(len(self.hookpoints)))
+        return [span.places for span in self.layout.writing] == [every]
 
     def encode(self, x: Float[Tensor, "B P D"]) -> SparseLatents:
         """The active latents of raw activations; each token's code depends on that token alone.
@@ -136,8 +120,7 @@ class Crosscoder(SavedOnHub, FormerNames):
                 f"{', '.join(self.hookpoints.names[:2])}, ... of the model it was trained on."
             )
         with torch.no_grad():
-            flat = (x.to(self.scale.dtype) * self.scale[:, None]).flatten(1)
-            entries = self.sparsity.select(self._pre(flat))
+            entries = self.sparsity.select(self._pre(x.to(self.scale.dtype) * self.scale[:, None]))
             latents = self.sparsity.activate(entries)
             return latents.keep(latents.values > 0)
 
@@ -147,38 +130,91 @@ class Crosscoder(SavedOnHub, FormerNames):
 
     def forward(self, x: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
         """The reconstruction of raw activations; errors as `encode`."""
-        return self.decode(self.encode(x))
+        return self.decode(self.encode(x), x)
 
-    def encode_training(self, x: Float[Tensor, "B F"]) -> Encoding:
-        """The code of scaled, flattened activations [B, P·D], differentiable in the encoder."""
+    def encode_training(self, x: Float[Tensor, "B P D"]) -> Encoding:
+        """The code of scaled activations, differentiable in the encoder."""
         with torch.no_grad():
             pre = self._pre(x)
             selected = self.sparsity.select(pre, training=True)
-        entries = encode_entries(selected, x, self.W_enc.flatten(1), self.b_enc)
+        entries = self.differentiable(selected, x)
         return Encoding(entries, self.sparsity.activate(entries), pre)
 
-    def _pre(self, flat: Float[Tensor, "B F"]) -> Float[Tensor, "B H"]:
-        pre: Tensor = torch.addmm(self.b_enc, flat, self.W_enc.flatten(1).T)
-        return pre.to(flat.dtype)  # autocast may have lowered it
+    def differentiable(self, entries: SparseLatents, x: Float[Tensor, "B P D"]) -> SparseLatents:
+        """Entries with pre-activations of scaled `x` as values, differentiable in the encoder."""
+        return encode_entries(entries, x, self.W_enc, self.b_enc, self.layout.reading)
 
-    def decode_scaled(self, latents: SparseLatents) -> Float[Tensor, "B F"]:
-        """The reconstruction in scaled space, flattened, differentiable."""
-        return sparse_product(latents, self.W_dec.flatten(1)) + self.b_dec.flatten()
+    def _pre(self, x: Float[Tensor, "B P D"]) -> Float[Tensor, "B H"]:
+        pre = pre_activations(x, self.W_enc, self.b_enc, self.layout.reading)
+        return pre.to(x.dtype)  # autocast may have lowered it
+
+    def decode_scaled(
+        self, latents: SparseLatents, x: Float[Tensor, "B P D"] | None = None
+    ) -> Float[Tensor, "B P D"]:
+        """The reconstruction in scaled space, differentiable; `x`, scaled, for affine skips."""
+        return self.decode_with_vectors(latents, (), x)[0]
 
     def decode_with_vectors(
-        self, latents: SparseLatents, where: Int[Tensor, " M"]
-    ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "H M D"]]:
+        self,
+        latents: SparseLatents,
+        where: Sequence[int],
+        x: Float[Tensor, "B P D"] | None = None,
+    ) -> tuple[Float[Tensor, "B P D"], Float[Tensor, "H M D"]]:
         """`decode_scaled` and the scaled decoder vectors at some hookpoints, at one gradient."""
-        decoded, decoder = decode_with_vectors(latents, self.W_dec, where)
-        return decoded + self.b_dec.flatten(), decoder
+        written, n_places = self.layout.writing, len(self.hookpoints)
+        decoded, decoder = decode_with_vectors(latents, self.W_dec, written, n_places, where)
+        decoded = decoded + self.b_dec
+        if x is not None and self.layout.skips:
+            decoded = decoded + self.affine_scaled(x)
+        return decoded, decoder
 
-    def decode(self, latents: SparseLatents) -> Float[Tensor, "B P D"]:
-        """The reconstruction of raw activations."""
-        return self.decode_scaled(latents).view(-1, *self.b_dec.shape) / self.scale[:, None]
+    def decode(
+        self, latents: SparseLatents, x: Float[Tensor, "B P D"] | None = None
+    ) -> Float[Tensor, "B P D"]:
+        """The reconstruction of raw activations; zero at hookpoints that are only read.
+
+        `x`, what was encoded, is needed for affine skips: CrossproofError without it.
+        """
+        if self.layout.skips and x is None:
+            raise CrossproofError(
+                "This dictionary has an affine skip beside its latents: give decode the "
+                "activations that were encoded, too."
+            )
+        scaled = None if x is None else x.to(self.scale) * self.scale[:, None]
+        return self.decode_scaled(latents, scaled) / self.scale[:, None]
+
+    def affine(self, x: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
+        """What the affine skips alone add at each hookpoint, of raw activations."""
+        scaled = x.to(self.scale.dtype) * self.scale[:, None]
+        return self.affine_scaled(scaled) / self.scale[:, None]
+
+    def affine_scaled(self, x: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
+        """`affine` in scaled space, differentiable in W_skip; zero where there are no skips."""
+        if not self.layout.skips:
+            return torch.zeros_like(x)
+        read, written = (
+            torch.tensor(side, device=x.device) for side in zip(*self.layout.skips, strict=True)
+        )
+        added = torch.einsum("bkd,kde->bke", x[:, read], self.W_skip)
+        return torch.zeros_like(x).index_add(1, written, added)
 
     def decoder_vectors(self, hookpoint: int) -> Float[Tensor, "H D"]:
-        """Decoder vectors d_h at one hookpoint, for raw activations."""
-        return self.W_dec[:, hookpoint] / self.scale[hookpoint]
+        """Decoder vectors d_h at one hookpoint, for raw activations; zero where none is written."""
+        if self._writes_all:
+            return self.W_dec[:, hookpoint] / self.scale[hookpoint]
+        parts = []
+        for span in self.layout.writing:
+            slot = span.places.index(hookpoint) if hookpoint in span.places else None
+            own = self.W_dec[span.rows, 0 if slot is None else slot]
+            parts.append(torch.zeros_like(own) if slot is None else own)
+        return torch.cat(parts) / self.scale[hookpoint]
+
+    def whole_decoder(self) -> Float[Tensor, "H P D"]:
+        """W_dec with a vector for every hookpoint, zero where a latent writes none; scaled."""
+        if self._writes_all:
+            return self.W_dec
+        places = range(len(self.hookpoints))
+        return torch.stack([self.decoder_vectors(at) for at in places], 1) * self.scale[:, None]
 
     def decoder_bias(self, hookpoint: int) -> Float[Tensor, " D"]:
         """Decoder bias b at one hookpoint, for raw activations."""
@@ -187,8 +223,12 @@ class Crosscoder(SavedOnHub, FormerNames):
     @torch.no_grad()
     def fold(self) -> None:
         """Absorbs the scale into the weights: the same function of raw activations, scale one."""
-        self.W_enc.mul_(self.scale[:, None])
-        self.W_dec.div_(self.scale[:, None])
+        for span in self.layout.reading:
+            self.W_enc[span.rows, : len(span.places)] *= self.scale[list(span.places), None]
+        for span in self.layout.writing:
+            self.W_dec[span.rows, : len(span.places)] /= self.scale[list(span.places), None]
+        for at, (read, written) in enumerate(self.layout.skips):
+            self.W_skip[at] *= self.scale[read] / self.scale[written]
         self.b_dec.div_(self.scale[:, None])
         self.scale.fill_(1)
 
@@ -199,31 +239,3 @@ def load_crosscoder(folder: Path) -> tuple[Crosscoder, Provenance]:
     Raises CrossproofError if the folder is missing, incomplete, truncated, or of another format.
     """
     return read_crosscoder(Crosscoder, folder)
-
-
-def typical_tokens(sample: Float[Tensor, "M P D"]) -> Bool[Tensor, " M"]:
-    """Tokens that are massive at no hookpoint: within `MASSIVE` times the sample's median norms."""
-    medians = median_norms(sample.norm(dim=-1))
-    typical = within_limits(sample, (MASSIVE * medians).tolist())
-    return typical if typical.any() else torch.ones_like(typical)
-
-
-def _spread(
-    directions: Float[Tensor, "M F"], count: int, generator: torch.Generator
-) -> Int[Tensor, " count"]:
-    """Rows drawn by the D² rule: each in proportion to its squared distance from those drawn.
-
-    Distance between unit vectors counts their cosine only where it is positive: latents do not
-    take negative values. Where every row is drawn already, the draw starts afresh.
-    """
-    similarity = (directions @ directions.T).clamp(0, 1).square_().cpu()
-    unexplained = torch.ones(len(directions))
-    chosen = torch.empty(count, dtype=torch.int64)
-    for i in range(count):
-        if unexplained.sum() < 1e-6 * len(directions):
-            unexplained = torch.ones(len(directions))
-        pick = torch.multinomial(unexplained, 1, generator=generator)
-        chosen[i] = pick
-        unexplained = torch.minimum(unexplained, 1 - similarity[pick[0]])
-        unexplained[pick] = 0
-    return chosen.to(directions.device)

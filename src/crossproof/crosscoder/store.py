@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from crossproof.activations.config import PositionRule
 from crossproof.crosscoder.config import CrosscoderConfig
 from crossproof.crosscoder.folders import WEIGHTS
+from crossproof.crosscoder.layout import Layout, widest
 from crossproof.crosscoder.provenance import Provenance as Provenance
 from crossproof.errors import CrossproofError
 from crossproof.files import atomic_folder, read_json, read_tensors
@@ -36,6 +37,7 @@ class Stored(nn.Module):
     hookpoints: Hookpoints
     d_model: int
     positions: PositionRule
+    layout: Layout
 
     def fold(self) -> None:
         """Absorbs the scale into the weights."""
@@ -64,11 +66,18 @@ def save_crosscoder(crosscoder: Stored, folder: Path, provenance: Provenance) ->
             "names": list(crosscoder.hookpoints.names),
             "blocks": [asdict(block) for block in crosscoder.hookpoints.blocks],
         },
+        **_layout_entry(crosscoder),
         "provenance": asdict(provenance),
     }
     with atomic_folder(folder) as temporary:
         save_file(tensors, temporary / WEIGHTS)
         (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _layout_entry(crosscoder: Stored) -> dict[str, Any]:
+    """Nothing for a crosscoder, whose latents read and write every hookpoint."""
+    joint = Layout.joint(crosscoder.config.n_latents, len(crosscoder.hookpoints))
+    return {} if crosscoder.layout == joint else {"layout": asdict(crosscoder.layout)}
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -131,10 +140,14 @@ def read_crosscoder(kind: type[S], folder: Path) -> tuple[S, Provenance]:
         hookpoints = _hookpoints(config["hookpoints"])
         if not size.sparsity.isprintable():
             raise TypeError(f"sparsity is {size.sparsity!r}")
-        shape = (size.n_latents, len(hookpoints), config["d_model"])
+        given = config.get("layout")
+        layout = None if given is None else Layout.stored(given)
+        read = len(hookpoints) if layout is None else widest(layout.reading)
+        shape = (size.n_latents, read, config["d_model"])
         if tensors["W_enc"].shape != shape or min(shape) < 1:  # before so much is allocated
             raise TypeError(f"W_enc has shape {list(tensors['W_enc'].shape)}, not {list(shape)}")
-        crosscoder = kind(size, hookpoints, config["d_model"])
+        more = () if layout is None else (layout,)
+        crosscoder = kind(size, hookpoints, config["d_model"], *more)
         crosscoder.positions = PositionRule.stored(config.get("positions", {}))
         provenance = _typed(Provenance, config["provenance"], Provenance("", ""))
         crosscoder.load_state_dict({n: _usable(n, t) for n, t in tensors.items()})

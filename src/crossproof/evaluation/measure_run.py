@@ -12,6 +12,7 @@ from torch import Tensor
 
 from crossproof.activations.corpus import TextSlice
 from crossproof.crosscoder.model import Crosscoder
+from crossproof.crosscoder.side_by_side import side_by_side
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.attention import AttentionScores, attention_scores
 from crossproof.evaluation.contexts import LatentExample, contexts_in
@@ -25,6 +26,8 @@ from crossproof.interactions.views import mlp_views
 from crossproof.lm import LanguageModel
 from crossproof.training.run_folder import RunFolder
 
+TOGETHER = "together"
+"""The name of several dictionaries side by side."""
 LATENT_CONTEXTS = 2
 """Contexts of each latent of a pair."""
 
@@ -74,10 +77,12 @@ def measure_runs(
     text: TextSlice,
     options: MeasureOptions = MeasureOptions(),
     progress: Progress | None = None,
+    together: bool = False,
 ) -> RunMeasurement:
     """Measures every crosscoder of `folders`; writes sums and measure.json into `output`.
 
-    With several crosscoders, each is compared with the first (`ratios`) if it decodes at the same
+    With `together` all of them as one: contributions of all their latents stand side by side. With
+    several crosscoders, each is compared with the first (`ratios`) if it decodes at the same
     MLPs' inputs; those that none of the MLPs reads are passed over if another is read. Raises
     CrossproofError if a crosscoder explains another model, or if none is read.
     """
@@ -88,7 +93,10 @@ def measure_runs(
         corpus=replace(text, sequences=len(sequences)),
     )
     first: InteractionTally | None = None
-    crosscoders = measurable(model, named_crosscoders(model, folders), options.mlps)
+    crosscoders = named_crosscoders(model, folders)
+    if together:
+        crosscoders = {TOGETHER: side_by_side(model, crosscoders)}
+    crosscoders = measurable(model, crosscoders, options.mlps)
     for name, crosscoder in crosscoders.items():
         tell = None if progress is None else partial(progress, name)
         tally = tally_interactions(model, crosscoder, sequences, size, tell, kept, options.mlps)
@@ -144,6 +152,7 @@ def _described(
         blocks=sums.blocks,
         gated=sums.gated,
         views=tally.views,
+        dictionaries=dict(crosscoder.members),
         seconds={name: round(value, 2) for name, value in tally.seconds.items()},
         totals=totals(tally),
         owners=owners(sums),

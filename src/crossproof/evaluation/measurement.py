@@ -10,6 +10,7 @@ from crossproof.activations.corpus import TextSlice
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.attention import LABELS, PARTS, AttentionScores
 from crossproof.evaluation.contexts import Context
+from crossproof.evaluation.naming import pair_name
 from crossproof.evaluation.results import BlockEstimate
 from crossproof.evaluation.views_note import views_note
 from crossproof.result import ABSENT, Result
@@ -93,6 +94,8 @@ class MeasurementResult(Result):
     attention: AttentionScores | None = field(default=None, metadata=ABSENT)
     views: dict[str, str] = field(default_factory=dict, metadata=ABSENT)
     """By block: where its MLP is read, at its input or in the stream before."""
+    dictionaries: dict[str, int] = field(default_factory=dict, metadata=ABSENT)
+    """Of several dictionaries side by side, where the latents of each begin."""
 
     def tables(self) -> Sequence[Table]:
         """Totals, the strongest pairs, and the parts of attention scores."""
@@ -171,7 +174,7 @@ def pairs_table(title: str, result: MeasurementResult) -> Table:
         sums = [pair.per_coactive_token.get(form) for form in forms]
         values: list[Value] = [pair.per_token, pair.coactive, *sums, pair.second_difference]
         values += [pair.shapley_taylor, pair.block] if shapley else [pair.block]
-        rows.append(Row("\u00a0".join(map(str, pair.latents)), tuple(values)))  # never broken
+        rows.append(Row(pair_name(pair.latents, result.dictionaries), tuple(values)))
     note = f"{', '.join(forms)} and second difference: mean over tokens with both active."
     if shapley:
         note += " φ: Shapley–Taylor index of the MLP’s output where the pair interacts most."

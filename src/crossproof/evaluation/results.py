@@ -136,6 +136,8 @@ class EvaluationResult(Result):
     """The blocks whose MLP reads the crosscoder."""
     views: dict[str, str] = field(default_factory=dict, metadata=ABSENT)
     """By block: where its MLP is read, at its input or in the stream before."""
+    dictionaries: dict[str, int] = field(default_factory=dict, metadata=ABSENT)
+    """Of several dictionaries side by side, where the latents of each begin."""
     unread: str | None = field(default=None, metadata=ABSENT)
     """Why no MLP reads it, where none does: there are no interactions and no Φ."""
     phi: Fidelities = field(default_factory=dict)

@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from crossproof.activations.corpus import TextSlice
+from crossproof.crosscoder.side_by_side import side_by_side
 from crossproof.evaluation.evaluating import evaluate
+from crossproof.evaluation.measure_run import TOGETHER, named_crosscoders
 from crossproof.evaluation.results import RunEvaluation
 from crossproof.evaluation.tally import EvaluationOptions
 from crossproof.lm import LanguageModel
@@ -52,4 +54,26 @@ def evaluate_run(
         steps=config.steps,
         batch_tokens=config.batch_tokens,
         tokens=config.steps * config.batch_tokens,
+    )
+
+
+def evaluate_together(
+    model: LanguageModel,
+    folders: list[Path],
+    text: TextSlice,
+    options: EvaluationOptions,
+    progress: SequenceProgress | None = None,
+) -> RunEvaluation:
+    """Evaluates all dictionaries of run folders as one: their latents stand side by side.
+
+    Raises CrossproofError as `side_by_side`, or if a dictionary explains another model.
+    """
+    sequences, dictionaries = text.read(model), named_crosscoders(model, folders)
+    joined = side_by_side(model, dictionaries)
+    tell = None if progress is None else partial(progress, TOGETHER)
+    figures = evaluate(model, joined, sequences, options, tell)
+    figures = replace(figures, objective=f"{len(dictionaries)} dictionaries side by side")
+    runs = {TOGETHER: figures}
+    return RunEvaluation(
+        model=model.name, model_hash=model.weights_hash, evaluated_on=text, runs=runs
     )

@@ -55,6 +55,7 @@ def summarise(
         by_block={name: figures[name].parts for name in BY_BLOCK if name in figures},
         blocks=tuple(tally.views),
         views={str(b): described(v, crosscoder) for b, v in tally.views.items()},
+        dictionaries=dict(crosscoder.members),
         unread=tally.unread or None,
         phi=_fidelities(sums, options, "features-removed"),
         phi_mlp_removed=_fidelities(sums, options, "mlp-removed"),

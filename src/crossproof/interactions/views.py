@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -28,11 +28,16 @@ class InputView:
     block: int
     dictionary: MLPDictionary
     hookpoint: int
+    affine: Callable[[Tensor], Tensor] | None = None
+    """From activations [B, P, D] to what a skip beside the latents adds at each hookpoint."""
     needs: tuple[str, ...] = ()
 
     def at(self, batch: EncodedBatch) -> TokenView:
         """The view of a batch's tokens."""
-        return TokenView(self.dictionary, batch.latents)
+        if self.affine is None:
+            return TokenView(self.dictionary, batch.latents)
+        beside = self.affine(batch.x)[:, self.hookpoint]
+        return TokenView(self.dictionary.shifted(beside), batch.latents)
 
     def inputs(
         self, batch: EncodedBatch, x_hat: Float[Tensor, "B P D"]
@@ -144,7 +149,10 @@ def input_dictionaries(model: LanguageModel, crosscoder: Crosscoder) -> dict[int
 
 def _input_view(model: LanguageModel, crosscoder: Crosscoder, block: int, at: int) -> InputView:
     decoder, bias = crosscoder.decoder_vectors(at), crosscoder.decoder_bias(at)
-    return InputView(block, MLPDictionary.build(model.mlp(block), decoder, bias), at)
+    affine = (
+        crosscoder.affine if at in (written for _, written in crosscoder.layout.skips) else None
+    )
+    return InputView(block, MLPDictionary.build(model.mlp(block), decoder, bias), at, affine)
 
 
 def with_mean_rest(

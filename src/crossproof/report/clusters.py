@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import plotly.graph_objects as go
@@ -15,6 +15,7 @@ from crossproof.clusters.result import (
 )
 from crossproof.clusters.settings import CHANCE
 from crossproof.clusters.task import SIZES
+from crossproof.evaluation.naming import latent_name
 from crossproof.report.plots import Panel, error_bar, heat_map, plain_figure
 from crossproof.report.runs import ShownRun, of_page
 from crossproof.tables import Estimate, Table, number
@@ -80,10 +81,13 @@ def cluster_panels(result: ClusterResult | None, runs: Sequence[ShownRun]) -> li
 
 
 def interaction_square(
-    latents: Sequence[int], values: Sequence[Sequence[float]], run: ShownRun
+    latents: Sequence[int],
+    values: Sequence[Sequence[float]],
+    run: ShownRun,
+    dictionaries: Mapping[str, int] | None = None,
 ) -> go.Figure:
     """I between some latents of a run; the row is the dominant latent."""
-    names = [str(latent) for latent in latents]
+    names = [latent_name(latent, dictionaries or {}) for latent in latents]
     colours = ("var(--card)", run.colour)
     return heat_map(names, names, values, colours, "%{y} dominant, %{x} beside it")
 

@@ -17,6 +17,7 @@ from crossproof.evaluation.measurement import (
     pairs_table,
     totals_table,
 )
+from crossproof.evaluation.naming import latent_name
 from crossproof.evaluation.results import KEPT, RunEvaluation, massive_tables, result_tables
 from crossproof.files import write_text
 from crossproof.proof.attribution.result import AttributionResult
@@ -133,7 +134,7 @@ def _matrices(measured: Measured) -> list[Panel]:
     for run, result in measured:
         if latents := result.matrix.latents:
             told = f"Interaction of the {len(latents)} latents that interact most, {run.name}."
-            square = interaction_square(latents, result.matrix.I, run)
+            square = interaction_square(latents, result.matrix.I, run, result.dictionaries)
             panels.append(Panel(run.name, told, square))
     return panels
 
@@ -184,5 +185,5 @@ def page_template(name: str) -> Template:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"marked": marked, "number": number}
+    environment.filters |= {"marked": marked, "number": number, "named": latent_name}
     return environment.get_template(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from rich.text import Text
 from crossproof.errors import printable
 from crossproof.evaluation.contexts import Context
 from crossproof.evaluation.measurement import PairFigures
+from crossproof.evaluation.naming import pair_name
 from crossproof.tables import Table
 from crossproof.training.loop import Progress as TrainingProgress
 from crossproof.training.run import Report
@@ -133,13 +134,15 @@ def _progress_lines(doing: str, unit: str) -> Callable[[str, int, int], None]:
     return report
 
 
-def print_contexts(title: str, pairs: Iterable[PairFigures]) -> None:
+def print_contexts(
+    title: str, pairs: Iterable[PairFigures], dictionaries: Mapping[str, int]
+) -> None:
     """Where each pair of latents interacts most, at the word in bold."""
     console.print(
         Text(f"{printable(title)}: where each pair interacts most, at the word in bold", "dim")
     )
     for pair in pairs:
-        line = Text(f"  {' '.join(map(str, pair.latents)):10s} ", overflow="fold")
+        line = Text(f"  {pair_name(pair.latents, dictionaries):10s} ", overflow="fold")
         console.print(line.append(_excerpt(pair.contexts)))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +47,7 @@ def train(
     sequences = text if isinstance(text, Tensor) else None
     if text is not None:
         config = replace(config, text=text if isinstance(text, str) else GIVEN)
-    lines: dict[str, list[MetricsLine]] = {name: [] for name in config.objectives()}
+    lines: defaultdict[str, list[MetricsLine]] = defaultdict(list)
 
     def log(progress: Progress) -> None:
         for name, step in progress.reports.items():
@@ -64,13 +66,16 @@ def train(
 
 
 def _result(
-    config: RunConfig, training: Training, lines: dict[str, list[MetricsLine]], folder: Path | None
+    config: RunConfig,
+    training: Training,
+    lines: Mapping[str, list[MetricsLine]],
+    folder: Path | None,
 ) -> TrainingResult:
     runs = {
         name: TrainedCrosscoder(
-            dict(objective), lines[name], folder and folder / name / "crosscoder"
+            dict(trainer.objective), lines[name], folder and folder / name / "crosscoder"
         )
-        for name, objective in config.objectives().items()
+        for name, trainer in training.trainers.items()
     }
     crosscoders = {name: each.eval() for name, each in training.crosscoders.items()}
     result = TrainingResult(config.model, config.steps, runs, training.massive)

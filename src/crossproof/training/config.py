@@ -8,7 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import tyro
 
 from crossproof.activations.config import RowKind
 from crossproof.crosscoder.config import CrosscoderConfig
@@ -16,6 +18,7 @@ from crossproof.errors import CrossproofError
 from crossproof.training.objective import Objective
 
 Precision = Literal["float32", "float64", "bfloat16", "float16"]
+LayoutKind = Literal["joint", "causal", "each"]
 C = TypeVar("C")
 LOOKED_AT = 864
 """Held-out sequences of the bundled text that were looked at while recipes were made."""
@@ -76,7 +79,20 @@ class RunConfig:
     """MLPs that the objective is about: next (those at whose inputs the crosscoder decodes or, if
     there are none, the first behind each hookpoint), all that read it, or blocks, such as 3,4."""
     hookpoints: tuple[str, ...] = ()
-    """Hookpoint names or globs in TransformerLens spelling; none: the standard set."""
+    """Hookpoint names or globs in TransformerLens spelling, read and written; none: the standard
+    set, or nothing beside --read and --write."""
+    read: tuple[str, ...] = ()
+    """Hookpoints that are only read (a transcoder's input), names or globs."""
+    write: tuple[str, ...] = ()
+    """Hookpoints that are only written (a transcoder's output)."""
+    layout: LayoutKind = "joint"
+    """joint: every latent reads and writes all places. causal: every latent reads one place and
+    writes those there and later (a weakly causal crosscoder or a cross-layer transcoder). each: a
+    dictionary for every place, or for every place that is read with one that is written."""
+    skip: bool = False
+    """An affine skip beside the latents, from what is read to what is written."""
+    start: Annotated[tuple[str, ...], tyro.conf.arg(name="from")] = ()
+    """Run folders whose dictionaries to start from: their latents at their own places."""
     context: int = 256
     """Tokens a sequence."""
     rows: RowKind = "packed"
@@ -179,8 +195,9 @@ def config_from_dict(values: Mapping[str, Any]) -> RunConfig:
             "objective": Objective.stored(values["objective"]),
             "optimisation": _typed(Optimisation, optimisation),
         }
-        names = values["hookpoints"]
-        parts["hookpoints"] = tuple(names) if isinstance(names, list) else names
+        for name in ("hookpoints", "read", "write", "start"):
+            names = values.get(name, ())
+            parts[name] = tuple(names) if isinstance(names, list) else names
         return _typed(RunConfig, {**values, **parts})
     except (AttributeError, KeyError, TypeError) as error:
         raise CrossproofError(

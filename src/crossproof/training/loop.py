@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -32,13 +32,19 @@ from crossproof.lm.model import LanguageModel
 from crossproof.lm.stream import mlp_input
 from crossproof.training import distributed
 from crossproof.training.config import RunConfig, check_settings
+from crossproof.training.kinds import DictionaryPlan, plans
+from crossproof.training.objectives import about_mlps
+from crossproof.training.starting import read_sources, start_from
 from crossproof.training.step import StreamReading
 from crossproof.training.trainer import StepReport, Trainer
 
 INITIAL_BATCHES = 4
 """Batches whose tokens estimate scale and mean and seed the latents' directions."""
 
-OWN_SETTINGS = ("crosscoder", "objective", "optimisation", "baseline")
+OWN_SETTINGS = (
+    *("crosscoder", "objective", "optimisation", "baseline", "penalise"),
+    *("hookpoints", "read", "write", "layout", "skip", "start"),
+)
 """What may differ between crosscoders that train on the same batches."""
 
 
@@ -76,21 +82,30 @@ class Training:
         configs: Mapping[str, RunConfig],
         initial_batches: int = INITIAL_BATCHES,
     ) -> Training:
-        """A crosscoder for each configuration's objective, initialised on the first batches.
+        """The dictionaries of each configuration, initialised on the first batches.
 
-        Where several processes train, each takes its share of `sequences` and of every batch.
+        One pass of the model serves all of them. A configuration whose `layout` is "each" has
+        several, called NAME/PLACE. Where several processes train, each takes its share of
+        `sequences` and of every batch.
         Raises CrossproofError if configurations differ in more than OWN_SETTINGS, hold a number
         that nothing can be trained with, or penalise MLPs that read none of the hookpoints.
         """
         first = _common(configs)
         for config in configs.values():
             check_settings(config)
-        hookpoints = model.hookpoints(list(first.hookpoints) or None)
-        penalised = any(config.penalised for config in configs.values())
-        about = _penalised(model, hookpoints, first) if penalised else _Penalised()
+        specs = [
+            _Spec(f"{name}/{place}" if place else name, config, plan, _about(model, plan, config))
+            for name, config in configs.items()
+            for place, plan in plans(model, config).items()
+        ]
+        for config in configs.values():
+            _check_read(config, [spec.about for spec in specs if spec.config is config])
+        names = [name for spec in specs for name in spec.plan.hookpoints.names]
+        hookpoints = model.hookpoints(list(dict.fromkeys(names)))
         positions, survey = _position_rule(model, sequences, hookpoints, first)
         share = sequences[distributed.rank() :: distributed.world()]
         tokens = distributed.share_of(first.batch_tokens)
+        streams = [stream for spec in specs for stream in spec.about.streams]
         harvest = Harvest(
             model,
             share,
@@ -99,24 +114,30 @@ class Training:
             first.buffer_batches,
             first.seed,
             positions=positions,
-            also=about.streams,
+            also=tuple(name for name in dict.fromkeys(streams) if name not in hookpoints.names),
         )
         sample = first_batches(harvest, initial_batches)
-        made: dict[CrosscoderConfig, Crosscoder] = {}
-        for config in configs.values():
-            if config.crosscoder not in made:
-                made[config.crosscoder] = initialised(harvest, sample, config)
+        made: dict[tuple[CrosscoderConfig, DictionaryPlan], Crosscoder] = {}
+        for spec in specs:
+            kind = spec.config.crosscoder, spec.plan
+            if kind not in made:
+                made[kind] = initialised(harvest, sample, spec.config, spec.plan)
+        crosscoders = {spec.name: copy.deepcopy(made[spec.kind]) for spec in specs}
+        for name, config in configs.items():
+            own = [c for each, c in crosscoders.items() if each.partition("/")[0] == name]
+            start_from(own, read_sources(model, config.start))
         trainers = {
-            name: Trainer(
-                copy.deepcopy(made[config.crosscoder]),
-                about.at_inputs,
-                config.objective,
-                config.optimisation,
-                config.steps,
-                config.seed,
-                about.upstream,
+            spec.name: Trainer(
+                crosscoders[spec.name],
+                spec.about.at_inputs,
+                spec.config.objective,
+                spec.config.optimisation,
+                spec.config.steps,
+                spec.config.seed,
+                spec.about.upstream,
+                spec.columns(harvest.names),
             )
-            for name, config in configs.items()
+            for spec in specs
         }
         return cls(model, first, sequences, harvest, trainers, survey.massive)
 
@@ -171,15 +192,34 @@ class _Penalised:
     """What those norms read."""
 
 
-def _penalised(model: LanguageModel, hookpoints: Hookpoints, config: RunConfig) -> _Penalised:
-    every = range(len(hookpoints))
-    reading = reading_mlps(model, hookpoints, every, mlps_of(config.penalise))
-    if not reading:
-        raise CrossproofError(
-            "No MLP reads the hookpoints, so there is nothing to penalise: add "
-            "'blocks.*.mlp.hook_in' or places of the stream before an MLP to --hookpoints, or set "
-            "the objective's strengths (--interaction, --keep-largest, --all-latents ...) to 0."
-        )
+@dataclass(frozen=True)
+class _Spec:
+    """One dictionary to train."""
+
+    name: str
+    config: RunConfig
+    plan: DictionaryPlan
+    about: _Penalised
+
+    @property
+    def kind(self) -> tuple[CrosscoderConfig, DictionaryPlan]:
+        """What decides its first weights."""
+        return self.config.crosscoder, self.plan
+
+    def columns(self, names: Sequence[str]) -> tuple[int, ...] | None:
+        """Where a batch of `names` has its hookpoints and what its objective needs besides."""
+        wanted = [*self.plan.hookpoints.names, *self.about.streams]
+        first = list(names[: len(wanted)])
+        return None if wanted == first else tuple(map(list(names).index, wanted))
+
+
+def _about(model: LanguageModel, plan: DictionaryPlan, config: RunConfig) -> _Penalised:
+    if not about_mlps(config.objective):
+        return _Penalised()
+    hookpoints = plan.hookpoints
+    if plan.layout is not None:
+        hookpoints = hookpoints.playing_parts_at(plan.written)
+    reading = reading_mlps(model, hookpoints, plan.written, mlps_of(config.penalise))
     at_inputs: dict[int, MLPWeights] = {}
     upstream: list[tuple[MLPWeights, StreamReading]] = []
     streams: list[str] = []
@@ -192,6 +232,16 @@ def _penalised(model: LanguageModel, hookpoints: Hookpoints, config: RunConfig) 
         upstream.append((mlp, StreamReading(read, before.norm, len(streams))))
         streams.append(before.stream)
     return _Penalised(at_inputs, tuple(upstream), tuple(streams))
+
+
+def _check_read(config: RunConfig, abouts: Sequence[_Penalised]) -> None:
+    """Raises CrossproofError if terms are about MLPs and none reads any of the dictionaries."""
+    if about_mlps(config.objective) and not any(a.at_inputs or a.upstream for a in abouts):
+        raise CrossproofError(
+            "No MLP reads the hookpoints, so there is nothing to penalise: add "
+            "'blocks.*.mlp.hook_in' or places of the stream before an MLP to --hookpoints, or set "
+            "the objective's strengths (--interaction, --keep-largest, --all-latents ...) to 0."
+        )
 
 
 def _position_rule(
@@ -211,12 +261,17 @@ def _position_rule(
     return rule, survey_norms(model, sequences, hookpoints.names, rule)
 
 
-def initialised(harvest: Harvest, sample: Float[Tensor, "M P D"], config: RunConfig) -> Crosscoder:
-    """The configuration's crosscoder at the start of its training, the same in all processes."""
-    model = harvest.model
-    crosscoder = Crosscoder(config.crosscoder, harvest.hookpoints, model.d_model).to(model.device)
-    crosscoder.positions = harvest.positions
-    sample = sample[:, : len(harvest.hookpoints)]
+def initialised(
+    harvest: Harvest, sample: Float[Tensor, "M P D"], config: RunConfig, plan: DictionaryPlan
+) -> Crosscoder:
+    """The plan's dictionary at the start of its training, the same in all processes."""
+    model, names = harvest.model, plan.hookpoints.names
+    crosscoder = Crosscoder(config.crosscoder, plan.hookpoints, model.d_model, plan.layout)
+    crosscoder.to(model.device)
+    rule, at = harvest.positions, [harvest.names.index(name) for name in names]
+    limits = tuple(rule.norm_limits[column] for column in at) if rule.norm_limits else ()
+    crosscoder.positions = replace(rule, norm_limits=limits)
+    sample = sample[:, at]
     crosscoder.initialise(sample, config.seed)
     crosscoder.fit_gain(sample)
     distributed.copy_from_first_(crosscoder.state_dict().values())

@@ -23,7 +23,7 @@ from crossproof.training.terms import OBJECTIVES
 
 def reconstruction(step: Step) -> Tensor:
     """Σ_p ‖x_p - x̂_p‖², mean over tokens, scaled: what every crosscoder is trained for."""
-    return (step.x - step.x_hat).pow(2).sum((1, 2)).mean()
+    return step.error.pow(2).sum((1, 2)).mean()
 
 
 def interaction(block: BlockStep, weights: str = "uniform") -> Tensor:

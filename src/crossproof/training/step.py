@@ -170,14 +170,17 @@ class Step:
     ) -> Step:
         """Decodes; `targets` are the MLPs that the objective has terms about."""
         if not targets:
-            x_hat = crosscoder.decode_scaled(encoding.latents).view_as(x)
+            x_hat = crosscoder.decode_scaled(encoding.latents, x)
             return cls(crosscoder, encoding, x, x_hat, targets, crosscoder.W_dec[:, :0])
         where = [hookpoint for target in targets for hookpoint in target.hookpoints]
-        decoded, decoder = crosscoder.decode_with_vectors(
-            encoding.latents, torch.tensor(where, device=x.device)
-        )
-        x_hat = decoded.view_as(x)
+        x_hat, decoder = crosscoder.decode_with_vectors(encoding.latents, where, x)
         return cls(crosscoder, encoding, x, x_hat, targets, decoder, streams, fraction)
+
+    @cached_property
+    def error(self) -> Float[Tensor, "B W D"]:
+        """x - x̂ at the hookpoints that are written."""
+        written, difference = self.crosscoder.layout.written, self.x - self.x_hat
+        return difference if len(written) == difference.shape[1] else difference[:, list(written)]
 
     @cached_property
     def blocks(self) -> list[BlockStep]:
@@ -199,6 +202,8 @@ class Step:
         at, tokens = target.hookpoint, latents.n_tokens
         read, bias = target.reading(self.crosscoder.scale[at]), self.crosscoder.b_dec[at]
         x, x_hat = self.x[:tokens, at], self.x_hat[:tokens, at]
+        if self.crosscoder.layout.skips:
+            bias = bias + self.crosscoder.affine_scaled(self.x[:tokens])[:, at]
         return BlockStep(read, latents, x, x_hat, vectors[:, 0], bias)
 
     def _in_stream(

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crossproof.crosscoder.autograd import encode_entries
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.model import Crosscoder, Encoding
 from crossproof.errors import CrossproofError
@@ -48,6 +47,8 @@ class Trainer:
     of the E hookpoints that a batch holds beyond the crosscoder's P. Both may be empty when the
     objective has no term about MLPs. Nothing here knows of language models.
 
+    `columns` picks these P + E out of batches that hold more, for other dictionaries.
+
     Where several processes train together (`training.distributed`), each trainer gets its own
     share of every batch and all take the same step: from the mean of their gradients. BatchTopK
     chooses within each share, and terms over a variance take that of the share.
@@ -62,7 +63,9 @@ class Trainer:
         steps: int,
         seed: int = 0,
         streams: Sequence[tuple[MLPWeights, StreamReading]] = (),
+        columns: Sequence[int] | None = None,
     ) -> None:
+        self.columns = None if columns is None else list(columns)
         self.crosscoder, self.objective, self.optimisation = crosscoder, objective, optimisation
         self.targets: list[TargetMLP] = []
         if about_mlps(objective):
@@ -94,6 +97,8 @@ class Trainer:
             *self.crosscoder.buffers(),
             self.tokens_since_fired,
         ]  # the forward pass moves these
+        if self.columns is not None:
+            batch = batch[:, self.columns]
         before = [counter.clone() for counter in counters]
         report = self._loss(batch.to(self.crosscoder.b_enc))
         self.adam.zero_grad(set_to_none=True)
@@ -117,7 +122,7 @@ class Trainer:
         width = len(crosscoder.hookpoints)
         x = batch[:, :width] * crosscoder.scale[:, None]
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.optimisation.bf16):
-            encoding = crosscoder.encode_training(x.flatten(1))
+            encoding = crosscoder.encode_training(x)
         fraction = self.optimisation.penalty_fraction
         step = Step.build(crosscoder, encoding, x, self.targets, fraction, batch[:, width:])
         terms = {"reconstruction": reconstruction(step)}
@@ -127,14 +132,14 @@ class Trainer:
             terms[name] = value
             loss = loss + ramp * strength * value
         dead = self._count_fired(encoding.latents)
-        revival = self._revival(encoding, x.flatten(1), step.x_hat.flatten(1), dead)
+        revival = self._revival(encoding, x, step.error, dead)
         if revival is not None:
             loss = loss + self.optimisation.revive_weight * revival
         detached = {name: value.detach() for name, value in terms.items()}
         latents = encoding.latents
         mean_activation = latents.values.detach().sum() / max(len(latents.values), 1)
         distributed.average_([mean_activation])
-        loss = loss / x[0].numel()
+        loss = loss / step.error[0].numel()
         return StepReport(detached, loss, latents.l0(), dead.sum(), mean_activation)
 
     @torch.no_grad()
@@ -148,8 +153,8 @@ class Trainer:
     def _revival(
         self,
         encoding: Encoding,
-        x: Float[Tensor, "B F"],
-        x_hat: Float[Tensor, "B F"],
+        x: Float[Tensor, "B P D"],
+        error: Float[Tensor, "B W D"],
         dead: Tensor,
     ) -> Tensor | None:
         """Asks dead latents to explain the residual, from their pre-activations (Gao et al. 2024).
@@ -163,12 +168,11 @@ class Trainer:
         k = min(self.optimisation.revive_k, len(where))
         values, chosen = encoding.pre[some, where].topk(k)
         entries = SparseLatents.from_rows(where[chosen], values, self.crosscoder.n_latents)
-        weights = self.crosscoder.W_enc.flatten(1), self.crosscoder.b_enc
-        asked = encode_entries(entries, x[some], *weights)
-        target = (x - x_hat)[some].detach()
-        guess = self.crosscoder.decode_scaled(asked.with_values(asked.values.relu()))
-        error = target - (guess - self.crosscoder.b_dec.flatten())
-        return error.pow(2).sum(1).mean()
+        asked = self.crosscoder.differentiable(entries, x[some])
+        written = asked.with_values(asked.values.relu())
+        guess = self.crosscoder.decode_scaled(written) - self.crosscoder.b_dec
+        left = error[some].detach() - guess[:, list(self.crosscoder.layout.written)]
+        return left.flatten(1).pow(2).sum(1).mean()
 
     @torch.no_grad()
     def _raise_biases(self, report: StepReport) -> None:
