@@ -124,7 +124,7 @@ def read_batches(
             raise CrossproofError(f"Text {empty + 1} has no ordinary token; leave it out.")
         with torch.no_grad():
             losses = torch.nn.functional.pad(model.token_losses(batch.tokens), (1, 0))
-            x_hat = crosscoder.decode(batch.latents)
+            x_hat = crosscoder.decode(batch.latents, batch.x)
         yield TextReading(
             start,
             batch.tokens,

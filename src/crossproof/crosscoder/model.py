@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from crossproof.activations.config import MASSIVE, PositionRule
 from crossproof.activations.positions import median_norms, within_limits
 from crossproof.crosscoder.autograd import decode_with_vectors, encode_entries, sparse_product
+from crossproof.crosscoder.beside import Beside, check_constant
 from crossproof.crosscoder.config import CrosscoderConfig as CrosscoderConfig
 from crossproof.crosscoder.deprecated import FormerNames
 from crossproof.crosscoder.hub import SavedOnHub
@@ -44,7 +45,8 @@ class Crosscoder(SavedOnHub, FormerNames):
     `decoder_vectors`, `decoder_bias` and the call `crosscoder(x)`, which reconstructs, speak of raw
     activations; `fold` absorbs the scale into the weights.
     Nothing is subtracted from the input: the initial b_enc makes the encoder see x - b_dec.
-    `positions` says which positions of a text the crosscoder was trained on and is measured at.
+    `positions` says which positions of a text the crosscoder was trained on and is measured at;
+    `beside`, what some imported dictionaries reconstruct besides: linear skips, tokens' own scales.
     """
 
     scale: Tensor
@@ -60,6 +62,7 @@ class Crosscoder(SavedOnHub, FormerNames):
         self.b_dec = nn.Parameter(torch.zeros(shape[1:]))
         self.register_buffer("scale", torch.ones(len(hookpoints)))
         self.sparsity = make_sparsity(config)
+        self.beside = Beside()
         self.positions = PositionRule()
 
     @property
@@ -136,10 +139,12 @@ class Crosscoder(SavedOnHub, FormerNames):
                 f"{', '.join(self.hookpoints.names[:2])}, ... of the model it was trained on."
             )
         with torch.no_grad():
-            flat = (x.to(self.scale.dtype) * self.scale[:, None]).flatten(1)
-            entries = self.sparsity.select(self._pre(flat))
-            latents = self.sparsity.activate(entries)
-            return latents.keep(latents.values > 0)
+            seen, factor = self.beside.normalised(x.to(self.scale.dtype))
+            flat = (seen * self.scale[:, None]).flatten(1)
+            latents = self.sparsity.activate(self.sparsity.select(self._pre(flat)))
+            if factor is not None:
+                latents = latents.with_values(latents.values * factor[latents.token_index])
+            return latents.keep(latents.values != 0)
 
     def encode_dense(self, x: Float[Tensor, "B P D"]) -> Float[Tensor, "B H"]:
         """`encode` as a matrix of activations, zero where a latent is not active."""
@@ -147,7 +152,7 @@ class Crosscoder(SavedOnHub, FormerNames):
 
     def forward(self, x: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
         """The reconstruction of raw activations; errors as `encode`."""
-        return self.decode(self.encode(x))
+        return self.decode(self.encode(x), x)
 
     def encode_training(self, x: Float[Tensor, "B F"]) -> Encoding:
         """The code of scaled, flattened activations [B, P·D], differentiable in the encoder."""
@@ -172,16 +177,38 @@ class Crosscoder(SavedOnHub, FormerNames):
         decoded, decoder = decode_with_vectors(latents, self.W_dec, where)
         return decoded + self.b_dec.flatten(), decoder
 
-    def decode(self, latents: SparseLatents) -> Float[Tensor, "B P D"]:
-        """The reconstruction of raw activations."""
-        return self.decode_scaled(latents).view(-1, *self.b_dec.shape) / self.scale[:, None]
+    def decode(
+        self, latents: SparseLatents, x: Float[Tensor, "B P D"] | None = None
+    ) -> Float[Tensor, "B P D"]:
+        """The reconstruction of raw activations.
+
+        `x`, what was encoded, is needed where `beside` is not empty; CrossproofError without it.
+        """
+        decoded = self.decode_scaled(latents).view(-1, *self.b_dec.shape) / self.scale[:, None]
+        if self.beside.empty:
+            return decoded
+        if x is None:
+            raise CrossproofError(
+                "This dictionary's reconstruction is not of its latents alone (linear skips, or "
+                "tokens' own scales): give decode the activations too, decode(latents, x)."
+            )
+        return decoded + self.beside_latents(x)
+
+    def beside_latents(self, x: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
+        """What the reconstruction of raw activations holds besides latents and bias."""
+        x = x.to(self.scale.dtype)
+        return self.beside.added(x, self.b_dec / self.scale[:, None], self.scale)
 
     def decoder_vectors(self, hookpoint: int) -> Float[Tensor, "H D"]:
         """Decoder vectors d_h at one hookpoint, for raw activations."""
         return self.W_dec[:, hookpoint] / self.scale[hookpoint]
 
     def decoder_bias(self, hookpoint: int) -> Float[Tensor, " D"]:
-        """Decoder bias b at one hookpoint, for raw activations."""
+        """Decoder bias b at one hookpoint, for raw activations.
+
+        Raises CrossproofError where `beside` makes what is added there each token's own.
+        """
+        check_constant(self.beside, self.hookpoints.names[hookpoint])
         return self.b_dec[hookpoint] / self.scale[hookpoint]
 
     @torch.no_grad()
@@ -190,6 +217,7 @@ class Crosscoder(SavedOnHub, FormerNames):
         self.W_enc.mul_(self.scale[:, None])
         self.W_dec.div_(self.scale[:, None])
         self.b_dec.div_(self.scale[:, None])
+        self.beside.fold(self.scale)
         self.scale.fill_(1)
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from crossproof.activations.config import PositionRule
+from crossproof.crosscoder.beside import Beside
 from crossproof.crosscoder.config import CrosscoderConfig
 from crossproof.crosscoder.provenance import Provenance as Provenance
 from crossproof.errors import CrossproofError
@@ -35,6 +36,7 @@ class Stored(nn.Module):
     hookpoints: Hookpoints
     d_model: int
     positions: PositionRule
+    beside: Beside
 
     def fold(self) -> None:
         """Absorbs the scale into the weights."""
@@ -136,6 +138,7 @@ def read_crosscoder(kind: type[S], folder: Path) -> tuple[S, Provenance]:
         crosscoder = kind(size, hookpoints, config["d_model"])
         crosscoder.positions = PositionRule.stored(config.get("positions", {}))
         provenance = _typed(Provenance, config["provenance"], Provenance("", ""))
+        crosscoder.beside.restore(tensors, shape[1], shape[2])
         crosscoder.load_state_dict({n: _usable(n, t) for n, t in tensors.items()})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())

@@ -63,7 +63,7 @@ def decode_batches(
     also = [*needs_of(views), *map(mlp_out, views)]
     for batch in encode_batches(model, crosscoder, sequences, batch_sequences, also):
         with torch.no_grad():
-            x_hat = crosscoder.decode(batch.latents)
+            x_hat = crosscoder.decode(batch.latents, batch.x)
         if not bool(x_hat.isfinite().all()):
             raise CrossproofError(
                 "Reconstructions hold NaN or infinity: check the crosscoder's weights, or choose "
@@ -138,7 +138,7 @@ def reconstruction(
     """The named hookpoints' values [S, T, D], reconstructed at the scored positions."""
     batch = next(encode_batches(model, crosscoder, tokens, len(tokens)))
     with torch.no_grad():
-        x_hat = crosscoder.decode(batch.latents)
+        x_hat = crosscoder.decode(batch.latents, batch.x)
     values = {}
     for name in names:
         values[name] = batch.model_activations[name].clone()

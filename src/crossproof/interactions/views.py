@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from crossproof.crosscoder.beside import check_constant
 from crossproof.crosscoder.encode import EncodedBatch
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
@@ -29,10 +30,15 @@ class InputView:
     dictionary: MLPDictionary
     hookpoint: int
     needs: tuple[str, ...] = ()
+    beside: Callable[[Tensor], Tensor] | None = None
+    """From x to what the crosscoder reconstructs besides latents and bias, where that is any."""
 
     def at(self, batch: EncodedBatch) -> TokenView:
         """The view of a batch's tokens."""
-        return TokenView(self.dictionary, batch.latents)
+        if self.beside is None:
+            return TokenView(self.dictionary, batch.latents)
+        moved = self.dictionary.shifted(self.beside(batch.x)[:, self.hookpoint])
+        return TokenView(moved, batch.latents)
 
     def inputs(
         self, batch: EncodedBatch, x_hat: Float[Tensor, "B P D"]
@@ -133,7 +139,11 @@ def mlp_views(
 
 
 def input_dictionaries(model: LanguageModel, crosscoder: Crosscoder) -> dict[int, MLPDictionary]:
-    """By block: the dictionary at each MLP's input at which the crosscoder decodes."""
+    """By block: the dictionary at each MLP's input at which the crosscoder decodes.
+
+    Raises CrossproofError where baselines are each token's own (`Crosscoder.beside`).
+    """
+    check_constant(crosscoder.beside, "the MLPs' inputs")
     with torch.no_grad():
         return {
             block: _input_view(model, crosscoder, block, at).dictionary
@@ -143,8 +153,10 @@ def input_dictionaries(model: LanguageModel, crosscoder: Crosscoder) -> dict[int
 
 
 def _input_view(model: LanguageModel, crosscoder: Crosscoder, block: int, at: int) -> InputView:
-    decoder, bias = crosscoder.decoder_vectors(at), crosscoder.decoder_bias(at)
-    return InputView(block, MLPDictionary.build(model.mlp(block), decoder, bias), at)
+    decoder, bias = crosscoder.decoder_vectors(at), crosscoder.b_dec[at] / crosscoder.scale[at]
+    dictionary = MLPDictionary.build(model.mlp(block), decoder, bias)
+    beside = None if crosscoder.beside.empty else crosscoder.beside_latents
+    return InputView(block, dictionary, at, beside=beside)
 
 
 def with_mean_rest(
