@@ -189,7 +189,7 @@ def largest(pre: Tensor, k: int) -> Tensor:
 def saelens_skip_transcoder(folder: Path, seed: int) -> Forward:
     w = Draws(seed, W_skip=(D, D)) | sae_draws(seed + 1)
     save_file(w, folder / "sae_weights.safetensors")
-    names = {"hook_name": PLACES[0], "hook_name_out": PLACES[2]}
+    names = {"hook_name": MLP_0[0], "hook_name_out": MLP_0[1]}
     more = {"apply_b_dec_to_input": False, "metadata": names}
     saelens_cfg(folder, "skip_transcoder", PLACES[0], **more)
 
@@ -227,6 +227,7 @@ def circuit_tracer(activation: str) -> Callable[[Path, int], Forward]:
     def save(folder: Path, seed: int) -> Forward:
         shapes = {"W_enc": (F, D), "W_dec": (F, D), "b_enc": (F,), "b_dec": (D,)}
         w = Draws(seed, **shapes, W_skip=(D, D))
+        w["b_enc"] -= 2.5 * (activation == "topk")  # so that some of the largest are negative
         threshold = Draws(seed + 50, threshold=(F,))["threshold"] - 0.3
         more = {"activation_function.threshold": threshold} if activation != "topk" else {}
         save_file(w | more, folder / "layer_0.safetensors")
@@ -381,6 +382,7 @@ def batchtopk_sae_normalised(folder: Path, seed: int) -> Forward:
 def crosscode(name: str, older: bool = False) -> Callable[[Path, int], Forward]:
     def save(folder: Path, seed: int) -> Forward:
         w = Draws(seed, W_enc=(1, P, D, F), W_dec=(F, 1, P, D), b_enc=(F,), b_dec=(1, P, D))
+        w["b_enc"] -= 3 * (name in ("TopkActivation", "GroupMaxActivation"))  # some are negative
         names = ("_W_enc_XiDiL", "_W_dec_LXoDo", "b_enc_L", "_b_dec_XoDo")
         if older:
             names = ("W_enc_XDH", "W_dec_HXD", "b_enc_H", "b_dec_XD")
@@ -423,7 +425,7 @@ LAYOUTS = {
     "saelens layer_norm": Layout(saelens_normalised("layer_norm"), None, ONE),
     "saelens constant_norm_rescale": Layout(saelens_normalised("constant_norm_rescale"), None, ONE),
     "saelens abstopk": Layout(saelens_abstopk, None, ONE),
-    "saelens skip_transcoder": Layout(saelens_skip_transcoder, None, (PLACES[0], PLACES[2])),
+    "saelens skip_transcoder": Layout(saelens_skip_transcoder, None, MLP_0),
     "sparsify signed, skip": Layout(sparsify_signed_with_skip, POST, POST),
     "circuit-tracer topk, skip": Layout(circuit_tracer("topk"), None, MLP_0),
     "circuit-tracer negative thresholds": Layout(circuit_tracer("jump_relu"), None, MLP_0),
