@@ -112,7 +112,6 @@ def test_a_normalised_dictionary_stands_alone(tmp_path: Path, gpt_neo: LanguageM
         crossproof.import_dictionary(tmp_path, gpt_neo)
 
 
-
 def test_a_latent_that_is_only_negative_has_contexts(
     tmp_path: Path, gpt_neo: LanguageModel
 ) -> None:

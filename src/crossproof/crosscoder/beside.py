@@ -112,7 +112,9 @@ class Beside(nn.Module):
 def check_constant(beside: Beside, hookpoint: str) -> None:
     """Raises CrossproofError unless what stands beside the latents at a hookpoint is its bias."""
     if not beside.empty:
-        what = "a linear skip" if beside.W_skip else f"each token's own scale ({beside.normalisation})"
+        what = (
+            "a linear skip" if beside.W_skip else f"each token's own scale ({beside.normalisation})"
+        )
         raise CrossproofError(
             f"This dictionary has {what} beside its latents, so it has no one bias at {hookpoint}: "
             f"it can be measured, evaluated, clustered and audited, but bounds and attributions "

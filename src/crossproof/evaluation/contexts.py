@@ -67,7 +67,9 @@ class StrongestContexts:
         values: Float[Tensor, "S T"],
     ) -> None:
         """Takes what is strongest in the batch, by the values at its positions; ties by text."""
-        highest, positions = values.abs().max(dim=1)  # of other libraries' latents some are negative
+        highest, positions = values.abs().max(
+            dim=1
+        )  # of other libraries' latents some are negative
         rows = zip(highest.tolist(), positions.tolist(), strict=True)
         peaks = [
             Peak(-value, batch.first + s, at) for s, (value, at) in enumerate(rows) if value > 0

@@ -1,5 +1,7 @@
 """Attention's heads as what they write: z, their outputs side by side, and W_O behind them."""
 
+# ruff: noqa: N815  (b_O: the field's name)
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -77,7 +77,9 @@ def _head_columns(block: Block, passed: Trace, width: int) -> dict[str, Site]:
         return {}
     whole = passed[heads].value.shape[2]
     pieces = [Columns(at, min(at + width, whole), width) for at in range(0, whole, width)]
-    names = ["attn.hook_z"] if len(pieces) == 1 else [f"attn.hook_z.{i}" for i in range(len(pieces))]
+    names = (
+        ["attn.hook_z"] if len(pieces) == 1 else [f"attn.hook_z.{i}" for i in range(len(pieces))]
+    )
     return {n: replace(heads, columns=c) for n, c in zip(names, pieces, strict=True)}
 
 

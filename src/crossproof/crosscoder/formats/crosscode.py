@@ -71,13 +71,12 @@ def _skips(save: Save, points: int, d_model: int) -> dict[str, Any]:
     if factors is None or not torch.allclose(factors, factors.flatten()[:1]):
         raise CrossproofError(
             f"{save.path} has a linear skip between hookpoints of different scaling factors, which "
-            f"its library folds into all weights but the skip's: what it computes is not what was "
-            f"trained."
+            f"its library folds into all weights but the skip's: it is not what was trained."
         )
     if whole.shape != (points * d_model, points * d_model):
         raise CrossproofError(
-            f"{_SKIP} in {save.file} has shape {list(whole.shape)}, not that of {points} hookpoints "
-            f"of width {d_model} each way."
+            f"{_SKIP} in {save.file} has shape {list(whole.shape)}, not that of {points} "
+            f"hookpoints of width {d_model} each way."
         )
     blocks = whole.unflatten(0, (points, -1)).unflatten(2, (points, -1))
     pairs = [(p, q) for p in range(points) for q in range(points)]

@@ -148,7 +148,7 @@ def _named(foreign: ForeignDictionary, hookpoints: Sequence[str] | None) -> Fore
     if foreign.either and len(names) == 2:
         parts = foreign.W_enc[:, 0], foreign.W_dec[:, 0], foreign.b_dec[0]
         W_enc, W_dec, b_dec = at_hooks(foreign.source, 2, *parts)
-        skips = {(0, 1): weights for weights in foreign.skips.values()}
+        skips = {(0, 1): foreign.skips[0, 0]} if foreign.skips else {}
         return replace(foreign, hooks=names, W_enc=W_enc, W_dec=W_dec, b_dec=b_dec, skips=skips)
     if len(names) != len(foreign.hooks):
         raise CrossproofError(

@@ -22,7 +22,8 @@ HEADS = "attn.hook_z"
 class ForeignDictionary:
     """pre = Σ_p x_p · W_enc[h,p] + b_enc[h], a = rule(pre), x̂_p = Σ_h a_h W_dec[h,p] + b_dec[p].
 
-    To x̂_q comes x_p · skips[p, q] where there is such a skip. x are activations at `hooks`, in the library's spelling; None where its files do not say.
+    To x̂_q comes x_p · skips[p, q] where there is such a skip. x are activations at `hooks`, in the
+    library's spelling; None where its files do not say.
     Raises CrossproofError if the tensors' shapes do not fit each other, or a number in them is not
     finite (an infinite threshold is one that nothing exceeds).
     """
@@ -96,7 +97,7 @@ class ForeignDictionary:
 
     @property
     def of_heads(self) -> bool:
-        """Whether it is an SAE of what attention's heads put out, whose width is not the model's."""
+        """Whether it is an SAE of what attention's heads put out: of another width, maybe."""
         return len(self.hooks) == 1 and str(self.hooks[0]).endswith(HEADS)
 
     @property
