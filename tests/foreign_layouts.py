@@ -141,6 +141,131 @@ def saelens_old_jumprelu_checkpoint(folder: Path, seed: int) -> Forward:
     return forward
 
 
+def saelens_normalised(kind: str) -> Callable[[Path, int], Forward]:
+    """Tokens normalised by their own numbers; latents come out times the token's scale."""
+
+    def save(folder: Path, seed: int) -> Forward:
+        w = sae_draws(seed)
+        save_file(w, folder / "sae_weights.safetensors")
+        saelens_cfg(folder, "topk", PLACES[0], k=K, normalize_activations=kind)
+
+        def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+            token = x[:, 0]
+            mean = token.mean(1, keepdim=True) if kind == "layer_norm" else torch.zeros(1)
+            size = token.std(1, keepdim=True)
+            divisor = size + 1e-5
+            if kind != "layer_norm":
+                size = divisor = token.norm(dim=1, keepdim=True) / D**0.5
+            code = top(((token - mean) / divisor - w.b_dec) @ w.W_enc + w.b_enc, K)
+            out = (code @ w.W_dec + w.b_dec) * size + mean
+            return code * size, out[:, None]
+
+        return forward
+
+    return save
+
+
+def saelens_abstopk(folder: Path, seed: int) -> Forward:
+    w = sae_draws(seed)
+    save_file(w, folder / "sae_weights.safetensors")
+    saelens_cfg(folder, "abstopk", PLACES[0], k=K)
+
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        code = largest((x[:, 0] - w.b_dec) @ w.W_enc + w.b_enc, K)
+        return code, (code @ w.W_dec + w.b_dec)[:, None]
+
+    return forward
+
+
+def largest(pre: Tensor, k: int) -> Tensor:
+    """The k of each row that are largest in magnitude, with their signs."""
+    kept = torch.zeros_like(pre)
+    for row, values in zip(kept, pre, strict=True):
+        for index in values.abs().argsort(descending=True)[:k]:
+            row[index] = values[index]
+    return kept
+
+
+def saelens_skip_transcoder(folder: Path, seed: int) -> Forward:
+    w = Draws(seed, W_skip=(D, D)) | sae_draws(seed + 1)
+    save_file(w, folder / "sae_weights.safetensors")
+    names = {"hook_name": MLP_0[0], "hook_name_out": MLP_0[1]}
+    more = {"apply_b_dec_to_input": False, "metadata": names}
+    saelens_cfg(folder, "skip_transcoder", PLACES[0], **more)
+
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        wide = {name: tensor.double() for name, tensor in w.items()}
+        code = (x[:, 0] @ wide["W_enc"] + wide["b_enc"]).relu()
+        out = code @ wide["W_dec"] + wide["b_dec"] + x[:, 0] @ wide["W_skip"].T
+        return code, torch.stack([torch.zeros_like(out), out], 1)
+
+    return forward
+
+
+def sparsify_signed_with_skip(folder: Path, seed: int) -> Forward:
+    """The library's former `signed`: the largest magnitudes. Its skip is of the input itself."""
+    shapes = {"encoder.weight": (F, D), "encoder.bias": (F,), "W_dec": (F, D), "b_dec": (D,)}
+    w = Draws(seed, **shapes, W_skip=(D, D))
+    target = folder / "layers.1"
+    target.mkdir()
+    save_file(w, target / "sae.safetensors")
+    cfg = {"expansion_factor": 2, "d_in": D, "k": K, "signed": True, "skip_connection": True}
+    json_to(target / "cfg.json", cfg)
+
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        pre = (x[:, 0] - w.b_dec) @ w["encoder.weight"].double().T + w["encoder.bias"].double()
+        code = largest(pre, K)
+        out = code @ w.W_dec + w.b_dec + x[:, 0] @ w.W_skip.T
+        return code, out[:, None]
+
+    return forward
+
+
+def circuit_tracer(activation: str) -> Callable[[Path, int], Forward]:
+    """Without ReLU: topk, and a JumpReLU whose thresholds may be negative. With a skip."""
+
+    def save(folder: Path, seed: int) -> Forward:
+        shapes = {"W_enc": (F, D), "W_dec": (F, D), "b_enc": (F,), "b_dec": (D,)}
+        w = Draws(seed, **shapes, W_skip=(D, D))
+        w["b_enc"] -= 2.5 * (activation == "topk")  # so that some of the largest are negative
+        threshold = Draws(seed + 50, threshold=(F,))["threshold"] - 0.3
+        more = {"activation_function.threshold": threshold} if activation != "topk" else {}
+        save_file(w | more, folder / "layer_0.safetensors")
+        text = "model_kind: transcoder_set\nfeature_input_hook: hook_resid_mid\n"
+        text += f"feature_output_hook: mlp.hook_out\nactivation: {activation}\nk: {K}\n"
+        (folder / "config.yaml").write_text(text)
+
+        def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+            pre = x[:, 0] @ w.W_enc.T + w.b_enc
+            if activation == "topk":
+                code = torch.zeros_like(pre)
+                at = pre.topk(K, dim=1).indices
+                code.scatter_(1, at, pre.gather(1, at))
+            else:
+                code = pre * (pre > threshold.double())
+            out = code @ w.W_dec + w.b_dec + x[:, 0] @ w.W_skip.T
+            return code, torch.stack([torch.zeros_like(out), out], 1)
+
+        return forward
+
+    return save
+
+
+def gemma_scope_2_affine(folder: Path, seed: int) -> Forward:
+    shapes = {"w_enc": (D, F), "w_dec": (F, D), "b_enc": (F,), "b_dec": (D,), "threshold": (F,)}
+    w = Draws(seed, **shapes, affine_skip_connection=(D, D))
+    save_file(w, folder / "params.safetensors")
+    json_to(folder / "config.json", {"architecture": "jump_relu", "affine_connection": True})
+
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        pre = x[:, 0] @ w.w_enc + w.b_enc
+        code = pre.relu() * (pre > w["threshold"].double())
+        out = code @ w.w_dec + w.b_dec + x[:, 0] @ w.affine_skip_connection
+        return code, torch.stack([torch.zeros_like(out), out], 1)
+
+    return forward
+
+
 def gemma_scope_sae(folder: Path, seed: int) -> Forward:
     w, threshold = sae_draws(seed), Draws(seed + 50, threshold=(F,))  # some are negative
     target = folder / "layer_1" / "width_20" / "average_l0_4"
@@ -257,6 +382,7 @@ def batchtopk_sae_normalised(folder: Path, seed: int) -> Forward:
 def crosscode(name: str, older: bool = False) -> Callable[[Path, int], Forward]:
     def save(folder: Path, seed: int) -> Forward:
         w = Draws(seed, W_enc=(1, P, D, F), W_dec=(F, 1, P, D), b_enc=(F,), b_dec=(1, P, D))
+        w["b_enc"] -= 3 * (name in ("TopkActivation", "GroupMaxActivation"))  # some are negative
         names = ("_W_enc_XiDiL", "_W_dec_LXoDo", "b_enc_L", "_b_dec_XoDo")
         if older:
             names = ("W_enc_XDH", "W_dec_HXD", "b_enc_H", "b_dec_XD")
@@ -271,11 +397,17 @@ def crosscode(name: str, older: bool = False) -> Callable[[Path, int], Forward]:
             (folder / "model_cfg.yaml").write_text(text + f"{name}\nd_model: {D}\n")
         else:
             text = f"n_models: 1\nn_hookpoints: {P}\nactivation_fn:\n  classname: {name}\n"
+            text += f"  cfg:\n    {'n_groups' if 'Group' in name else 'k'}: {K}\n"
             (folder / "model_cfg.yaml").write_text(text)
 
         def forward(x: Tensor) -> tuple[Tensor, Tensor]:
             pre = torch.einsum("tpd,pdf->tf", x, w.W_enc[0]) + w.b_enc
             jump = pre > log_threshold.value.exp() if "JumpReLU" in name else pre > 0
+            if name == "TopkActivation":
+                jump = torch.zeros_like(pre).scatter(1, pre.topk(K, dim=1).indices, 1)
+            if name == "GroupMaxActivation":
+                groups = pre.unflatten(1, (K, -1))
+                jump = (groups == groups.amax(2, keepdim=True)).flatten(1)
             code = pre * jump
             return code, torch.einsum("tf,fpd->tpd", code, w.W_dec[:, 0]) + w.b_dec[0]
 
@@ -285,10 +417,21 @@ def crosscode(name: str, older: bool = False) -> Callable[[Path, int], Forward]:
 
 
 ONE, POST = PLACES[:1], PLACES[2:]
+MLP_0 = ("blocks.0.hook_resid_mid", "blocks.0.mlp.hook_out")
 LAYOUTS = {
     "saelens topk before version 6": Layout(saelens_topk_before_version_6, None, ONE),
     "saelens topk, norms not folded": Layout(saelens_topk_rescaled, None, ONE),
     "saelens scaled activations": Layout(saelens_scaled_activations, None, ONE),
+    "saelens layer_norm": Layout(saelens_normalised("layer_norm"), None, ONE),
+    "saelens constant_norm_rescale": Layout(saelens_normalised("constant_norm_rescale"), None, ONE),
+    "saelens abstopk": Layout(saelens_abstopk, None, ONE),
+    "saelens skip_transcoder": Layout(saelens_skip_transcoder, None, MLP_0),
+    "sparsify signed, skip": Layout(sparsify_signed_with_skip, POST, POST),
+    "circuit-tracer topk, skip": Layout(circuit_tracer("topk"), None, MLP_0),
+    "circuit-tracer negative thresholds": Layout(circuit_tracer("jump_relu"), None, MLP_0),
+    "gemma scope 2 affine": Layout(gemma_scope_2_affine, MLP_0, MLP_0),
+    "crosscode topk": Layout(crosscode("TopkActivation"), PLACES, PLACES),
+    "crosscode groupmax": Layout(crosscode("GroupMaxActivation"), PLACES, PLACES),
     "saelens centred stream": Layout(saelens_centred_stream, None, ONE),
     "saelens old jumprelu checkpoint": Layout(saelens_old_jumprelu_checkpoint, None, ONE),
     "gemma scope": Layout(gemma_scope_sae, ("blocks.*.hook_resid_post",), POST),

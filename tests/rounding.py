@@ -45,4 +45,10 @@ def encode_close(crosscoder: Crosscoder, x: Tensor) -> dict[str, float]:
 def decode_close(crosscoder: Crosscoder, latents: SparseLatents) -> dict[str, float]:
     """`close` for what these latents decode to, by weights into which scales are folded."""
     W, b = crosscoder.W_dec.flatten(1), crosscoder.b_dec.flatten()
-    return close(2 * len(W) + 8, latents.dense().abs() @ W.abs() + b.abs(), W.dtype)
+    size = latents.dense().abs() @ W.abs() + b.abs()
+    if crosscoder.is_affine:  # a skip of unit-sized tokens, or their own scales and means
+        skips = sum(
+            s.abs().sum(0).max() for s in (crosscoder.W_skip if crosscoder.layout.skips else ())
+        )
+        size = size + 5 * (skips + b.abs().max() + 1)
+    return close(2 * len(W) + 2 * crosscoder.d_model + 8, size, W.dtype)

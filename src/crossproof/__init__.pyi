@@ -10,6 +10,7 @@ from .crosscoder import CrosscoderConfig as CrosscoderConfig
 from .crosscoder import Provenance as Provenance
 from .crosscoder import SparseLatents as SparseLatents
 from .crosscoder import register_sparsity as register_sparsity
+from .crosscoder.formats import export as export
 from .crosscoder.formats import import_dictionaries as import_dictionaries
 from .crosscoder.formats import import_dictionary as import_dictionary
 from .crosscoder.formats import register_format as register_format

@@ -20,6 +20,7 @@ COMMANDS = {
     "demo": "train two crosscoders on the bundled model and report what the penalty buys",
     "train": "train crosscoders on any model and text, with and without interaction penalties",
     "import": "turn a dictionary that another library saved into a run folder",
+    "export": "write finished crosscoders in another library's format",
     "evaluate": "reconstruction and fidelity of finished crosscoders on held-out text",
     "measure": "which latents interact: where, how strongly, on which texts",
     "cluster": "group latents by interaction, explain the groups, judge them beside controls",

@@ -207,7 +207,8 @@ def _check_entries(name: str, rule: Sparsity, pre: Float[Tensor, "B H"], trainin
     latents = rule.activate(leaves)
     assert torch.equal(latents.indices, entries.indices), f"{name}: activate moves entries"
     assert latents.values.dtype == pre.dtype, f"{name}: activations are {latents.values.dtype}"
-    assert bool((latents.values >= 0).all()), f"{name}: an activation is negative"
+    negative = not _signed(rule) and bool((latents.values < 0).any())
+    assert not negative, f"{name}: an activation is negative"
     assert latents.values.requires_grad, f"{name}: no gradient reaches the pre-activations"
     (gradient,) = torch.autograd.grad(latents.values.sum(), leaves.values)
     assert bool(gradient.isfinite().all()), f"{name}: the gradient is not finite"
@@ -229,7 +230,13 @@ def _check_inference(name: str, rule: Sparsity, pre: Float[Tensor, "B H"]) -> No
     kept = all(torch.equal(before[key], after[key]) for key in before)
     assert kept, f"{name}: inference changes the rule's state"
     silent = _active(rule, -pre.abs() - 1)
-    assert not bool(silent.any()), f"{name}: negative pre-activations become active"
+    active = not _signed(rule) and bool(silent.any())
+    assert not active, f"{name}: negative pre-activations become active"
+
+
+def _signed(rule: Sparsity) -> bool:
+    """Whether the rule says that its latents may be negative."""
+    return getattr(rule, "signed", False) is True
 
 
 def check_format(name: str, path: Path) -> None:

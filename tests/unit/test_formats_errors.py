@@ -106,9 +106,9 @@ def test_a_model_of_another_width_is_refused(bundled: LanguageModel, work: Path,
 
 SAELENS: dict[str, tuple[Damage, str]] = {
     "architecture": (lambda f: changed(f / "cfg.json", architecture="temporal"), "'temporal'"),
-    "layer norm": (
-        lambda f: changed(f / "cfg.json", normalize_activations="layer_norm"),
-        "normalises activations by 'layer_norm'",
+    "whitening": (
+        lambda f: changed(f / "cfg.json", normalize_activations="covariance_whitening"),
+        "normalises activations by 'covariance_whitening'",
     ),
     "unknown scale": (
         lambda f: changed(f / "cfg.json", normalize_activations="expected_average_only_in"),
@@ -118,11 +118,38 @@ SAELENS: dict[str, tuple[Damage, str]] = {
         lambda f: changed(
             f / "cfg.json", metadata={"hook_name": "blocks.0.attn.hook_q", "hook_head_index": 1}
         ),
-        "one attention head",
+        "only what a head puts out",
     ),
-    "hook z": (
-        lambda f: changed(f / "cfg.json", metadata={"hook_name": "blocks.0.attn.hook_z"}),
-        "hook_z.*inside attention",
+    "values": (
+        lambda f: changed(f / "cfg.json", metadata={"hook_name": "blocks.0.attn.hook_v"}),
+        "other tokens take up by a pattern",
+    ),
+    "normalised heads": (
+        lambda f: changed(
+            f / "cfg.json",
+            normalize_activations="layer_norm",
+            metadata={"hook_name": "blocks.0.attn.hook_z"},
+        ),
+        "normalises the tokens of blocks.0.attn.hook_z",
+    ),
+    "normalised inside a norm": (
+        lambda f: changed(
+            f / "cfg.json",
+            normalize_activations="layer_norm",
+            metadata={"hook_name": "blocks.0.ln2.hook_normalized"},
+        ),
+        "lies inside a norm, before its weight",
+    ),
+    "a centred stream by its norm": (
+        lambda f: changed(
+            f / "cfg.json",
+            normalize_activations="constant_norm_rescale",
+            metadata={
+                "hook_name": "blocks.0.hook_resid_pre",
+                "model_from_pretrained_kwargs": {"center_writing_weights": True},
+            },
+        ),
+        "divides each token of a centred residual stream by its norm",
     ),
     "no hook": (lambda f: changed(f / "cfg.json", metadata={"a": 1}), "give its 1 hookpoint"),
     "activation": (
@@ -145,8 +172,12 @@ SAELENS: dict[str, tuple[Damage, str]] = {
         "b_enc in .* holds NaN",
     ),
     "skip": (
-        lambda f: retensored(f / SAELENS_WEIGHTS, W_skip=torch.ones(D, D)),
-        "linear skip connection",
+        lambda f: retensored(f / SAELENS_WEIGHTS, affine_skip_connection=torch.ones(D, D)),
+        "a linear skip connection, affine_skip_connection, that dictionaries of its kind do not",
+    ),
+    "skip of another width": (
+        lambda f: retensored(f / SAELENS_WEIGHTS, W_skip=torch.ones(3, D)),
+        r"the skip from hookpoint 0 to 0 has shape \[16, 3\]",
     ),
     "a factor that the flag denies": (
         lambda f: retensored(f / SAELENS_WEIGHTS, scaling_factor=torch.full((24,), 2.0)),
@@ -217,12 +248,7 @@ def test_a_transcoder_between_widths(gpt_neo: LanguageModel, work: Path) -> None
 
 
 SPARSIFY: dict[str, tuple[Damage, str]] = {
-    "signed": (lambda f: changed(f / "cfg.json", signed=True), "signed latents"),
     "activation": (lambda f: changed(f / "cfg.json", activation="spline"), "'spline'"),
-    "skip": (
-        lambda f: retensored(f / "sae.safetensors", W_skip=torch.ones(D, D)),
-        "linear skip connection",
-    ),
 }
 
 
@@ -360,7 +386,7 @@ def test_crosscoders_of_dictionary_learning(gpt_neo: LanguageModel, work: Path) 
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("BatchTopkActivation", {}, "'BatchTopkActivation', which keeps the largest"),
+        ("BatchTopkActivation", {}, "'BatchTopkActivation', which depends on"),
         ("ReLUActivation", {"is_folded": torch.tensor(False)}, "scaled activations"),
         (
             "ReLUActivation",
@@ -368,7 +394,12 @@ def test_crosscoders_of_dictionary_learning(gpt_neo: LanguageModel, work: Path) 
             "of 2 models",
         ),
         ("ReLUActivation", {"_W_enc_XiDiL": torch.ones(D, F)}, "2 dimensions, not 4"),
-        ("ReLUActivation", {"W_skip_XdXd": torch.ones(1, 3, D, 1, 3, D)}, "linear skip"),
+        ("ReLUActivation", {"W_skip_XdXd": torch.ones(3 * D, 3 * D)}, "different scaling factors"),
+        (
+            "ReLUActivation",
+            {"W_skip_XdXd": torch.ones(D, D), "folded_scaling_factors_X": torch.ones(1, 3)},
+            "not that of 3 hookpoints",
+        ),
     ],
 )
 def test_crosscode(
@@ -382,22 +413,15 @@ def test_crosscode(
 
 
 CIRCUIT: dict[str, tuple[str, Damage, str]] = {
-    "topk": (
+    "activation": (
+        "plt",
+        lambda f: (f / "config.yaml").write_text("model_kind: transcoder_set\nactivation: spline"),
+        "the activation 'spline'",
+    ),
+    "topk without k": (
         "plt",
         lambda f: (f / "config.yaml").write_text("model_kind: transcoder_set\nactivation: topk"),
-        "'topk', which keeps pre-activations even where they are negative",
-    ),
-    "skip": (
-        "plt",
-        lambda f: retensored(f / "layer_1.safetensors", W_skip=torch.ones(D, D)),
-        "linear skip connection",
-    ),
-    "negative threshold": (
-        "plt",
-        lambda f: retensored(
-            f / "layer_1.safetensors", **{"activation_function.threshold": -torch.ones(24)}
-        ),
-        "negative thresholds",
+        "no k says of how many",
     ),
     "not downloaded": (
         "plt",

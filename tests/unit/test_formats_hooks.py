@@ -95,7 +95,7 @@ def test_other_spellings(language_models: dict[str, LanguageModel], hook: str) -
 @pytest.mark.parametrize(
     ("hook", "message"),
     [
-        ("blocks.1.attn.hook_z", "inside attention"),
+        ("blocks.1.attn.hook_q", "sets where attention looks"),
         ("blocks.7.hook_resid_pre", r"Nearest: blocks\.\d\.hook_resid_pre"),
         ("blocks.7.ln2.hook_normalized", "none of"),
         ("layers.9.mlp", "Give --hookpoint"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from crossproof.crosscoder.layout import Layout, widest
 from crossproof.crosscoder.provenance import Provenance
 from crossproof.crosscoder.sparsity import make_sparsity
 from crossproof.crosscoder.store import read_crosscoder
+from crossproof.crosscoder.token_scale import TokenScale, check_constant
 from crossproof.errors import CrossproofError
 from crossproof.lm.hookpoints import Hookpoints
 
@@ -50,8 +51,9 @@ class Crosscoder(SavedOnHub, FormerNames, SeededByData):
     `decoder_vectors`, `decoder_bias`, `affine` and the call `crosscoder(x)`, which reconstructs,
     speak of raw activations; `fold` absorbs the scale into the weights.
     Nothing is subtracted from the input: the initial b_enc makes the encoder see x - b_dec.
-    `positions` says which positions of a text the crosscoder was trained on and is measured at.
-    `members`: of several dictionaries side by side, where the latents of each begin.
+    `positions` says which positions of a text the crosscoder was trained on and is measured at;
+    `token_scale`, how some imported dictionaries normalise each token. `members`: of several
+    dictionaries side by side, where the latents of each begin.
     """
 
     scale: Tensor
@@ -84,6 +86,7 @@ class Crosscoder(SavedOnHub, FormerNames, SeededByData):
             self.W_skip = nn.Parameter(skips)
         self.register_buffer("scale", torch.ones(len(hookpoints)))
         self.sparsity = make_sparsity(config)
+        self.token_scale = TokenScale()
         self.positions = PositionRule()
         self.members: dict[str, int] = {}
 
@@ -120,9 +123,13 @@ class Crosscoder(SavedOnHub, FormerNames, SeededByData):
                 f"{', '.join(self.hookpoints.names[:2])}, ... of the model it was trained on."
             )
         with torch.no_grad():
-            entries = self.sparsity.select(self._pre(x.to(self.scale.dtype) * self.scale[:, None]))
-            latents = self.sparsity.activate(entries)
-            return latents.keep(latents.values > 0)
+            seen, factor = self.token_scale.normalised(x.to(self.scale.dtype))
+            latents = self.sparsity.activate(
+                self.sparsity.select(self._pre(seen * self.scale[:, None]))
+            )
+            if factor is not None:
+                latents = latents.with_values(latents.values * factor[latents.token_index])
+            return latents.keep(latents.values != 0)
 
     def encode_dense(self, x: Float[Tensor, "B P D"]) -> Float[Tensor, "B H"]:
         """`encode` as a matrix of activations, zero where a latent is not active."""
@@ -173,23 +180,31 @@ class Crosscoder(SavedOnHub, FormerNames, SeededByData):
     ) -> Float[Tensor, "B P D"]:
         """The reconstruction of raw activations; zero at hookpoints that are only read.
 
-        `x`, what was encoded, is needed for affine skips: CrossproofError without it.
+        `x`, what was encoded, is needed where `is_affine`: CrossproofError without it.
         """
-        if self.layout.skips and x is None:
+        decoded = self.decode_scaled(latents) / self.scale[:, None]
+        if not self.is_affine:
+            return decoded
+        if x is None:
             raise CrossproofError(
-                "This dictionary has an affine skip beside its latents: give decode the "
-                "activations that were encoded, too."
+                "This dictionary's reconstruction is not of its latents alone (linear skips, or "
+                "tokens' own scales): give decode the activations too, decode(latents, x)."
             )
-        scaled = None if x is None else x.to(self.scale) * self.scale[:, None]
-        return self.decode_scaled(latents, scaled) / self.scale[:, None]
+        return decoded + self.affine(x)
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether a reconstruction holds more than latents and bias: skips, tokens' own scales."""
+        return bool(self.layout.skips) or self.token_scale.kind is not None
 
     def affine(self, x: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
-        """What the affine skips alone add at each hookpoint, of raw activations."""
-        scaled = x.to(self.scale.dtype) * self.scale[:, None]
-        return self.affine_scaled(scaled) / self.scale[:, None]
+        """What a reconstruction of raw activations holds besides latents and bias."""
+        x = x.to(self.scale.dtype)
+        skips = self.affine_scaled(x * self.scale[:, None]) / self.scale[:, None]
+        return skips + self.token_scale.added(x, self.b_dec / self.scale[:, None])
 
     def affine_scaled(self, x: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
-        """`affine` in scaled space, differentiable in W_skip; zero where there are no skips."""
+        """What the affine skips add, in scaled space, differentiable in W_skip."""
         if not self.layout.skips:
             return torch.zeros_like(x)
         read, written = (
@@ -197,6 +212,16 @@ class Crosscoder(SavedOnHub, FormerNames, SeededByData):
         )
         added = torch.einsum("bkd,kde->bke", x[:, read], self.W_skip)
         return torch.zeros_like(x).index_add(1, written, added)
+
+    @torch.no_grad()
+    def add_skip(self, read: int, written: int, weights: Float[Tensor, "D D"]) -> None:
+        """Adds x_read @ weights (in scaled space) to what is reconstructed at `written`."""
+        if (read, written) in self.layout.skips:
+            self.W_skip[self.layout.skips.index((read, written))] += weights
+            return
+        earlier = [*self.W_skip] if self.layout.skips else []
+        self.layout = replace(self.layout, skips=(*self.layout.skips, (read, written)))
+        self.W_skip = nn.Parameter(torch.stack([*earlier, weights.to(self.b_dec)]))
 
     def decoder_vectors(self, hookpoint: int) -> Float[Tensor, "H D"]:
         """Decoder vectors d_h at one hookpoint, for raw activations; zero where none is written."""
@@ -217,7 +242,11 @@ class Crosscoder(SavedOnHub, FormerNames, SeededByData):
         return torch.stack([self.decoder_vectors(at) for at in places], 1) * self.scale[:, None]
 
     def decoder_bias(self, hookpoint: int) -> Float[Tensor, " D"]:
-        """Decoder bias b at one hookpoint, for raw activations."""
+        """Decoder bias b at one hookpoint, for raw activations.
+
+        Raises CrossproofError where `is_affine`: what is added there is each token's own.
+        """
+        check_constant(self.layout.skips, self.token_scale, self.hookpoints.names[hookpoint])
         return self.b_dec[hookpoint] / self.scale[hookpoint]
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Which latents are active: TopK, BatchTopK, ReLU and JumpReLU (`crosscoder.rules` registers them).
+"""Which latents are active: TopK, BatchTopK, ReLU, JumpReLU (`crosscoder.rules` registers them).
 
 A sparsity rule takes dense pre-activations [B, H] and selects the entries to encode, whose values
 `activate` then turns into activations.
@@ -38,8 +38,8 @@ class Sparsity(Protocol):
         ...
 
     def activate(self, entries: SparseLatents) -> SparseLatents:
-        """The same entries with activations (at least zero) as values, differentiable in the
-        entries' values and the rule's parameters."""
+        """The same entries with activations as values, differentiable in the entries' values and
+        the rule's parameters; at least zero, unless the rule has a true attribute `signed`."""
         ...
 
 
@@ -66,7 +66,8 @@ class TopK(nn.Module):
     def select(self, pre: Float[Tensor, "B H"], training: bool = False) -> SparseLatents:
         """K entries a token and group, positive or not; in training as in inference."""
         grouped = pre.unflatten(1, (self.groups, -1))
-        values, indices = grouped.topk(self.k, dim=2, sorted=False)
+        indices = self._rank(grouped).topk(self.k, dim=2, sorted=False).indices
+        values = grouped.gather(2, indices)
         starts = torch.arange(self.groups, device=pre.device) * grouped.shape[2]
         indices = (indices + starts[:, None]).flatten(1)
         return SparseLatents.from_rows(indices, values.flatten(1), pre.shape[1])
@@ -74,6 +75,26 @@ class TopK(nn.Module):
     def activate(self, entries: SparseLatents) -> SparseLatents:
         """ReLU: what is not positive is not active."""
         return entries.with_values(entries.values.relu())
+
+    def _rank(self, pre: Tensor) -> Tensor:
+        return pre
+
+
+class SignedTopK(TopK):
+    """The k largest pre-activations of each token and group as they are, negative ones too."""
+
+    signed = True
+
+    def activate(self, entries: SparseLatents) -> SparseLatents:
+        """The pre-activations themselves."""
+        return entries
+
+
+class AbsTopK(SignedTopK):
+    """The k pre-activations of largest magnitude of each token and group, with their signs."""
+
+    def _rank(self, pre: Tensor) -> Tensor:
+        return pre.abs()
 
 
 class BatchTopK(nn.Module):
@@ -175,6 +196,28 @@ class JumpReLU(nn.Module):
         return steps.sum() / entries.n_tokens
 
 
+class SignedJumpReLU(nn.Module):
+    """pre where pre > θ_h, whatever the sign of θ_h: latents between a negative θ and 0 are active.
+
+    For dictionaries that were trained elsewhere: the thresholds are given, not learned.
+    """
+
+    signed = True
+    threshold: Tensor
+
+    def __init__(self, n_latents: int) -> None:
+        super().__init__()
+        self.register_buffer("threshold", torch.zeros(n_latents))
+
+    def select(self, pre: Float[Tensor, "B H"], training: bool = False) -> SparseLatents:
+        """Entries above θ_h; in training as in inference."""
+        return _entries_above(pre, self.threshold)
+
+    def activate(self, entries: SparseLatents) -> SparseLatents:
+        """The pre-activations themselves."""
+        return entries
+
+
 class _Jump(torch.autograd.Function):
     @staticmethod
     def forward(ctx, pre, threshold, bandwidth):  # type: ignore[no-untyped-def]
@@ -211,6 +254,20 @@ def make_sparsity(config: CrosscoderConfig) -> Sparsity:
 
 def topk(config: CrosscoderConfig) -> TopK:
     """Raises CrossproofError unless 1 <= k <= H, in each of equally large groups."""
+    return TopK(*_k_and_groups(config))
+
+
+def signed_topk(config: CrosscoderConfig) -> SignedTopK:
+    """Raises as `topk`."""
+    return SignedTopK(*_k_and_groups(config))
+
+
+def abs_topk(config: CrosscoderConfig) -> AbsTopK:
+    """Raises as `topk`."""
+    return AbsTopK(*_k_and_groups(config))
+
+
+def _k_and_groups(config: CrosscoderConfig) -> tuple[int, int]:
     _check_k(config)
     n_latents, groups, k = config.n_latents, config.groups, config.k
     if groups < 1 or n_latents % groups or k > n_latents // groups:
@@ -218,7 +275,7 @@ def topk(config: CrosscoderConfig) -> TopK:
             f"{n_latents} latents do not divide into {groups} groups of at least k = {k}: choose a "
             f"number of groups that divides them."
         )
-    return TopK(k, groups)
+    return k, groups
 
 
 def batch_topk(config: CrosscoderConfig) -> BatchTopK:
@@ -235,6 +292,11 @@ def relu(config: CrosscoderConfig) -> ReLU:
 def jumprelu(config: CrosscoderConfig) -> JumpReLU:
     """With a threshold a latent."""
     return JumpReLU(config.n_latents)
+
+
+def signed_jumprelu(config: CrosscoderConfig) -> SignedJumpReLU:
+    """With a threshold a latent, of any sign."""
+    return SignedJumpReLU(config.n_latents)
 
 
 def _check_k(config: CrosscoderConfig) -> None:

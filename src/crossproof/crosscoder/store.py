@@ -22,6 +22,7 @@ from crossproof.crosscoder.config import CrosscoderConfig
 from crossproof.crosscoder.folders import WEIGHTS
 from crossproof.crosscoder.layout import Layout, widest
 from crossproof.crosscoder.provenance import Provenance as Provenance
+from crossproof.crosscoder.token_scale import TokenScale
 from crossproof.errors import CrossproofError
 from crossproof.files import atomic_folder, read_json, read_tensors
 from crossproof.lm.hookpoints import BlockHookpoints, Hookpoints
@@ -38,6 +39,7 @@ class Stored(nn.Module):
     d_model: int
     positions: PositionRule
     layout: Layout
+    token_scale: TokenScale
 
     def fold(self) -> None:
         """Absorbs the scale into the weights."""
@@ -150,6 +152,7 @@ def read_crosscoder(kind: type[S], folder: Path) -> tuple[S, Provenance]:
         crosscoder = kind(size, hookpoints, config["d_model"], *more)
         crosscoder.positions = PositionRule.stored(config.get("positions", {}))
         provenance = _typed(Provenance, config["provenance"], Provenance("", ""))
+        crosscoder.token_scale.restore(tensors, len(hookpoints))
         crosscoder.load_state_dict({n: _usable(n, t) for n, t in tensors.items()})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())

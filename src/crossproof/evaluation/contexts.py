@@ -67,7 +67,9 @@ class StrongestContexts:
         values: Float[Tensor, "S T"],
     ) -> None:
         """Takes what is strongest in the batch, by the values at its positions; ties by text."""
-        highest, positions = values.max(dim=1)
+        highest, positions = values.abs().max(
+            dim=1
+        )  # of other libraries' latents some are negative
         rows = zip(highest.tolist(), positions.tolist(), strict=True)
         peaks = [
             Peak(-value, batch.first + s, at) for s, (value, at) in enumerate(rows) if value > 0
@@ -125,7 +127,7 @@ def contexts_in(
     for batch in batches:
         values = torch.stack([batch.activations_of(latent) for latent in latents])
         scored += batch.latents.n_tokens
-        counts += (values > 0).sum((1, 2)).cpu()
+        counts += (values != 0).sum((1, 2)).cpu()
         totals += values.double().sum((1, 2)).cpu()
         for row, strongest in enumerate(best):
             strongest.add(tokenizer, batch, values[row])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from crossproof.crosscoder.encode import EncodedBatch
 from crossproof.crosscoder.model import Crosscoder
+from crossproof.crosscoder.token_scale import check_constant
 from crossproof.errors import CrossproofError
 from crossproof.interactions.config import MLPs
 from crossproof.interactions.contributions import MLPDictionary
@@ -29,7 +30,7 @@ class InputView:
     dictionary: MLPDictionary
     hookpoint: int
     affine: Callable[[Tensor], Tensor] | None = None
-    """From activations [B, P, D] to what a skip beside the latents adds at each hookpoint."""
+    """From activations [B, P, D] to what is reconstructed besides latents and bias, if anything."""
     needs: tuple[str, ...] = ()
 
     def at(self, batch: EncodedBatch) -> TokenView:
@@ -138,7 +139,11 @@ def mlp_views(
 
 
 def input_dictionaries(model: LanguageModel, crosscoder: Crosscoder) -> dict[int, MLPDictionary]:
-    """By block: the dictionary at each MLP's input at which the crosscoder decodes."""
+    """By block: the dictionary at each MLP's input at which the crosscoder decodes.
+
+    Raises CrossproofError where baselines are each token's own (`Crosscoder.is_affine`).
+    """
+    check_constant(crosscoder.layout.skips, crosscoder.token_scale, "the MLPs' inputs")
     with torch.no_grad():
         return {
             block: _input_view(model, crosscoder, block, at).dictionary
@@ -148,11 +153,11 @@ def input_dictionaries(model: LanguageModel, crosscoder: Crosscoder) -> dict[int
 
 
 def _input_view(model: LanguageModel, crosscoder: Crosscoder, block: int, at: int) -> InputView:
-    decoder, bias = crosscoder.decoder_vectors(at), crosscoder.decoder_bias(at)
-    affine = (
-        crosscoder.affine if at in (written for _, written in crosscoder.layout.skips) else None
-    )
-    return InputView(block, MLPDictionary.build(model.mlp(block), decoder, bias), at, affine)
+    decoder, bias = crosscoder.decoder_vectors(at), crosscoder.b_dec[at] / crosscoder.scale[at]
+    dictionary = MLPDictionary.build(model.mlp(block), decoder, bias)
+    skipped_to = {written for _, written in crosscoder.layout.skips}
+    own = at in skipped_to or crosscoder.token_scale.kind is not None
+    return InputView(block, dictionary, at, crosscoder.affine if own else None)
 
 
 def with_mean_rest(

@@ -43,11 +43,13 @@ _COMPONENTS = {
 """Paths in a block, the first that is there counts; "a > b" reads where a does, writes where b."""
 _CLASSES = {"attn": "attention", "mlp": "mlp|feedforward|ffn|moe"}
 """What the class of the one child is called that serves where no path is there."""
+_OUT_PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj", "Wo")
 _PROJECTIONS = {
     "attn.q.hook_in": ("q_proj", "query"),
     "attn.k.hook_in": ("k_proj", "key"),
     "attn.v.hook_in": ("v_proj", "value"),
-    "attn.o.hook_out": ("o_proj", "out_proj", "dense", "c_proj", "Wo"),
+    "attn.hook_z": _OUT_PROJECTIONS,
+    "attn.o.hook_out": _OUT_PROJECTIONS,
     "mlp.gate.hook_in": ("gate_proj", "w1"),
     "mlp.in.hook_in": ("up_proj", "c_fc", "fc1", "fc_in", "dense_h_to_4h", "w3", "Wi", "dense"),
     "mlp.out.hook_out": (
@@ -234,7 +236,7 @@ class Block:
             for name, spellings in _PROJECTIONS.items():
                 inside = name.startswith(f"{kind}.") and {path, parent} & set(component.paths)
                 if inside and last in spellings:
-                    self._put(name, Site(module, name.endswith("_in")))
+                    self._put(name, Site(module, not name.endswith("_out")))
         self._put(f"{kind}.hook_out", component.output)
 
     def _same(self, one: Site, other: Site) -> bool:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 Visit = Callable[[Tensor], Tensor | None]
@@ -21,11 +22,35 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
+class Columns:
+    """Some columns of a wider (or narrower) value, with zeros behind them up to the model's width.
+
+    So the concatenated outputs of heads, which need not be as wide as the model, are hookpoints.
+    """
+
+    start: int
+    stop: int
+    width: int
+
+    def visited(self, visit: Visit, value: Tensor) -> Tensor | None:
+        """Shows the columns to `visit`; what takes their place is put into the whole value."""
+        part = value[..., self.start : self.stop]
+        new = visit(functional.pad(part, (0, self.width - part.shape[-1])))
+        if new is None:
+            return None
+        whole = value.clone()
+        whole[..., self.start : self.stop] = new[..., : part.shape[-1]]
+        return whole
+
+
+@dataclass(frozen=True)
 class Site:
     """The input or the output of a module; where either holds several tensors, the first."""
 
     module: nn.Module
     at_input: bool
+    columns: Columns | None = None
+    """Which of the value's numbers; all, if None."""
 
     def attach(self, visit: Visit, shape: Shape) -> RemovableHandle:
         """Call `visit` at every forward pass of tokens of that shape, until the handle is removed.
@@ -33,6 +58,8 @@ class Site:
         Some modules see the tokens of all sequences in one row (OPT's MLP): their values are shown
         to `visit`, and taken back, as [S,T,D].
         """
+        if self.columns is not None:
+            visit = partial(self.columns.visited, visit)
         if self.at_input:
             hook = partial(_at_input, visit, shape)
             return self.module.register_forward_pre_hook(hook, with_kwargs=True)

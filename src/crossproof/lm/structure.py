@@ -7,7 +7,7 @@ text's stream, and their own again at hook_resid_mid: they must give what they g
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from crossproof.errors import CrossproofError
 from crossproof.lm.blocks import Block, is_norm
-from crossproof.lm.sites import Site, Visit
+from crossproof.lm.sites import Columns, Site, Visit
 from crossproof.lm.tracing import Trace, is_close, trace
 
 _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "decoder_layers", "n_layers", "n_layer")
@@ -57,11 +57,30 @@ def find_structure(bare: PreTrainedModel, name: str) -> Structure:
             ("embed.hook_out", "hook_embed"), "the embeddings are not of the blocks' width"
         )
     for i, block in enumerate(blocks):
+        block.sites |= _head_columns(block, passed, width)
         found |= {f"blocks.{i}.{key}": site for key, site in block.sites.items()}
         absent |= {f"blocks.{i}.{key}": why for key, why in block.absent.items()}
         unreadable |= {f"blocks.{i}.{key}": why for key, why in block.unreadable.items()}
-    sites = dict(sorted(found.items(), key=lambda item: seen[item[1]].order))
+    orders = {name: passed[replace(site, columns=None)].order for name, site in found.items()}
+    sites = dict(sorted(found.items(), key=lambda item: orders[item[0]]))
     return Structure(width, len(blocks), sites, absent, unreadable)
+
+
+def _head_columns(block: Block, passed: Trace, width: int) -> dict[str, Site]:
+    """attn.hook_z where the heads' outputs together are not as wide as the model.
+
+    Fewer numbers are filled up with zeros; more become attn.hook_z.0, attn.hook_z.1 and so on.
+    """
+    projected = block.sites.get("attn.o.hook_out")
+    heads = None if projected is None else Site(projected.module, True)
+    if heads is None or heads not in passed or "attn.hook_z" in block.sites:
+        return {}
+    whole = passed[heads].value.shape[2]
+    pieces = [Columns(at, min(at + width, whole), width) for at in range(0, whole, width)]
+    names = (
+        ["attn.hook_z"] if len(pieces) == 1 else [f"attn.hook_z.{i}" for i in range(len(pieces))]
+    )
+    return {n: replace(heads, columns=c) for n, c in zip(names, pieces, strict=True)}
 
 
 def _stack(

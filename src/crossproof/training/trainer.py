@@ -145,7 +145,7 @@ class Trainer:
     @torch.no_grad()
     def _count_fired(self, latents: SparseLatents) -> Tensor:
         fired = torch.zeros_like(self.tokens_since_fired)
-        fired.index_add_(0, latents.indices, (latents.values > 0).to(torch.int64))
+        fired.index_add_(0, latents.indices, (latents.values != 0).to(torch.int64))
         distributed.sum_(fired)
         self.tokens_since_fired.add_(latents.n_tokens * distributed.world()).mul_(fired == 0)
         return self.tokens_since_fired > self.optimisation.dead_after

@@ -31,15 +31,13 @@ def recognise(path: Path) -> bool:
 def read(path: Path) -> list[ForeignDictionary]:
     """A transcoder a layer, or the one cross-layer transcoder of the folder.
 
-    Raises CrossproofError for a missing or damaged file, linear skips, topk (whose latents may be
-    negative) and negative thresholds.
+    Raises CrossproofError for a missing or damaged file, or an activation it does not know.
     """
     config = read_config(path / CONFIG, optional=True)
     activation = config.text("activation") or "relu"
-    if activation not in ("relu", "jumprelu", "jump_relu"):
+    if activation not in ("relu", "jumprelu", "jump_relu", "topk"):
         raise CrossproofError(
-            f"{path} has the activation {activation!r}, which keeps pre-activations even where "
-            f"they are negative: a crosscoder's latents are not."
+            f"{path} has the activation {activation!r}: crossproof reads relu, jump_relu and topk."
         )
     crossing = config.get("model_kind") == "cross_layer_transcoder"
     if crossing or (path / "W_enc_0.safetensors").is_file():
@@ -64,22 +62,30 @@ def _hooks(config: Config, layer: int) -> tuple[str | None, str | None]:
     return read, written
 
 
-def _fields(threshold: Tensor | None, path: Path) -> dict[str, Any]:
+def _rule(threshold: Tensor | None) -> dict[str, Any]:
+    """circuit-tracer's JumpReLU has no ReLU: with a negative threshold latents may be negative."""
     if threshold is None:
-        return _AS_IT_IS | {"rule": "relu"}
-    if bool((threshold < 0).any()):
-        raise CrossproofError(
-            f"{path} has negative thresholds, so its latents may be negative: not a crosscoder."
-        )
-    return _AS_IT_IS | {"rule": "jumprelu", "threshold": threshold.flatten()}
+        return {"rule": "relu"}
+    rule = "signed_jumprelu" if bool((threshold < 0).any()) else "jumprelu"
+    return {"rule": rule, "threshold": threshold.flatten()}
 
 
 def _layer(folder: Path, config: Config, layer: int) -> ForeignDictionary:
     path = folder / f"layer_{layer}.safetensors"
     save = Save(path, path, config)
     weights = save.take("W_enc h d", "b_enc h", "W_dec h e", "b_dec e")
-    more = _fields(save.tensors.get(_THRESHOLD), path) | {"layer": layer}
+    more = _rule(save.tensors.get(_THRESHOLD))
+    if config.get("activation") == "topk":  # nor has its TopK
+        more = {"rule": "signed_topk", "k": _k(save)}
+    more |= save.skip("W_skip e d", 2) | _AS_IT_IS | {"layer": layer}
     return save.dictionary(_hooks(config, layer), "per-layer transcoder", *weights, **more)
+
+
+def _k(save: Save) -> int:
+    k = int(save.scalar("k")) if "k" in save.tensors else save.config.whole("k")
+    if k is None:
+        raise CrossproofError(f"{save.path} is a topk transcoder, and no k says of how many.")
+    return k
 
 
 def _crossing(path: Path, config: Config, layers: list[int]) -> ForeignDictionary:
@@ -109,7 +115,8 @@ def _crossing(path: Path, config: Config, layers: list[int]) -> ForeignDictionar
         W_dec,
         torch.cat([part["b_enc"] for part in parts]),
         b_dec,
-        **_fields(torch.cat(thresholds) if thresholds else None, path),
+        **_rule(torch.cat(thresholds) if thresholds else None),
+        **_AS_IT_IS,
         about={"architecture": "cross-layer transcoder", "config": dict(config)},
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from crossproof.crosscoder.formats.foreign import ForeignDictionary, at_hooks
+from crossproof.crosscoder.formats.heads import behind_heads
 from crossproof.crosscoder.formats.hooks import HookAlias, centring_changes, layer_of, resolve_hook
 from crossproof.errors import CrossproofError
 from crossproof.lm.model import LanguageModel
@@ -24,29 +25,44 @@ def fit(
     CrossproofError if the widths differ, a hookpoint is unknown or not given, or their number is
     another.
     """
+    if centred is not None:
+        foreign = replace(foreign, centred=centred, centring_known=True)
+    foreign = _named(foreign, hookpoints)
+    if foreign.of_heads:
+        foreign = behind_heads(foreign, model)
     d_model = foreign.b_dec.shape[1]
     if d_model != model.d_model:
         raise CrossproofError(
             f"{foreign.source} is a dictionary of vectors of width {d_model}, '{model.name}' has "
             f"width {model.d_model}: give the model it was trained on."
         )
-    if centred is not None:
-        foreign = replace(foreign, centred=centred, centring_known=True)
-    foreign = _named(foreign, hookpoints)
     aliases = [resolve_hook(model, str(hook), foreign.folded_norms) for hook in foreign.hooks]
     W_enc, W_dec = foreign.W_enc.double(), foreign.W_dec.double()
     b_enc, b_dec = foreign.b_enc.double(), foreign.b_dec.double()
+    skips = {places: weights.double() for places, weights in foreign.skips.items()}
     for p, alias in enumerate(aliases):
         weight, shift = alias.weight, alias.shift
         if _centred(foreign, model, alias.hookpoint):
             W_enc[:, p] -= W_enc[:, p].mean(1, keepdim=True)
+            for read, written in skips:
+                if read == p:
+                    skips[read, written] -= skips[read, written].mean(0)
         if weight is None or shift is None:
             continue
+        _refuse_normalised(foreign, str(foreign.hooks[p]))
         W_enc[:, p] /= weight
         b_enc = b_enc - W_enc[:, p] @ shift
         W_dec[:, p] *= weight
         if bool(W_dec[:, p].any() or b_dec[p].any()):  # not where a transcoder only reads
             b_dec[p] = b_dec[p] * weight + shift
+        for read, written in skips:
+            if written == p:
+                skips[read, written] *= weight
+    for (read, written), weights in skips.items():
+        weight, shift = aliases[read].weight, aliases[read].shift
+        if weight is not None and shift is not None:
+            weights /= weight[:, None]
+            b_dec[written] -= shift @ weights
     names = tuple(alias.hookpoint for alias in aliases)
     for name in names:
         if names.count(name) > 1:
@@ -58,13 +74,27 @@ def fit(
         W_dec=W_dec.float(),
         b_enc=b_enc.float(),
         b_dec=b_dec.float(),
+        skips={places: weights.float() for places, weights in skips.items()},
     )
     return dictionary, _notices(foreign, model, aliases)
+
+
+def _refuse_normalised(foreign: ForeignDictionary, hook: str) -> None:
+    if foreign.normalisation is not None:
+        raise CrossproofError(
+            f"{foreign.source} normalises each token of {hook}, which lies inside a norm, before "
+            f"its weight and bias: its statistics are not those of a hookpoint of the model."
+        )
 
 
 def _centred(foreign: ForeignDictionary, model: LanguageModel, hookpoint: str) -> bool:
     """Whether the encoder must centre what `hookpoint` carries."""
     changes = centring_changes(model, hookpoint)
+    if foreign.centred and changes and foreign.normalisation == "unit_norm":
+        raise CrossproofError(
+            f"{foreign.source} divides each token of a centred residual stream by its norm, which "
+            f"is another norm than that of the stream as it is: it cannot be converted."
+        )
     if foreign.centred and changes is None:
         raise CrossproofError(
             f"{foreign.source} was trained on a centred residual stream ({hookpoint}), and "
@@ -118,7 +148,8 @@ def _named(foreign: ForeignDictionary, hookpoints: Sequence[str] | None) -> Fore
     if foreign.either and len(names) == 2:
         parts = foreign.W_enc[:, 0], foreign.W_dec[:, 0], foreign.b_dec[0]
         W_enc, W_dec, b_dec = at_hooks(foreign.source, 2, *parts)
-        return replace(foreign, hooks=names, W_enc=W_enc, W_dec=W_dec, b_dec=b_dec)
+        skips = {(0, 1): foreign.skips[0, 0]} if foreign.skips else {}
+        return replace(foreign, hooks=names, W_enc=W_enc, W_dec=W_dec, b_dec=b_dec, skips=skips)
     if len(names) != len(foreign.hooks):
         raise CrossproofError(
             f"{foreign.source} needs {_count(foreign)}, but {len(names)} are given: "

@@ -12,14 +12,18 @@ from torch import Tensor
 
 from crossproof.errors import CrossproofError
 
-Rule = Literal["relu", "jumprelu", "topk"]
+Rule = Literal["relu", "jumprelu", "topk", "signed_topk", "abs_topk", "signed_jumprelu"]
+"""Sparsity rules that latents of other libraries obey, as crossproof's are called."""
+HEADS = "attn.hook_z"
+"""The hook that carries the outputs of attention's heads side by side."""
 
 
 @dataclass(frozen=True, eq=False)
 class ForeignDictionary:
     """pre = Σ_p x_p · W_enc[h,p] + b_enc[h], a = rule(pre), x̂_p = Σ_h a_h W_dec[h,p] + b_dec[p].
 
-    x are activations at `hooks`, in the library's spelling; None where its files do not say.
+    To x̂_q comes x_p · skips[p, q] where there is such a skip. x are activations at `hooks`, in the
+    library's spelling; None where its files do not say.
     Raises CrossproofError if the tensors' shapes do not fit each other, or a number in them is not
     finite (an infinite threshold is one that nothing exceeds).
     """
@@ -33,7 +37,15 @@ class ForeignDictionary:
     b_dec: Tensor
     rule: Rule = "relu"
     threshold: Tensor | None = None
-    """[H], of jumprelu: active above it and above zero."""
+    """[H], of jumprelu: active above it and above zero; of signed_jumprelu: above it."""
+    skips: Mapping[tuple[int, int], Tensor] = field(default_factory=dict)
+    """[D, D] by the places of the hookpoint read and of the one written."""
+    normalisation: str | None = None
+    """Of tokens before they are encoded: `layer_norm` or `unit_norm` (`Beside`); of SAEs alone."""
+    head: int | None = None
+    """The one head that is read, of a dictionary of `HEADS`."""
+    values_folded: bool = False
+    """z was read less the bias of values (TransformerLens's fold_value_biases)."""
     k: int = 0
     """Of topk, for each group."""
     groups: int = 1
@@ -62,7 +74,9 @@ class ForeignDictionary:
             tensor = getattr(self, name)
             if tensor is not None:
                 self._check(name, tensor, shape)
-        if (self.rule == "topk" and not 1 <= self.k * self.groups <= width) or not width:
+        for (read, written), weights in self.skips.items():
+            self._check(f"the skip from hookpoint {read} to {written}", weights, (d_model, d_model))
+        if ("topk" in self.rule and not 1 <= self.k * self.groups <= width) or not width:
             raise CrossproofError(
                 f"{self.source} keeps k = {self.k} latents in each of {self.groups} groups, but "
                 f"has only {width}."
@@ -80,6 +94,11 @@ class ForeignDictionary:
                 f"{name} in {self.source} holds NaN or infinite values, or gets them in float32: "
                 f"save it from a training that did not diverge."
             )
+
+    @property
+    def of_heads(self) -> bool:
+        """Whether it is an SAE of what attention's heads put out: of another width, maybe."""
+        return len(self.hooks) == 1 and str(self.hooks[0]).endswith(HEADS)
 
     @property
     def n_latents(self) -> int:

@@ -27,7 +27,7 @@ def recognise(path: Path) -> bool:
 def read(path: Path) -> list[ForeignDictionary]:
     """The one dictionary; whether SAE or transcoder, the hookpoints given later say.
 
-    Raises CrossproofError for a damaged file, other tensors, or a linear skip.
+    Raises CrossproofError for a damaged file, or other tensors.
     """
     file = _file(path)
     if file is None:
@@ -37,4 +37,5 @@ def read(path: Path) -> list[ForeignDictionary]:
     names = "W_enc d h", "b_enc h", "W_dec h e", "b_dec e", "threshold h"
     W_enc, b_enc, W_dec, b_dec, threshold = save.take(*names)
     more: dict[str, Any] = {"rule": "jumprelu", "threshold": threshold, "either": True}
+    more |= save.skip("affine_skip_connection d e", 1)
     return [save.dictionary((None,), "jumprelu", W_enc, b_enc, W_dec, b_dec, **more)]

@@ -11,7 +11,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from crossproof.crosscoder.formats.foreign import ForeignDictionary
+from crossproof.crosscoder.formats.foreign import HEADS, ForeignDictionary
 from crossproof.crosscoder.formats.sparsify import INPUT_OF
 from crossproof.errors import CrossproofError, nearest
 from crossproof.lm.model import LanguageModel
@@ -21,6 +21,15 @@ from crossproof.lm.unembedding import input_norm
 _NORM = re.compile(r"blocks\.(\d+)\.ln([12])\.(hook_normalized|hook_out)")
 _SYNONYMS = {"hook_mlp_in": "ln2.hook_in"}
 """TransformerLens's hook_mlp_in is the residual stream before the norm."""
+_ONE_HEAD = " It holds one vector a head, which"
+_INSIDE = {
+    "hook_z": " It lies inside attention, whose output is not linear in it here.",
+    "hook_attn_in": f"{_ONE_HEAD} attention reads apart.",
+    "hook_q": f"{_ONE_HEAD} sets where attention looks and is added to nothing.",
+    "hook_k": f"{_ONE_HEAD} sets where attention looks and is added to nothing.",
+    "hook_v": f"{_ONE_HEAD} other tokens take up by a pattern that no dictionary of one token has.",
+    "hook_result": f"{_ONE_HEAD} the model never holds: give a dictionary of attn.hook_z.",
+}
 _MODULE = re.compile(rf"(?:{INPUT_OF})?(?:\w+\.)*(?:layers?|blocks?|h)\.([0-9]+)(?:\.\w+)*")
 _FOLDER = re.compile(
     r"(?:(?:resid|mlp|attn|attention|att|transcoder)(?:_(?:pre|mid|post|in|out))?_)?"
@@ -54,7 +63,7 @@ def resolve_hook(model: LanguageModel, hook: str, folded_norms: bool = True) -> 
     path = hook.removeprefix(INPUT_OF)
     name = name or module_hookpoint(model, path, at_input=path != hook)
     if name is None:
-        inside = " It lies inside attention." if last in ("hook_z", "hook_attn_in") else ""
+        inside = _INSIDE.get(last, "")
         raise CrossproofError(
             f"The dictionary's hookpoint '{hook}' is none of '{model.name}' at the model's width."
             f"{inside}{nearest(hook, model.available_hookpoints())} Give --hookpoint if it has "
@@ -88,7 +97,7 @@ def _behind_norm(
 def centring_changes(model: LanguageModel, hookpoint: str) -> bool | None:
     """Whether center_writing_weights changes what `hookpoint` carries: not behind a norm, and only
     in models with LayerNorm; None where the model has no norm that says so."""
-    if hookpoint.endswith(("mlp.hook_in", "attn.hook_in")):
+    if hookpoint.endswith(("mlp.hook_in", "attn.hook_in")) or HEADS in hookpoint:
         return False
     try:
         return input_norm(model, 0, "mlp").centred

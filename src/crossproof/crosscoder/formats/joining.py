@@ -9,7 +9,7 @@ import torch
 
 from crossproof.crosscoder.formats.foreign import ForeignDictionary
 from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
-from crossproof.crosscoder.sparsity import JumpReLU
+from crossproof.crosscoder.sparsity import JumpReLU, SignedJumpReLU, Sparsity
 from crossproof.errors import CrossproofError
 from crossproof.lm.model import LanguageModel
 
@@ -37,19 +37,34 @@ def joined(dictionaries: Sequence[ForeignDictionary], model: LanguageModel) -> C
             crosscoder.W_dec[rows, where] = foreign.W_dec
             crosscoder.b_enc[rows] = foreign.b_enc
             crosscoder.b_dec[where] += foreign.b_dec  # zero for all but the one that writes there
-            if isinstance(crosscoder.sparsity, JumpReLU):
-                threshold = foreign.threshold
-                kept = torch.zeros(foreign.n_latents) if threshold is None else threshold
-                # At or below zero it is that of relu. The largest finite number stands for an
-                # infinite logarithm: exp takes it back to 0 or infinity.
-                log = kept.clamp_min(0).log().nan_to_num()
-                crosscoder.sparsity.log_threshold[rows] = log
+            _set_threshold(crosscoder.sparsity, rows, foreign)
+            for (read, written), weights in foreign.skips.items():
+                crosscoder.add_skip(int(where[read]), int(where[written]), weights)
+            if foreign.normalisation is not None:
+                crosscoder.token_scale.normalise(foreign.normalisation)
             start = rows.stop
     crosscoder.hookpoints = hookpoints.playing_parts_at(crosscoder.written)
     return crosscoder.eval().to(model.device)
 
 
+def _set_threshold(rule: Sparsity, rows: slice, foreign: ForeignDictionary) -> None:
+    kept = torch.zeros(foreign.n_latents) if foreign.threshold is None else foreign.threshold
+    if foreign.rule != "signed_jumprelu":
+        kept = kept.clamp_min(0)  # at or below zero it is that of relu
+    # The largest finite number stands for an infinite threshold or logarithm (exp takes that back).
+    if isinstance(rule, JumpReLU):
+        rule.log_threshold[rows] = kept.log().nan_to_num()
+    elif isinstance(rule, SignedJumpReLU):
+        rule.threshold[rows] = kept.nan_to_num()
+
+
 def _check_writers(dictionaries: Sequence[ForeignDictionary]) -> None:
+    normal = next((f for f in dictionaries if f.normalisation is not None), None)
+    if normal is not None and len(dictionaries) > 1:
+        raise CrossproofError(
+            f"{normal.source} normalises each token by its own scale, so it cannot be joined with "
+            f"others: import it apart."
+        )
     writers: dict[str, str] = {}
     for foreign in dictionaries:
         for p, name in enumerate(map(str, foreign.hooks)):
@@ -65,15 +80,17 @@ def _check_writers(dictionaries: Sequence[ForeignDictionary]) -> None:
 
 def _config(dictionaries: Sequence[ForeignDictionary], width: int) -> CrosscoderConfig:
     rules = {foreign.rule for foreign in dictionaries}
-    if "topk" not in rules:
-        return CrosscoderConfig(width, "jumprelu" if "jumprelu" in rules else "relu")
+    if not any("topk" in rule for rule in rules):
+        kept = (rule for rule in ("signed_jumprelu", "jumprelu") if rule in rules)
+        return CrosscoderConfig(width, next(kept, "relu"))
     kinds = sorted({f"{f.rule} k={f.k} of {f.n_latents // f.groups}" for f in dictionaries})
     if len(kinds) > 1:
         raise CrossproofError(
             f"These dictionaries cannot be one crosscoder ({'; '.join(kinds)}): topk dictionaries "
             f"are joined with others of the same k and width; import the rest apart."
         )
-    return CrosscoderConfig(width, "topk", dictionaries[0].k, sum(f.groups for f in dictionaries))
+    first, groups = dictionaries[0], sum(f.groups for f in dictionaries)
+    return CrosscoderConfig(width, first.rule, first.k, groups)
 
 
 def _check_memory(width: int, points: int, d_model: int, count: int) -> None:

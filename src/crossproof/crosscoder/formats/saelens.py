@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from crossproof.crosscoder.formats.files import Config, config_at, read_config
-from crossproof.crosscoder.formats.foreign import ForeignDictionary, ungated
+from crossproof.crosscoder.formats.foreign import HEADS, ForeignDictionary, ungated
 from crossproof.crosscoder.formats.save import Save
 from crossproof.errors import CrossproofError
 
@@ -23,7 +23,11 @@ TRANSCODERS = (
 )
 BATCH_TOPK = ("batchtopk", "matryoshka_batchtopk")
 """Training checkpoints; their finished saves are jumprelu."""
-ARCHITECTURES = ("standard", "topk", "jumprelu", "gated", *BATCH_TOPK, *TRANSCODERS)
+_OF_TOKENS = {"layer_norm": "layer_norm", "constant_norm_rescale": "unit_norm"}
+"""How SAELens calls normalisations of each token by its own numbers."""
+_TOPK = {"topk": "topk", "abstopk": "abs_topk"}
+"""Architectures that keep k latents, and the rule they keep them by."""
+ARCHITECTURES = ("standard", *_TOPK, "jumprelu", "gated", *BATCH_TOPK, *TRANSCODERS)
 
 
 def recognise(path: Path) -> bool:
@@ -35,18 +39,19 @@ def read(path: Path) -> list[ForeignDictionary]:
     """The one dictionary of the folder.
 
     Raises CrossproofError for a missing or damaged file, an architecture that is not in
-    ARCHITECTURES, and normalisations or reshapes that no fixed crosscoder can express.
+    ARCHITECTURES, single heads of other hooks than hook_z, and normalisations it does not know.
     """
     config = read_config(path / CONFIG)
     kind, k = _architecture(config, path)
     save = Save(path, path / WEIGHTS, config)
     weights, rule = _weights(kind, k, save)
     meta = config.mapping("metadata") or config
-    hooks: tuple[str | None, ...] = (_hook(meta, config, path),)
+    hooks = (meta.text("hook_name") or config.text("hook_point"),)
     if kind in TRANSCODERS:
         hooks += (meta.text("hook_name_out"),)
     less_bias = kind not in TRANSCODERS and config.flag("apply_b_dec_to_input", True)
     more = rule | _model(config, meta) | {"less_decoder_bias": less_bias}
+    more |= save.skip("W_skip e d", len(hooks)) | _head(hooks[0], meta, config, path)
     return [_scaled(save.dictionary(hooks, kind, *weights, **more), save)]
 
 
@@ -63,22 +68,24 @@ def _architecture(config: Config, path: Path) -> tuple[str, int | None]:
             f"{path} has the SAELens architecture {kind!r}, which is not a crosscoder: crossproof "
             f"imports {', '.join(ARCHITECTURES)}."
         )
-    if kind == "topk" and k is None:
+    if kind in _TOPK and k is None:
         raise CrossproofError(f"{path / CONFIG} gives no whole number k of active latents.")
     if config.get("finetuning_scaling_factor"):
         raise CrossproofError(f"{path} scales its latents after finetuning: not imported.")
     return kind, k
 
 
-def _hook(meta: Config, config: Config, path: Path) -> str | None:
-    hook = meta.text("hook_name") or config.text("hook_point")
-    head = meta.get("hook_head_index", config.get("hook_point_head_index"))
-    if head is not None:
+def _head(hook: str | None, meta: Config, config: Config, path: Path) -> dict[str, Any]:
+    """The one head that is read, if there is one."""
+    source = meta if "hook_head_index" in meta else config
+    key = "hook_head_index" if source is meta else "hook_point_head_index"
+    head = source.whole(key)
+    if head is not None and not str(hook).endswith(HEADS):
         raise CrossproofError(
-            f"{path} reads one attention head ({hook!r}, head {head!r}): crossproof reads "
-            f"hookpoints of the model's width."
+            f"{path} reads one attention head ({hook!r}, head {head!r}), and only what a head puts "
+            f"out ({HEADS}) adds to the residual stream: it is no dictionary of the stream."
         )
-    return hook
+    return {"head": head}
 
 
 def _model(config: Config, meta: Config) -> dict[str, Any]:
@@ -98,6 +105,7 @@ def _model(config: Config, meta: Config) -> dict[str, Any]:
         "centred": kwargs.flag("center_writing_weights", usual),
         "centring_known": known,
         "folded_norms": kwargs.flag("fold_ln", True) or not hooked,
+        "values_folded": kwargs.flag("fold_value_biases", hooked),
     }
 
 
@@ -113,8 +121,8 @@ def _weights(
         parts = save.take("b_gate h", "b_mag h", "r_mag h")
         scale, b_enc, rule["threshold"] = ungated(*parts)
         W_enc = W_enc * scale[:, None]
-    elif kind == "topk":
-        rule = {"rule": "topk", "k": k}
+    elif kind in _TOPK:
+        rule = {"rule": _TOPK[kind], "k": k}
     elif kind in BATCH_TOPK:
         rule["threshold"] = torch.full_like(b_enc, save.scalar("topk_threshold"))
     elif kind.startswith("jumprelu"):
@@ -124,7 +132,7 @@ def _weights(
     else:
         rule = {"rule": "relu"}
     batch = kind in BATCH_TOPK
-    if (kind == "topk" or batch) and save.config.flag("rescale_acts_by_decoder_norm", batch):
+    if (kind in _TOPK or batch) and save.config.flag("rescale_acts_by_decoder_norm", batch):
         norm = W_dec.norm(dim=-1)
         W_enc, b_enc = W_enc * norm[:, None], b_enc * norm
         W_dec = W_dec / norm.clamp_min(1e-30)[:, None]
@@ -138,6 +146,14 @@ def _scaled(foreign: ForeignDictionary, save: Save) -> ForeignDictionary:
     if kind == "none":
         save.refuse_scale(factor)
         return foreign
+    if kind in _OF_TOKENS:
+        if len(foreign.hooks) > 1:
+            raise CrossproofError(
+                f"{save.path} is a transcoder of tokens normalised by {kind!r}: crossproof reads "
+                f"such normalisations of SAEs alone."
+            )
+        save.refuse_scale(factor)
+        return replace(foreign, normalisation=_OF_TOKENS[kind])
     if kind not in ("expected_average_only_in", True):
         raise CrossproofError(
             f"{save.path} normalises activations by {kind!r}, which no fixed crosscoder expresses "

@@ -85,11 +85,11 @@ class Save:
         transcoder (its input and its output).
 
         With `less_decoder_bias` it encodes x - b_dec: the subtraction moves into b_enc. `fields`
-        are those of `ForeignDictionary`, which checks the shapes. Raises CrossproofError for what
-        a crosscoder is not: a linear skip connection, or a factor that nothing explains.
+        are those of `ForeignDictionary`, which checks the shapes. Raises CrossproofError for a
+        linear skip that `fields` do not hold, and for a factor that nothing explains.
         """
         source = str(self.path)
-        self._refuse_more()
+        self._refuse_more("skips" in fields)
         if W_enc.dim() == 2:
             W_enc, W_dec, b_dec = at_hooks(source, len(hooks), W_enc, W_dec, b_dec)
         about = {"architecture": architecture, "config": dict(self.config)}
@@ -98,12 +98,22 @@ class Save:
             return made
         return replace(made, b_enc=b_enc - torch.einsum("hpd,pd->h", made.W_enc, made.b_dec))
 
-    def _refuse_more(self) -> None:
-        if any(bool(self.tensors[name].any()) for name in _SKIPS if name in self.tensors):
+    def skip(self, name: str, hooks: int) -> dict[str, Any]:
+        """The field `skips` of an SAE (one hook) or a transcoder (two) whose skip `name` is.
+
+        `name` gives the axes as those of `take`, d read and e written; nothing if it is not there.
+        """
+        if name.split()[0] not in self.tensors:
+            return {}
+        (weights,) = self.take(name)
+        return {"skips": {(0, hooks - 1): weights}} if bool(weights.any()) else {"skips": {}}
+
+    def _refuse_more(self, skips_read: bool) -> None:
+        unread = (n for n in _SKIPS if n in self.tensors and bool(self.tensors[n].any()))
+        if not skips_read and (name := next(unread, None)):
             raise CrossproofError(
-                f"{self.path} adds a linear skip connection of its input to its output: a "
-                f"crosscoder's output is a function of its latents alone, so import one without "
-                f"W_skip."
+                f"{self.path} holds a linear skip connection, {name}, that dictionaries of its "
+                f"kind do not have: what it is added to is not known."
             )
         for name in _FACTORS:
             self.refuse_scale(self.tensors.get(name))

@@ -25,23 +25,21 @@ def recognise(path: Path) -> bool:
 def read(path: Path) -> list[ForeignDictionary]:
     """The one dictionary of the folder; its name (less seed folders) is the hookpoint.
 
-    Raises CrossproofError for a missing or damaged file, a linear skip, or signed latents.
+    Raises CrossproofError for a missing or damaged file, or an activation it does not know.
     """
     config = read_config(path / CONFIG)
     save = Save(path, path / WEIGHTS, config)
-    if config.flag("signed"):
-        raise CrossproofError(
-            f"{path} has signed latents: a crosscoder's latents are not negative."
-        )
     k, activation = config.whole("k") or 0, config.text("activation") or "topk"
     if activation not in ("topk", "groupmax"):
         raise CrossproofError(f"{path} has the activation {activation!r}: not imported.")
     # groupmax: the largest of each of k groups
     number = {"k": k} if activation == "topk" else {"k": 1, "groups": k}
+    rule = "abs_topk" if config.flag("signed") and activation == "topk" else "topk"
     weights = save.take("encoder.weight h d", "encoder.bias h", "W_dec h e", "b_dec e")
     module, transcode = _module(path), config.flag("transcode")
     hooks = (module and INPUT_OF + module, module) if transcode else (module,)
-    more: dict[str, Any] = {"less_decoder_bias": not transcode, "rule": "topk", **number}
+    more: dict[str, Any] = {"less_decoder_bias": not transcode, "rule": rule, **number}
+    more |= save.skip("W_skip e d", len(hooks))
     return [save.dictionary(hooks, activation, *weights, **more)]
 
 

@@ -1,0 +1,58 @@
+"""`crossproof export`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from crossproof.commands.parsing import parse
+from crossproof.errors import CrossproofError, nearest
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write finished crosscoders as dictionaries of another library.
+
+    The library then computes the same codes and reconstructions, up to the rounding of float32;
+    what its files cannot hold is refused with the reason. A crosscoder of several hookpoints is
+    taken apart where its latents allow it:
+
+      crossproof export runs/mine --format saelens --out exported/mine
+      crossproof export runs/demo --format dictionary_learning --name penalised --out exported/demo
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A folder written by `crossproof train` or `crossproof import`, or one crosscoder's own."""
+    format: Literal["saelens", "dictionary_learning", "sparsify", "circuit-tracer"]
+    """The library that is to read it."""
+    out: Path
+    """A new folder to write."""
+    name: tuple[str, ...] = ()
+    """Which of the run's crosscoders; all, unless given. circuit-tracer needs a layer of each."""
+
+
+def run(arguments: Sequence[str], began: float) -> None:
+    """Writes the folder and says what is in it."""
+    options: Export = parse(Export, "export", arguments)
+    from crossproof.crosscoder import Crosscoder
+    from crossproof.crosscoder.formats import export
+    from crossproof.training.run_folder import RunFolder
+
+    folder = RunFolder.open(options.run)
+    names = options.name or folder.names
+    for name in names:
+        if name not in folder.names:
+            raise CrossproofError(
+                f"{options.run} has no crosscoder '{name}'.{nearest(name, folder.names)}"
+            )
+    crosscoders = {name: Crosscoder.from_pretrained(folder.folders[name]) for name in names}
+    alone = options.format == "circuit-tracer" or len(names) == 1
+    together = [crosscoders] if alone else [{name: each} for name, each in crosscoders.items()]
+    for given in together:
+        out = options.out if alone else options.out / next(iter(given))
+        for path in export(given, out, options.format):
+            print(f"{options.format}: {path}")

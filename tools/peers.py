@@ -1,0 +1,35 @@
+"""Makes the environment in which SAELens, sparsify, dictionary_learning and circuit-tracer run.
+
+    python tools/peers.py FOLDER
+
+They want other versions of much that crossproof uses, so they have a place of their own.
+circuit-tracer and dictionary_learning contradict each other about versions of what neither uses
+here: the first is installed without its dependencies. `CROSSPROOF_PEERS=FOLDER` tells the slow
+tests of the exported dictionaries where it is.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+TOGETHER = ("torch==2.13.0", "sae-lens==6.54.12", "eai-sparsify==1.3.3")
+TOGETHER += ("dictionary-learning==0.1.0", "pyyaml")
+ALONE = ("circuit-tracer==0.5.0",)
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    venv.create(folder, with_pip=True)
+    install = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+    subprocess.run([*install, *TOGETHER], check=True)
+    subprocess.run([*install, "--no-deps", *ALONE], check=True)
+    # Built for another torch where there is no GPU, and then nothing of transformers loads.
+    subprocess.run([*install[:3], "uninstall", "--quiet", "--yes", "torchvision"], check=True)
+    print(f"The libraries are in {folder}: {folder / 'bin' / 'python'} tools/peer_reads.py ...")
+
+
+if __name__ == "__main__":
+    main()
