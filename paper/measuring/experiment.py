@@ -167,7 +167,7 @@ class Experiment:
     ) -> None:
         known = self.zeroed.get(text)
         crosscoder = self.trainings.load(config)
-        tally = tally_sequences(self.model, crosscoder, tokens, options, zeroed=known)
+        tally = tally_sequences(self.model, crosscoder, tokens, options, known=known)
         measured = Measured.of(tally)
         if options.patch_hookpoints:
             self.zeroed[text] = {name: measured.sums[name] for name in ZEROED}

@@ -71,16 +71,17 @@ def tally_sequences(
     sequences: Int[Tensor, "S T"],
     options: EvaluationOptions = EvaluationOptions(),  # noqa: B008  (frozen)
     progress: Callable[[int, int], None] | None = None,
-    zeroed: Mapping[str, NDArray[np.float64]] | None = None,
+    known: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> Tally:
     """The per-sequence sums behind `evaluate`, and the latents of the first sequences.
 
-    `zeroed`: the sums `ce-zero` and `kl-zero` of the same model, hookpoints and sequences, if they
-    are known already; they do not depend on the crosscoder. Raises as `evaluate`.
+    `known`: sums among `SHARED` of the same model, hookpoints, positions and sequences; they do not
+    depend on the crosscoder. Raises as `evaluate`.
     """
     if len(sequences) < 2:
         raise CrossproofError("Evaluation needs at least 2 sequences: give a longer text.")
     names = crosscoder.hookpoints.names
+    known = known or {}
     views, unread = _views(model, crosscoder, options)
     tally = Tally(views, unread, survey=survey_norms(model, sequences, names, crosscoder.positions))
     means = _mean_rests(model, crosscoder, sequences[:REST_SEQUENCES], views, options)
@@ -88,13 +89,13 @@ def tally_sequences(
         with torch.no_grad():
             _measure_reconstruction(batch, tally)
             _measure_interactions(batch, views, tally)
-            _measure_fidelity(batch, views, means, options, tally)
+            _measure_fidelity(batch, views, means, options, known, tally)
             if views and options.schemes and batch.encoded.first < options.keep_sequences:
                 counts = tuple(tally.kept) or keep_counts(batch.encoded.latents)
                 for count, losses in kept_losses(batch, views, counts).items():
                     tally.kept.setdefault(count, []).append(losses.cpu().numpy())
             if options.patch_hookpoints:
-                _measure_patches(batch, zeroed, tally)
+                _measure_patches(batch, known, tally)
         if batch.encoded.first < options.context_sequences:
             tally.encoded.append(batch.encoded.latents_only())
         if progress is not None:
@@ -182,6 +183,7 @@ def _measure_fidelity(
     views: Mapping[int, MLPView],
     means: Mapping[int, MLPView],
     options: EvaluationOptions,
+    known: Mapping[str, NDArray[np.float64]],
     tally: Tally,
 ) -> None:
     tally.add("loss", batch.losses())
@@ -191,7 +193,8 @@ def _measure_fidelity(
         draw = batch.uniform(view.dictionary.mlp.n_neurons, (options.seed, block))
         for scheme, output in _outputs(view.at(batch.encoded), draw, options.schemes).items():
             for mid, patch in _patches(batch, block, output, options.mids).items():
-                losses[f"{mid}/{scheme}"].append(batch.losses(patch))
+                if f"phi/{mid}/{scheme}" not in known:
+                    losses[f"{mid}/{scheme}"].append(batch.losses(patch))
         if block in means:
             seen = means[block].at(batch.encoded)
             for scheme, output in _outputs(seen, draw, options.schemes).items():
@@ -200,6 +203,14 @@ def _measure_fidelity(
     for name, values in losses.items():
         if len(values) == len(views):
             tally.add(f"phi/{name}", torch.stack(values, 1))
+    for name in known:
+        if name.startswith("phi/"):
+            tally.add(name, _rows(batch, known[name]))
+
+
+def _rows(batch: DecodedBatch, sums: NDArray[np.float64]) -> Float[Tensor, "S *parts"]:
+    first = batch.encoded.first
+    return torch.from_numpy(sums[first : first + len(batch.encoded.tokens)])
 
 
 def _patches(
@@ -232,25 +243,17 @@ def _outputs(
 
 
 def _measure_patches(
-    batch: DecodedBatch, zeroed: Mapping[str, NDArray[np.float64]] | None, tally: Tally
+    batch: DecodedBatch, known: Mapping[str, NDArray[np.float64]], tally: Tally
 ) -> None:
-    clean = batch.model.log_probabilities(batch.encoded.tokens)
-    targets = batch.encoded.tokens[:, 1:, None].long().expand(len(clean), -1, -1, -1)
-    losses: dict[str, list[Tensor]] = defaultdict(list)
-    names = batch.crosscoder.hookpoints.names
-    for at in batch.crosscoder.written:
-        name, values = names[at], {"patch": batch.x_hat[:, at]}
-        if zeroed is None:
-            values["zero"] = torch.zeros_like(batch.encoded.x[:, at])
-        for kind, value in values.items():
-            other = batch.model.log_probabilities(batch.encoded.tokens, batch.patched(name, value))
-            ce = -other[:, :, :-1].gather(3, targets)[..., 0].mean(0)
-            kl = (clean.exp() * (clean - other)).sum(-1)[:, :, :-1].mean(0)
-            losses[f"ce-{kind}"].append((ce * batch.encoded.scored[:, :-1]).double().sum(1))
-            losses[f"kl-{kind}"].append((kl * batch.encoded.scored[:, :-1]).double().sum(1))
-    for name, parts in losses.items():
-        tally.add(name, torch.stack(parts, 1))
-    if zeroed is not None:
-        rows = slice(batch.encoded.first, batch.encoded.first + len(batch.encoded.tokens))
-        for name in ("ce-zero", "kl-zero"):
-            tally.add(name, torch.from_numpy(zeroed[name][rows]))
+    names, written = batch.crosscoder.hookpoints.names, batch.crosscoder.written
+    values = {"patch": batch.x_hat}
+    if "ce-zero" not in known:
+        values["zero"] = torch.zeros_like(batch.x_hat)
+    for kind, value in values.items():
+        patches = (batch.patched(names[at], value[:, at]) for at in written)
+        sums = [map(batch.summed, pair) for pair in batch.clean.divergences(patches)]
+        for name, parts in zip(("ce", "kl"), zip(*sums, strict=True), strict=True):
+            tally.add(f"{name}-{kind}", torch.stack(parts, 1))
+    for name in known:
+        if name.endswith("-zero"):
+            tally.add(name, _rows(batch, known[name]))

@@ -17,6 +17,7 @@ from crossproof.errors import CrossproofError, nearest
 from crossproof.interactions.views import MLPView, needs_of
 from crossproof.lm.model import LanguageModel
 from crossproof.lm.pair import ModelPair
+from crossproof.lm.passes import CleanPass, PairPass, clean_pass, starts_of
 
 Forward = Callable[[Tensor, Mapping[str, Tensor] | None], Tensor]
 
@@ -29,6 +30,7 @@ class DecodedBatch:
     crosscoder: Crosscoder
     encoded: EncodedBatch
     x_hat: Float[Tensor, "B P D"]
+    clean: CleanPass | PairPass
 
     def uniform(self, width: int, seed: tuple[int, ...]) -> Float[Tensor, "B N"]:
         """Numbers in [0, 1) that depend on a token's sequence, not on the batch that holds it."""
@@ -48,7 +50,10 @@ class DecodedBatch:
 
     def losses(self, replace: Mapping[str, Tensor] | None = None) -> Float[Tensor, " S"]:
         """Summed next-token loss of each sequence over scored positions, in nats."""
-        losses = self.model.token_losses(self.encoded.tokens, replace)
+        return self.summed(self.clean.token_losses(replace) if replace else self.clean.losses)
+
+    def summed(self, losses: Float[Tensor, "S next"]) -> Float[Tensor, " S"]:
+        """What each sequence's scored positions lose."""
         return (losses * self.encoded.scored[:, :-1]).double().sum(1)
 
 
@@ -60,7 +65,9 @@ def decode_batches(
     views: Mapping[int, MLPView],
 ) -> Iterator[DecodedBatch]:
     """Batches with the model's values of all that may be patched, and of what the views need."""
-    also = [*needs_of(views), *map(mlp_out, views)]
+    names = crosscoder.hookpoints.names
+    outputs = [*map(mlp_out, views)]
+    also = [*needs_of(views), *outputs, *starts_of(model, [*names, *outputs])]
     for batch in encode_batches(model, crosscoder, sequences, batch_sequences, also):
         with torch.no_grad():
             x_hat = crosscoder.decode(batch.latents, batch.x)
@@ -69,8 +76,9 @@ def decode_batches(
                 "Reconstructions hold NaN or infinity: check the crosscoder's weights, or choose "
                 "another --dtype for the model."
             )
+        clean = clean_pass(model, batch.tokens, batch.model_activations)
         with torch.no_grad():
-            yield DecodedBatch(model, crosscoder, batch, x_hat)
+            yield DecodedBatch(model, crosscoder, batch, x_hat, clean)
 
 
 def mlp_out(block: int) -> str:

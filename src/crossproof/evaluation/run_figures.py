@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from crossproof.activations.corpus import TextSlice
+from crossproof.crosscoder.encode import for_figures
 from crossproof.crosscoder.side_by_side import side_by_side
-from crossproof.evaluation.evaluating import evaluate
+from crossproof.evaluation.evaluating import evaluate, tally_sequences
 from crossproof.evaluation.measure_run import TOGETHER, named_crosscoders
 from crossproof.evaluation.results import RunEvaluation
+from crossproof.evaluation.summary import summarise
 from crossproof.evaluation.tally import EvaluationOptions
 from crossproof.lm import LanguageModel
 from crossproof.training.config import RunConfig
@@ -36,9 +42,14 @@ def evaluate_run(
     """
     sequences, run = text.read(model), RunFolder.open(folder)
     runs = {}
+    known: dict[Any, Mapping[str, NDArray[np.float64]]] = {}
     for name, crosscoder in run.crosscoders(model).items():
         tell = None if progress is None else partial(progress, name)
-        figures = evaluate(model, crosscoder, sequences, options, tell)
+        crosscoder = for_figures(crosscoder)
+        alike = crosscoder.hookpoints.names, crosscoder.written, crosscoder.positions
+        tally = tally_sequences(model, crosscoder, sequences, options, tell, known.get(alike))
+        known[alike] = tally.shared()
+        figures = summarise(model, crosscoder, tally, options)
         provenance = run.provenance(name)
         runs[name] = replace(
             figures, objective=objective_label(provenance), training=dict(provenance.training)

@@ -21,6 +21,9 @@ SHARE_BINS = 20
 BEYOND = "-beyond"
 """Suffix of the sums behind FVU, over massive positions alone."""
 
+SHARED = ("ce-zero", "kl-zero", "phi/exact_mid/mlp-removed")
+"""Sums that do not depend on the crosscoder, but on its hookpoints and which positions count."""
+
 
 @dataclass
 class Tally:
@@ -44,6 +47,10 @@ class Tally:
     def add(self, name: str, value: Float[Tensor, "S *parts"]) -> None:
         """Appends one batch of per-sequence sums."""
         self.sums[name].append(value.detach().double().cpu().numpy())
+
+    def shared(self) -> dict[str, NDArray[np.float64]]:
+        """Those of `SHARED` that were measured, for other crosscoders of the same hookpoints."""
+        return {name: np.concatenate(self.sums[name]) for name in SHARED if name in self.sums}
 
     def joined(self) -> dict[str, NDArray[np.float64]]:
         """All sequences' sums by name, each [S, ...]; of massive positions if there are any."""

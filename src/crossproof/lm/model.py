@@ -18,6 +18,7 @@ from crossproof.lm.attention_reading import check_attention, read_attention
 from crossproof.lm.hookpoints import Hookpoints, resolve_hookpoints
 from crossproof.lm.mlp import MLPWeights
 from crossproof.lm.mlp_reading import read_mlp
+from crossproof.lm.resuming import Resuming
 from crossproof.lm.sites import Site, Visit, attached
 from crossproof.lm.structure import Structure
 from crossproof.lm.tracing import context_of
@@ -183,11 +184,15 @@ class LanguageModel:
                 raise CrossproofError(
                     f"The replacement for '{name}' has shape {tuple(value.shape)}, not {shape}."
                 )
-            visits[self._site(name)] = _replacement(name, value.to(self.device, self.dtype))
+            visits[self._site(name)] = replacement(name, value.to(self.device, self.dtype))
         with attached(visits, tuple(tokens.shape)), torch.no_grad():
             output = self._bare(input_ids=self._checked(tokens), use_cache=False)
         logits: Tensor = output.logits.to(self.activation_dtype)
         return logits
+
+    @cached_property
+    def _resuming(self) -> Resuming:
+        return Resuming(self._bare, self._sites, self.n_blocks)
 
     def log_probabilities(
         self, tokens: Int[Tensor, "S T"], replace: Mapping[str, Tensor] | None = None
@@ -264,7 +269,8 @@ def _store(out: Tensor, place: int, value: Tensor) -> None:
     out[:, :, place] = value
 
 
-def _replacement(name: str, new: Tensor) -> Visit:
+def replacement(name: str, new: Float[Tensor, "S T D"]) -> Visit:
+    """The visit that gives a hookpoint a new value."""
     return partial(_overwrite if name.endswith(".hook_resid_mid") else _substitute, new)
 
 

@@ -117,7 +117,7 @@ class ModelPair(LanguageModel):
         self, tokens: Int[Tensor, "S T"], replace: Mapping[str, Tensor] | None = None
     ) -> Float[Tensor, "M S T V"]:
         """Each model's log-probabilities of the next token."""
-        parts = self._split(replace)
+        parts = self.split(replace)
         pairs = zip(self.models, parts, strict=True)
         return torch.cat([model.log_probabilities(tokens, part) for model, part in pairs])
 
@@ -125,7 +125,7 @@ class ModelPair(LanguageModel):
         self, tokens: Int[Tensor, "S T"], replace: Mapping[str, Tensor] | None = None
     ) -> Float[Tensor, "S T-1"]:
         """Cross-entropy of each next token, in nats, mean over the two models."""
-        parts = self._split(replace)
+        parts = self.split(replace)
         pairs = zip(self.models, parts, strict=True)
         return torch.stack([model.token_losses(tokens, part) for model, part in pairs]).mean(0)
 
@@ -152,7 +152,7 @@ class ModelPair(LanguageModel):
         first = self.models[0].n_blocks
         return (0, block) if block < first else (1, block - first)
 
-    def _split(self, replace: Mapping[str, Tensor] | None) -> tuple[dict[str, Tensor], ...]:
+    def split(self, replace: Mapping[str, Tensor] | None) -> tuple[dict[str, Tensor], ...]:
         parts: tuple[dict[str, Tensor], ...] = ({}, {})
         for name, value in (replace or {}).items():
             model, local = self.locate(name)
