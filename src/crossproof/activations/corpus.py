@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tokenize
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from crossproof.activations.documents import read_documents
 from crossproof.activations.rows import document_rows
 from crossproof.activations.sources import DATASETS_PREFIX, LINES, TABLES, DocumentSource
 from crossproof.activations.tables import refuse_pointer
-from crossproof.errors import CrossproofError, first_line
+from crossproof.errors import CrossproofError, CrossproofWarning, first_line
 from crossproof.lm import LanguageModel
 from crossproof.result import ABSENT
 
@@ -121,14 +122,34 @@ class TextSlice:
         return cls(text, split, count, context, rows=rows, tokens=tokens)
 
     def read(self, model: LanguageModel) -> Int[Tensor, "S T"]:
-        """The sequences [S, T]; CrossproofError if none is left."""
+        """The sequences [S, T]; CrossproofError if none is left, a warning if there are fewer."""
         every = read_sequences(self.text, model, self.context, self.split, self.rows)
         if self.skip >= len(every):
             raise CrossproofError(
                 f"The {self.split} split has {len(every)} sequences and {self.skip} are skipped: "
                 f"skip fewer."
             )
-        return every[self.skip : self.skip + self.sequences]
+        some = every[self.skip : self.skip + self.sequences]
+        if len(some) < self.sequences:
+            _warn(
+                f"The {self.split} split of '{self.text}' has {len(some)} sequences of "
+                f"{self.context} tokens, fewer than the {self.sequences} asked for."
+            )
+        return some
+
+
+def fitting_context(context: int, model: LanguageModel) -> int:
+    """`context`, or the most tokens that the model takes at once, with a warning that says so."""
+    if context > model.context:
+        _warn(
+            f"Sequences have {model.context} tokens instead of {context}: '{model.name}' takes no "
+            f"more."
+        )
+    return min(context, model.context)
+
+
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, CrossproofWarning, stacklevel=3)
 
 
 def _existing(path: Path, source: str) -> Path:

@@ -46,14 +46,14 @@ def run(arguments: Sequence[str], began: float) -> None:
     options: Evaluate = parse(Evaluate, "evaluate", arguments)
     named = options.mlp and mlps_of(options.mlp)  # before anything is loaded
 
-    from crossproof.activations.corpus import TextSlice
+    from crossproof.activations.corpus import TextSlice, fitting_context
     from crossproof.commands.finish import finish
     from crossproof.evaluation.config import EvaluationOptions
     from crossproof.training.machine import thread_setting
 
     thread_setting(options.threads)
     model, config = options.language_model.load(options.run)
-    context = min(options.context, model.context)
+    context = fitting_context(options.context, model)
     source = options.text or config.text
     text = TextSlice(source, options.split, options.sequences, context, options.skip, config.rows)
     output = options.out or options.run / f"evaluation-{options.split}"

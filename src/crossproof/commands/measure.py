@@ -56,7 +56,7 @@ def run(arguments: Sequence[str], began: float) -> None:
     options: Measure = parse(Measure, "measure", arguments)
     named = options.mlp and mlps_of(options.mlp)  # before anything is loaded
 
-    from crossproof.activations.corpus import TextSlice
+    from crossproof.activations.corpus import TextSlice, fitting_context
     from crossproof.commands.finish import show
     from crossproof.evaluation.measure_run import MeasureOptions, measure_runs
     from crossproof.report.terminal import evaluation_display, print_contexts
@@ -66,7 +66,7 @@ def run(arguments: Sequence[str], began: float) -> None:
     thread_setting(options.threads)
     keep_freed_memory()
     model, config = options.language_model.load(options.run)
-    context = min(options.context, model.context)
+    context = fitting_context(options.context, model)
     source = options.text or config.text
     text = TextSlice.of_tokens(source, options.split, int(options.tokens), context, config.rows)
     folders = [options.run] if options.against is None else [options.run, options.against]
