@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 from tiny_models import END, VOCABULARY, gpt2, random_tokens, save_model
 
-from crossproof.activations import read_sequences, scored_positions
-from crossproof.errors import CrossproofError
+from crossproof.activations import TextSlice, read_sequences, scored_positions
+from crossproof.activations.corpus import fitting_context
+from crossproof.errors import CrossproofError, CrossproofWarning
 from crossproof.lm import LanguageModel, load_model
 
 SPLITS = ("train", "validation", "held_out")
@@ -195,3 +197,26 @@ def test_splits_and_rows_of_other_names_are_refused(
     unchecked = inspect.unwrap(read_sequences)  # as users have it, without types checked
     with pytest.raises(CrossproofError, match="give one of"):
         unchecked("bundled", gpt_neo, 8, **option)
+
+
+def test_what_is_shorter_than_asked_for_is_said(gpt_neo: LanguageModel, tmp_path: Path) -> None:
+    with pytest.warns(CrossproofWarning, match="have 32 tokens instead of 64: '.*' takes no more"):
+        assert fitting_context(64, gpt_neo) == 32
+    path = tmp_path / "a.txt"
+    path.write_text(words(0, 800))
+    with pytest.warns(CrossproofWarning, match="has 5 sequences of 8 tokens, fewer than the 6"):
+        assert len(TextSlice(str(path), "held_out", 6, 8).read(gpt_neo)) == 5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fitting_context(32, gpt_neo) == 32
+        assert len(TextSlice(str(path), "held_out", 5, 8).read(gpt_neo)) == 5
+
+
+def test_a_damaged_header_of_npy_is_a_sentence(gpt_neo: LanguageModel, tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.arange(100))
+    whole = path.read_bytes()
+    for wrong in (b"text", b"(((((", b"{'a':", b"\xff\xff"):
+        path.write_bytes(whole[:100] + wrong + whole[100 + len(wrong) :])
+        with pytest.raises(CrossproofError, match="a.npy' is damaged"):
+            read_sequences(path, gpt_neo, 8)

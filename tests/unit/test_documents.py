@@ -9,11 +9,14 @@ import gzip
 import json
 import logging
 import lzma
+import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
+import huggingface_hub
 import pyarrow
 import pyarrow.parquet as parquet
 import pytest
@@ -92,7 +95,7 @@ def test_words_of_a_csv_stay_words(tmp_path: Path) -> None:
 def test_what_is_no_text_is_refused(tmp_path: Path, value: object) -> None:
     path = write(tmp_path / "a.jsonl", [{"text": "x"}]).with_suffix(".jsonl")
     path.write_text(path.read_text() + "\n" + json.dumps({"text": value}))
-    assert "In line 2 of" in refusal(path)
+    assert "Line 2 of" in refusal(path)
     folder = write(tmp_path / "folder" / "train.parquet", [{"text": value}] * 2).parent
     assert "which is not text" in refusal(f"hf:{folder}")
 
@@ -157,8 +160,10 @@ def test_folders_say_which_file_split_configuration_or_column(tmp_path: Path) ->
     row = [{"text": "x"}]
     folder = write(tmp_path / "cast" / "a.jsonl", row).parent
     write(folder / "b.jsonl", [{"text": "y", "meta": 1}])
-    assert "'meta'" in refusal(f"hf:{folder}")
-    assert "'b.jsonl'" in refusal(f"hf:{folder}")
+    assert list(read_documents(f"hf:{folder}")) == ["x", "y"]
+    write(folder / "c.jsonl", [{"meta": 1}])
+    assert "Line 1 of" in refusal(f"hf:{folder}")
+    assert "c.jsonl' is not a JSON object with the field 'text'" in refusal(f"hf:{folder}")
     folder = write(tmp_path / "test" / "test.jsonl", row).parent
     assert "no split 'train', only test: add ',split=NAME'" in refusal(f"hf:{folder}")
     assert list(read_documents(f"hf:{folder},split=test")) == ["x"]
@@ -179,7 +184,7 @@ def test_folders_say_which_file_split_configuration_or_column(tmp_path: Path) ->
 
 def test_folders_that_hold_no_data_set_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert "any data files" in refusal(f"hf:{tmp_path / 'empty'}")
+    assert "holds no files of a known kind" in refusal(f"hf:{tmp_path / 'empty'}")
     (tmp_path / "script").mkdir()
     (tmp_path / "script" / "script.py").write_text("import datasets\n")
     assert "needs a loading script, which is never run" in refusal(f"hf:{tmp_path / 'script'}")
@@ -228,7 +233,7 @@ def test_an_unwritable_cache_and_a_gated_set_name_the_remedy(
         def failing(*_: object, problem: OSError = error, **__: object) -> None:
             raise problem
 
-        monkeypatch.setattr(columns, "load_dataset", failing)
+        monkeypatch.setattr(columns, "load_dataset_builder", failing)
         assert words in refusal(f"hf:{folder}")
 
 
@@ -266,17 +271,21 @@ def test_options_that_do_not_suit_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["null", "\ufeff null\nnull", "null\n" + '{"text": "a"}'])
 def test_json_that_begins_with_null_is_refused(tmp_path: Path, text: str) -> None:
-    """Its readers would not raise: pyarrow stops the process."""
-    (tmp_path / "train.json").write_text(text)
-    assert "begins with null" in refusal(tmp_path / "train.json")
-    assert "begins with null" in refusal(f"hf:{tmp_path}")
+    """pyarrow's own reader of JSON would stop the process."""
+    path = tmp_path / "a" / "train.json"
+    path.parent.mkdir()
+    path.write_text(text)
+    for source in (path, f"hf:{path.parent}"):
+        assert "train.json'" in refusal(source)
+        assert "holds null" in refusal(source) or "is not JSON" in refusal(source)
 
 
 @pytest.mark.parametrize("ending", ["txt", "jsonl", "csv", "parquet"])
 def test_what_git_lfs_left_in_a_files_place_is_no_text(tmp_path: Path, ending: str) -> None:
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
     (tmp_path / f"a.{ending}").write_text(pointer)
-    assert "is a Git LFS pointer: run `git lfs pull`" in refusal(tmp_path / f"a.{ending}")
+    for source in (tmp_path / f"a.{ending}", f"hf:{tmp_path}"):
+        assert f"a.{ending}' is a Git LFS pointer: run `git lfs pull`" in refusal(source)
 
 
 def test_tables_without_rows_say_so(tmp_path: Path) -> None:
@@ -290,3 +299,155 @@ def test_names_that_no_file_can_have_are_missing_files(tmp_path: Path) -> None:
     for name in ("x" * 5000 + ".txt", "x" * 5000 + ".parquet", "a\0b.jsonl"):
         assert "no text file" in refusal(name)
     assert "cannot be read" in refusal(f"hf:/{'x' * 5000}")
+
+
+SAME = {
+    "text": TEXTS,
+    "null": ["a", None, "b"],
+    "number": ["a", 3, "b"],
+    "true": ["a", True],
+    "list": ["a", ["b"]],
+}
+
+
+@pytest.mark.parametrize("kind", SAME)
+@pytest.mark.parametrize("ending", ["jsonl", "ndjson", "json", "jsonl.gz", "json.xz"])
+def test_every_way_to_the_same_rows_reads_or_refuses_them_alike(
+    tmp_path: Path, kind: str, ending: str
+) -> None:
+    rows = [{"text": value} for value in SAME[kind]]
+    lines = json.dumps(rows) if ending.startswith("json.") or ending == "json" else None
+    content = (lines or "\n".join(map(json.dumps, rows))).encode()
+    compress = {"gz": gzip.compress, "xz": lzma.compress}.get(ending.rpartition(".")[2], bytes)
+    path = tmp_path / "data" / f"train.{ending}"
+    path.parent.mkdir()
+    path.write_bytes(compress(content))
+    for source in (path, f"hf:{path.parent}", f"hf:{path}"):
+        if kind in ("text", "null"):
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                assert list(read_documents(source)) == [v for v in SAME[kind] if v]
+            assert bool(said) == (kind == "null")
+        else:
+            assert "2 of '" in refusal(source)
+            assert "which is not text" in refusal(source)
+
+
+TABLES = {
+    "numbers": pyarrow.array([3, 4]),
+    "bytes": pyarrow.array([b"a", b"b"]),
+    "lists": pyarrow.array([["a"], ["b"]]),
+    "objects": pyarrow.array([{"text": "a"}, {"text": "b"}]),
+    "times": pyarrow.array([1, 2], pyarrow.timestamp("ms")),
+}
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_files_of_a_folder_are_not_cast_to_what_the_first_one_holds(
+    tmp_path: Path, ending: str
+) -> None:
+    folder = write(tmp_path / "a" / f"a.{ending}", [{"text": "x"}]).parent
+    for name, values in TABLES.items():
+        put(folder / f"b.{ending}", pyarrow.table({"text": values}))
+        kind = str(values.type).partition("<")[0]
+        assert f"b.{ending}' holds {kind}" in refusal(f"hf:{folder}"), name
+    put(folder / f"b.{ending}", pyarrow.table({"more": pyarrow.array(["y"])}))
+    assert f"b.{ending}' has no column 'text'. It has: more" in refusal(f"hf:{folder}")
+
+
+def put(path: Path, table: pyarrow.Table) -> None:
+    if path.suffix == ".parquet":
+        parquet.write_table(table, path)
+        return
+    with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_file(sink, table.schema) as file:
+        file.write_table(table)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_text_is_text_in_every_encoding_of_arrow(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a.{ending}"
+    values = pyarrow.array(["a", None, "b", "a"])
+    for kind in (
+        values,
+        values.dictionary_encode(),
+        values.cast(pyarrow.large_string()),
+        values.cast(pyarrow.string_view()),
+    ):
+        nested = pyarrow.array([{"text": 1}] * 4)
+        put(path, pyarrow.table({"a": nested, "text": kind, "text.b": pyarrow.array([*"wxyz"])}))
+        with pytest.warns(CrossproofWarning, match="1 of 4 rows"):
+            assert list(read_documents(path)) == ["a", "b", "a"]
+        assert list(read_documents(f"{path},column=text.b")) == [*"wxyz"]
+    put(path, pyarrow.Table.from_arrays([values, values], ["text", "text"]))
+    assert "several columns 'text'" in refusal(path)
+
+
+def test_splits_of_a_folder_can_be_sliced_and_joined(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a" / "train.jsonl", [{"text": f"t{i}"} for i in range(10)]).parent
+    write(folder / "test.jsonl", [{"text": "u"}])
+    source = f"hf:{folder},split="
+    assert list(read_documents(f"{source}train[:20%]")) == ["t0", "t1"]
+    assert list(read_documents(f"{source}train[8:]+test")) == ["t8", "t9", "u"]
+    assert len(list(read_documents(f"{source}all"))) == 11
+    for wrong in ("dev", "dev[:3]"):
+        assert "only train, test" in refusal(f"{source}{wrong}"), wrong
+    assert "no split 'train[:3': write NAME, NAME[:10%]" in refusal(f"{source}train[:3")
+
+
+def test_cells_of_a_csv_are_read_as_they_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('n,text\n1,007\n2,"a, ""b""\nc"\n\n3,2.50\n4\n5,x\n')
+    with pytest.warns(CrossproofWarning, match="1 of 5 rows"):
+        assert list(read_documents(path)) == ["007", 'a, "b"\nc', "2.50", "x"]
+    for bad, line in (("6,y,z\n", 9), ('6,"y\n', 9), ('6,"y"z\n', 9)):
+        path.write_text('n,text\n1,007\n2,"a, ""b""\nc"\n\n3,2.50\n4\n5,x\n' + bad)
+        assert f"Line {line} of '{path}'" in refusal(path), bad
+    folder = path.parent / "tabs"
+    folder.mkdir()
+    (folder / "train.tsv").write_text("n\ttext\n1\tNA, b\n")
+    assert list(read_documents(f"hf:{folder}")) == ["NA, b"]
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: a\n  data_files: train.tsv\n  sep: 'A'\n---\n"
+    )
+    assert "no column 'text'" in refusal(f"hf:{folder}")  # as the configuration cuts it
+
+
+def test_a_data_set_of_the_hub_is_read_by_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its builder names addresses; what they hold is downloaded and read like a folder's files."""
+    repository = tmp_path / "hub" / "datasets--owner--name"
+    folder = write(repository / "snapshots" / "abc" / "train.jsonl", [{"text": "x"}]).parent
+    with_number = folder / "more.jsonl"
+    with_number.write_text('{"text": 3}')
+    builder = datasets.load_dataset_builder(str(folder))
+    files = {"train": ["hf://datasets/owner/name@abc/train.jsonl"], "test": [str(with_number)]}
+    monkeypatch.setattr(builder.config, "data_files", files)
+    monkeypatch.setattr(columns, "load_dataset_builder", lambda *_: builder)
+    asked: list[list[str]] = []
+
+    def download(_: object, addresses: list[str]) -> list[str]:
+        asked.append(addresses)
+        return [str(folder / Path(address).name) for address in addresses]
+
+    monkeypatch.setattr(columns.DownloadManager, "download", download)
+    assert list(read_documents("hf:owner/name")) == ["x"]
+    assert asked == [files["train"]]
+    assert "which is not text" in refusal("hf:owner/name,split=test")
+    monkeypatch.setattr(columns, "load_dataset_builder", partial(unless_remote, builder))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    monkeypatch.setattr(columns, "snapshot_download", partial(snapshot, tmp_path / "hub"))
+    monkeypatch.setattr(builder.config, "data_files", {"train": [str(folder / "train.jsonl")]})
+    assert list(read_documents("hf:owner/name")) == ["x"]  # no network: what is there already
+    assert "check the name" in refusal("hf:owner/name/x")
+
+
+def unless_remote(builder: datasets.DatasetBuilder, name: str, _: object) -> Any:
+    if name.startswith("owner"):
+        raise ConnectionError("Couldn't reach it.")
+    return builder
+
+
+def snapshot(cache: Path, name: str, **options: Any) -> str:
+    return str(huggingface_hub.snapshot_download(name, cache_dir=cache, **options))

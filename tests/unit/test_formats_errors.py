@@ -466,3 +466,29 @@ def test_the_format_may_be_given(gpt_neo: LanguageModel, work: Path) -> None:
         find_dictionaries(work, "other")
     with pytest.raises(CrossproofError, match="No dictionaries were given"):
         crossproof.import_dictionary([], gpt_neo)
+
+
+SIZES = {
+    "saelens-standard": ("cfg.json", ("d_in", "d_sae")),
+    "saelens-transcoder": ("cfg.json", ("d_in", "d_sae", "d_out")),
+    "sparsify-sae": ("cfg.json", ("d_in", "num_latents")),
+    "dictionary_learning-AutoEncoder": ("config.json", ("activation_dim", "dict_size")),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_of_a_configuration_are_those_of_its_tensors(
+    gpt_neo: LanguageModel, work: Path, name: str
+) -> None:
+    file, keys = SIZES[name]
+    path = copied(name, work)
+    written = (path / file).read_text()
+    for key in keys:
+        content = json.loads(written)
+        holder = content.get("trainer", content)
+        for value in (8, "16"):
+            (path / file).write_text(json.dumps(content | {key: value}))
+            if holder is not content:
+                (path / file).write_text(json.dumps({"trainer": holder | {key: value}}))
+            message = f"gives {key} as 8, and the tensors in .* have" if value == 8 else "whole"
+            refused(gpt_neo, path, message, *GOLDEN[name].given or ())

@@ -150,6 +150,10 @@ def test_devices_without_numbers_are_refused(folder: Path, option: dict[str, str
     assert f"{option['device']}'" in refusal(folder, **option)
 
 
+ENDLESS = '{"tokenizer_class": "TokenizersBackend", "bos_token": "<end>", "unk_token": ""}'
+"""transformers looks for the unknown token, which is unknown, and so on."""
+
+
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
@@ -159,6 +163,7 @@ def test_devices_without_numbers_are_refused(folder: Path, option: dict[str, str
         ("tokenizer.json", '{"version": "1.0"', "tokenizer"),
         ("tokenizer_config.json", "{", "tokenizer"),
         ("tokenizer_config.json", "[]", "tokenizer"),
+        ("tokenizer_config.json", ENDLESS, "tokenizer"),
     ],
 )
 def test_damaged_files_are_named(folder: Path, file: str, content: str, said: str) -> None:

@@ -185,6 +185,8 @@ def test_the_mean_rest_is_one_vector_for_all_tokens(models: dict[str, LanguageMo
     shared = mean.at(read[0]).dictionary.baseline
     assert shared.shape == (1, N_NEURONS) or shared.dim() == 1
     torch.testing.assert_close(shared.flatten(), own.mean(0))
+    with pytest.raises(CrossproofError, match="No position counts in the sequences"):
+        with_mean_rest({0: view}, [])
 
 
 @pytest.mark.parametrize("form", ["gpt2", "llama", "gemma2"])

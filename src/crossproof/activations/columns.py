@@ -1,26 +1,35 @@
-"""One column of text of a table or a data set, read by the `datasets` library."""
+"""One column of text of a data set: which files it has is asked of the `datasets` library."""
 
 from __future__ import annotations
 
-import codecs
 import errno
 import glob
 import logging
 import os
 import re
-import traceback
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import chain
 from logging.handlers import BufferingHandler
 from pathlib import Path
 
 import pyarrow
 import yaml
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import (
+    Dataset,
+    DatasetBuilder,
+    DatasetDict,
+    DownloadManager,
+    ReadInstruction,
+    load_dataset,
+    load_dataset_builder,
+    load_from_disk,
+)
 from datasets.exceptions import DatasetsError
-from datasets.table import CastError
+from huggingface_hub import snapshot_download
 
-from crossproof.activations.sources import TABLES, DocumentSource, other_columns
+from crossproof.activations.sources import DocumentSource, ending, other_columns
+from crossproof.activations.tables import READERS, column_of
 from crossproof.errors import CrossproofError, first_line
 
 _ERRORS = (
@@ -30,15 +39,87 @@ _ERRORS = (
 """What `datasets` lets through of itself and of the readers below it, when files are damaged."""
 _STRINGS = ("string", "large_string", "string_view", "null")
 _UNWRITABLE = (errno.EROFS, errno.EACCES, errno.ENOSPC)
+_NO_MATTER = {"name", "version", "data_dir", "data_files", "description", "features"}
+"""Settings of a configuration under which its files still are what their endings say."""
+
+Files = Mapping[str, list[str]]
+"""By split, paths and addresses."""
 
 
-def read_column(source: DocumentSource) -> Iterator[str | None]:
-    """The values of the source's column, row by row; None where a row has none.
+def data_set_column(source: DocumentSource) -> Iterator[str | None]:
+    """The values of a data set's column, row by row; None where a row has none.
 
-    Raises CrossproofError naming the data set and the file, split, configuration or column.
+    Every file is read as it is: none is cast to what another one holds, so that 3 never becomes
+    "3". Raises CrossproofError naming the data set and the file, split, configuration or column.
     """
+    path = Path(os.path.expanduser(source.name))
+    if not source.name:
+        raise CrossproofError("'hf:' names no data set: give hf:NAME, or hf:FOLDER.")
+    if os.path.isfile(path):
+        return column_of(path, source.column)
+    if any(os.path.isfile(path / name) for name in ("state.json", "dataset_dict.json")):
+        return _of_data_set(_saved(path, source), source)
+    if os.path.isdir(path) and glob.has_magic(str(path)):
+        raise CrossproofError(
+            f"The folder '{source}' has *, ? or [ in its name, which `datasets` takes for a "
+            f"pattern: rename it."
+        )
     with _errors_of(source):
-        data = _opened(source)
+        builder = _builder(os.path.abspath(path) if os.path.isdir(path) else source.name, source)
+        files = _plain_files(builder)
+        if files:
+            return _of_files(files, source)
+        data = load_dataset(builder.base_path, source.config, split=source.split)
+    return _of_data_set(data, source)
+
+
+def _builder(name: str, source: DocumentSource) -> DatasetBuilder:
+    """What knows the files; without a network, of those that were downloaded before."""
+    try:
+        return load_dataset_builder(name, source.config)
+    except ConnectionError:
+        with suppress(OSError, ValueError):
+            folder = snapshot_download(name, repo_type="dataset", local_files_only=True)
+            return load_dataset_builder(folder, source.config)
+        raise
+
+
+def _plain_files(builder: DatasetBuilder) -> Files:
+    """The files, if `column_of` reads them all and no configuration says to read them otherwise."""
+    config = builder.config
+    files = {str(split): list(each) for split, each in (config.data_files or {}).items()}
+    endings = {ending(file) for each in files.values() for file in each}
+    usual = vars(type(config)()) | {"sep": "\t" if endings == {".tsv"} else ","}
+    more = {name for name, value in vars(config).items() if value != usual.get(name, value)}
+    return files if endings <= READERS.keys() and more <= _NO_MATTER else {}
+
+
+def _of_files(files: Files, source: DocumentSource) -> Iterator[str | None]:
+    if source.split in files:
+        return _rows(files[source.split], source)
+    split = "+".join(files) if source.split == "all" else source.split
+    rows = {name: list(_rows(files[name], source)) if name in split else [] for name in files}
+    parts = ReadInstruction.from_spec(split).to_absolute({n: len(each) for n, each in rows.items()})
+    return chain.from_iterable(rows[part.splitname][part.from_ : part.to] for part in parts)
+
+
+def _rows(files: list[str], source: DocumentSource) -> Iterator[str | None]:
+    remote = any("://" in file for file in files)
+    paths = DownloadManager().download(files) if remote else files
+    return chain.from_iterable(column_of(Path(path), source.column) for path in paths)
+
+
+def _saved(path: Path, source: DocumentSource) -> Dataset:
+    """The split of what `save_to_disk` wrote."""
+    with _errors_of(source):
+        saved = load_from_disk(str(path))
+        splits = saved if isinstance(saved, DatasetDict) else {str(saved.split or "train"): saved}
+        if source.split not in splits:
+            raise ValueError(f"Unknown split '{source.split}', only {list(splits)}")
+        return splits[source.split]
+
+
+def _of_data_set(data: Dataset, source: DocumentSource) -> Iterator[str | None]:
     others = [name for name in data.column_names if name != source.column]
     if len(others) == len(data.column_names):
         raise CrossproofError(
@@ -54,51 +135,6 @@ def read_column(source: DocumentSource) -> Iterator[str | None]:
     with _errors_of(source):
         for batch in data.select_columns([source.column]).iter(batch_size=1000):
             yield from batch[source.column]
-
-
-def _opened(source: DocumentSource) -> Dataset:
-    """The split; files and folders by their full path, so that no name stands for a builder."""
-    path = Path(os.path.expanduser(source.name))
-    if not source.name:
-        raise CrossproofError("'hf:' names no data set: give hf:NAME, or hf:FOLDER.")
-    if os.path.isfile(path):
-        if path.suffix not in TABLES:
-            raise CrossproofError(
-                f"'{source}' is not a file of a known kind; use {', '.join(TABLES)}."
-            )
-        if path.stat().st_size == 0:
-            raise CrossproofError(f"'{source}' is empty: give another.")
-        # pandas takes the words NA, None and null for missing values.
-        as_it_is = {"keep_default_na": False} if path.suffix == ".csv" else {}
-        _refuse_null([path], source)
-        files = glob.escape(os.path.abspath(path))
-        return load_dataset(TABLES[path.suffix], data_files=files, split="train", **as_it_is)
-    if any(os.path.isfile(path / name) for name in ("state.json", "dataset_dict.json")):
-        saved = load_from_disk(str(path))
-        splits = saved if isinstance(saved, DatasetDict) else {str(saved.split or "train"): saved}
-        if source.split not in splits:
-            raise ValueError(f"Unknown split '{source.split}', only {list(splits)}")
-        return splits[source.split]
-    if os.path.isdir(path) and glob.has_magic(str(path)):
-        raise CrossproofError(
-            f"The folder '{source}' has *, ? or [ in its name, which `datasets` takes for a "
-            f"pattern: rename it."
-        )
-    if os.path.isdir(path):
-        _refuse_null(path.rglob("*.json*"), source)
-    name = os.path.abspath(path) if os.path.isdir(path) else source.name
-    return load_dataset(name, source.config, split=source.split)
-
-
-def _refuse_null(files: Iterable[Path], source: DocumentSource) -> None:
-    """Refuses JSON that begins with null: of such files pyarrow stops the whole process."""
-    for file in files:
-        if file.suffix not in (".json", ".jsonl") or not file.is_file():
-            continue
-        with file.open("rb") as opened:
-            begin = opened.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()
-        if begin.startswith(b"null"):
-            raise CrossproofError(f"'{file.name}' of '{source}' begins with null: give objects.")
 
 
 @contextmanager
@@ -122,21 +158,17 @@ def _sentence(source: DocumentSource, error: BaseException) -> str:
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
     said, reason = str(error), " ".join(first_line(causes[-1]).split())
-    file = next(filter(None, map(_file, reversed(causes))), "")
-    where = f"{file} of '{source}'" if file and file[1:] not in f"{source}'" else f"'{source}'"
-    for cause in causes:
-        if isinstance(cause, CastError):
-            return (
-                f"The files of '{source}' do not have the same columns ({cause.details()}; "
-                f"{file or reason}): give one of them, or a folder of those that have."
-            )
     for words, sentence in (
         ("Unknown split", f"has no split '{source.split}', only {{}}: add ',split=NAME'"),
         ("Bad split", f"has no split '{source.split}', only {{}}: add ',split=NAME'"),
+        (
+            "Unrecognized instruction",
+            f"has no split '{source.split}': write NAME, NAME[:10%] or A+B",
+        ),
         ("Config name is missing", "has several configurations ({}): add ',config=NAME'"),
         ("BuilderConfig", f"has no configuration '{source.config}', only {{}}"),
         ("corresponds to no data", "has no rows: give another"),
-        ("BatchSize must be greater than 0", "has no rows: give another"),
+        ("any data files", "holds no files of a known kind: give a folder that does"),
         ("ataset script", f"needs a loading script, which is never run ({reason}): give files"),
         ("is a gated", "is gated: accept its conditions on its page and log in (`hf auth login`)"),
     ):
@@ -144,23 +176,17 @@ def _sentence(source: DocumentSource, error: BaseException) -> str:
             return f"'{source}' {sentence.format(_listed(said))}."
     if isinstance(error, OSError) and error.errno in _UNWRITABLE:
         return f"'{source}' cannot be cached ({reason}): set HF_HOME to a writable folder."
-    away = "check the name, or the network, or log in (`hf auth login`)"
-    remedy = "restore it" if os.path.exists(source.name) else away
-    return f"{where} cannot be read ({reason}): {remedy}."
+    if os.path.exists(source.name):
+        return f"'{source}' cannot be read ({reason}): restore it."
+    if source.name.count("/") > 1:
+        reason = "data sets are named OWNER/NAME, a configuration by ',config=NAME'"
+    return (
+        f"'{source}' cannot be read ({reason}): check the name, or the network, or log in "
+        f"(`hf auth login`)."
+    )
 
 
 def _listed(said: str) -> str:
     """The names in the last list of a message."""
     lists = re.findall(r"\[([^\[\]]*)\]", said)
     return ", ".join(re.findall(r"'([^']*)'", lists[-1])) if lists else "others"
-
-
-def _file(error: BaseException) -> str:
-    """The file that a builder of `datasets` was reading: its exceptions do not name it."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    files = [frame.f_locals.get("file") for frame in frames if "packaged" in _code(frame)]
-    return next((f"'{os.path.basename(file)}'" for file in files if isinstance(file, str)), "")
-
-
-def _code(frame: object) -> str:
-    return str(getattr(getattr(frame, "f_code", None), "co_filename", ""))

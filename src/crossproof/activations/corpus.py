@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tokenize
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,15 +22,21 @@ from transformers import PreTrainedTokenizerBase
 
 from crossproof.activations.config import RowKind as RowKind
 from crossproof.activations.config import Split as Split
-from crossproof.activations.documents import read_documents, refuse_pointer
+from crossproof.activations.documents import read_documents
 from crossproof.activations.rows import document_rows
 from crossproof.activations.sources import DATASETS_PREFIX, LINES, TABLES, DocumentSource
-from crossproof.errors import CrossproofError, first_line
+from crossproof.activations.tables import refuse_pointer
+from crossproof.errors import CrossproofError, CrossproofWarning, first_line
 from crossproof.lm import LanguageModel
 from crossproof.result import ABSENT
 
 BUNDLED = "bundled"
 _SUFFIXES = ", ".join((*LINES, *TABLES, ".safetensors", ".npy"))
+_DAMAGE = (
+    *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError),
+    *(SyntaxError, TypeError, ValueError, tokenize.TokenError, zipfile.BadZipFile),
+)
+"""What numpy raises over damaged headers, which it takes for Python."""
 _DOCUMENTS_AT_ONCE = 1000
 _INTEGERS = (
     *(torch.int8, torch.int16, torch.int32, torch.int64),
@@ -114,14 +122,34 @@ class TextSlice:
         return cls(text, split, count, context, rows=rows, tokens=tokens)
 
     def read(self, model: LanguageModel) -> Int[Tensor, "S T"]:
-        """The sequences [S, T]; CrossproofError if none is left."""
+        """The sequences [S, T]; CrossproofError if none is left, a warning if there are fewer."""
         every = read_sequences(self.text, model, self.context, self.split, self.rows)
         if self.skip >= len(every):
             raise CrossproofError(
                 f"The {self.split} split has {len(every)} sequences and {self.skip} are skipped: "
                 f"skip fewer."
             )
-        return every[self.skip : self.skip + self.sequences]
+        some = every[self.skip : self.skip + self.sequences]
+        if len(some) < self.sequences:
+            _warn(
+                f"The {self.split} split of '{self.text}' has {len(some)} sequences of "
+                f"{self.context} tokens, fewer than the {self.sequences} asked for."
+            )
+        return some
+
+
+def fitting_context(context: int, model: LanguageModel) -> int:
+    """`context`, or the most tokens that the model takes at once, with a warning that says so."""
+    if context > model.context:
+        _warn(
+            f"Sequences have {model.context} tokens instead of {context}: '{model.name}' takes no "
+            f"more."
+        )
+    return min(context, model.context)
+
+
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, CrossproofWarning, stacklevel=3)
 
 
 def _existing(path: Path, source: str) -> Path:
@@ -151,16 +179,13 @@ def _from_safetensors(path: Path, split: Split) -> Tensor:
 def _from_npy(path: Path) -> Tensor:
     try:
         tokens = np.load(path, mmap_mode="r", allow_pickle=False)  # a false shape asks for nothing
-    except (ValueError, EOFError, OSError, OverflowError, zipfile.BadZipFile) as error:
-        if "pickle" in str(error) or "Python objects" in str(
-            error
-        ):  # what numpy advises would run whatever the file holds
-            raise CrossproofError(
-                f"The token file '{path}' is damaged, or holds pickled objects, which are never "
-                f"unpickled: give an array of integers."
-            ) from error
+    except _DAMAGE as error:
+        reason = first_line(error)
+        if "ickle" in reason or "Python objects" in reason:
+            # what numpy advises would run whatever the file holds
+            reason = "it is cut off, or holds pickled objects, which are never unpickled"
         raise CrossproofError(
-            f"The token file '{path}' is damaged: {first_line(error)}."
+            f"The token file '{path}' is damaged ({reason}): give an array of integers."
         ) from error
     if not isinstance(tokens, np.ndarray):
         raise CrossproofError(f"The token file '{path}' is an archive (.npz): give one array.")

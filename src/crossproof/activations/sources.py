@@ -14,8 +14,8 @@ DATASETS_PREFIX = "hf:"
 LINES = (".txt", ".jsonl")
 """Endings of files that are read line by line; they may be compressed."""
 COMPRESSED = (".gz", ".bz2", ".xz")
-TABLES = {".json": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
-"""Endings of files that `datasets` reads, and by which of its builders."""
+TABLES = (".json", ".csv", ".parquet", ".arrow")
+"""Endings of files that hold a table."""
 
 _OPTION = re.compile(r",(config|split|column)=([^,]+)$")
 
@@ -54,17 +54,21 @@ class DocumentSource:
     @property
     def kind(self) -> str:
         """The ending that says how a file is read (".txt" of "a.txt.gz"); "" of a data set."""
-        path = Path(self.name)
-        plain = path.with_suffix("") if path.suffix in COMPRESSED else path
-        return "" if self.data_set else plain.suffix
+        return "" if self.data_set else ending(self.name)
 
     @property
     def known(self) -> bool:
         """Whether this can hold documents, as far as its name tells."""
-        return self.data_set or self.kind in LINES or Path(self.name).suffix in TABLES
+        return self.data_set or self.kind in (*LINES, *TABLES)
 
     def __str__(self) -> str:
         return (DATASETS_PREFIX if self.data_set else "") + self.name
+
+
+def ending(name: str) -> str:
+    """What says how a file is read, less that of a compression."""
+    path = Path(name)
+    return (path.with_suffix("") if path.suffix in COMPRESSED else path).suffix
 
 
 def other_columns(missing: str, columns: Iterable[str]) -> str:

@@ -51,7 +51,7 @@ def run(arguments: Sequence[str], began: float) -> None:
     options: Attribute = parse(Attribute, "attribute", arguments)
     finished_crosscoders(options.run)  # before anything is loaded
 
-    from crossproof.activations.corpus import TextSlice
+    from crossproof.activations.corpus import TextSlice, fitting_context
     from crossproof.commands.finish import show
     from crossproof.proof.attribution import attribute
     from crossproof.report.terminal import evaluation_display
@@ -59,7 +59,7 @@ def run(arguments: Sequence[str], began: float) -> None:
 
     thread_setting(options.threads)
     model, config = options.language_model.load(options.run)
-    context = min(options.context, model.context)
+    context = fitting_context(options.context, model)
     source, rows = options.text or config.text, config.rows
     text = TextSlice(source, options.split, options.sequences, context, rows=rows)
     out = options.out or options.run / "attribution"

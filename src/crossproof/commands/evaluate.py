@@ -53,14 +53,14 @@ def run(arguments: Sequence[str], began: float) -> None:
     run = first_run(options.runs, options.together)
     finished_crosscoders(run)
 
-    from crossproof.activations.corpus import TextSlice
+    from crossproof.activations.corpus import TextSlice, fitting_context
     from crossproof.commands.finish import finish
     from crossproof.evaluation.config import EvaluationOptions
     from crossproof.training.machine import thread_setting
 
     thread_setting(options.threads)
     model, config = options.language_model.load(run)
-    context = min(options.context, model.context)
+    context = fitting_context(options.context, model)
     source = options.text or config.text
     text = TextSlice(source, options.split, options.sequences, context, options.skip, config.rows)
     usual = "together" if options.together else f"evaluation-{options.split}"

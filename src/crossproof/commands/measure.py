@@ -73,7 +73,7 @@ def measured(options: Measure, leave_half: bool = False) -> None:
     for folder in folders:
         finished_crosscoders(folder)
 
-    from crossproof.activations.corpus import TextSlice
+    from crossproof.activations.corpus import TextSlice, fitting_context
     from crossproof.commands.finish import show
     from crossproof.evaluation.measure_run import MeasureOptions, measure_runs
     from crossproof.report.terminal import evaluation_display, print_contexts
@@ -83,7 +83,7 @@ def measured(options: Measure, leave_half: bool = False) -> None:
     thread_setting(options.threads)
     keep_freed_memory()
     model, config = options.language_model.load(run)
-    context = min(options.context, model.context)
+    context = fitting_context(options.context, model)
     source = options.text or config.text
     text = TextSlice.of_tokens(source, options.split, int(options.tokens), context, config.rows)
     if leave_half:

@@ -55,7 +55,10 @@ def evaluate_run(
             figures, objective=objective_label(provenance), training=dict(provenance.training)
         )
     result = RunEvaluation(
-        model=model.name, model_hash=model.weights_hash, evaluated_on=text, runs=runs
+        model=model.name,
+        model_hash=model.weights_hash,
+        evaluated_on=replace(text, sequences=len(sequences)),
+        runs=runs,
     )
     if not config.steps:
         return result

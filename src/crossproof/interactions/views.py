@@ -166,6 +166,7 @@ def with_mean_rest(
     """The same with every token's rest replaced by its mean over the tokens of `batches`.
 
     Batches must hold what the views need. Views at MLP inputs, which have no rest, are kept.
+    Raises CrossproofError if the batches hold no token.
     """
     in_stream = {b: view for b, view in views.items() if isinstance(view, UpstreamView)}
     sums = {b: torch.zeros_like(view.view.decoder[0]) for b, view in in_stream.items()}
@@ -174,6 +175,12 @@ def with_mean_rest(
         tokens += len(batch.x)
         for block, view in in_stream.items():
             sums[block] += view.rest_of(batch).sum(0)
+    if in_stream and not tokens:
+        raise CrossproofError(
+            "No position counts in the sequences over which the mean of the stream's rest is "
+            "taken: all are special tokens, among the first of their rows, or beyond the limits of "
+            "norms; give another text, or skip these sequences."
+        )
     means = {b: replace(view, rest=sums[b] / tokens) for b, view in in_stream.items()}
     return {**views, **means}
 

@@ -65,8 +65,8 @@ def read_tokenizer(
             if folder:
                 raise
             return None  # a repository of the Hub without one
-    # For files that hold no words, transformers may make one up that knows none.
-    words = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
+        # For files that hold no words, transformers may make one up that knows none.
+        words = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
     return tokenizer if words else None
 
 

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from crossproof.activations import read_sequences
+from crossproof.activations.corpus import fitting_context, read_sequences
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.crosscoder.store import Provenance, save_crosscoder
 from crossproof.errors import CrossproofError
@@ -76,7 +76,7 @@ def prepare(
             trust_remote_code=trust_remote_code,
         )
     if sequences is None:
-        context = min(config.context, model.context)
+        context = fitting_context(config.context, model)
         sequences = read_sequences(config.text, model, context, "train", config.rows)
     objectives = config.objectives().items()
     configs = {name: replace(config, objective=objective) for name, objective in objectives}

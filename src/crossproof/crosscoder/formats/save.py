@@ -15,6 +15,9 @@ from crossproof.errors import CrossproofError
 
 _AXES = "mhpde"
 _SKIPS = "W_skip", "W_skip_XdXd", "affine_skip_connection"
+_WIDTHS = "d_in", "d_out", "d_model", "activation_dim"
+_LATENTS = "d_sae", "dict_size", "num_latents"
+"""What configurations call the sizes of tensors; nought is left to the tensors."""
 _FACTORS = "scaling_factor", "finetuning_scaling_factor"
 
 
@@ -94,6 +97,7 @@ class Save:
             W_enc, W_dec, b_dec = at_hooks(source, len(hooks), W_enc, W_dec, b_dec)
         about = {"architecture": architecture, "config": dict(self.config)}
         made = ForeignDictionary(source, hooks, W_enc, W_dec, b_enc, b_dec, **fields, about=about)
+        self._refuse_other_sizes(made)
         if not less_decoder_bias:
             return made
         return replace(made, b_enc=b_enc - torch.einsum("hpd,pd->h", made.W_enc, made.b_dec))
@@ -107,6 +111,21 @@ class Save:
             return {}
         (weights,) = self.take(name)
         return {"skips": {(0, hooks - 1): weights}} if bool(weights.any()) else {"skips": {}}
+
+    def _refuse_other_sizes(self, made: ForeignDictionary) -> None:
+        """A configuration that gives other sizes belongs to other weights."""
+        actual = dict.fromkeys(_WIDTHS, made.b_dec.shape[-1])
+        actual |= dict.fromkeys(_LATENTS, made.n_latents)
+        trainer = self.config.get("trainer")
+        said = self.config | (trainer if isinstance(trainer, dict) else {})
+        config = Config(said, self.config.source)
+        for name, size in actual.items():
+            given = config.whole(name) or size
+            if given != size:
+                raise CrossproofError(
+                    f"{config.source} gives {name} as {given}, and the tensors in {self.file} have "
+                    f"{size}: put the configuration and the weights of one dictionary together."
+                )
 
     def _refuse_more(self, skips_read: bool) -> None:
         unread = (n for n in _SKIPS if n in self.tensors and bool(self.tensors[n].any()))
