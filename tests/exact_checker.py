@@ -61,8 +61,9 @@ def cross_entropy(margins: Sequence[Sequence[Margin]]) -> Decimal:
     """Mean of log(1 + Σ e^-μ), to some fifty digits."""
     total = Decimal(0)
     for row in margins:
-        terms = [WIDE.exp(WIDE.minus(margin.decimal)) for margin in row]
-        total = WIDE.add(total, WIDE.ln(WIDE.add(Decimal(1), sum(terms, Decimal(0)))))
+        logits = [Decimal(0), *(WIDE.minus(margin.decimal) for margin in row)]
+        terms = [WIDE.exp(WIDE.subtract(logit, max(logits))) for logit in logits]
+        total = WIDE.add(total, WIDE.add(max(logits), WIDE.ln(sum(terms, Decimal(0)))))
     return WIDE.divide(total, Decimal(len(margins)))
 
 

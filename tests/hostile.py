@@ -203,21 +203,20 @@ def exact(draft: Draft) -> exact_checker.Exact:
 
 
 def at_the_edge(draft: Draft, g: Generator) -> Draft:
-    """The same with the bias of one class moved until one margin is within an ulp of zero."""
+    """The same with all biases but one moved until a row of margins is within an ulp of zero."""
     made = exact(draft)
     if not made.margins:
         return draft
     row = int(g.integers(0, len(made.margins)))
-    at = int(g.integers(0, len(made.margins[row])))
-    margin = made.margins[row][at]
-    gap = margin.gap - Fraction(exact_checker.WIDE.sqrt(exact_checker._decimal(margin.square)))
     bias = draft.network["b_out"].copy()
     label = 0 if draft.kind == "boxes" else _label(draft, row)
     others = exact_checker.others(label, len(bias))
-    moved = np.float64(float(Fraction(bias[others[at]]) + gap))
-    for _ in range(int(g.integers(0, 3))):
-        moved = np.nextafter(moved, g.choice([-1, 1]) * np.inf)
-    bias[others[at]] = legal(moved)
+    for other, margin in zip(others, made.margins[row], strict=True):
+        gap = margin.gap - Fraction(exact_checker.WIDE.sqrt(exact_checker._decimal(margin.square)))
+        moved = np.float64(float(Fraction(bias[other]) + gap))
+        for _ in range(int(g.integers(0, 3))):
+            moved = np.nextafter(moved, g.choice([-1, 1]) * np.inf)
+        bias[other] = legal(moved)
     return replace(draft, network={**draft.network, "b_out": bias})
 
 
