@@ -28,7 +28,7 @@ class Margin:
     """gap - √square, a lower bound on a margin (or the margin itself, where square is 0)."""
 
     gap: Fraction
-    square: Fraction = Fraction(0)
+    square: Fraction | int = 0
 
     @property
     def positive(self) -> bool:
@@ -50,19 +50,20 @@ class Exact:
     """Of every input: the network's own margins."""
     proved: list[int] = field(default_factory=list)
     """Inputs, or leaves, with positive margins."""
-    accuracy: Fraction = Fraction(0)
+    accuracy: Fraction = field(default_factory=lambda: Fraction(0))
 
 
-def _decimal(number: Fraction) -> Decimal:
-    return WIDE.divide(Decimal(number.numerator), Decimal(number.denominator))
+def _decimal(number: Fraction | int) -> Decimal:
+    return WIDE.divide(Decimal(int(number.numerator)), Decimal(int(number.denominator)))
 
 
 def cross_entropy(margins: Sequence[Sequence[Margin]]) -> Decimal:
     """Mean of log(1 + Σ e^-μ), to some fifty digits."""
     total = Decimal(0)
     for row in margins:
-        terms = [WIDE.exp(WIDE.minus(margin.decimal)) for margin in row]
-        total = WIDE.add(total, WIDE.ln(WIDE.add(Decimal(1), sum(terms, Decimal(0)))))
+        logits = [Decimal(0), *(WIDE.minus(margin.decimal) for margin in row)]
+        terms = [WIDE.exp(WIDE.subtract(logit, max(logits))) for logit in logits]
+        total = WIDE.add(total, WIDE.add(max(logits), WIDE.ln(sum(terms, Decimal(0)))))
     return WIDE.divide(total, Decimal(len(margins)))
 
 

@@ -1,33 +1,40 @@
 """Changes a module wherever it can be changed, one place at a time; lists what no test notices.
 
-    python -m tools.mutants MODULE [--tests TEST ...] [--limit N] [--seed N] [--oracle]
+    python -m tools.mutants MODULE ... [--tests TEST ...] [--limit N] [--seed N] [--seconds S]
+                            [--record FILE] [--listed FILE] [--pytest OPTIONS]
 
-MODULE is a file or folder of the package. A mutant is another operator, comparison, number,
-condition or bound, put in while the module is imported; no file is changed. Each is tried in a
-forked process that has everything else loaded already. --oracle asks `tests/oracle.py` alone, of
-the verifier of certificates: a fraction of a second, for what is exact is computed before the fork.
-A survivor is a missing test, or a mutant that changes nothing that was promised; the second kind
-is for the reader to tell.
+MODULE is a file or folder of the package. The tests run once without a mutant, which says what each
+costs and which lines it reaches. Every mutant is then tried in a process forked from that one, by
+the tests that reach its line: those that noticed its neighbours first, then the cheap ones, for up
+to S seconds of processor time. --record keeps what was noticed: a later run asks only about what is
+new or has survived. --listed compares the survivors with a table of those known to change nothing
+that was promised; it is for a reader to tell.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
-import importlib.abc
-import importlib.util
+import json
 import os
 import random
+import resource
+import shlex
 import signal
 import sys
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import FrameType
 from typing import Any
 
-CERTIFICATES = ("tests/unit/test_certificate_exact.py", "tests/unit/test_certificate_[!e]*.py")
+import pytest
+from _pytest.runner import runtestprotocol
+
+from tools.mutation import Mutant, mutants
+
+CERTIFICATES = ("tests/unit/test_certificate_*.py",)
 SUITES = {
     "src/crossproof/proof/certificate": CERTIFICATES,
     "src/crossproof/proof/attribution": ("tests/*/test_attribution_*.py",),
@@ -41,37 +48,10 @@ SUITES = {
     ),
 }
 """The tests that guard a file: those of the first path here that it is, or lies in."""
-
-OPERATORS: dict[type[ast.AST], type[ast.AST]] = {
-    **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult},
-    **{ast.Pow: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult},
-    **{ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.And: ast.Or, ast.Or: ast.And},
-    **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt},
-    **{ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is},
-}
-NAMES = {"minimum": "maximum", "min": "max", "relu": "below", "low": "high", "any": "all"}
-NAMES |= {new: old for old, new in NAMES.items()} | {"add": "subtract", "subtract": "add"}
-"""One replacement of each."""
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """One change of one file."""
-
-    file: Path
-    place: int
-    """Which of the nodes that can be changed."""
-    way: int
-    """Which of its changes."""
-
-    def make(self) -> tuple[ast.Module, int, str]:
-        """The changed module, the line, and the change in words."""
-        tree = ast.parse(self.file.read_text(encoding="utf-8"))
-        node = places(tree)[self.place]
-        before = ast.unparse(node).split("\n")[0]
-        list(_changes(node))[self.way]()
-        after = ast.unparse(node).split("\n")[0]
-        return ast.fix_missing_locations(tree), getattr(node, "lineno", 0), f"{before} -> {after}"
+FIRST = 8
+"""How many tests that noticed neighbours are asked before all others."""
+MEMORY = 4 * 2**30
+"""Bytes that a mutant may take beyond what its parent has."""
 
 
 def suite(file: Path) -> list[str]:
@@ -83,192 +63,195 @@ def suite(file: Path) -> list[str]:
     return list(dict.fromkeys(files))
 
 
-def mutants(file: Path) -> list[Mutant]:
-    """Every single change of a file: no annotations, no words."""
-    nodes = places(ast.parse(file.read_text(encoding="utf-8")))
-    return [
-        Mutant(file, place, way)
-        for place, node in enumerate(nodes)
-        for way in range(len(list(_changes(node))))
-    ]
+def sources(module: Path) -> list[Path]:
+    """The Python files of a part of the package."""
+    if not module.exists() or not module.is_relative_to("src/crossproof"):
+        sys.exit(f"mutants: {module} is no file or folder below src/crossproof.")
+    return sorted(module.rglob("*.py")) if module.is_dir() else [module]
 
 
-def places(tree: ast.Module) -> list[ast.AST]:
-    """The nodes that can be changed, in order."""
-    return [node for node in _behaviour(tree) if next(_changes(node), None) is not None]
+@dataclass
+class Cost:
+    """What a test took without a mutant, and the lines it reached of each file."""
+
+    seconds: float = 0.0
+    lines: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
 
 
-def _behaviour(tree: ast.AST) -> Iterator[ast.AST]:
-    """Nodes in order, without annotations and strings."""
-    yield tree
-    skipped = ("annotation", "returns", "decorator_list")
-    for name, value in ast.iter_fields(tree):
-        children = value if isinstance(value, list) else [value]
-        for child in children if name not in skipped else []:
-            if isinstance(child, ast.AST):
-                yield from _behaviour(child)
+@dataclass
+class Sweep:
+    """Tries mutants inside a pytest session that has everything loaded."""
+
+    chosen: list[Mutant]
+    seconds: float
+    record: Path | None
+    costs: dict[str, Cost] = field(default_factory=dict)
+    killers: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    noticed: dict[str, str] = field(default_factory=dict)
+    """By a mutant's key: the test that noticed it."""
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """In place of running the tests: everything that this tool does."""
+        items = {item.nodeid: item for item in session.items}
+        self.noticed = dict(_read(self.record))
+        asked = [mutant for mutant in self.chosen if mutant.key not in self.noticed]
+        if asked:
+            self._measure(session.items)
+        began = time.perf_counter()
+        for number, mutant in enumerate(asked, 1):
+            test = self._try(mutant, items)
+            if test is None:
+                print(mutant.name, flush=True)
+                continue
+            self.noticed[mutant.key] = test
+            self.killers[_function(mutant)][test] += 1
+            self.killers[mutant.file.name][test] += 1
+            if self.record:
+                with self.record.open("a") as file:
+                    file.write(json.dumps([mutant.key, test]) + "\n")
+            if number % 50 == 0:
+                spent = time.perf_counter() - began
+                print(f"# {number} of {len(asked)} tried in {spent:.0f} s", flush=True)
+        return True
+
+    def _measure(self, items: list[pytest.Item]) -> None:
+        files = {str(mutant.file.resolve()) for mutant in self.chosen}
+        for item, after in zip(items, [*items[1:], None], strict=True):
+            cost = self.costs[item.nodeid] = Cost()
+            began = time.process_time()
+            sys.settrace(_tracer(files, cost.lines))
+            reports = runtestprotocol(item, log=False, nextitem=after)
+            sys.settrace(None)
+            cost.seconds = time.process_time() - began
+            if any(report.failed for report in reports):
+                sys.exit(f"mutants: {item.nodeid} fails without a mutant.")
+
+    def _order(self, mutant: Mutant) -> list[str]:
+        """The tests that reach a mutant's lines (or its file, if it is no statement that runs)."""
+        file, lines = str(mutant.file.resolve()), set(range(mutant.line, mutant.stop + 1))
+        reached = [test for test, cost in self.costs.items() if cost.lines[file] & lines]
+        reached = reached or [test for test, cost in self.costs.items() if cost.lines[file]]
+        near, far = self.killers[_function(mutant)], self.killers[mutant.file.name]
+        seconds = {test: self.costs[test].seconds for test in reached}
+        reached.sort(key=lambda test: (-near[test], -far[test], seconds[test]))
+        first, rest = reached[:FIRST], reached[FIRST:]
+        files = Counter[str]()
+        for test in rest:
+            files[test.split("::")[0]] += seconds[test]
+        return first + sorted(rest, key=lambda test: (files[test.split("::")[0]], test))
+
+    def _try(self, mutant: Mutant, items: dict[str, pytest.Item]) -> str | None:
+        """The test that notices a mutant, in a process of its own; None if none does."""
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(reading)
+            _child(mutant, [items[test] for test in self._order(mutant)], self.seconds, writing)
+        os.close(writing)
+        with open(reading, encoding="utf-8") as pipe:
+            said = pipe.read().split("\n")
+        status = os.waitpid(pid, 0)[1]
+        return None if status == 0 else said[-1] or said[0] or "import"
 
 
-def _changes(node: ast.AST) -> Iterator[Any]:
-    """Functions that change the node in place, one way each."""
-    if isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign) and type(node.op) in OPERATORS:
-        yield lambda: setattr(node, "op", OPERATORS[type(node.op)]())
-    if isinstance(node, ast.Compare):
-        for at, operator in enumerate(node.ops):
-            if type(operator) in OPERATORS:
-                new = OPERATORS[type(operator)]
-                yield lambda at=at, new=new: node.ops.__setitem__(at, new())
-    if isinstance(node, ast.Constant) and isinstance(node.value, int | float | bool):
-        number = node.value
-        values = [not number] if isinstance(number, bool) else [number + 1, number - 1]
-        yield from [lambda v=v: setattr(node, "value", v) for v in values if v != number]
-    if isinstance(node, ast.UnaryOp) and not isinstance(node.operand, ast.Constant):
-        yield lambda: setattr(node, "operand", ast.UnaryOp(node.op, node.operand))
-    if isinstance(node, ast.If | ast.IfExp | ast.While):
-        yield lambda: setattr(node, "test", ast.UnaryOp(ast.Not(), node.test))
-    if isinstance(node, ast.For):
-        yield lambda: setattr(node, "iter", ast.List([], ast.Load()))
-    if isinstance(node, ast.Attribute) and node.attr in NAMES and isinstance(node.ctx, ast.Load):
-        yield lambda: setattr(node, "attr", NAMES[node.attr])
-
-
-class _Importing(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Gives one module another body."""
-
-    def __init__(self, name: str, mutant: Mutant) -> None:
-        self.name, self.mutant = name, mutant
-
-    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
-        if name != self.name:
-            return None
-        file = self.mutant.file
-        return importlib.util.spec_from_file_location(name, file.resolve(), loader=self)
-
-    def exec_module(self, module: ModuleType) -> None:
-        tree, _, _ = self.mutant.make()
-        exec(compile(tree, str(self.mutant.file.resolve()), "exec"), module.__dict__)
-
-
-def dotted(file: Path) -> str:
-    """The module's name: `src/crossproof/a/b.py` is `crossproof.a.b`."""
-    parts = file.with_suffix("").parts[1:]
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def survives(mutant: Mutant | None, tests: Sequence[str], seconds: float) -> bool:
-    """Whether the tests pass with the mutant in place, in a process of its own."""
-    pid = os.fork()
-    if pid == 0:
-        _child(mutant, tests, seconds)
-    return os.waitpid(pid, 0)[1] == 0
-
-
-def _child(mutant: Mutant | None, tests: Sequence[str], seconds: float) -> None:
-    import pytest
-
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, seconds)  # ends the process
-    for name in [n for n in sys.modules if n.startswith("crossproof")]:
-        del sys.modules[name]
-    if mutant is not None:
-        sys.meta_path.insert(0, _Importing(dotted(mutant.file), mutant))
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1)
-    os.dup2(silence, 2)
-    plain = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-o", "addopts="]
-    mode = ["--import-mode=importlib", "-m", "not slow", "--hypothesis-seed=0"]
-    code = 3
-    try:
-        code = int(pytest.main([*plain, *mode, *tests]))
-    finally:
-        os._exit(code)
-
-
-def survives_oracle(mutant: Mutant | None, prepared: Any, seconds: float) -> bool:
-    """Whether `oracle.check` passes with the mutant in place, in a process of its own."""
-    pid = os.fork()
-    if pid:
-        return os.waitpid(pid, 0)[1] == 0
+def _child(mutant: Mutant, items: list[pytest.Item], seconds: float, writing: int) -> None:
+    """Ends the process: 0 if every test passes, as far as `seconds` go."""
     code = 1
     try:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-        oracle = importlib.import_module("oracle")
-        for name in [n for n in sys.modules if n.startswith(oracle.VERIFIER)]:
-            del sys.modules[name]
-        if mutant is not None:
-            sys.meta_path.insert(0, _Importing(dotted(mutant.file), mutant))
-        oracle.check(prepared)
+        _limit()
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, 1)
+        os.dup2(silence, 2)
+        mutant.install()
+        began = time.process_time()
+        for item, after in zip(items, [*items[1:], None], strict=True):
+            spent = time.process_time() - began
+            if spent > seconds:
+                break
+            os.write(writing, f"\n{item.nodeid}".encode())
+            signal.setitimer(signal.ITIMER_PROF, 3 * seconds + 10)  # ends the process
+            if any(report.failed for report in runtestprotocol(item, log=False, nextitem=after)):
+                return
         code = 0
     finally:
         os._exit(code)
 
 
-def ask_oracle(files: Sequence[Path], limit: int, seed: int) -> list[Mutant]:
-    """The mutants that the oracle does not notice."""
-    prepared = importlib.import_module("oracle").prepare()
-    if not survives_oracle(None, prepared, 3600):
-        sys.exit("mutants: the oracle fails without a mutant.")
-    survivors = []
-    for mutant in drawn(files, limit, seed):
-        if survives_oracle(mutant, prepared, 120):
-            survivors.append(mutant)
-            _, line, change = mutant.make()
-            print(f"{mutant.file}:{line}: {change}", flush=True)
-    print(f"{len(survivors)} survived")
-    return survivors
+def _limit() -> None:
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc").exists() else 0
+    if pages:
+        most = pages * resource.getpagesize() + MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
 
 
-def drawn(files: Sequence[Path], limit: int, seed: int) -> list[Mutant]:
-    """The mutants to try, in random order."""
-    chosen = [mutant for file in files for mutant in mutants(file)]
-    random.Random(seed).shuffle(chosen)
-    print(f"{len(chosen)} mutants of {len(files)} files", flush=True)
-    return chosen[: limit or None]
+def _tracer(files: set[str], lines: dict[str, set[int]]) -> Any:
+    def local(frame: FrameType, event: str, _: Any) -> Any:
+        if event == "line":
+            lines[frame.f_code.co_filename].add(frame.f_lineno)
+        return local
+
+    return lambda frame, *_: local if frame.f_code.co_filename in files else None
 
 
-def run(files: Sequence[Path], tests: Sequence[str], limit: int, seed: int) -> int:
-    """Tries the mutants in the current folder; how many survive."""
-    chosen = drawn(files, limit, seed)
-    allowed: dict[Path, float] = {}
-    survived = 0
-    for number, mutant in enumerate(chosen, 1):
-        asked = tests or suite(mutant.file)
-        if mutant.file not in allowed:
-            began = time.perf_counter()
-            if not survives(None, asked, 3600):
-                sys.exit(f"mutants: the tests fail without a mutant: {' '.join(asked)}")
-            spent = time.perf_counter() - began
-            allowed |= {f: 3 * spent + 10 for f in files if (tests or suite(f)) == asked}
-        alive = survives(mutant, asked, allowed[mutant.file])
-        survived += alive
-        if alive:
-            _, line, change = mutant.make()
-            print(f"{mutant.file}:{line}: {change}", flush=True)
-        elif number % 50 == 0:
-            print(f"{number} of {len(chosen)} tried, {survived} survived", flush=True)
-    print(f"{survived} of {len(chosen)} survived")
-    return survived
+def _function(mutant: Mutant) -> str:
+    return mutant.name.split(":")[0]
+
+
+def _read(record: Path | None) -> Iterator[tuple[str, str]]:
+    if record is not None and record.exists():
+        yield from (json.loads(line) for line in record.read_text().splitlines())
+
+
+def listed(page: Path) -> dict[str, str]:
+    """The mutants that a page's tables say to be harmless, each with its reason."""
+    rows = [line.strip("|").split(" | ") for line in page.read_text(encoding="utf-8").splitlines()]
+    named = [row for row in rows if len(row) == 2 and row[0].strip().startswith("`")]
+    return {row[0].strip().strip("`").replace("\\|", "|"): row[1].strip() for row in named}
+
+
+def report(sweep: Sweep, page: Path | None) -> int:
+    """Prints the counts of every module; how many survivors are not listed."""
+    known = listed(page) if page else {}
+    alive = [mutant for mutant in sweep.chosen if mutant.key not in sweep.noticed]
+    files = Counter(mutant.file for mutant in sweep.chosen)
+    left = Counter(mutant.file for mutant in alive)
+    for file, count in files.items():
+        print(f"{file}: {count} mutants, {left[file]} survived")
+    print(f"{len(alive)} of {len(sweep.chosen)} survived ({len(alive) / len(sweep.chosen):.1%})")
+    if page is None:
+        return len(alive)
+    names = {mutant.name for mutant in alive}
+    unlisted = sorted(names - set(known))
+    print("\n".join(f"not listed: {name}" for name in unlisted))
+    print("\n".join(f"listed, and noticed or gone: {name}" for name in sorted(set(known) - names)))
+    return len(unlisted)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: exits 1 if a mutant survives."""
+    """Entry point: exits 1 if a mutant survives that is not listed."""
     parser = argparse.ArgumentParser(description="List the mutants of a module that tests miss.")
-    parser.add_argument("module", type=Path, help="file or folder below src/crossproof")
+    parser.add_argument("module", type=Path, nargs="+", help="file or folder of src/crossproof")
     parser.add_argument("--tests", nargs="+", help="test files instead of those in SUITES")
     parser.add_argument("--limit", type=int, default=0, help="mutants to draw; 0 takes all")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
-    parser.add_argument("--oracle", action="store_true", help="ask tests/oracle.py alone")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of tests for each mutant")
+    parser.add_argument("--record", type=Path, help="file that keeps what was noticed")
+    parser.add_argument("--pytest", default="", help="further options of pytest, in one word")
+    parser.add_argument("--listed", type=Path, help="page with the survivors that are harmless")
     options = parser.parse_args(arguments)
-    module = options.module
-    if not module.exists() or not module.is_relative_to("src/crossproof"):
-        sys.exit(f"mutants: {module} is no file or folder below src/crossproof.")
-    files = sorted(module.rglob("*.py")) if module.is_dir() else [module]
-    sys.path[:0] = [str(Path(folder).resolve()) for folder in ("src", "tests", ".")]
-    import crossproof.proof.certificate.proving  # noqa: F401 - what takes long to load, once
-
-    if options.oracle:
-        sys.exit(bool(ask_oracle(files, options.limit, options.seed)))
-    sys.exit(bool(run(files, options.tests or [], options.limit, options.seed)))
+    files = [file for module in options.module for file in sources(module)]
+    chosen = [mutant for file in files for mutant in mutants(file)]
+    if options.limit:
+        chosen = random.Random(options.seed).sample(chosen, min(options.limit, len(chosen)))
+    print(f"{len(chosen)} mutants of {len(files)} files", flush=True)
+    if options.record:
+        options.record.parent.mkdir(parents=True, exist_ok=True)
+    sweep = Sweep(chosen, options.seconds, options.record)
+    tests = options.tests or sorted({test for file in files for test in suite(file)})
+    plain = ["-q", "-s", "-p", "no:cacheprovider", "-p", "no:randomly", "--hypothesis-seed=0"]
+    code = pytest.main([*plain, *shlex.split(options.pytest), *tests], plugins=[sweep])
+    sys.exit(int(code) or bool(report(sweep, options.listed)))
 
 
 if __name__ == "__main__":

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from crossproof.proof.certificate.verifier.arithmetic import (
+    TINY,
     UNIT,
+    UP,
     Arithmetic,
     Rounded,
     gamma,
+    join,
     log_sum,
 )
 
@@ -134,3 +137,80 @@ def test_what_is_not_a_number_is_never_positive() -> None:
     bad = Rounded(np.array([[np.nan, np.inf]]), np.array([1.0, np.inf]), np.array([0.0, np.inf]))
     with np.errstate(all="ignore"):
         assert not (count.add(bad, bad).low > 0).any()
+
+
+A = Rounded(np.array([[1.0, -3.0], [2.0, 0.5]]), np.array([4.0, 8.0]), np.array([2**-9, 2**-7]))
+B = Rounded(np.array([[-1.0, 2.0], [0.25, 6.0]]), np.array([2.0, 16.0]), np.array([2**-5, 0.0]))
+
+
+def charged(found: Rounded, value: list[object], size: list[float], error: list[float]) -> None:
+    """Size and error are what the theorems say, and no more than their own rounding above it."""
+    np.testing.assert_array_equal(found.value, value)
+    for ours, theirs in ((found.size, size), (found.error, error)):
+        assert (ours >= np.array(theirs)).all()
+        np.testing.assert_allclose(ours, theirs, rtol=4e-9, atol=3 * TINY)
+
+
+def test_every_operation_is_charged_its_own_rounding() -> None:
+    count, u = Arithmetic(), UNIT
+    charged(count.exact(A.value), A.value.tolist(), [2, 3], [0, 0])
+    charged(count.exact(A.value[None]), A.value[None].tolist(), [2, 3], [0, 0])
+    charged(count.add(A, B), [[0, -1], [2.25, 6.5]], [6, 24],
+            [2**-9 + 2**-5 + 12 * u, 2**-7 + 48 * u])  # fmt: skip
+    charged(count.subtract(A, B), [[2, -5], [1.75, -5.5]], [6, 24],
+            [2**-9 + 2**-5 + 12 * u, 2**-7 + 48 * u])  # fmt: skip
+    errors = [2**-9 * 2 + 4 * 2**-5 + 16 * u, 2**-7 * 16 + 256 * u]
+    charged(count.times(A, B), [[-1, -6], [0.5, 3]], [8 + errors[0], 128 + errors[1]], errors)
+    left, right = np.array([4.0, 8.0]), np.abs(B.value) + B.error
+    size, g = left @ right, gamma(2)
+    errors = (A.error @ right + 12 * B.error + g * size).tolist()
+    charged(count.product(A, B), (A.value @ B.value).tolist(), (size + errors).tolist(), errors)
+    charged(count.relu(A), [[1, 0], [2, 0.5]], [4, 8], [2**-9, 2**-7])
+    charged(count.below(A), [[0, -3], [0, 0]], [4, 8], [2**-9, 2**-7])
+    charged(count.absolute(A), [[1, 3], [2, 0.5]], [4, 8], [2**-9, 2**-7])
+    charged(count.minimum(A, B), [[-1, -3], [0.25, 0.5]], [4, 16], [2**-5, 2**-7])
+    charged(count.maximum(A, B), [[1, 2], [2, 6]], [4, 16], [2**-5, 2**-7])
+    charged(count.total(A, axis=0), [3, -2.5], [8, 16],
+            [2**-8 + 8 * gamma(2), 2**-6 + 16 * gamma(2)])  # fmt: skip
+    size, error = np.hypot(4, 8), np.hypot(2**-9, 2**-7) + gamma(6) * np.hypot(4, 8)
+    charged(count.norm(A), [[np.sqrt(10)], [np.sqrt(4.25)]], [size + error], [error])
+    tiny = count.norm(Rounded(*(1e-200 * np.ones(s) for s in ((1, 3), (3,), (3,)))))
+    assert tiny.error[0] == pytest.approx(3e-150, rel=1e-8)
+    assert tiny.size[0] == pytest.approx(6e-150, rel=1e-8)
+
+
+def test_parts_keep_what_they_are_charged() -> None:
+    charged(A[1], [2, 0.5], [4, 8], [2**-9, 2**-7])
+    charged(A.columns(slice(1, 2)), [[-3], [0.5]], [8], [2**-7])
+    charged(A.pick(np.array([1, 0])), [[-3], [2]], [8], [2**-7])
+    charged(A.zero_where(A.value > 0), [[0, -3], [0, 0]], [4, 8], [2**-9, 2**-7])
+    charged(Rounded(A.value[:, :1], *(b[:1] for b in A.bounds)).transposed(),
+            [[1, 2]], [4, 4], [2**-9, 2**-9])  # fmt: skip
+    charged(join([A, B]), [[1, -3, -1, 2], [2, 0.5, 0.25, 6]], [4, 8, 2, 16],
+            [2**-9, 2**-7, 2**-5, 0])  # fmt: skip
+    charged(join([A, B], axis=0), [[1, -3], [2, 0.5], [-1, 2], [0.25, 6]], [4, 16],
+            [2**-5, 2**-7])  # fmt: skip
+
+
+def test_bounds_are_outward_by_the_error_and_their_own_rounding() -> None:
+    size, error = np.array([4.0]), np.array([0.0])
+    for value in (0.0, 1.0, -3.0):
+        found = Rounded(np.array([[value]]), size, error)
+        assert found.low.item() == value - (8 * UNIT + TINY) * UP
+        assert found.high.item() == value + (8 * UNIT + TINY) * UP
+    nothing = Rounded(np.zeros((1, 1)), np.zeros(1), np.zeros(1))
+    assert nothing.low.item() == -nothing.high.item() == -TINY * UP
+    moved = Arithmetic().add(nothing, nothing)
+    assert (moved.size.item(), moved.error.item()) == (TINY * UP, TINY * UP)
+
+
+def test_the_cross_entropy_bound_is_raised_by_its_rounding() -> None:
+    """Of margins so large that log(1 + Σ exp) is 0: what is left is the slack alone."""
+    (bound,) = log_sum(Arithmetic(), np.array([[1000.0, np.inf, 3000.0]]))
+    assert bound == pytest.approx(gamma(67) + 8 * UNIT * 3000, rel=1e-8)
+    (bound,) = log_sum(Arithmetic(), np.array([[-1000.0, np.inf]]))
+    slack = gamma(66) * (1 + 1000 + 1000) + 8 * UNIT * 2000
+    assert bound - 1000 >= slack
+    assert bound - 1000 == pytest.approx(slack + 1e-6, rel=1e-6)
+    (bound,) = log_sum(Arithmetic(), np.array([[np.inf, np.inf]]))
+    assert 0 < bound < 1e-13

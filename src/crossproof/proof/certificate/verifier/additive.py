@@ -8,6 +8,8 @@ two latents are at work and neither is negative, and what the dictionary does no
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 
 from crossproof.proof.certificate.verifier.arithmetic import Array, Rounded
@@ -25,18 +27,20 @@ class Additive:
         """`whole` [G] are the domain's own boxes, one a set."""
         self.enclosures, self.latents = enclosures, latents
         self.arithmetic = count = enclosures.arithmetic
-        self.curves = Curves(count, weights, latents, self._ends(whole))
+        self.ends = self._ends(whole)
+        self.curves = Curves(count, weights, latents, self.ends)
         self.residual = self._unexplained(whole, enclosures.G, enclosures.base, self.curves.G)
         self.skip_residual = self._unexplained(
             whole, enclosures.skip, enclosures.constant, self.curves.skip
         )
 
     def _ends(self, whole: Boxes) -> tuple[Array, Array]:
+        """The smallest and largest activations of each latent anywhere, [H] each, and 0."""
         low, high = self.activations(whole)
         smallest, largest = np.zeros(len(self.latents.decoder)), np.zeros(len(self.latents.decoder))
         index = self.latents.index
-        np.minimum.at(smallest, index, low - 1e-9 * (1 + np.abs(low)))
-        np.maximum.at(largest, index, high + 1e-9 * (1 + np.abs(high)))
+        np.minimum.at(smallest, index, low)
+        np.maximum.at(largest, index, high)
         return smallest, largest
 
     def _unexplained(
@@ -49,7 +53,7 @@ class Additive:
         count, latents = self.arithmetic, self.latents
         decoder = ours[latents.index]  # [G, M, n]
         offset = count.total(count.times(decoder, count.exact(latents.offset[..., None])), axis=1)
-        offset = count.subtract(start[0], offset)
+        offset = count.subtract(start, offset)
         explained = [
             count.total(count.times(decoder, count.exact(latents.slopes[:, j, :, None])), axis=1)
             for j in range(latents.slopes.shape[1])
@@ -74,12 +78,13 @@ class Additive:
     def margins(self, boxes: Boxes) -> Rounded:
         """Lower bounds [B, V] on the margins over each box."""
         count, curves, label = self.arithmetic, self.curves, boxes.label
-        low, high = self.activations(boxes)
         index = self.latents.index[boxes.sets]
+        smallest, largest = (end[index] for end in self.ends)  # beyond them no kink is looked for
+        low, high = (np.clip(end, smallest, largest) for end in self.activations(boxes))
         rows = self.enclosures.against(curves.W_out, label)
         resting = count.add(curves.constant, count.product(curves.resting, curves.W_out))
         margins = curves.smallest(index, low, high, label)
-        margins = count.add(margins, self.enclosures.against(resting, label)[0])
+        margins = count.add(margins, self.enclosures.against(resting, label))
         margins = count.subtract(margins, curves.missed(index, count.absolute(rows)))
         margins = count.add(margins, self._skip_error(boxes))
         error = self._neuron_error(boxes, index, low, high)
@@ -88,7 +93,7 @@ class Additive:
     def _skip_error(self, boxes: Boxes) -> Rounded:
         """The least that x - x̂ does to the margins through the linear path."""
         count, (offset, slopes) = self.arithmetic, self.skip_residual
-        constant = count.subtract(offset[boxes.sets], self.curves.constant[0])
+        constant = count.subtract(offset[boxes.sets], self.curves.constant)
         against = self.enclosures.against
         spread = self.enclosures.smallest(against(slopes[boxes.sets], boxes.label), boxes)
         return count.add(spread, against(constant, boxes.label))
@@ -101,8 +106,8 @@ class Additive:
         decoder = self.curves.G[index]
         at_low, at_high = scaled(decoder, low), scaled(decoder, high)
         least, most = count.minimum(at_low, at_high), count.maximum(at_low, at_high)
-        bottom = count.add(count.total(count.below(least), axis=1), self.curves.base[0])
-        top = count.add(count.total(count.relu(most), axis=1), self.curves.base[0])
+        bottom = count.add(count.total(count.below(least), axis=1), self.curves.base)
+        top = count.add(count.total(count.relu(most), axis=1), self.curves.base)
         down, up = self._interaction(at_low, at_high, bottom, top, low.min(axis=1) >= 0)
         smallest, largest = self._residual(boxes)
         dead = (top.high <= 0) & (self.enclosures.pre_activations(boxes)[1].high <= 0)
@@ -114,7 +119,7 @@ class Additive:
         count, (offset, slopes) = self.arithmetic, self.residual
         here = slopes[boxes.sets]
         ends = self.enclosures.scaled(here, boxes.low), self.enclosures.scaled(here, boxes.high)
-        constant = count.subtract(offset[boxes.sets], self.curves.base[0])
+        constant = count.subtract(offset[boxes.sets], self.curves.base)
         low = count.add(count.total(count.minimum(*ends), axis=1), constant)
         return low, count.add(count.total(count.maximum(*ends), axis=1), constant)
 
@@ -124,24 +129,22 @@ class Additive:
         """Enclosure of E_n: T2.2 with the hull's oscillation, or T2.3's two corners."""
         count = self.arithmetic
         size = count.maximum(count.absolute(at_low), count.absolute(at_high))
-        largest = size[:, 0]
-        for other in range(1, size.value.shape[1]):
-            largest = count.maximum(largest, size[:, other])
+        largest = reduce(count.maximum, [size[:, m] for m in range(size.value.shape[1])])
         charge = count.relu(count.subtract(count.total(size, axis=1), largest))
         charge = charge.zero_where((bottom.low >= 0) | (top.high <= 0))  # affine on the hull
         down, up = Rounded(-charge.value, *charge.bounds), charge
         if size.value.shape[1] != 2:
             return down, up
         corners = [self._second_difference(at[:, 0], at[:, 1]) for at in (at_low, at_high)]
-        exact = count.minimum(*corners), count.maximum(*corners)
-        return _choose(positive, exact[0], down), _choose(positive, exact[1], up)
+        least, most = count.minimum(*corners), count.maximum(*corners)
+        return _choose(positive, least, down), _choose(positive, most, up)
 
     def _second_difference(self, first: Rounded, second: Rounded) -> Rounded:
-        count, base = self.arithmetic, self.curves.base[0]
+        count, base = self.arithmetic, self.curves.base
         together = count.relu(count.add(count.add(first, second), base))
         alone = count.subtract(together, count.relu(count.add(first, base)))
         alone = count.subtract(alone, count.relu(count.add(second, base)))
-        return count.add(alone, self.curves.resting[0])
+        return count.add(alone, self.curves.resting)
 
 
 def _choose(rows: np.ndarray, yes: Rounded, no: Rounded) -> Rounded:

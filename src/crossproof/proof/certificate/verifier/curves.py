@@ -53,12 +53,12 @@ class Curves:
         self.arithmetic = count = arithmetic
         self.W_out = count.exact(weights.W_out)
         W_in, skip = count.exact(weights.W_in), count.exact(weights.skip)
-        decoder, bias = count.exact(latents.decoder), count.exact(latents.bias[None])
+        decoder, bias = count.exact(latents.decoder), count.exact(latents.bias)
         self.G = count.product(decoder, W_in)
         self.skip = count.product(decoder, skip)
-        self.base = count.add(count.product(bias, W_in), count.exact(weights.b_in[None]))
+        self.base = count.add(count.product(bias, W_in), count.exact(weights.b_in))
         self.resting = count.relu(self.base)
-        self.constant = count.add(count.product(bias, skip), count.exact(weights.b_out[None]))
+        self.constant = count.add(count.product(bias, skip), count.exact(weights.b_out))
         self.nodes, self.charge = self._kinks(*ends)
         latent = np.repeat(np.arange(len(self.nodes)), self.nodes.shape[1])
         flat = self.at(latent, self.nodes.reshape(-1))
@@ -72,16 +72,17 @@ class Curves:
         kink = np.clip(np.nan_to_num(kink), low[:, None], high[:, None])
         count = self.arithmetic
         off_node = count.absolute(self._pre_activation(kink))
-        ends = [self._pre_activation(np.broadcast_to(e[:, None], kink.shape)) for e in (low, high)]
-        on = (ends[0].low >= 0) & (ends[1].low >= 0)
-        off = (ends[0].high <= 0) & (ends[1].high <= 0)
+        ends = (np.broadcast_to(end[:, None], kink.shape) for end in (low, high))
+        least, most = map(self._pre_activation, ends)
+        on = (least.low >= 0) & (most.low >= 0)
+        off = (least.high <= 0) & (most.high <= 0)
         missed = np.where(on | off, 0.0, off_node.high)
         count.operations += 6 * missed.size
         return np.sort(kink, axis=1), count.exact(missed)
 
     def _pre_activation(self, at: Array) -> Rounded:
         count = self.arithmetic
-        return count.add(count.times(count.exact(at), self.G), self.base[0])
+        return count.add(count.times(count.exact(at), self.G), self.base)
 
     def at(self, latent: Indices, value: Array) -> Rounded:
         """The curves' values, [.., V], for latents and their activations, both [M]."""
@@ -90,8 +91,8 @@ class Curves:
             part = slice(start, start + 4096)
             activation = count.exact(value[part, None])
             directions = count.times(self.G[latent[part]], activation)
-            moved = count.relu(count.add(directions, self.base[0]))
-            change = count.subtract(moved, self.resting[0])
+            moved = count.relu(count.add(directions, self.base))
+            change = count.subtract(moved, self.resting)
             straight = count.times(self.skip[latent[part]], activation)
             parts.append(count.add(straight, count.product(change, self.W_out)))
         return join(parts, axis=0)
@@ -103,8 +104,8 @@ class Curves:
         key = np.stack([both.astype(np.float64), np.stack([low, high]).ravel()])
         unique, where = np.unique(key, axis=1, return_inverse=True)
         ends = self._margins(self.at(unique[0].astype(np.int64), unique[1]), label)
-        at_ends = ends[where.reshape(2, *latent.shape)]
-        least = count.minimum(at_ends[0], at_ends[1])
+        at_ends = [ends[side] for side in where.reshape(2, *latent.shape)]
+        least = count.minimum(*at_ends)
         inside = self._inside(latent, low, high, label)
         return count.total(count.minimum(least, inside), axis=1)
 

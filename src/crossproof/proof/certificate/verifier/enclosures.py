@@ -48,8 +48,8 @@ class Enclosures:
         self.arithmetic = arithmetic
         W_in, skip = arithmetic.exact(weights.W_in), arithmetic.exact(weights.skip)
         self.W_out = arithmetic.exact(weights.W_out)
-        features, origin = arithmetic.exact(decoder), arithmetic.exact(bias[None])
-        b_in, b_out = arithmetic.exact(weights.b_in[None]), arithmetic.exact(weights.b_out[None])
+        features, origin = arithmetic.exact(decoder), arithmetic.exact(bias)
+        b_in, b_out = arithmetic.exact(weights.b_in), arithmetic.exact(weights.b_out)
         self.G = arithmetic.product(features, W_in)
         self.base = arithmetic.add(arithmetic.product(origin, W_in), b_in)
         self.skip = arithmetic.product(features, skip)
@@ -67,7 +67,7 @@ class Enclosures:
         at_low, at_high = self.scaled(g, boxes.low), self.scaled(g, boxes.high)
         low = count.total(count.minimum(at_low, at_high), axis=1)
         high = count.total(count.maximum(at_low, at_high), axis=1)
-        return count.add(low, self.base[0]), count.add(high, self.base[0])
+        return count.add(low, self.base), count.add(high, self.base)
 
     def scaled(self, directions: Rounded, by: Array) -> Rounded:
         """directions [B, K, n] times numbers [B, K]."""
@@ -87,7 +87,7 @@ class Enclosures:
         """The skip path's margins at their smallest over each box, constants included."""
         slopes = self.against(self.skip, boxes.label)[boxes.active]
         constant = self.against(self.constant, boxes.label)
-        return self.arithmetic.add(self.smallest(slopes, boxes), constant[0])
+        return self.arithmetic.add(self.smallest(slopes, boxes), constant)
 
     def output(self, boxes: Boxes, low: Rounded, high: Rounded) -> Rounded:
         """min of Σ_n (o_ny - o_nc) h_n over h_n between `low` and `high` [B, N]."""
@@ -101,11 +101,10 @@ class Enclosures:
         under, over, lift = self._relaxation(*self.pre_activations(boxes))
         rows = self.against(self.W_out, boxes.label)
         helping, hurting = count.relu(rows), count.below(rows)
-        base = Rounded(np.broadcast_to(self.base.value, under.value.shape), *self.base.bounds)
-        above = count.add(count.times(base, over), lift)
-        constant = count.product(count.times(base, under), helping)
+        above = count.add(count.times(self.base, over), lift)
+        constant = count.product(count.times(self.base, under), helping)
         constant = count.add(constant, count.product(above, hurting))
-        constant = count.add(constant, self.against(self.constant, boxes.label)[0])
+        constant = count.add(constant, self.against(self.constant, boxes.label))
         g = self.G[boxes.active]
         slopes = count.product(count.times(g, under[:, None]), helping)
         slopes = count.add(slopes, count.product(count.times(g, over[:, None]), hurting))

@@ -155,11 +155,11 @@ def build_tables(arithmetic: Arithmetic, problem: PairsProblem) -> EffectTables:
     W_in, W_out = arithmetic.exact(weights.W_in), arithmetic.exact(weights.W_out)
     left, right = arithmetic.exact(problem.left), arithmetic.exact(problem.right)
     first = arithmetic.product(left, W_in)
-    first = arithmetic.add(first, arithmetic.exact(weights.b_in[None])[0])
+    first = arithmetic.add(first, arithmetic.exact(weights.b_in))
     second = arithmetic.product(right, W_in)
     effects = [arithmetic.exact(effect) for effect in problem.effects]
     logits = [arithmetic.product(effect, W_out) for effect in effects]
-    logits[0] = arithmetic.add(logits[0], arithmetic.exact(weights.b_out[None])[0])
+    logits[0] = arithmetic.add(logits[0], arithmetic.exact(weights.b_out))
     if weights.skip.any():
         skip = arithmetic.exact(weights.skip)
         logits[0] = arithmetic.add(logits[0], arithmetic.product(left, skip))

@@ -105,11 +105,11 @@ class PointsEngine:
         self.arithmetic = count = arithmetic
         self.problem, weights = problem, problem.weights
         self.W_in, self.W_out = count.exact(weights.W_in), count.exact(weights.W_out)
-        self.b_in, self.b_out = count.exact(weights.b_in[None]), count.exact(weights.b_out[None])
+        self.b_in, self.b_out = count.exact(weights.b_in), count.exact(weights.b_out)
         self.skip = count.exact(weights.skip)
         self.G = count.product(count.exact(problem.decoder), self.W_in)
-        bias = count.exact(problem.bias[None])
-        self.base = count.add(count.product(bias, self.W_in), self.b_in)[0]
+        bias = count.exact(problem.bias)
+        self.base = count.add(count.product(bias, self.W_in), self.b_in)
 
     def margins(self, rows: Indices, label: int) -> Array:
         """Lower bounds [B, V] on the margins of points with this label; +infinity at it."""
@@ -117,8 +117,8 @@ class PointsEngine:
         x = count.exact(self.problem.inputs[rows])
         index, value = padded(self.problem, rows)
         p = count.times(self.G[index], count.exact(value[..., None]))
-        z = count.add(count.product(x, self.W_in), self.b_in[0])
-        linear = count.add(count.product(x, self.skip), self.b_out[0])
+        z = count.add(count.product(x, self.W_in), self.b_in)
+        linear = count.add(count.product(x, self.skip), self.b_out)
         output = count.subtract(self.W_out.columns(slice(label, label + 1)), self.W_out)
         helping, hurting = count.relu(output), count.below(output)
         straight = count.subtract(linear.columns(slice(label, label + 1)), linear)
@@ -140,7 +140,7 @@ class PointsEngine:
         """
         count = self.arithmetic
         owner = np.abs(p.value).argmax(axis=1)[:, None]
-        largest = Rounded(np.take_along_axis(p.value, owner, axis=1)[:, 0], *p.bounds)
+        largest = Rounded(np.take_along_axis(p.value, owner, axis=1).squeeze(axis=1), *p.bounds)
         others = count.subtract(count.total(p, axis=1), largest)
         kept = count.add(largest, self.base)
         reconstructed = count.add(kept, others)
