@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from crossproof.commands import prove_text
 from crossproof.commands.parsing import parse
 from crossproof.proof.certificate.options import ProverOptions
 
@@ -19,7 +20,9 @@ class Prove:
     """Search a certificate of a small network's accuracy, and verify it.
 
     All pairs of summands are certified through frequencies; sparse inputs, a sample of them or all
-    activations at once, through the latents of a dictionary.
+    activations at once, through the latents of a dictionary. Of a language model's run folder:
+    `crossproof prove RUN --kind statistical` (its options: `crossproof prove --kind statistical
+    --help`).
     """
 
     network: Annotated[Path, tyro.conf.Positional]
@@ -33,6 +36,9 @@ class Prove:
 
 def run(arguments: Sequence[str], began: float) -> None:
     """Proves, writes and verifies; exits with 1 if the written claim does not hold."""
+    if prove_text.kind_asked(arguments):
+        prove_text.run(arguments, began)
+        return
     options: Prove = parse(Prove, "prove", arguments)
     from rich.console import Console
 

@@ -6,13 +6,15 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from crossproof.commands.parsing import parse
+from crossproof.commands.prove_text import KINDS
+from crossproof.commands.verify_text import TextSubject, report_text
 from crossproof.errors import CrossproofError
 
 
@@ -33,6 +35,7 @@ class Verify:
     """GiB that a certificate may ask for."""
     operations: float = 1e13
     """Arithmetic operations that it may ask for."""
+    text_model: TextSubject = field(default_factory=TextSubject)
 
 
 def run(arguments: Sequence[str], began: float) -> None:
@@ -52,6 +55,7 @@ def _report(options: Verify) -> bool:
     from rich.console import Console
 
     from crossproof.proof.certificate.format import Limits
+    from crossproof.proof.certificate.format_statistical import kind_of
     from crossproof.proof.certificate.identity import network_hash
     from crossproof.proof.certificate.reading import printable
     from crossproof.proof.certificate.result import summary_tables
@@ -66,11 +70,20 @@ def _report(options: Verify) -> bool:
         print(network)
         return True
     limits = Limits(int(options.memory * 2**30), int(options.operations))
+    of_text = [folder for folder in options.folders if kind_of(folder) in KINDS]
+    folders = [folder for folder in options.folders if folder not in of_text]
+    if options.text_model.given and not of_text:
+        raise CrossproofError("--model, --dictionary and --text are of statistical certificates.")
+    if not folders and (options.network or options.domain or options.arb):
+        raise CrossproofError("--network, --domain and --arb are not of statistical certificates.")
+    verified = not of_text or report_text(of_text, options.text_model, limits)
+    if not folders:
+        return verified
     results = {
         folder: verify(
             folder, network=network, domain=options.domain, arb=options.arb, limits=limits
         )
-        for folder in options.folders
+        for folder in folders
     }
     names = [folder.name for folder in results]
     several = {
@@ -90,4 +103,4 @@ def _report(options: Verify) -> bool:
         print("All claims are verified.")
         if empty:
             print(f"True, and says nothing (guessing does as well): {', '.join(empty)}.")
-    return not false
+    return verified and not false

@@ -1,0 +1,125 @@
+"""certificate.json of a statistical certificate: its keys, and what may stand under them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from crossproof.proof.certificate.format import LARGEST_SUM
+from crossproof.proof.certificate.reading import CertificateError, quoted, read_json
+
+KIND, SCHEMA, MOST_TREATMENTS = "statistical", 1, 64
+ASSUMPTIONS = (
+    "The documents are independent draws from one distribution; what holds is about that "
+    "distribution, not about any one text.",
+    "The dictionary did not see them, and neither it nor the treatments, the range and delta were "
+    "chosen by looking at them.",
+    "The numbers saved are the model's, in the precision it was run in.",
+)
+"""Every claim rests on these; the file states them, and the reader sees them."""
+KEYS = {"schema", "verifier", "kind", "claim", "assumptions", "model", "dictionary", "text"}
+KEYS |= {"values", "task", "cost"}
+CLAIM = {"delta", "range", "documents", "spliced", "mlps", "statements"}
+STATEMENT = {"treatment", "loss_gap", "changed", "beyond"}
+TEXT = {"sha256", "split", "skip", "context", "vocabulary"}
+HASH, MODEL = "[0-9a-f]{64}", r"[0-9a-f,]{16,64}"
+TREATMENT = r"spliced|keep-(0|[1-9]\d{0,5})"
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The object in the file; CertificateError, in one sentence, unless it is well-formed."""
+    header = read_json(path)
+    if not isinstance(header, dict) or set(header) != KEYS:
+        raise CertificateError(f"{path} must be an object with exactly the keys {sorted(KEYS)}.")
+    for key in ("schema", "verifier"):
+        if type(header[key]) is not int or header[key] != SCHEMA:
+            raise CertificateError(
+                f"{path} has {key} {quoted(header[key])}, this verifier reads {SCHEMA}: use the "
+                f"version of crossproof that wrote it."
+            )
+    if header["kind"] != KIND:
+        raise CertificateError(f"{path} has kind {quoted(header['kind'])}, not '{KIND}'.")
+    if header["assumptions"] != list(ASSUMPTIONS):
+        raise CertificateError(
+            f"'assumptions' in {path} must be those of the format, word for word: a claim that "
+            f"leaves one out is another claim."
+        )
+    if not isinstance(header["task"], dict) or not isinstance(header["cost"], dict):
+        raise CertificateError(f"'task' and 'cost' in {path} must be objects.")
+    _check_subject(header, path)
+    _check_claim(header["claim"], path)
+    return header
+
+
+def _check_subject(header: Mapping[str, Any], path: Path) -> None:
+    for key, form in (("model", MODEL), ("dictionary", HASH), ("values", HASH)):
+        if not isinstance(header[key], str) or not re.fullmatch(form, header[key]):
+            raise CertificateError(f"'{key}' in {path} must be a hash in hexadecimal digits.")
+    text = header["text"]
+    if not isinstance(text, dict) or set(text) != TEXT or not isinstance(text["sha256"], str):
+        raise CertificateError(f"'text' in {path} must have exactly the keys {sorted(TEXT)}.")
+    numbers = {"skip": 0, "context": 2, "vocabulary": 2}
+    whole = all(type(text[k]) is int and least <= text[k] <= 2**53 for k, least in numbers.items())
+    if not whole or text["split"] not in ("train", "validation", "held_out"):
+        raise CertificateError(
+            f"'text' in {path} must have a split (train, validation or held_out) and whole numbers "
+            f"'skip', 'context' and 'vocabulary'."
+        )
+
+
+def _check_claim(claim: Any, path: Path) -> None:
+    if not isinstance(claim, dict) or set(claim) != CLAIM:
+        raise CertificateError(f"'claim' in {path} must have exactly the keys {sorted(CLAIM)}.")
+    if not (_is_number(claim["delta"]) and 0 < claim["delta"] < 1):
+        raise CertificateError(
+            f"'delta' in {path} must lie between 0 and 1: with confidence 1 - delta something is "
+            f"claimed."
+        )
+    ends = claim["range"]
+    numbers = isinstance(ends, list) and len(ends) == 2 and all(map(_is_number, ends))
+    if not numbers or not -1000 <= ends[0] < ends[1] <= 1000 or ends[1] - ends[0] < 1e-6:
+        raise CertificateError(
+            f"'range' in {path} must be two numbers, the lower first, from -1000 to 1000 nats."
+        )
+    count = claim["documents"]
+    if type(count) is not int or not 2 <= count <= LARGEST_SUM:
+        raise CertificateError(f"'documents' in {path} must be a number from 2 to {LARGEST_SUM:,}.")
+    _check_statements(claim["statements"], path)
+    spliced, mlps = claim["spliced"], claim["mlps"]
+    named = isinstance(spliced, list) and all(isinstance(name, str) for name in spliced)
+    blocks = isinstance(mlps, list) and all(type(block) is int and block >= 0 for block in mlps)
+    if not (named and blocks):
+        raise CertificateError(f"'spliced' and 'mlps' in {path} must list hookpoints and blocks.")
+    names = {statement["treatment"] for statement in claim["statements"]}
+    if bool(spliced) != ("spliced" in names) or bool(mlps) != bool(names - {"spliced"}):
+        raise CertificateError(
+            f"'spliced' and 'mlps' in {path} must say what the treatments are, and no more."
+        )
+
+
+def _check_statements(statements: Any, path: Path) -> None:
+    right = isinstance(statements, list) and 1 <= len(statements) <= MOST_TREATMENTS
+    if not right or not all(isinstance(s, dict) and set(s) == STATEMENT for s in statements):
+        raise CertificateError(
+            f"'statements' in {path} must list 1 to {MOST_TREATMENTS} objects with exactly the "
+            f"keys {sorted(STATEMENT)}."
+        )
+    names = [statement["treatment"] for statement in statements]
+    for name in names:
+        if not isinstance(name, str) or not re.fullmatch(TREATMENT, name):
+            raise CertificateError(
+                f"{path} names the treatment {quoted(name)}: it must be 'spliced' or 'keep-m'."
+            )
+    if len(set(names)) != len(names):
+        raise CertificateError(f"{path} names a treatment twice.")
+    for statement in statements:
+        for key in sorted(STATEMENT - {"treatment"}):
+            if not _is_number(statement[key]):
+                raise CertificateError(f"'{key}' of {statement['treatment']} must be a number.")
+
+
+def _is_number(value: Any) -> bool:
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return plain and abs(value) <= 1e30
