@@ -5,6 +5,8 @@ from .attention import functional_value_error as functional_value_error
 from .attention import value_residual as value_residual
 from .attention import variation_of_error as variation_of_error
 from .attention import variation_of_range as variation_of_range
+from .attention_network import AttentionNetwork as AttentionNetwork
+from .attention_network import SequenceDomain as SequenceDomain
 from .dominant import Centred as Centred
 from .dominant import centred_gap as centred_gap
 from .dominant import centred_slope as centred_slope
@@ -18,6 +20,7 @@ from .network import Dictionary as Dictionary
 from .network import Network as Network
 from .network import PairDomain as PairDomain
 from .network import SparseDomain as SparseDomain
+from .network_folder import Domain as Domain
 from .network_folder import read_network as read_network
 from .network_folder import save_network as save_network
 from .outputs import Baselines as Baselines

@@ -9,16 +9,21 @@ from torch import Tensor
 
 from crossproof.errors import CrossproofError
 from crossproof.files import make_folder, read_tensors, write_tensors
+from crossproof.proof.bounds.attention_network import AttentionNetwork, SequenceDomain
 from crossproof.proof.bounds.network import Network, PairDomain, SparseDomain
+from crossproof.proof.certificate.format import ATTENTION as LAYER
 
 NETWORK = "network.safetensors"
 WEIGHTS = {"W_in": "DN", "b_in": "N", "W_out": "NV", "b_out": "V", "skip": "DV"}
 PAIRS = {"left": "pD", "right": "pD"}
 SPARSE = {"atoms": "FD", "bias": "D", "low": "F", "high": "F", "active_sets": "GK", "readout": "FV"}
+ATTENTION = {name: shape.replace(" ", "") for name, shape in LAYER.items()}
+SEQUENCES = {"order": "V"}
 """Tensors of each part, and their shapes."""
+Domain = PairDomain | SparseDomain | SequenceDomain
 
 
-def save_network(folder: Path | str, network: Network, domain: PairDomain | SparseDomain) -> None:
+def save_network(folder: Path | str, network: Network | AttentionNetwork, domain: Domain) -> None:
     """Writes `network.safetensors` into the folder, replacing an earlier one.
 
     Raises CrossproofError if it cannot be written.
@@ -31,7 +36,7 @@ def save_network(folder: Path | str, network: Network, domain: PairDomain | Spar
     )
 
 
-def read_network(folder: Path | str) -> tuple[Network, PairDomain | SparseDomain]:
+def read_network(folder: Path | str) -> tuple[Network | AttentionNetwork, Domain]:
     """The network of a folder, in float64, and the inputs that certificates of it speak about.
 
     Raises CrossproofError for a missing or unreadable file, a tensor that is missing or whose shape
@@ -41,6 +46,8 @@ def read_network(folder: Path | str) -> tuple[Network, PairDomain | SparseDomain
     if not os.path.isdir(folder):
         raise CrossproofError(f"There is no folder {folder}: give one that holds {NETWORK}.")
     tensors = read_tensors(path)
+    if "network.W_E" in tensors:
+        return _read_attention(tensors, path)
     names = PAIRS if "domain.left" in tensors else SPARSE
     sizes: dict[str, int] = {}
     network = Network(**_part(tensors, "network", WEIGHTS, sizes, path))
@@ -52,6 +59,15 @@ def read_network(folder: Path | str) -> tuple[Network, PairDomain | SparseDomain
         raise CrossproofError(f"domain.active_sets of {path} must hold whole numbers (int64).")
     domain["active_sets"] = active.long()
     return network, SparseDomain(decoder=domain.pop("atoms"), **domain)
+
+
+def _read_attention(
+    tensors: dict[str, Tensor], path: Path
+) -> tuple[AttentionNetwork, SequenceDomain]:
+    sizes: dict[str, int] = {}
+    network = AttentionNetwork(**_part(tensors, "network", ATTENTION, sizes, path))
+    order = _part(tensors, "domain", SEQUENCES, sizes, path)["order"]
+    return network, SequenceDomain(order.long())
 
 
 def _part(

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from crossproof.proof.bounds.attention_network import AttentionNetwork, SequenceDomain
 from crossproof.proof.bounds.network import Network, PairDomain
 from crossproof.proof.certificate.verifier.arithmetic import Arithmetic
 
@@ -73,6 +75,31 @@ def brute_force_pairs(network: Network, domain: PairDomain) -> BruteForce:
         count.operations, time.perf_counter() - began, 8 * sum(t.numel() for t in tensors)
     )
     return BruteForce(good / p**2, entropy / p**2, cost)
+
+
+def run_sequences(
+    network: AttentionNetwork, domain: SequenceDomain, points: int, seed: int
+) -> tuple[BruteForce, str]:
+    """Runs the layer on all sequences if there are at most `points`, else on so many at random."""
+    began, (length, width) = time.perf_counter(), network.W_pos.shape
+    total = network.n_classes**length
+    if total <= points:
+        number, which = torch.arange(total), "Brute force"
+        places = network.n_classes ** torch.arange(length)
+        tokens = number[:, None] // places % network.n_classes
+    else:
+        generator = torch.Generator().manual_seed(seed)
+        tokens = torch.randint(network.n_classes, (points, length), generator=generator)
+        which = f"The network on {points} random sequences"
+    labels, count = domain.labels(tokens).numpy(), Arithmetic()
+    logits = network.logits(tokens).numpy()
+    inner, classes = network.W_Q.shape[1], network.n_classes
+    each = 2 * inner * width * (4 * length + 2) + 4 * length * inner + 2 * width * classes
+    count.operations += len(tokens) * each
+    right, entropy = _score(count, logits, labels)
+    size = 8 * (sum(t.numel() for t in network.tensors().values()) + tokens.numel())
+    cost = ProofCost(count.operations, time.perf_counter() - began, size)
+    return BruteForce(right / len(labels), entropy / len(labels), cost), which
 
 
 def _times(count: Arithmetic, left: Any, right: Any) -> Any:

@@ -37,6 +37,11 @@ NETWORK = {"W_in": "D N", "b_in": "N", "W_out": "N V", "b_out": "V", "skip": "D 
 _NETWORK = {f"network.{name}": shape for name, shape in NETWORK.items()}
 _DICTIONARY = {"dictionary.atoms": "H D", "dictionary.bias": "D"}
 _EFFECTS = {f"proof.effect_{name}": "p N" for name in ("left", "right", "sum", "difference")}
+ATTENTION = {"W_E": "V D", "W_pos": "C D", "W_Q": "D A", "W_K": "D A", "W_V": "D A"}
+ATTENTION |= {"W_O": "A D", "W_U": "D V"}
+_SEQUENCES = {f"network.{name}": shape for name, shape in ATTENTION.items()}
+_SEQUENCES |= {"domain.order": "V"}
+_GROUPS = {"proof.grain": "one", "proof.asked": "V", "proof.read": "C V"}
 LAYOUT = {
     "points": _NETWORK
     | _DICTIONARY
@@ -52,10 +57,17 @@ LAYOUT = {
     | {"domain.active_sets": "G K", "domain.readout": "F V"}
     | {"proof.latent_index": "G M", "proof.latent_slopes": "G K M"}
     | {"proof.latent_offset": "G M", "proof.tree": "L"},
+    "sequences": _SEQUENCES,
+    "attention": _SEQUENCES | _GROUPS,
+    "attention-latents": _SEQUENCES
+    | _DICTIONARY
+    | _GROUPS
+    | {"proof.offsets": "B", "proof.indices": "E", "proof.values": "E", "proof.kept": "J J"},
 }
 """The tensors of each kind; a letter is the same size wherever it stands."""
 WHOLE = {"domain.labels", "domain.active_sets", "proof.offsets", "proof.indices", "proof.owners"}
 WHOLE |= {"proof.scale", "proof.latent_index", "proof.tree"}
+WHOLE |= {"domain.order", "proof.grain", "proof.kept"}
 """Tensors of integers; all others are floating point."""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crossproof.proof.certificate.format import NETWORK, TENSORS, part_of, tensors_hash
+from crossproof.proof.certificate.format import ATTENTION, NETWORK, TENSORS, part_of, tensors_hash
 from crossproof.proof.certificate.reading import CertificateError, load, quoted, read_entries
 
 NAMES = ("network.safetensors", TENSORS, "model.safetensors")
@@ -33,9 +33,12 @@ def network_hash(path: Path | str) -> str:
 def network_tensors(tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
     """W_in [D,N], b_in, W_out [N,V], b_out and skip [D,V] (0 if there is none), as float64.
 
-    Raises CertificateError if `tensors` are no network with one hidden layer.
+    The tensors of an attention layer stay as they are. Raises CertificateError if `tensors` are
+    neither that nor a network with one hidden layer.
     """
     wide = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
+    if set(wide) == set(ATTENTION):
+        return wide
     if set(wide) not in (set(NETWORK), set(NETWORK) - {"skip"}):
         wide = _from_layers(wide)
     skip = np.zeros((len(wide["W_in"]), len(wide["b_out"])))

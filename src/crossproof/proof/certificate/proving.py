@@ -10,10 +10,18 @@ import torch
 
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.errors import CrossproofError
-from crossproof.proof.bounds.network import Dictionary, Network, PairDomain, SparseDomain
-from crossproof.proof.bounds.network_folder import read_network
-from crossproof.proof.certificate.cost import BruteForce, ProofCost, brute_force, brute_force_pairs
+from crossproof.proof.bounds.attention_network import AttentionNetwork, SequenceDomain
+from crossproof.proof.bounds.network import Dictionary, Network, PairDomain
+from crossproof.proof.bounds.network_folder import Domain, read_network
+from crossproof.proof.certificate.cost import (
+    BruteForce,
+    ProofCost,
+    brute_force,
+    brute_force_pairs,
+    run_sequences,
+)
 from crossproof.proof.certificate.options import ProverOptions
+from crossproof.proof.certificate.provers.attention import attention_draft
 from crossproof.proof.certificate.provers.boxes import boxes_draft
 from crossproof.proof.certificate.provers.latents import fitted_latents, generating_latents
 from crossproof.proof.certificate.provers.pairs import best_draft, effects, pairs_draft
@@ -50,18 +58,18 @@ class ProofResult(Result):
 
 
 def prove(
-    network: Network | Path | str,
+    network: Network | AttentionNetwork | Path | str,
     out: Path | str,
     options: ProverOptions | None = None,
     *,
-    domain: PairDomain | SparseDomain | None = None,
+    domain: Domain | None = None,
     dictionary: Dictionary | None = None,
 ) -> ProofResult:
     """Writes a certificate folder, replacing an earlier one, and verifies what it says.
 
     `network` is a folder as `save_network` writes it, or a network in memory; then `domain` is what
     it is certified on, with the latents of `dictionary` (the features that generate the domain, if
-    there is none; pairs need neither).
+    there is none; pairs need neither, an attention layer is certified without one too).
 
     Raises CrossproofError for a folder that is not one, a network without domain, classes or a
     dictionary that do not fit the domain, counts below 1, or a folder that cannot be written.
@@ -72,7 +80,7 @@ def prove(
             f"points {options.points} and nodes {options.nodes} must be at least 1 each."
         )
     about: dict[str, object] = {}
-    if not isinstance(network, Network):
+    if not isinstance(network, Network | AttentionNetwork):
         about["name"] = Path(network).resolve().name
         network, domain = read_network(network)
     if domain is None:
@@ -86,13 +94,14 @@ def prove(
 
 
 def _check_dictionary(
-    network: Network, domain: PairDomain | SparseDomain, dictionary: Dictionary | None
+    network: Network | AttentionNetwork, domain: Domain, dictionary: Dictionary | None
 ) -> None:
     if dictionary is None:
         return
     if isinstance(domain, PairDomain):
         raise CrossproofError("Pairs of summands are certified without a dictionary: give none.")
-    ours, theirs = len(network.W_in), dictionary.decoder.shape[1]
+    first = network.W_Q if isinstance(network, AttentionNetwork) else network.W_in
+    ours, theirs = len(first), dictionary.decoder.shape[1]
     if ours != theirs:
         raise CrossproofError(
             f"The dictionary's vectors have width {theirs}, the network's inputs {ours}: it must "
@@ -101,13 +110,20 @@ def _check_dictionary(
 
 
 def _search(
-    network: Network,
-    domain: PairDomain | SparseDomain,
+    network: Network | AttentionNetwork,
+    domain: Domain,
     learned: Dictionary | None,
     options: ProverOptions,
     count: Arithmetic,
 ) -> tuple[Draft, BruteForce, str]:
     """A draft, the truth beside it, and what that truth is of."""
+    if isinstance(network, AttentionNetwork) or isinstance(domain, SequenceDomain):
+        if not (isinstance(network, AttentionNetwork) and isinstance(domain, SequenceDomain)):
+            raise CrossproofError("An attention layer is certified on a SequenceDomain: give one.")
+        draft = attention_draft(network, domain, options, learned)
+        return draft, *run_sequences(network, domain, options.points, options.seed)
+    if options.kind not in ("auto", "points", "boxes"):
+        raise CrossproofError(f"Kind '{options.kind}' certifies attention layers alone.")
     if isinstance(domain, PairDomain):
         truth = brute_force_pairs(network, domain)
         if options.blocks < 0:

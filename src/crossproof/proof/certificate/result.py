@@ -30,10 +30,16 @@ class Subject:
     """Features of a set."""
     boxes: int | None = None
     """Boxes that the sets are split into."""
+    tokens: int | None = None
+    """V, of which sequences are made."""
+    length: int | None = None
+    """Tokens of a sequence."""
 
     def __str__(self) -> str:
         if self.modulus is not None:
             return f"all {self.inputs:,} pairs modulo {self.modulus}"
+        if self.tokens is not None:
+            return f"all {self.inputs:,} sequences of {self.length} out of {self.tokens} tokens"
         if self.boxes is not None:
             return f"{self.sets:,} sets of {self.active} features in {self.boxes:,} boxes"
         return f"{self.inputs:,} inputs, {self.distinct:,} distinct"

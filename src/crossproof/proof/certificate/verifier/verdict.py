@@ -18,7 +18,16 @@ from crossproof.proof.certificate.format import (
     read_certificate,
 )
 from crossproof.proof.certificate.result import Subject, VerificationResult
-from crossproof.proof.certificate.verifier import balls, balls_boxes, boxes, pairs, points
+from crossproof.proof.certificate.verifier import (
+    attention,
+    balls,
+    balls_attention,
+    balls_boxes,
+    boxes,
+    pairs,
+    points,
+    sequences,
+)
 from crossproof.proof.certificate.verifier.arithmetic import UNIT, UP, Arithmetic, Array, gamma
 from crossproof.proof.certificate.verifier.checks import check_arithmetic
 
@@ -64,7 +73,7 @@ def judge(
     began = time.perf_counter() if began is None else began
     check_arithmetic()
     arithmetic = Arithmetic()
-    figures_of = {"points": _points, "pairs": _pairs, "boxes": _boxes}[certificate.kind]
+    figures_of = FIGURES[certificate.kind]
     with np.errstate(all="ignore"):  # what is not a number proves nothing
         figures = figures_of(arithmetic, certificate, arb, limits or Limits())
     claim, classes = certificate.claim, certificate.sizes["V"]
@@ -175,6 +184,56 @@ def _boxes(arithmetic: Arithmetic, certificate: Certificate, arb: bool, limits: 
     )
 
 
+def _sequences(
+    arithmetic: Arithmetic, certificate: Certificate, arb: bool, limits: Limits
+) -> _Figures:
+    weights = sequences.read(certificate, limits)
+    enumeration = sequences.Enumeration(arithmetic, weights)
+    right = sum(
+        int(block.sum()) for q in range(weights.vocabulary) for block in enumeration.blocks(q)
+    )
+    balls_of = balls_attention.check_sequences
+    return _largest(certificate, right, balls_of(enumeration) if arb else 0, None)
+
+
+def _attention(
+    arithmetic: Arithmetic, certificate: Certificate, arb: bool, limits: Limits
+) -> _Figures:
+    problem = attention.read(certificate, limits)
+    grouped = list(attention.evaluate(arithmetic, problem))
+    right = sum(map(attention.right, grouped))
+    groups = balls_attention.check_groups(problem.weights, grouped) if arb else (0, 0)
+    return _largest(certificate, right, *groups)
+
+
+def _largest(certificate: Certificate, right: int, balls: int, groups: int | None) -> _Figures:
+    """Figures of all sequences, whose label is their largest token."""
+    vocabulary, length = certificate.sizes["V"], certificate.sizes["C"]
+    count = vocabulary**length
+    shares = [((y + 1) ** length - y**length) / count for y in range(vocabulary)]
+    return _Figures(
+        subject=Subject(inputs=count, tokens=vocabulary, length=length),
+        accuracy=_down(Fraction(right, count)),
+        cross_entropy=None,
+        right=right,
+        majority=shares[-1],
+        label_entropy=abs(math.fsum(share * math.log(share) for share in shares)),
+        brute_force=vocabulary * sequences.brute_force(vocabulary, length),
+        balls=balls,
+        ball_groups=count if groups is None else groups,
+    )
+
+
+FIGURES = {
+    "points": _points,
+    "pairs": _pairs,
+    "boxes": _boxes,
+    "sequences": _sequences,
+    "attention": _attention,
+    "attention-latents": _attention,
+}
+
+
 def forward(inputs: int, width: int, classes: int) -> int:
     """Operations of one run of the network, its margins and its cross-entropy."""
     return 2 * inputs * (width + classes) + 2 * width + 2 * width * classes + 8 * classes
@@ -188,7 +247,11 @@ def brute_force_pairs(p: int, inputs: int, width: int, skips: bool) -> int:
 
 def _share(worst: Array) -> float:
     """The share of positive margins, rounded down. NaN is not positive."""
-    exact = Fraction(int((worst > 0).sum()), worst.size)
+    return _down(Fraction(int((worst > 0).sum()), worst.size))
+
+
+def _down(exact: Fraction) -> float:
+    """The largest float64 that is no larger, or the next below it."""
     share = float(exact)
     return share if Fraction(share) <= exact else math.nextafter(share, 0.0)
 
