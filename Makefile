@@ -59,7 +59,11 @@ bench: $(VENV)/.installed-dev  ## Every benchmark, one after another
 certificates: $(VENV)/.installed  ## Verify every example certificate
 	$(BIN)/crossproof verify $(dir $(wildcard examples/certificates/*/certificate.json))
 
-.PHONY: mutants release
+.PHONY: docs mutants release
+
+docs: $(VENV)/.installed-docs  ## The documentation site into site/, links checked (offline)
+	DISABLE_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "Site: $(CURDIR)/site/index.html"
 
 mutants: $(VENV)/.installed-dev  ## Mutants of MODULE=src/crossproof/... that no test notices; LIMIT=50 draws
 	$(TEST_THREADS) $(BIN)/python -m tools.mutants $(MODULE) --limit $(or $(LIMIT),0)
@@ -68,7 +72,7 @@ release: $(VENV)/.installed-dev  ## Build sdist and wheel into dist/, if the whe
 	$(BIN)/python -m tools.release --torch "$(TORCH)"
 
 clean:  ## Remove .venv, caches and builds (runs/ stays)
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests paper models tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 help:  ## This list
@@ -84,6 +88,10 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.installed-paper: $(VENV)/.installed
 	$(PIP) install --quiet --editable ".[paper]"
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) install --quiet --editable ".[docs]"
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

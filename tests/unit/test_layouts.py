@@ -104,7 +104,8 @@ def test_folding_and_saving_keep_the_function(kind: str, tmp_path: Path) -> None
     crosscoder, x = make(KINDS[kind]), batch()
     latents, decoded = crosscoder.encode(x), crosscoder(x)
     vectors = crosscoder.decoder_vectors(3)
-    by_hand = latents.dense() @ vectors + crosscoder.decoder_bias(3) + crosscoder.affine(x)[:, 3]
+    bias = crosscoder.b_dec[3] / crosscoder.scale[3]
+    by_hand = latents.dense() @ vectors + bias + crosscoder.affine(x)[:, 3]
     torch.testing.assert_close(decoded[:, 3], by_hand)
     save_crosscoder(crosscoder, tmp_path / "saved", Provenance("m", "h"))
     loaded = load_crosscoder(tmp_path / "saved")[0].double()

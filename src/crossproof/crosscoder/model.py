@@ -246,7 +246,8 @@ class Crosscoder(SavedOnHub, FormerNames, SeededByData):
 
         Raises CrossproofError where `is_affine`: what is added there is each token's own.
         """
-        check_constant(self.layout.skips, self.token_scale, self.hookpoints.names[hookpoint])
+        skips = [skip for skip in self.layout.skips if skip[1] == hookpoint]
+        check_constant(skips, self.token_scale, self.hookpoints.names[hookpoint])
         return self.b_dec[hookpoint] / self.scale[hookpoint]
 
     @torch.no_grad()

@@ -43,7 +43,7 @@ FACTS = ("n_latents", "blocks", "gated", "tokens")
 class Interactions:
     """Sums over `tokens` tokens for the M pairs (h, k), h < k, of latents ever active together.
 
-    forward[form][l, m] is form(h, k) in block `blocks[l]`, h being the dominant one (or on the
+    `forward[form][l, m]` is form(h, k) in block `blocks[l]`, h being the dominant one (or on the
     gate, for AND); backward the same with h and k exchanged. Symmetric forms have no backward.
     """
 
@@ -62,6 +62,14 @@ class Interactions:
     backward: dict[str, Float[Tensor, "L M"]]
     diagonal: Float[Tensor, "L H"]
     """AND of a latent with itself: its gate times its value where another latent is dominant."""
+
+    def __repr__(self) -> str:
+        """What was summed, not the sums."""
+        kind = "gated" if self.gated else "plain"
+        return (
+            f"Interactions({len(self.pairs):,} pairs of {self.n_latents:,} latents in {kind} MLPs "
+            f"of blocks {list(self.blocks)}, summed over {self.tokens:,} tokens)"
+        )
 
     @property
     def forms(self) -> tuple[Form, ...]:

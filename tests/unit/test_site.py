@@ -1,0 +1,110 @@
+"""The site's generated pages, and that what documents say of the command line is true."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import crossproof
+from crossproof.cli import COMMANDS
+from tools.site.commands import command_page, help_text, sections
+from tools.site.copies import REPOSITORY, relinked
+from tools.site.names import GROUPS, defined_in, python_page
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [
+    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))),
+    *sorted((ROOT / "paper").rglob("*.md")),
+]
+CALL = re.compile(r"crossproof (" + "|".join(COMMANDS) + r")\b([^`\n]*)")
+OPTION = re.compile(r"(?<!\S)(--[a-z][a-z0-9-]*)")
+OLD = {"--transition", "--share", "--penalty-share", "--revive-lift"}
+"""Spelled in documents to say what they are called now."""
+ELSEWHERE = {"--plugin"}
+"""Read before a command's own options."""
+
+
+@pytest.fixture(scope="module")
+def options() -> dict[str, set[str]]:
+    """Every option that a command's help names."""
+    return {
+        name: {
+            spelling
+            for section in sections(help_text(name))
+            for option in section.options
+            for spelling in re.findall(r"--[a-z][a-z0-9-]*", option.spelling)
+        }
+        for name in COMMANDS
+    }
+
+
+def calls(text: str) -> Iterator[tuple[str, str]]:
+    """Commands and the rest of their lines, continued lines joined."""
+    for match in CALL.finditer(text.replace("\\\n", " ")):
+        rest = match[2].partition("#")[0].partition(" | ")[0].partition("&&")[0]
+        yield match[1], rest
+
+
+def test_every_option_in_documents_exists(options: dict[str, set[str]]) -> None:
+    wrong = []
+    seen = 0
+    for path in DOCUMENTS:
+        if {"decisions", "extending"} & set(path.parts):
+            continue  # what was decided then, and options of examples
+        for command, rest in calls(path.read_text()):
+            for option in OPTION.findall(rest):
+                seen += 1
+                if option not in options[command] | OLD | ELSEWHERE:
+                    wrong.append(f"{path.relative_to(ROOT)}: crossproof {command} {option}")
+    assert not wrong
+    assert seen > 60  # the pattern finds them
+
+
+def test_help_pages_hold_every_option_with_what_it_does(options: dict[str, set[str]]) -> None:
+    for name in COMMANDS:
+        page = command_page(name)
+        assert page.startswith(f"# crossproof {name}\n")
+        assert all(f"{option}" in page for option in options[name])
+        for section in sections(help_text(name)):
+            for option in section.options:
+                assert option.help, f"{name} {option.spelling} has no help"
+    assert {"--keep-largest", "--hookpoints", "--resume"} <= options["train"]
+
+
+def test_every_public_name_is_on_one_page() -> None:
+    listed = [name for names in GROUPS.values() for name in names]
+    assert sorted(listed) == sorted(crossproof.__all__)
+
+
+def test_pages_name_where_things_are_defined() -> None:
+    assert defined_in("CrossproofError") == "crossproof.errors.CrossproofError"
+    page = python_page("Errors", ("CrossproofError",))
+    assert "## crossproof.CrossproofError" in page
+    assert "::: crossproof.errors.CrossproofError" in page
+
+
+@pytest.mark.parametrize(
+    ("page", "target", "expected"),
+    [
+        ("clusters.md", "theory/gated.md", "theory/gated.md"),
+        ("theory/gated.md", "../clusters.md#the-task", "../clusters.md#the-task"),
+        ("clusters.md", "../paper/pages/results.md#x", "paper/results.md#x"),
+        ("clusters.md", "../tools/layers.py", f"{REPOSITORY}tools/layers.py"),
+        (
+            "paper/results.md",
+            "../data/results/fig1.json",
+            f"{REPOSITORY}paper/data/results/fig1.json",
+        ),
+        ("paper/results.md", "../../docs/clusters.md", "../clusters.md"),
+        ("paper/results.md", "figures/fig1.png", "figures/fig1.png"),
+        ("contributing.md", "docs/extending/judges.md", "extending/judges.md"),
+        ("guide/install.md", "../reference/python/index.md", "../reference/python/index.md"),
+        ("clusters.md", "https://example.org/a.md", "https://example.org/a.md"),
+    ],
+)
+def test_links_lead_to_the_site_or_to_the_repository(page: str, target: str, expected: str) -> None:
+    there = {"theory/gated.md", "clusters.md", "extending/judges.md"}
+    assert relinked(f"[x]({target})", page, there.__contains__) == f"[x]({expected})"
