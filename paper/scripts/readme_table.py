@@ -1,4 +1,4 @@
-"""Writes the tables between the README's markers from result files.
+"""Writes tables between markers, in the README and on the page about controls, from result files.
 
 python -m paper.scripts.readme_table paper/data/demo.json
 
@@ -20,6 +20,7 @@ RESULTS = "<!-- results: written by paper/scripts/readme_table.py -->", "<!-- en
 CONTROLS = "<!-- controls: written by paper/scripts/readme_table.py -->", "<!-- end of controls -->"
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
+CONTROLS_PAGE = ROOT / "docs/is-it-interaction.md"
 ABLATION = ROOT / "paper/data/results/ablation.json"
 
 
@@ -92,9 +93,9 @@ def between(text: str, marks: tuple[str, str], lines: list[str]) -> str:
 
 
 def main(paths: list[str]) -> None:
-    """Rewrites both sections of the README."""
-    text = between(README.read_text(), RESULTS, results(paths))
-    README.write_text(between(text, CONTROLS, controls()))
+    """Rewrites both sections."""
+    README.write_text(between(README.read_text(), RESULTS, results(paths)))
+    CONTROLS_PAGE.write_text(between(CONTROLS_PAGE.read_text(), CONTROLS, controls()))
 
 
 if __name__ == "__main__":
