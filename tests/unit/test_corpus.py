@@ -218,5 +218,5 @@ def test_a_damaged_header_of_npy_is_a_sentence(gpt_neo: LanguageModel, tmp_path:
     whole = path.read_bytes()
     for wrong in (b"text", b"(((((", b"{'a':", b"\xff\xff"):
         path.write_bytes(whole[:100] + wrong + whole[100 + len(wrong) :])
-        with pytest.raises(CrossproofError, match="a.npy' is damaged"):
+        with pytest.raises(CrossproofError, match=r"a\.npy' is damaged"):
             read_sequences(path, gpt_neo, 8)
