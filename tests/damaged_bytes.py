@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-INSERTED = (
+INSERTED: tuple[bytes, ...] = (
     b"\x00",
     b"\xff",
     b"\xef\xbb\xbf",

@@ -26,10 +26,23 @@ __all__ = (
     "make_folder",
     "read_json",
     "read_tensors",
+    "refuse_pointer",
     "write_json",
     "write_tensors",
     "write_text",
 )
+
+
+LFS = b"version https://git-lfs.github.com/spec"
+"""How a file begins that Git LFS has left in another's place until it downloads that."""
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raises CrossproofError for a pointer of Git LFS, with what to do; OSError as `open`."""
+    with path.open("rb") as opened:
+        pointer = opened.read(len(LFS)) == LFS
+    if pointer:
+        raise CrossproofError(f"'{path}' is a Git LFS pointer: run `git lfs pull` in its folder.")
 
 
 @contextmanager
@@ -106,6 +119,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from `path`; CrossproofError if it is missing or damaged."""
     try:
+        refuse_pointer(path)
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CrossproofError(f"{path} is missing: the folder is not complete.") from error
@@ -122,6 +136,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file  # imported late: JSON needs no PyTorch
 
     try:
+        refuse_pointer(path)
         return load_file(path)
     except FileNotFoundError as error:
         raise CrossproofError(f"{path} is missing: the folder is not complete.") from error

@@ -451,3 +451,20 @@ def unless_remote(builder: datasets.DatasetBuilder, name: str, _: object) -> Any
 
 def snapshot(cache: Path, name: str, **options: Any) -> str:
     return str(huggingface_hub.snapshot_download(name, cache_dir=cache, **options))
+
+
+def test_files_that_a_data_set_leaves_out_are_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a" / "deep" / "a.jsonl", [{"text": "x"}]).parents[1]
+    write(folder / "b.parquet", [{"text": "y"}])
+    (folder / ".hidden.txt").write_text("z")
+    with pytest.warns(CrossproofWarning, match=r"from its \.(parquet|jsonl) files: .* left out"):
+        assert list(read_documents(f"hf:{folder}")) in (["x"], ["y"])
+    write(tmp_path / "b" / "train.jsonl", [{"text": "x"}])
+    write(tmp_path / "b" / "test.parquet", [{"text": "y"}])
+    assert "several kinds of files" in refusal(f"hf:{tmp_path / 'b'}")
+
+
+def test_archives_that_are_none_are_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "train.zip").write_bytes(b"PK")
+    assert "cannot be read" in refusal(f"hf:{tmp_path / 'a'}")

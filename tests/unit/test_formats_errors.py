@@ -492,3 +492,21 @@ def test_sizes_of_a_configuration_are_those_of_its_tensors(
                 (path / file).write_text(json.dumps({"trainer": holder | {key: value}}))
             message = f"gives {key} as 8, and the tensors in .* have" if value == 8 else "whole"
             refused(gpt_neo, path, message, *GOLDEN[name].given or ())
+
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_every_file_that_git_lfs_left_a_pointer_for_is_named(
+    language_models: dict[str, LanguageModel], work: Path, name: str
+) -> None:
+    copied(name, work)
+    golden = GOLDEN[name]
+    for file in (path for path in work.rglob("*") if path.is_file()):
+        content = file.read_bytes()
+        file.write_text(LFS)
+        with pytest.raises(CrossproofError, match="is a Git LFS pointer: run `git lfs pull`") as e:
+            crossproof.import_dictionary(work, language_models[golden.model], golden.given)
+        assert file.name in str(e.value)
+        file.write_bytes(content)

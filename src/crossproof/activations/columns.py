@@ -5,8 +5,13 @@ from __future__ import annotations
 import errno
 import glob
 import logging
+import lzma
 import os
 import re
+import tarfile
+import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import chain
@@ -30,17 +35,20 @@ from huggingface_hub import snapshot_download
 
 from crossproof.activations.sources import DocumentSource, ending, other_columns
 from crossproof.activations.tables import READERS, column_of
-from crossproof.errors import CrossproofError, first_line
+from crossproof.errors import CrossproofError, CrossproofWarning, first_line
+from crossproof.files import refuse_pointer
 
 _ERRORS = (
     *(DatasetsError, pyarrow.ArrowException, yaml.YAMLError, StopIteration, AssertionError),
-    *(OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError),
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ImportError),
+    *(EOFError, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, zlib.error),
 )
 """What `datasets` lets through of itself and of the readers below it, when files are damaged."""
 _STRINGS = ("string", "large_string", "string_view", "null")
 _UNWRITABLE = (errno.EROFS, errno.EACCES, errno.ENOSPC)
 _NO_MATTER = {"name", "version", "data_dir", "data_files", "description", "features"}
 """Settings of a configuration under which its files still are what their endings say."""
+_INFOS = "dataset_infos.json"
 
 Files = Mapping[str, list[str]]
 """By split, paths and addresses."""
@@ -68,6 +76,7 @@ def data_set_column(source: DocumentSource) -> Iterator[str | None]:
         builder = _builder(os.path.abspath(path) if os.path.isdir(path) else source.name, source)
         files = _plain_files(builder)
         if files:
+            _name_others(path, files, source)
             return _of_files(files, source)
         data = load_dataset(builder.base_path, source.config, split=source.split)
     return _of_data_set(data, source)
@@ -94,6 +103,17 @@ def _plain_files(builder: DatasetBuilder) -> Files:
     return files if endings <= READERS.keys() and more <= _NO_MATTER else {}
 
 
+def _name_others(folder: Path, files: Files, source: DocumentSource) -> None:
+    """Warns of a folder's files of text that are none of the data set's: it has one kind alone."""
+    taken = {os.path.basename(file) for each in files.values() for file in each}
+    there = (name for _, _, names in os.walk(folder) for name in names if not name.startswith("."))
+    others = sorted(n for n in there if ending(n) in READERS and n not in {*taken, _INFOS})
+    if others and source.config is None:
+        kind = ", ".join(sorted({ending(file) for file in taken}))
+        sentence = f"'{source}' is read from its {kind} files: {', '.join(others[:5])} left out."
+        warnings.warn(sentence, CrossproofWarning, stacklevel=5)
+
+
 def _of_files(files: Files, source: DocumentSource) -> Iterator[str | None]:
     if source.split in files:
         return _rows(files[source.split], source)
@@ -111,6 +131,8 @@ def _rows(files: list[str], source: DocumentSource) -> Iterator[str | None]:
 
 def _saved(path: Path, source: DocumentSource) -> Dataset:
     """The split of what `save_to_disk` wrote."""
+    for file in sorted(each for each in path.rglob("*") if each.is_file()):
+        refuse_pointer(file)
     with _errors_of(source):
         saved = load_from_disk(str(path))
         splits = saved if isinstance(saved, DatasetDict) else {str(saved.split or "train"): saved}
@@ -169,6 +191,7 @@ def _sentence(source: DocumentSource, error: BaseException) -> str:
         ("BuilderConfig", f"has no configuration '{source.config}', only {{}}"),
         ("corresponds to no data", "has no rows: give another"),
         ("any data files", "holds no files of a known kind: give a folder that does"),
+        ("the same data file format", "has splits of several kinds of files: give one kind"),
         ("ataset script", f"needs a loading script, which is never run ({reason}): give files"),
         ("is a gated", "is gated: accept its conditions on its page and log in (`hf auth login`)"),
     ):
@@ -176,6 +199,8 @@ def _sentence(source: DocumentSource, error: BaseException) -> str:
             return f"'{source}' {sentence.format(_listed(said))}."
     if isinstance(error, OSError) and error.errno in _UNWRITABLE:
         return f"'{source}' cannot be cached ({reason}): set HF_HOME to a writable folder."
+    if isinstance(causes[-1], ImportError):
+        return f"'{source}' cannot be read ({reason}): install that, or give text files."
     if os.path.exists(source.name):
         return f"'{source}' cannot be read ({reason}): restore it."
     if source.name.count("/") > 1:

@@ -25,8 +25,8 @@ from crossproof.activations.config import Split as Split
 from crossproof.activations.documents import read_documents
 from crossproof.activations.rows import document_rows
 from crossproof.activations.sources import DATASETS_PREFIX, LINES, TABLES, DocumentSource
-from crossproof.activations.tables import refuse_pointer
 from crossproof.errors import CrossproofError, CrossproofWarning, first_line
+from crossproof.files import refuse_pointer
 from crossproof.lm import LanguageModel
 from crossproof.result import ABSENT
 

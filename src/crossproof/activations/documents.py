@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from crossproof.activations.sources import DocumentSource
-from crossproof.activations.tables import column_of, refuse_pointer, text_lines
+from crossproof.activations.tables import column_of, text_lines
 from crossproof.errors import CrossproofError, CrossproofWarning
+from crossproof.files import refuse_pointer
 
 SEPARATOR = "<|endoftext|>"
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from crossproof.activations.sources import ending, other_columns
 from crossproof.errors import CrossproofError, first_line
-from crossproof.lm.sources import LFS
+from crossproof.files import refuse_pointer
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch, Schema
@@ -35,21 +35,13 @@ def column_of(path: Path, column: str) -> Iterator[str | None]:
     kind = ending(path.name)
     if kind not in READERS:
         raise CrossproofError(f"'{path}' is not a file of a known kind: give {', '.join(READERS)}.")
-    refuse_pointer(path)
+    try:
+        refuse_pointer(path)
+    except OSError as error:
+        raise _damaged(path, error) from error
     if kind not in _MAY_BE_EMPTY and not path.stat().st_size:
         raise CrossproofError(f"'{path}' is empty: give another.")
     return READERS[kind](path, column)
-
-
-def refuse_pointer(path: Path) -> None:
-    """Raises CrossproofError for what Git LFS leaves in a file's place until it downloads it."""
-    try:
-        with path.open("rb") as opened:
-            pointer = opened.read(len(LFS)) == LFS
-    except OSError as error:
-        raise _damaged(path, error) from error
-    if pointer:
-        raise CrossproofError(f"'{path}' is a Git LFS pointer: run `git lfs pull` in its folder.")
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:

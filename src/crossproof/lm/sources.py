@@ -20,9 +20,9 @@ from huggingface_hub.errors import (
 )
 
 from crossproof.errors import CrossproofError
+from crossproof.files import LFS
 
 GGUF = ".gguf"
-LFS = b"version https://git-lfs.github.com/spec"
 LONGEST_REASON = 300
 GATED = (
     "it is gated",

@@ -20,7 +20,7 @@ import yaml
 from torch import Tensor
 
 from crossproof.errors import CrossproofError
-from crossproof.files import read_json, read_tensors
+from crossproof.files import read_json, read_tensors, refuse_pointer
 
 DAMAGE = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError),
@@ -42,18 +42,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise CrossproofError(f"{path} is missing: the folder is not complete.")
     read, otherwise = _READERS.get(path.suffix[:3], _SAFETENSORS)
     try:
-        _refuse_pointer(path)
+        refuse_pointer(path)
         return {name: _dense(path, name, tensor) for name, tensor in read(path).items()}
     except DAMAGE as error:
         raise CrossproofError(f"{path} {otherwise}.") from error
-
-
-def _refuse_pointer(path: Path) -> None:
-    with path.open("rb") as file:
-        if file.read(20) == b"version https://git-":
-            raise CrossproofError(
-                f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` there."
-            )
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
@@ -166,6 +158,7 @@ def read_config(path: Path, optional: bool = False) -> Config:
 
 
 def _read_yaml(path: Path) -> Any:
+    refuse_pointer(path)
     return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
 
 

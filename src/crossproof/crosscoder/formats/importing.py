@@ -16,6 +16,7 @@ from crossproof.crosscoder.formats.registry import FORMATS, DictionaryFormat
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.crosscoder.store import Provenance
 from crossproof.errors import CrossproofError, first_line
+from crossproof.files import refuse_pointer
 from crossproof.lm.model import LanguageModel
 
 
@@ -125,6 +126,8 @@ def find_dictionaries(path: Path, format: str | None = None) -> list[tuple[str, 
     except OSError as error:
         raise CrossproofError(f"{path} cannot be searched ({first_line(error)}).") from error
     if not dictionaries:
+        for file in sorted(each for each in path.rglob("*") if each.is_file()):
+            refuse_pointer(file)  # a configuration that no format can be recognised by
         raise CrossproofError(
             f"{path} holds no dictionary that crossproof recognises ({', '.join(formats)}): give "
             f"the folder that the library saved."
