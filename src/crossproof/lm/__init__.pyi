@@ -10,5 +10,9 @@ from .mlp import MLPWeights as MLPWeights
 from .model import LanguageModel as LanguageModel
 from .norms import Norm as Norm
 from .pair import ModelPair as ModelPair
+from .passes import CleanPass as CleanPass
+from .passes import PairPass as PairPass
+from .passes import clean_pass as clean_pass
+from .passes import starts_of as starts_of
 from .quieting import quiet as quiet
 from .unembedding import Unembedding as Unembedding

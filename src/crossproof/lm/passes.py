@@ -172,8 +172,9 @@ def clean_pass(
     model: LanguageModel, tokens: Int[Tensor, "S T"], values: Mapping[str, Tensor]
 ) -> CleanPass | PairPass:
     """The clean pass of a model or a pair; `values` are those of the hookpoints it kept."""
-    kind = PairPass if isinstance(model, ModelPair) else CleanPass
-    return kind(model, tokens, values)
+    if isinstance(model, ModelPair):
+        return PairPass(model, tokens, values)
+    return CleanPass(model, tokens, values)
 
 
 def starts_of(model: LanguageModel, names: Iterable[str]) -> tuple[str, ...]:
