@@ -17,17 +17,19 @@ def fit(
     model: LanguageModel,
     hookpoints: Sequence[str] | None,
     centred: bool | None = None,
+    scale: float | None = None,
 ) -> tuple[ForeignDictionary, list[str]]:
     """The dictionary of raw activations at hookpoints of the model, and what had to be assumed.
 
     `hookpoints` take the place of the file's own; `*` in them stands for the dictionary's layer;
-    `centred` says what its files may not. Norms' weights and biases are folded in exactly. Raises
+    `centred` says what its files may not, and `scale` what activations are multiplied by first.
+    Norms' weights and biases are folded in exactly. Raises
     CrossproofError if the widths differ, a hookpoint is unknown or not given, or their number is
     another.
     """
     if centred is not None:
         foreign = replace(foreign, centred=centred, centring_known=True)
-    foreign = _named(foreign, hookpoints)
+    foreign = _of_activations(_named(foreign, hookpoints), scale)
     if foreign.of_heads:
         foreign = behind_heads(foreign, model)
     d_model = foreign.b_dec.shape[1]
@@ -77,6 +79,18 @@ def fit(
         skips={places: weights.float() for places, weights in skips.items()},
     )
     return dictionary, _notices(foreign, model, aliases)
+
+
+def _of_activations(foreign: ForeignDictionary, scale: float | None) -> ForeignDictionary:
+    if scale is not None:
+        return replace(foreign.scaled([scale] * len(foreign.hooks)), scale_missing=False)
+    if foreign.scale_missing:
+        raise CrossproofError(
+            f"{foreign.source} was trained on scaled activations, and its files do not say by how "
+            f"much: put the training's activation_scaler.json beside its weights, fold the scale "
+            f"with its library, or say what activations are to be multiplied by (--scale)."
+        )
+    return foreign
 
 
 def _refuse_normalised(foreign: ForeignDictionary, hook: str) -> None:
