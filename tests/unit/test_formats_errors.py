@@ -463,8 +463,16 @@ LLAMASCOPIUM: dict[str, tuple[Damage, str]] = {
     ),
     "batchtopk": (lambda f: changed(f / "config.json", act_fn="batchtopk"), "depends on the batch"),
     "no norm": (
-        lambda f: changed(f / "config.json", hook_point_in="blocks.1.hook_resid_pre"),
+        lambda f: changed(
+            f / "config.json",
+            hook_point_in="blocks.1.hook_resid_pre",
+            hook_point_out="blocks.1.hook_resid_pre",
+        ),
         "do not say by how much",
+    ),
+    "one norm of two": (
+        lambda f: changed(f / "config.json", hook_point_out="blocks.1.hook_resid_pre"),
+        "of some hookpoints alone",
     ),
     "glu": (lambda f: changed(f / "config.json", use_glu_encoder=True), "a gated linear unit"),
     "dcp": (

@@ -101,7 +101,7 @@ def _crosscoder(save: Save) -> ForeignDictionary:
     points, width = len(b_D), len(W_E)
     if not isinstance(hooks, list) or len(hooks) != points or not all(map(_is_name, hooks)):
         raise CrossproofError(f"{save.path} names {hooks!r} as its {points} hookpoints.")
-    rule, b_enc = _rule(save, 1.0), b_E.movedim(0, -1).reshape(width, points).sum(1)
+    rule, b_enc = _rule(save, 1.0), b_E.sum(1)
     scales = [_scale(save, hook, hook) for hook in hooks]
     if rule["rule"] != "relu":  # one latent a hookpoint
         scores = W_D.norm(dim=-1).T.flatten()  # [P·H], as the rows below
