@@ -81,7 +81,8 @@ class Beside(nn.Module):
             return x, None
         mean, scale = self._moments(x)
         eps = float(self.get_buffer(self.normalisation))
-        return (x - mean) / (scale + eps), scale.flatten()
+        divisor = (scale + eps).clamp_min(torch.finfo(x.dtype).tiny)  # of a token of zeros
+        return (x - mean) / divisor, scale.flatten()
 
     def added(
         self, x: Float[Tensor, "B P D"], bias: Float[Tensor, "P D"], scale: Float[Tensor, " P"]
