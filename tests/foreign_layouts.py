@@ -266,6 +266,99 @@ def gemma_scope_2_affine(folder: Path, seed: int) -> Forward:
     return forward
 
 
+def llama_scope(folder: Path, seed: int) -> Forward:
+    """A transcoder of the first series: averages of norms, one threshold of unscaled tokens."""
+    shapes = {"encoder.weight": (F, D), "encoder.bias": (F,)}
+    w = Draws(seed, **shapes, **{"decoder.weight": (D, F), "decoder.bias": (D,)})
+    target = folder / "L0TC-8x" / "checkpoints"
+    target.mkdir(parents=True)
+    save_file(w, target / "final.safetensors")
+    norms, theta = {"in": 2.5, "out": 0.7}, 0.2
+    json_to(
+        target.parent / "hyperparams.json",
+        {
+            "d_model": D,
+            "d_sae": F,
+            "act_fn": "jumprelu",
+            "jump_relu_threshold": theta,
+            "norm_activation": "dataset-wise",
+            "dataset_average_activation_norm": norms,
+            "hook_point_in": MLP_0[0],
+            "hook_point_out": MLP_0[1],
+            "use_decoder_bias": True,
+            "top_k": 50,
+        },
+    )
+    into, out_of = (D**0.5 / norms[side] for side in ("in", "out"))
+
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        wide = {name: tensor.double() for name, tensor in w.items()}
+        pre = (into * x[:, 0]) @ wide["encoder.weight"].T + wide["encoder.bias"]
+        code = pre * (pre > theta * into)
+        out = (code @ wide["decoder.weight"].T + wide["decoder.bias"]) / out_of
+        return code, torch.stack([torch.zeros_like(out), out], 1)
+
+    return forward
+
+
+def llamascopium_sae(folder: Path, seed: int) -> Forward:
+    """Thresholds are compared with activations times the decoder's norm."""
+    w = Draws(seed, W_E=(D, F), b_E=(F,), W_D=(F, D), b_D=(D,))
+    logs = Draws(seed + 50, log=(F,))["log"]
+    extra = {"activation_function.log_jumprelu_threshold": logs}
+    extra[f"dataset_average_activation_norm.{PLACES[0]}"] = torch.tensor(2.5)
+    save_file(w | extra, folder / "sae_weights.safetensors")
+    config = {"sae_type": "sae", "d_model": D, "expansion_factor": 2, "act_fn": "jumprelu"}
+    config |= {"norm_activation": "dataset-wise", "sparsity_include_decoder_norm": True}
+    json_to(
+        folder / "config.json", config | {"hook_point_in": PLACES[0], "hook_point_out": PLACES[0]}
+    )
+    scale = D**0.5 / 2.5
+
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        pre = (scale * x[:, 0]) @ w.W_E + w.b_E
+        code = pre * (pre * w.W_D.norm(dim=1) > logs.double().exp())
+        return code, ((code @ w.W_D + w.b_D) / scale)[:, None]
+
+    return forward
+
+
+def llamascopium_crosscoder(act: str) -> Callable[[Path, int], Forward]:
+    """Every hookpoint has its own code: with a threshold or a k, one latent a hookpoint."""
+
+    def save(folder: Path, seed: int) -> Forward:
+        w = Draws(seed, W_E=(P, D, F), b_E=(P, F), W_D=(P, F, D), b_D=(P, D))
+        norms = Draws(seed + 50, norm=(P,))["norm"].abs() + 1
+        logs = Draws(seed + 60, log=(P, F))["log"]
+        extra = {
+            f"dataset_average_activation_norm.{h}": n for h, n in zip(PLACES, norms, strict=True)
+        }
+        if act == "jumprelu":
+            extra["activation_function.log_jumprelu_threshold"] = logs
+        torch.save({n: t.clone() for n, t in (w | extra).items()}, folder / "sae_weights.pt")
+        config = {"sae_type": "crosscoder", "d_model": D, "act_fn": act, "top_k": K}
+        config |= {"norm_activation": "dataset-wise", "hook_points": list(PLACES)}
+        json_to(folder / "config.json", config | {"sparsity_include_decoder_norm": True})
+        scale = D**0.5 / norms.double()[:, None]
+
+        def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+            pre = torch.einsum("tpd,pdf->tf", x * scale, w.W_E) + w.b_E.sum(0)
+            scores = pre[:, None] * w.W_D.norm(dim=2)  # [T, P, F]
+            if act == "topk":
+                kept = torch.stack([top(row, K) for row in scores.unbind(1)], 1) > 0
+            else:
+                kept = scores > (logs.double().exp() if act == "jumprelu" else 0)
+            codes = pre[:, None] * kept
+            out = (torch.einsum("tpf,pfd->tpd", codes, w.W_D) + w.b_D) / scale
+            if act == "topk":
+                codes = codes * w.W_D.norm(dim=2)
+            return (codes[:, 0] if act == "relu" else codes.flatten(1)), out
+
+        return forward
+
+    return save
+
+
 def gemma_scope_sae(folder: Path, seed: int) -> Forward:
     w, threshold = sae_draws(seed), Draws(seed + 50, threshold=(F,))  # some are negative
     target = folder / "layer_1" / "width_20" / "average_l0_4"
@@ -430,6 +523,11 @@ LAYOUTS = {
     "circuit-tracer topk, skip": Layout(circuit_tracer("topk"), None, MLP_0),
     "circuit-tracer negative thresholds": Layout(circuit_tracer("jump_relu"), None, MLP_0),
     "gemma scope 2 affine": Layout(gemma_scope_2_affine, MLP_0, MLP_0),
+    "llama scope": Layout(llama_scope, None, MLP_0),
+    "llamascopium sae": Layout(llamascopium_sae, None, ONE),
+    "llamascopium crosscoder, relu": Layout(llamascopium_crosscoder("relu"), None, PLACES),
+    "llamascopium crosscoder, jumprelu": Layout(llamascopium_crosscoder("jumprelu"), None, PLACES),
+    "llamascopium crosscoder, topk": Layout(llamascopium_crosscoder("topk"), None, PLACES),
     "crosscode topk": Layout(crosscode("TopkActivation"), PLACES, PLACES),
     "crosscode groupmax": Layout(crosscode("GroupMaxActivation"), PLACES, PLACES),
     "saelens centred stream": Layout(saelens_centred_stream, None, ONE),

@@ -28,6 +28,9 @@ OUTS = ("blocks.0.mlp.hook_out", "blocks.1.mlp.hook_out")
 GOLDEN = {
     "saelens-standard": Golden(PRE_1, PRE_1),
     "saelens-topk": Golden(MIDS[:1], MIDS[:1]),
+    "saelens-abstopk": Golden(MIDS[:1], MIDS[:1]),
+    "saelens-layer_norm": Golden(MIDS[:1], MIDS[:1]),
+    "saelens-skip_transcoder": Golden(MIDS[:1], OUTS[:1]),
     "saelens-jumprelu": Golden(MLP_1[0], MLP_1[0], normalised=True),
     "saelens-gated": Golden(OUTS[:1], OUTS[:1]),
     "saelens-batchtopk": Golden(PRE_1, PRE_1),
@@ -37,6 +40,7 @@ GOLDEN = {
     "sparsify-sae": Golden(POST_1, POST_1, model="llama"),
     "sparsify-groupmax": Golden(OUTS[:1], OUTS[:1], model="llama"),
     "sparsify-transcoder": Golden(*MLP_1, model="llama"),
+    "sparsify-skip": Golden(("blocks.0.mlp.hook_in",), OUTS[:1], model="llama"),
     "dictionary_learning-AutoEncoder": Golden(POST_1, POST_1),
     "dictionary_learning-AutoEncoderNew": Golden(POST_1, POST_1),
     "dictionary_learning-GatedAutoEncoder": Golden(POST_1, POST_1),
@@ -45,6 +49,7 @@ GOLDEN = {
     "dictionary_learning-BatchTopKSAE": Golden(POST_1, POST_1),
     "dictionary_learning-MatryoshkaBatchTopKSAE": Golden(POST_1, POST_1),
     "circuit_tracer-plt": Golden(MIDS, OUTS),
+    "circuit_tracer-plt_skip": Golden(MIDS, OUTS),
     "circuit_tracer-clt": Golden(MIDS, OUTS),
     "gemma_scope-transcoder": Golden(
         *MLP_1, given=("blocks.*.ln2.hook_normalized", "blocks.*.hook_mlp_out"), normalised=True

@@ -1,10 +1,9 @@
 """Dictionaries saved by the libraries themselves, for tests of the importers.
 
 Needs what the package does not: SAELens, sparsify, dictionary_learning and circuit-tracer, each
-imported only when its turn comes. In a fresh environment:
+imported only when its turn comes. In the environment that `tools/peers.py` makes:
 
-    pip install sae-lens eai-sparsify dictionary-learning circuit-tracer pyyaml
-    python tools/make_format_fixtures.py tests/data/formats
+    /somewhere/peers/bin/python tools/make_format_fixtures.py tests/data/formats
 
 Every fixture is a folder: `dictionary/` as the library wrote it, and `expected.safetensors` with a
 batch `x`, its `code` and its `reconstruction` as the library computed them. Weights, biases and
@@ -78,12 +77,25 @@ def saelens(root: Path) -> None:
         "jumprelu": sae_lens.JumpReLUSAE(
             config(sae_lens.JumpReLUSAEConfig, normalised, apply_b_dec_to_input=False)
         ),
+        "abstopk": sae_lens.AbsTopKSAE(config(sae_lens.AbsTopKSAEConfig, mid, k=K)),
+        "layer_norm": sae_lens.TopKSAE(
+            config(sae_lens.TopKSAEConfig, mid, k=K, normalize_activations="layer_norm")
+        ),
         "gated": sae_lens.GatedSAE(config(sae_lens.GatedSAEConfig, "blocks.0.hook_mlp_out")),
         "transcoder": sae_lens.Transcoder(
             config(
                 transcoder.TranscoderConfig,
                 normalised,
                 "blocks.1.hook_mlp_out",
+                d_out=D,
+                apply_b_dec_to_input=False,
+            )
+        ),
+        "skip_transcoder": sae_lens.SkipTranscoder(
+            config(
+                transcoder.SkipTranscoderConfig,
+                mid,
+                "blocks.0.hook_mlp_out",
                 d_out=D,
                 apply_b_dec_to_input=False,
             )
@@ -102,8 +114,7 @@ def saelens(root: Path) -> None:
         folder = fresh(root / f"saelens-{name}")
         randomise(sae, 2)
         sae.save_model(folder / "dictionary")
-        code = sae.encode(x)
-        record(folder, x, code, sae.decode(code))
+        record(folder, x, sae.encode(x), sae(x))
 
     folder = fresh(root / "saelens-batchtopk")
     training = sae_lens.BatchTopKTrainingSAE(
@@ -135,6 +146,7 @@ def sparsify(root: Path) -> None:
         "sae": ("layers.1", {}),
         "groupmax": ("layers.0.mlp", {"activation": "groupmax"}),
         "transcoder": ("layers.1.mlp", {"transcode": True}),
+        "skip": ("layers.0.mlp", {"transcode": True, "skip_connection": True}),
     }
     for name, (hook, more) in kinds.items():
         folder = fresh(root / f"sparsify-{name}")
@@ -143,7 +155,9 @@ def sparsify(root: Path) -> None:
         coder.save_to_disk(folder / "dictionary" / hook)
         found = coder.encode(x)
         code = torch.zeros(TOKENS, WIDTH).scatter(1, found.top_indices, found.top_acts)
-        record(folder, x, code, coder.decode(found.top_acts, found.top_indices))
+        out = coder.decode(found.top_acts, found.top_indices)
+        skip = 0 if coder.W_skip is None else x @ coder.W_skip.mT
+        record(folder, x, code, out + skip)
 
 
 def dictionary_learning(root: Path) -> None:
@@ -199,21 +213,23 @@ def circuit_tracer(root: Path) -> None:
     x = draw(LAYERS, TOKENS, D, seed=4)
     hooks = {"feature_input_hook": "hook_resid_mid", "feature_output_hook": "hook_mlp_out"}
     cpu = torch.device("cpu")
-    folder = fresh(root / "circuit_tracer-plt")
-    layers = {
-        i: SingleLayerTranscoder(
-            D, WIDTH, JumpReLU(torch.ones(WIDTH)), i, device=cpu, dtype=torch.float32
-        )
-        for i in range(LAYERS)
-    }
-    for i, layer in layers.items():
-        randomise(layer, 6 + i)
-    plt = TranscoderSet(layers, **hooks)
-    plt.to_safetensors(str(folder / "dictionary"))
-    written = {"model_name": "tiny", "model_kind": "transcoder_set", **hooks}
-    (folder / "dictionary" / "config.yaml").write_text(yaml.safe_dump(written))
-    code = plt.encode(x)
-    record(folder, x, code, plt.decode(code, x))
+    for skip in (False, True):  # with a skip, some thresholds are negative too
+        folder = fresh(root / f"circuit_tracer-plt{'_skip' if skip else ''}")
+        how = {"device": cpu, "dtype": torch.float32, "skip_connection": skip}
+        layers = {
+            i: SingleLayerTranscoder(D, WIDTH, JumpReLU(torch.ones(WIDTH)), i, **how)
+            for i in range(LAYERS)
+        }
+        for i, layer in layers.items():
+            randomise(layer, 6 + i)
+            if skip:
+                layer.activation_function.threshold.data -= 0.6
+        plt = TranscoderSet(layers, **hooks)
+        plt.to_safetensors(str(folder / "dictionary"))
+        written = {"model_name": "tiny", "model_kind": "transcoder_set", **hooks}
+        (folder / "dictionary" / "config.yaml").write_text(yaml.safe_dump(written))
+        code = plt.encode(x)
+        record(folder, x, code, plt.decode(code, x))
 
     folder = fresh(root / "circuit_tracer-clt")
     clt = CrossLayerTranscoder(

@@ -15,8 +15,13 @@ import sys
 import venv
 from pathlib import Path
 
-TOGETHER = ("torch==2.13.0", "sae-lens==6.54.12", "eai-sparsify==1.3.3")
-TOGETHER += ("dictionary-learning==0.1.0", "pyyaml")
+TOGETHER = (
+    "torch==2.13.0",
+    "sae-lens==6.54.12",
+    "eai-sparsify==1.3.3",
+    "dictionary-learning==0.1.0",
+    "pyyaml",
+)
 ALONE = ("circuit-tracer==0.5.0",)
 
 

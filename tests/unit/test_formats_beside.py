@@ -104,6 +104,13 @@ def test_folding_leaves_a_skip_as_it_was(gpt_neo: LanguageModel) -> None:
     torch.testing.assert_close(crosscoder(x), before, rtol=1e-5, atol=1e-4)
 
 
+def test_a_token_of_zeros_has_no_scale(tmp_path: Path, gpt_neo: LanguageModel) -> None:
+    crosscoder = imported(tmp_path, gpt_neo, "saelens constant_norm_rescale")
+    x = torch.zeros(2, 1, D)
+    assert not crosscoder.encode(x).indices.numel()
+    assert not crosscoder(x).any()
+
+
 def test_a_normalised_dictionary_stands_alone(tmp_path: Path, gpt_neo: LanguageModel) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from foreign_layouts import D, F, batchtopk_crosscoder, cross_draws, crosscode
+from foreign_layouts import (
+    D,
+    F,
+    batchtopk_crosscoder,
+    cross_draws,
+    crosscode,
+    llamascopium_sae,
+)
 from golden_formats import FIXTURES, GOLDEN
 from safetensors.torch import load_file, save_file
 
@@ -442,6 +449,45 @@ CIRCUIT: dict[str, tuple[str, Damage, str]] = {
 def test_circuit_tracer(gpt_neo: LanguageModel, work: Path, case: str) -> None:
     kind, damage, message = CIRCUIT[case]
     damage(copied(f"circuit_tracer-{kind}", work))
+    refused(gpt_neo, work, message)
+
+
+LLAMASCOPIUM: dict[str, tuple[Damage, str]] = {
+    "lorsa": (
+        lambda f: changed(f / "config.json", sae_type="lorsa"),
+        "'lorsa': it replaces an attention",
+    ),
+    "token-wise": (
+        lambda f: changed(f / "config.json", norm_activation="token-wise"),
+        "normalises activations 'token-wise'",
+    ),
+    "batchtopk": (lambda f: changed(f / "config.json", act_fn="batchtopk"), "depends on the batch"),
+    "no norm": (
+        lambda f: changed(
+            f / "config.json",
+            hook_point_in="blocks.1.hook_resid_pre",
+            hook_point_out="blocks.1.hook_resid_pre",
+        ),
+        "do not say by how much",
+    ),
+    "one norm of two": (
+        lambda f: changed(f / "config.json", hook_point_out="blocks.1.hook_resid_pre"),
+        "of some hookpoints alone",
+    ),
+    "glu": (lambda f: changed(f / "config.json", use_glu_encoder=True), "a gated linear unit"),
+    "dcp": (
+        lambda f: (f / "sae_weights.safetensors").rename(f / "sae_weights.dcp"),
+        "a distributed checkpoint",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LLAMASCOPIUM)
+def test_llamascopium(gpt_neo: LanguageModel, work: Path, case: str) -> None:
+    damage, message = LLAMASCOPIUM[case]
+    work.mkdir()
+    llamascopium_sae(work, 0)
+    damage(work)
     refused(gpt_neo, work, message)
 
 

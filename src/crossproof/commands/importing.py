@@ -20,26 +20,34 @@ from crossproof.training.config import Precision
 class Import:
     """Turn dictionaries that another library saved into a run folder of crossproof.
 
-    SAELens, sparsify, dictionary_learning, crosscode, Gemma Scope and circuit-tracer; SAEs,
-    transcoders and crosscoders; several at once become a crosscoder each, or one with --join:
+    SAELens, sparsify, dictionary_learning, crosscode, Gemma Scope, circuit-tracer, Llama Scope;
+    SAEs, transcoders and crosscoders; several become a crosscoder each, or one with --join:
 
       crossproof import my-sae --model gpt2 --text my.txt --out runs/mine
-      crossproof import ae.pt --model my-model --hookpoint blocks.3.mlp.hook_in --out runs/mine
+      crossproof import hf:EleutherAI/sae-pythia-70m-32k:layers.3 --model EleutherAI/pythia-70m \\
+        --out runs/pythia
+      crossproof import --release gemma-scope-2b-pt-res --id layer_20/width_16k/average_l0_71 \\
+        --model google/gemma-2-2b --out runs/gemma
       crossproof measure runs/mine
     """
 
-    paths: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folders or files of dictionaries, or a folder that holds several."""
-    model: str
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Folders or files of dictionaries, a folder that holds several, or places of the Hugging Face
+    Hub, hf:REPO[@REVISION][:FOLDER]."""
+    release: str = ""
+    """A release of SAELens's list (that of the package sae-lens, if it is installed); with --id."""
+    id: tuple[str, ...] = ()
+    """Which dictionaries of the --release."""
+    model: str = tyro.MISSING
     """The language model they were trained on: `bundled`, a local Hugging Face folder, a Hub id."""
-    out: Path
+    out: Path = tyro.MISSING
     """The run folder to write."""
     hookpoint: tuple[str, ...] = ()
     """Where each dictionary reads and writes, if its files do not say: an SAE has one, a transcoder
     an input and an output, a crosscoder all in order. * stands for the dictionary's layer."""
     format: str | None = None
-    """saelens, sparsify, dictionary_learning, crosscode, gemma_scope, circuit_tracer or another
-    registered one; by default told from the files."""
+    """saelens, sparsify, dictionary_learning, crosscode, gemma_scope, circuit_tracer, llamascopium
+    or another registered one; by default told from the files."""
     join: bool = False
     """Make one crosscoder of several dictionaries, the union of their latents: `attribute` and a
     reconstructed resid_mid need it, `measure` takes longer."""
@@ -51,6 +59,8 @@ class Import:
     files say; those of old versions of SAELens say nothing."""
     raw: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """The residual stream was the model's own, not centred."""
+    scale: float | None = None
+    """What activations are multiplied by before they are encoded, if the files do not say it."""
     dtype: Precision = "float32"
     """In which the language model runs, here and in later commands."""
     trust_remote_code: bool = False
@@ -62,8 +72,12 @@ class Import:
 def run(arguments: Sequence[str], began: float) -> None:
     """Imports, writes RUN/NAME/crosscoder, and says what is there."""
     options: Import = parse(Import, "import", arguments)
-    if not options.paths:
+    if bool(options.release) != bool(options.id):
+        raise CrossproofError("--release and --id belong together: give both.")
+    if not options.paths and not options.release:
         raise CrossproofError("Name at least one folder or file of a dictionary to import.")
+    if options.scale is not None and not 0 < options.scale < float("inf"):
+        raise CrossproofError(f"--scale is {options.scale}: give a number above 0.")
     if options.name and not _plain(options.name):
         raise CrossproofError(f"--name is {options.name!r}: give a plain name, without folders.")
     if options.centred and options.raw:
@@ -102,7 +116,8 @@ def _imported(options: Import, model: Any) -> dict[str, tuple[Any, Any]]:
 
     centred = options.centred if options.centred or options.raw else None
     hookpoints = options.hookpoint or None
-    given = list(options.paths), model, hookpoints, options.format, centred
+    paths = [*options.paths, *(f"saelens:{options.release}/{each}" for each in options.id)]
+    given = paths, model, hookpoints, options.format, centred, options.scale
     with warnings.catch_warnings(record=True) as noticed:
         warnings.simplefilter("always", ImportNotice)
         made = {"": import_dictionary(*given)} if options.join else import_dictionaries(*given)

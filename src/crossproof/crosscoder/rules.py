@@ -25,13 +25,7 @@ def register_sparsity(name: str, build: Callable[[CrosscoderConfig], Any] | str)
     SPARSITY.register(name, build)
 
 
-for _name in (
-    "topk",
-    "batch_topk",
-    "relu",
-    "jumprelu",
-    "signed_topk",
-    "abs_topk",
-    "signed_jumprelu",
-):
+for _name in ("topk", "batch_topk", "relu", "jumprelu"):
     register_sparsity(_name, f"crossproof.crosscoder.sparsity:{_name}")
+for _name in ("signed_topk", "abs_topk", "signed_jumprelu"):
+    register_sparsity(_name, f"crossproof.crosscoder.signed:{_name}")

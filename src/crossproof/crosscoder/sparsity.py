@@ -80,23 +80,6 @@ class TopK(nn.Module):
         return pre
 
 
-class SignedTopK(TopK):
-    """The k largest pre-activations of each token and group as they are, negative ones too."""
-
-    signed = True
-
-    def activate(self, entries: SparseLatents) -> SparseLatents:
-        """The pre-activations themselves."""
-        return entries
-
-
-class AbsTopK(SignedTopK):
-    """The k pre-activations of largest magnitude of each token and group, with their signs."""
-
-    def _rank(self, pre: Tensor) -> Tensor:
-        return pre.abs()
-
-
 class BatchTopK(nn.Module):
     """The k·B largest positive pre-activations of a training batch (Bussmann et al. 2024).
 
@@ -114,10 +97,10 @@ class BatchTopK(nn.Module):
     def select(self, pre: Float[Tensor, "B H"], training: bool = False) -> SparseLatents:
         """Entries above the batch's own cut in training, above the threshold in inference."""
         if not training:
-            return _entries_above(pre, self.threshold.clamp_min(0))
+            return entries_above(pre, self.threshold.clamp_min(0))
         cut = self._cut(pre)
         self._track(cut)
-        return _entries_above(pre, cut)
+        return entries_above(pre, cut)
 
     def activate(self, entries: SparseLatents) -> SparseLatents:
         """ReLU: what is not positive is not active."""
@@ -130,7 +113,7 @@ class BatchTopK(nn.Module):
         in a hundred, and widens to all of them if those are too few.
         """
         wanted = self.k * len(pre)
-        candidates = _entries_above(pre, pre.new_tensor(0.8 * self._last_cut)).values
+        candidates = entries_above(pre, pre.new_tensor(0.8 * self._last_cut)).values
         if self._last_cut == 0 or len(candidates) <= wanted:
             candidates = pre.flatten()
         if len(candidates) <= wanted:
@@ -152,7 +135,7 @@ class ReLU(nn.Module):
 
     def select(self, pre: Float[Tensor, "B H"], training: bool = False) -> SparseLatents:
         """Every positive entry; in training as in inference."""
-        return _entries_above(pre, pre.new_zeros(()))
+        return entries_above(pre, pre.new_zeros(()))
 
     def activate(self, entries: SparseLatents) -> SparseLatents:
         """The pre-activations themselves, which are positive."""
@@ -181,7 +164,7 @@ class JumpReLU(nn.Module):
         """Entries above θ_h; in training those within half a bandwidth below too."""
         reach = self.bandwidth / 2 if training else 0.0
         floor = (self.threshold.detach() - reach).clamp_min(0)
-        return _entries_above(pre, floor)
+        return entries_above(pre, floor)
 
     def activate(self, entries: SparseLatents) -> SparseLatents:
         """pre where pre > θ_h, else 0; the gradient reaches θ (straight-through)."""
@@ -194,28 +177,6 @@ class JumpReLU(nn.Module):
         threshold = self.threshold[entries.indices]
         steps: Tensor = _Step.apply(entries.values.detach(), threshold, self.bandwidth)
         return steps.sum() / entries.n_tokens
-
-
-class SignedJumpReLU(nn.Module):
-    """pre where pre > θ_h, whatever the sign of θ_h: latents between a negative θ and 0 are active.
-
-    For dictionaries that were trained elsewhere: the thresholds are given, not learned.
-    """
-
-    signed = True
-    threshold: Tensor
-
-    def __init__(self, n_latents: int) -> None:
-        super().__init__()
-        self.register_buffer("threshold", torch.zeros(n_latents))
-
-    def select(self, pre: Float[Tensor, "B H"], training: bool = False) -> SparseLatents:
-        """Entries above θ_h; in training as in inference."""
-        return _entries_above(pre, self.threshold)
-
-    def activate(self, entries: SparseLatents) -> SparseLatents:
-        """The pre-activations themselves."""
-        return entries
 
 
 class _Jump(torch.autograd.Function):
@@ -254,20 +215,11 @@ def make_sparsity(config: CrosscoderConfig) -> Sparsity:
 
 def topk(config: CrosscoderConfig) -> TopK:
     """Raises CrossproofError unless 1 <= k <= H, in each of equally large groups."""
-    return TopK(*_k_and_groups(config))
+    return TopK(*k_and_groups(config))
 
 
-def signed_topk(config: CrosscoderConfig) -> SignedTopK:
-    """Raises as `topk`."""
-    return SignedTopK(*_k_and_groups(config))
-
-
-def abs_topk(config: CrosscoderConfig) -> AbsTopK:
-    """Raises as `topk`."""
-    return AbsTopK(*_k_and_groups(config))
-
-
-def _k_and_groups(config: CrosscoderConfig) -> tuple[int, int]:
+def k_and_groups(config: CrosscoderConfig) -> tuple[int, int]:
+    """k and the number of groups; raises CrossproofError as `topk`."""
     _check_k(config)
     n_latents, groups, k = config.n_latents, config.groups, config.k
     if groups < 1 or n_latents % groups or k > n_latents // groups:
@@ -294,11 +246,6 @@ def jumprelu(config: CrosscoderConfig) -> JumpReLU:
     return JumpReLU(config.n_latents)
 
 
-def signed_jumprelu(config: CrosscoderConfig) -> SignedJumpReLU:
-    """With a threshold a latent, of any sign."""
-    return SignedJumpReLU(config.n_latents)
-
-
 def _check_k(config: CrosscoderConfig) -> None:
     if not 1 <= config.k <= config.n_latents:
         raise CrossproofError(
@@ -307,6 +254,7 @@ def _check_k(config: CrosscoderConfig) -> None:
         )
 
 
-def _entries_above(pre: Float[Tensor, "B H"], threshold: Tensor) -> SparseLatents:
+def entries_above(pre: Float[Tensor, "B H"], threshold: Tensor) -> SparseLatents:
+    """The entries of `pre` above a threshold, one or one a latent."""
     offsets, indices, values = kernels.entries_above(pre, threshold.to(pre).expand(pre.shape[1]))
     return SparseLatents(offsets, indices, values, pre.shape[1])

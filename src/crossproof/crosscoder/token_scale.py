@@ -49,7 +49,9 @@ class TokenScale(nn.Module):
         if self.kind is None:
             return x, None
         mean, scale = self._moments(x)
-        return (x - mean) / (scale + float(self.get_buffer(self.kind))), scale.flatten()
+        divisor = scale + float(self.get_buffer(self.kind))
+        divisor = divisor.clamp_min(torch.finfo(x.dtype).tiny)  # of a token of zeros
+        return (x - mean) / divisor, scale.flatten()
 
     def added(
         self, x: Float[Tensor, "B P D"], bias: Float[Tensor, "P D"]

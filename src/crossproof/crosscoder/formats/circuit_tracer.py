@@ -15,13 +15,17 @@ from crossproof.crosscoder.formats.save import Save
 from crossproof.errors import CrossproofError
 
 CONFIG = "config.yaml"
+_LAYER = re.compile(r"layer_(\d+)\.safetensors")
 _THRESHOLD = "activation_function.threshold"
 _AS_IT_IS = {"folded_norms": False}
 """circuit-tracer reads the model without folding the weights of norms."""
 
 
 def recognise(path: Path) -> bool:
-    """A folder with layer_0.safetensors, W_enc_0.safetensors, or a config.yaml of its kind."""
+    """A folder with layer_0.safetensors, W_enc_0.safetensors, or a config.yaml of its kind; or
+    one layer's file."""
+    if path.is_file():
+        return _LAYER.fullmatch(path.name) is not None
     files = "layer_0.safetensors", "W_enc_0.safetensors"
     return any((path / name).is_file() for name in files) or "model_kind" in config_at(
         path / CONFIG
@@ -33,12 +37,18 @@ def read(path: Path) -> list[ForeignDictionary]:
 
     Raises CrossproofError for a missing or damaged file, or an activation it does not know.
     """
-    config = read_config(path / CONFIG, optional=True)
+    folder = path.parent if path.is_file() else path
+    config = read_config(folder / CONFIG, optional=True)
     activation = config.text("activation") or "relu"
     if activation not in ("relu", "jumprelu", "jump_relu", "topk"):
         raise CrossproofError(
             f"{path} has the activation {activation!r}: crossproof reads relu, jump_relu and topk."
         )
+    if path.is_file():
+        alone = _LAYER.fullmatch(path.name)
+        if alone is None:
+            raise CrossproofError(f"{path} is no layer_N.safetensors of a set: give its folder.")
+        return [_layer(folder, config, int(alone[1]))]
     crossing = config.get("model_kind") == "cross_layer_transcoder"
     if crossing or (path / "W_enc_0.safetensors").is_file():
         return [_crossing(path, config, _layers(path, "W_enc"))]

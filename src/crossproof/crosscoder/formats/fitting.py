@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from torch import Tensor
+
 from crossproof.crosscoder.formats.foreign import ForeignDictionary, at_hooks
 from crossproof.crosscoder.formats.heads import behind_heads
 from crossproof.crosscoder.formats.hooks import HookAlias, centring_changes, layer_of, resolve_hook
@@ -17,17 +19,18 @@ def fit(
     model: LanguageModel,
     hookpoints: Sequence[str] | None,
     centred: bool | None = None,
+    scale: float | None = None,
 ) -> tuple[ForeignDictionary, list[str]]:
     """The dictionary of raw activations at hookpoints of the model, and what had to be assumed.
 
     `hookpoints` take the place of the file's own; `*` in them stands for the dictionary's layer;
-    `centred` says what its files may not. Norms' weights and biases are folded in exactly. Raises
-    CrossproofError if the widths differ, a hookpoint is unknown or not given, or their number is
-    another.
+    `centred` says what its files may not, and `scale` what activations are multiplied by first.
+    Norms' weights and biases are folded in exactly. Raises CrossproofError if the widths differ, a
+    hookpoint is unknown or not given, or their number is another.
     """
     if centred is not None:
         foreign = replace(foreign, centred=centred, centring_known=True)
-    foreign = _named(foreign, hookpoints)
+    foreign = _of_activations(_named(foreign, hookpoints), scale)
     if foreign.of_heads:
         foreign = behind_heads(foreign, model)
     d_model = foreign.b_dec.shape[1]
@@ -39,14 +42,10 @@ def fit(
     aliases = [resolve_hook(model, str(hook), foreign.folded_norms) for hook in foreign.hooks]
     W_enc, W_dec = foreign.W_enc.double(), foreign.W_dec.double()
     b_enc, b_dec = foreign.b_enc.double(), foreign.b_dec.double()
-    skips = {places: weights.double() for places, weights in foreign.skips.items()}
     for p, alias in enumerate(aliases):
         weight, shift = alias.weight, alias.shift
         if _centred(foreign, model, alias.hookpoint):
             W_enc[:, p] -= W_enc[:, p].mean(1, keepdim=True)
-            for read, written in skips:
-                if read == p:
-                    skips[read, written] -= skips[read, written].mean(0)
         if weight is None or shift is None:
             continue
         _refuse_normalised(foreign, str(foreign.hooks[p]))
@@ -55,13 +54,10 @@ def fit(
         W_dec[:, p] *= weight
         if bool(W_dec[:, p].any() or b_dec[p].any()):  # not where a transcoder only reads
             b_dec[p] = b_dec[p] * weight + shift
-        for read, written in skips:
-            if written == p:
-                skips[read, written] *= weight
+    skips = _skips(foreign, model, aliases)
     for (read, written), weights in skips.items():
-        weight, shift = aliases[read].weight, aliases[read].shift
-        if weight is not None and shift is not None:
-            weights /= weight[:, None]
+        shift = aliases[read].shift
+        if shift is not None:
             b_dec[written] -= shift @ weights
     names = tuple(alias.hookpoint for alias in aliases)
     for name in names:
@@ -77,6 +73,33 @@ def fit(
         skips={places: weights.float() for places, weights in skips.items()},
     )
     return dictionary, _notices(foreign, model, aliases)
+
+
+def _skips(
+    foreign: ForeignDictionary, model: LanguageModel, aliases: Sequence[HookAlias]
+) -> dict[tuple[int, int], Tensor]:
+    """Skips between hookpoints of the model, float64; norms' biases go into the decoder's."""
+    skips = {}
+    for (read, written), given in foreign.skips.items():
+        weights = given.double()
+        if _centred(foreign, model, aliases[read].hookpoint):
+            weights = weights - weights.mean(0)
+        before, behind = aliases[read].weight, aliases[written].weight
+        weights = weights if before is None else weights / before[:, None]
+        skips[read, written] = weights if behind is None else weights * behind
+    return skips
+
+
+def _of_activations(foreign: ForeignDictionary, scale: float | None) -> ForeignDictionary:
+    if scale is not None:
+        return replace(foreign.scaled([scale] * len(foreign.hooks)), scale_missing=False)
+    if foreign.scale_missing:
+        raise CrossproofError(
+            f"{foreign.source} was trained on scaled activations, and its files do not say by how "
+            f"much: put the training's activation_scaler.json beside its weights, fold the scale "
+            f"with its library, or say what activations are to be multiplied by (--scale)."
+        )
+    return foreign
 
 
 def _refuse_normalised(foreign: ForeignDictionary, hook: str) -> None:

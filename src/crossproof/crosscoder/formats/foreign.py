@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -14,6 +14,8 @@ from crossproof.errors import CrossproofError
 
 Rule = Literal["relu", "jumprelu", "topk", "signed_topk", "abs_topk", "signed_jumprelu"]
 """Sparsity rules that latents of other libraries obey, as crossproof's are called."""
+INPUT_OF = "input of "
+"""Before a module's path: the module's input, where a transcoder reads."""
 HEADS = "attn.hook_z"
 """The hook that carries the outputs of attention's heads side by side."""
 
@@ -41,11 +43,13 @@ class ForeignDictionary:
     skips: Mapping[tuple[int, int], Tensor] = field(default_factory=dict)
     """[D, D] by the places of the hookpoint read and of the one written."""
     normalisation: str | None = None
-    """Of tokens before they are encoded: `layer_norm` or `unit_norm` (`Beside`); of SAEs alone."""
+    """Of tokens before they are encoded: `layer_norm` or `unit_norm` (`TokenScale`); of SAEs alone."""
     head: int | None = None
     """The one head that is read, of a dictionary of `HEADS`."""
     values_folded: bool = False
     """z was read less the bias of values (TransformerLens's fold_value_biases)."""
+    scale_missing: bool = False
+    """It is of scaled activations, and its files do not say by how much."""
     k: int = 0
     """Of topk, for each group."""
     groups: int = 1
@@ -94,6 +98,13 @@ class ForeignDictionary:
                 f"{name} in {self.source} holds NaN or infinite values, or gets them in float32: "
                 f"save it from a training that did not diverge."
             )
+
+    def scaled(self, factors: Sequence[float]) -> ForeignDictionary:
+        """The dictionary of x, where this one is of x times its hookpoint's factor."""
+        scale = torch.tensor(factors)[:, None]
+        skips = {(p, q): w * (factors[p] / factors[q]) for (p, q), w in self.skips.items()}
+        W_dec, b_dec = self.W_dec / scale, self.b_dec / scale
+        return replace(self, W_enc=self.W_enc * scale, W_dec=W_dec, b_dec=b_dec, skips=skips)
 
     @property
     def of_heads(self) -> bool:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
-from crossproof.crosscoder.formats.files import read_config
-from crossproof.crosscoder.formats.foreign import ForeignDictionary
+from crossproof.crosscoder.formats.files import Config, read_config
+from crossproof.crosscoder.formats.foreign import HEADS, INPUT_OF, ForeignDictionary
+from crossproof.crosscoder.formats.paths import path_layer
 from crossproof.crosscoder.formats.save import Save
 from crossproof.errors import CrossproofError
 
 NAMES = ("params.npz", "params.safetensors")
+_FOLDERS = {
+    "resid_post": ("blocks.{}.hook_resid_post",),
+    "attn_out": ("blocks.{}.attn.hook_z",),
+    "mlp_out": ("blocks.{}.hook_mlp_out",),
+    "transcoder": ("blocks.{}.mlp.hook_in", "blocks.{}.hook_mlp_out"),
+}
+"""What the second release calls its folders, with or without `_all`."""
 
 
 def _file(path: Path) -> Path | None:
@@ -36,6 +45,28 @@ def read(path: Path) -> list[ForeignDictionary]:
     save.tensors = {name.replace("w_", "W_"): tensor for name, tensor in save.tensors.items()}
     names = "W_enc d h", "b_enc h", "W_dec h e", "b_dec e", "threshold h"
     W_enc, b_enc, W_dec, b_dec, threshold = save.take(*names)
-    more: dict[str, Any] = {"rule": "jumprelu", "threshold": threshold, "either": True}
-    more |= save.skip("affine_skip_connection d e", 1)
-    return [save.dictionary((None,), "jumprelu", W_enc, b_enc, W_dec, b_dec, **more)]
+    hooks = _hooks(save.config, file)
+    more: dict[str, Any] = {"rule": "jumprelu", "threshold": threshold, "either": hooks == (None,)}
+    more |= save.skip("affine_skip_connection d e", len(hooks))
+    return [save.dictionary(hooks, "jumprelu", W_enc, b_enc, W_dec, b_dec, **more)]
+
+
+def _hooks(config: Config, file: Path) -> tuple[str | None, ...]:
+    """Where the second release's configuration says that it reads and writes, or its folder."""
+    layer = path_layer(file)
+    sides = [config.text(f"hf_hook_point_{side}") for side in ("in", "out")]
+    if sides[0] is not None:
+        return tuple(_hook(side) for side in sides if side is not None)
+    folders = [kind for part in file.parts if (kind := part.removesuffix("_all")) in _FOLDERS]
+    if layer is None or not folders or file.suffix != ".safetensors":
+        return (None,)
+    return tuple(hook.format(layer) for hook in _FOLDERS[folders[-1]])
+
+
+def _hook(module: str) -> str:
+    """`model.layers.3.mlp.output` in the spelling of the other formats."""
+    path, _, side = module.rpartition(".")
+    heads = re.fullmatch(r"(?:\w+\.)*layers\.(\d+)\.self_attn\.o_proj", path)
+    if heads and side == "input":
+        return f"blocks.{heads[1]}.{HEADS}"
+    return f"{INPUT_OF}{path}" if side == "input" else path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from crossproof.crosscoder.formats.foreign import HEADS, ForeignDictionary
-from crossproof.crosscoder.formats.sparsify import INPUT_OF
+from crossproof.crosscoder.formats.foreign import HEADS, INPUT_OF, ForeignDictionary
+from crossproof.crosscoder.formats.paths import MODULE, path_layer
 from crossproof.errors import CrossproofError, nearest
 from crossproof.lm.model import LanguageModel
 from crossproof.lm.spelling import canonical, module_hookpoint
@@ -30,12 +29,6 @@ _INSIDE = {
     "hook_v": f"{_ONE_HEAD} other tokens take up by a pattern that no dictionary of one token has.",
     "hook_result": f"{_ONE_HEAD} the model never holds: give a dictionary of attn.hook_z.",
 }
-_MODULE = re.compile(rf"(?:{INPUT_OF})?(?:\w+\.)*(?:layers?|blocks?|h)\.([0-9]+)(?:\.\w+)*")
-_FOLDER = re.compile(
-    r"(?:(?:resid|mlp|attn|attention|att|transcoder)(?:_(?:pre|mid|post|in|out))?_)?"
-    r"layers?[_-]?([0-9]+)(?:_width_.*)?(?:\.(?:safetensors|npz|npy|pth?))?",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +103,7 @@ def layer_of(dictionary: ForeignDictionary) -> int | None:
 
     Raises CrossproofError if they contradict each other.
     """
-    hooks = [_MODULE.fullmatch(hook or "") for hook in dictionary.hooks]
+    hooks = [MODULE.fullmatch(hook or "") for hook in dictionary.hooks]
     layers = {int(match[1]) for match in hooks if match}
     named = {
         "path": path_layer(Path(dictionary.source)),
@@ -125,17 +118,3 @@ def layer_of(dictionary: ForeignDictionary) -> int | None:
             f"hookpoints (--hookpoint)."
         )
     return next(iter(named.values()), None)
-
-
-def path_layer(path: Path) -> int | None:
-    """The layer in the innermost component of a path that is a layer's name.
-
-    The path as it is given: what links point to (a hub's cache has files named by hashes) says
-    nothing. `layer_3`, `resid_post_layer_3`, `layers.3.mlp`, `blocks.3.hook_resid_pre` and
-    `layer_3.safetensors` are such names; `layer_3_study` and `player_3` are not.
-    """
-    for part in reversed(Path(os.path.abspath(path)).parts):
-        match = _FOLDER.fullmatch(part) or _MODULE.fullmatch(part)
-        if match:
-            return int(match[1])
-    return None

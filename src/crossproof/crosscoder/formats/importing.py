@@ -12,6 +12,7 @@ from typing import Any
 from crossproof.crosscoder.formats.fitting import fit
 from crossproof.crosscoder.formats.foreign import ForeignDictionary
 from crossproof.crosscoder.formats.joining import joined
+from crossproof.crosscoder.formats.published import Located, located
 from crossproof.crosscoder.formats.registry import FORMATS, DictionaryFormat
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.crosscoder.store import Provenance
@@ -30,19 +31,22 @@ def import_dictionary(
     hookpoints: str | Sequence[str] | None = None,
     format: str | None = None,
     centred: bool | None = None,
+    scale: float | None = None,
 ) -> tuple[Crosscoder, Provenance]:
     """A crosscoder that computes what a dictionary saved by another library computes.
 
-    `path` is one dictionary, a folder that holds several (anywhere below it), or a list of those;
-    several become one crosscoder, the union of their latents. `hookpoints`: where each dictionary
-    reads and writes (an SAE: one, a transcoder: input and output, a crosscoder: all, in order),
-    needed where its files do not say; `*` stands for its layer. `format` is told from the files
-    unless given; `centred`, whether TransformerLens had centred the residual stream
-    (`center_writing_weights`), likewise. docs/importing.md says what is exact and what is refused.
+    `path` is one dictionary, a folder that holds several (anywhere below it), a place of the Hub
+    ("hf:REPO@REVISION:FOLDER"), one of SAELens's releases ("saelens:RELEASE/ID"), or a list of
+    those; several become one crosscoder, the union of their latents. `hookpoints`: where each
+    dictionary reads and writes (an SAE: one, a transcoder: input and output, a crosscoder: all, in
+    order), needed where its files do not say; `*` stands for its layer. `format` is told from the
+    files unless given; `centred`, whether TransformerLens had centred the residual stream
+    (`center_writing_weights`), and `scale`, what activations are multiplied by before they are
+    encoded, likewise. docs/importing.md says what is exact and what is refused.
     Warns (`ImportNotice`) of what had to be assumed. Raises CrossproofError for what is missing,
     damaged, unknown, of another width, contradictory, or no crosscoder.
     """
-    read = list(_read(path, model, hookpoints, format, centred))
+    read = list(_read(path, model, hookpoints, format, centred, scale))
     return _crosscoder([dictionary for _, dictionary in read], model)
 
 
@@ -52,10 +56,11 @@ def import_dictionaries(
     hookpoints: str | Sequence[str] | None = None,
     format: str | None = None,
     centred: bool | None = None,
+    scale: float | None = None,
 ) -> dict[str, tuple[Crosscoder, Provenance]]:
     """The same, but each dictionary a crosscoder of its own, by the name of its folder or file."""
     made: dict[str, tuple[Crosscoder, Provenance]] = {}
-    for name, dictionary in _read(path, model, hookpoints, format, centred):
+    for name, dictionary in _read(path, model, hookpoints, format, centred, scale):
         while name in made:
             name += "+"
         made[name] = _crosscoder([dictionary], model)
@@ -68,19 +73,26 @@ def _read(
     hookpoints: str | Sequence[str] | None,
     format: str | None,
     centred: bool | None,
+    scale: float | None,
 ) -> Iterator[tuple[str, tuple[ForeignDictionary, dict[str, Any]]]]:
     """Each dictionary's name, the dictionary at hookpoints of the model, and where it is from."""
     paths = [path] if isinstance(path, str | Path) else list(path)
     hookpoints = [hookpoints] if isinstance(hookpoints, str) else hookpoints
     if not paths:
         raise CrossproofError("No dictionaries were given: name at least one folder or file.")
-    for base in map(Path, paths):
-        for kind, source in find_dictionaries(base, format):
+    for place in (place for name in paths for place in located(name)):
+        for kind, source in find_dictionaries(place.path, format or place.format):
             for foreign in FORMATS.get(kind).read(source):
-                dictionary, notices = fit(foreign, model, hookpoints, centred)
+                named = hookpoints or (place.hookpoints if None in foreign.hooks else None)
+                factor = scale or place.scale
+                if factor is None and foreign.scale_missing:
+                    factor = place.scale_unsaid
+                taken = place.centred if centred is None else centred
+                dictionary, notices = fit(foreign, model, named, taken, factor)
                 for notice in notices:
                     warnings.warn(notice, ImportNotice, stacklevel=4)
-                yield _name(Path(foreign.source), base), (dictionary, _origin(dictionary, kind))
+                name = _name(Path(foreign.source), place.path)
+                yield name, (dictionary, _origin(dictionary, kind, place))
 
 
 def _name(source: Path, base: Path) -> str:
@@ -89,16 +101,26 @@ def _name(source: Path, base: Path) -> str:
     return re.sub(r"\.(pt|npz|safetensors)$", "", "-".join(parts)) or "imported"
 
 
-def _origin(dictionary: ForeignDictionary, kind: str) -> dict[str, Any]:
+def _origin(dictionary: ForeignDictionary, kind: str, place: Located) -> dict[str, Any]:
     """Where latents come from, for the provenance: plain values."""
     return {
         "format": kind,
-        "path": dictionary.source,
+        "path": _path(Path(dictionary.source), place),
         "latents": dictionary.n_latents,
         "hookpoints": list(dictionary.hooks),
         "centred": dictionary.centred,
         **dictionary.about,
     }
+
+
+def _path(source: Path, place: Located) -> str:
+    """The path as it was given; of the Hub, the place and commit, not where its cache lies."""
+    if place.label is None or not source.is_relative_to(place.path):
+        return str(source)
+    inside = source.relative_to(place.path).as_posix()
+    if inside == ".":
+        return place.label
+    return place.label + ("/" if place.label.count(":") > 1 else ":") + inside
 
 
 def _crosscoder(

@@ -9,7 +9,8 @@ import torch
 
 from crossproof.crosscoder.formats.foreign import ForeignDictionary
 from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
-from crossproof.crosscoder.sparsity import JumpReLU, SignedJumpReLU, Sparsity
+from crossproof.crosscoder.signed import SignedJumpReLU
+from crossproof.crosscoder.sparsity import JumpReLU, Sparsity
 from crossproof.errors import CrossproofError
 from crossproof.lm.model import LanguageModel
 

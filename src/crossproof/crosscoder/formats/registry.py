@@ -54,5 +54,6 @@ for _name in (
     "crosscode",
     "gemma_scope",
     "circuit_tracer",
+    "llamascopium",
 ):
     register_format(_name, f"crossproof.crosscoder.formats.{_name}")

@@ -160,11 +160,5 @@ def _scaled(foreign: ForeignDictionary, save: Save) -> ForeignDictionary:
             f"(or which SAELens has not folded yet): import one with normalize_activations 'none'."
         )
     if not factor:
-        raise CrossproofError(
-            f"{save.path} was trained on scaled activations, and its files do not say by how much: "
-            f"put the training's {SCALER} beside {WEIGHTS}, or fold the scale with SAELens."
-        )
-    W_enc, inverse = foreign.W_enc * factor, torch.tensor(1.0 / factor)
-    return replace(
-        foreign, W_enc=W_enc, W_dec=foreign.W_dec * inverse, b_dec=foreign.b_dec * inverse
-    )
+        return replace(foreign, scale_missing=True)
+    return foreign.scaled([factor] * len(foreign.hooks))

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from crossproof.crosscoder.formats.files import config_at, read_config
-from crossproof.crosscoder.formats.foreign import ForeignDictionary
+from crossproof.crosscoder.formats.foreign import INPUT_OF, ForeignDictionary
 from crossproof.crosscoder.formats.save import Save
 from crossproof.errors import CrossproofError
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
-INPUT_OF = "input of "
-"""Before a module's path: the module's input, where a transcoder reads."""
 
 
 def recognise(path: Path) -> bool:

@@ -13,7 +13,8 @@ from torch import Tensor
 from crossproof.crosscoder.formats.foreign import ForeignDictionary
 from crossproof.crosscoder.layout import PlaceSpan
 from crossproof.crosscoder.model import Crosscoder
-from crossproof.crosscoder.sparsity import BatchTopK, JumpReLU, SignedJumpReLU, TopK
+from crossproof.crosscoder.signed import SignedJumpReLU
+from crossproof.crosscoder.sparsity import BatchTopK, JumpReLU, TopK
 from crossproof.errors import CrossproofError
 
 
