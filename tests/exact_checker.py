@@ -312,15 +312,22 @@ class BoxChecker:
         return -self.least([-s for s in slopes])
 
     def holds(self, code: int, found: Exact) -> bool:
+        label = self.label()
+        if label is None:
+            return False
+        bound = {1: self.interval, 2: self.additive, 3: self.linear}[code]
+        row = [Margin(bound(label, c)) for c in others(label, len(self.constant))]
+        found.margins.append(row)
+        return all(margin.positive for margin in row)
+
+    def label(self) -> int | None:
+        """The label, if it is the same everywhere in the box."""
         classes = len(self.constant)
         for label in range(classes):
             gaps = [[row[label] - row[c] for row in self.scores] for c in others(label, classes)]
             if all(self.least(gap) > 0 for gap in gaps):
-                bound = {1: self.interval, 2: self.additive, 3: self.linear}[code]
-                row = [Margin(bound(label, c)) for c in others(label, classes)]
-                found.margins.append(row)
-                return all(margin.positive for margin in row)
-        return False
+                return label
+        return None
 
     def gaps(self, label: int, c: int) -> Row:
         return [row[label] - row[c] for row in self.net.W_out]

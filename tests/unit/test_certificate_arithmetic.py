@@ -100,6 +100,9 @@ def test_gamma_is_highams_constant_rounded_up() -> None:
         unit = Fraction(1, 2**53)
         assert Fraction(gamma(terms)) > terms * unit / (1 - terms * unit)
         assert gamma(terms) < (terms + 4) * UNIT
+    for terms in (0, 10**6):
+        exact = (terms + 2) * unit / (1 - (terms + 2) * unit)
+        assert gamma(terms) == pytest.approx(float(exact * (1 + Fraction(1, 10**9))), rel=1e-14)
 
 
 def test_every_operation_is_counted() -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from crossproof.errors import CrossproofError
+from crossproof.proof.certificate import format as form
 from crossproof.proof.certificate.format import Certificate, Limits
-from crossproof.proof.certificate.verifier import boxes, pairs, points
+from crossproof.proof.certificate.verifier import balls, boxes, pairs, points
 from crossproof.proof.certificate.verifier.arithmetic import Arithmetic
 from crossproof.proof.certificate.verifier.verdict import judge
 from crossproof.proof.certificate.writer import Draft, as_certificate
@@ -155,12 +156,23 @@ def test_what_is_asked_for_and_counted_is_known(name: str) -> None:
     assert (*needs(certificate), *counted) == COSTS[name]
 
 
+def test_the_limits_are_those_of_the_documentation() -> None:
+    assert (form.SMALLEST_VALUE, form.LARGEST_VALUE) == (1e-60, 1e30)
+    assert (form.LARGEST_SUM, pairs.LARGEST_SCALE) == (10**6, 40)
+    assert (boxes.LARGEST_TREE, boxes.DEEPEST) == (2_000_000, 64)
+    assert (boxes.CHUNK, boxes.SCORES, points.CHUNK) == (1024, 4_000_000, 1_000_000)
+    assert (balls.BITS, balls.SAMPLE, balls.BUDGET) == (128, 64, 20_000_000)
+    assert Limits() == Limits(memory=4 * 2**30, operations=10**13)
+
+
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("points, few", "boxes, few"):
         certificate = as_certificate(SHAPES[name])
         whole = judge(certificate)
         for module, constant in ((points, "CHUNK"), (boxes, "CHUNK"), (boxes, "SCORES")):
             monkeypatch.setattr(module, constant, 3)
+        if certificate.kind == "points":
+            assert points.read(certificate, Limits()).chunk == 1
         parts = judge(certificate)
         assert (parts.accuracy, parts.right) == (whole.accuracy, whole.right)
         assert parts.majority == pytest.approx(whole.majority, rel=1e-12)
@@ -175,6 +187,20 @@ def test_trees_of_too_many_nodes_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(boxes, "LARGEST_TREE", certificate.sizes["L"] - 1)
     with pytest.raises(CrossproofError, match="more than 13 nodes"):
         boxes.read(certificate, Limits())
+
+
+def test_boxes_are_halved_64_times_at_most() -> None:
+    draft = SHAPES["boxes, few"]
+    domain = {**draft.domain, "low": np.zeros(4)}
+    for depth, refused in ((64, False), (65, True)):
+        codes = np.array(2 * ([-1] * depth + [1] + [0] * depth))
+        deep = replace(draft, domain=domain, proof={**draft.proof, "tree": codes})
+        problem = boxes.read(as_certificate(deep), Limits())
+        if refused:
+            with pytest.raises(CrossproofError, match="cannot be halved"):
+                boxes.leaves(problem)
+        else:
+            assert boxes.leaves(problem).high[0].tolist() == [2.0**-depth, 1.0]
 
 
 def test_features_twice_and_upside_down_are_refused() -> None:

@@ -44,7 +44,7 @@ class PointsProblem:
     @property
     def widest(self) -> int:
         """K, the most latents of a point."""
-        return int(np.diff(self.offsets).max(initial=1))
+        return int(np.diff(self.offsets).max())
 
     @property
     def chunk(self) -> int:
@@ -89,13 +89,12 @@ def _needs(problem: PointsProblem, certificate: Certificate) -> tuple[int, int]:
 
 
 def padded(problem: PointsProblem, rows: Indices) -> tuple[Indices, Array]:
-    """Latents of some points [B, K]: index and activation, 0 where there is none."""
+    """Latents of some points [B, K]: index and activation; an activation of 0 where none is."""
     width = problem.widest
     start = problem.offsets[rows][:, None] + np.arange(width)
     there = start < problem.offsets[rows + 1][:, None]
     start = np.minimum(start, len(problem.values) - 1)
-    index = np.where(there, problem.indices[start], 0)
-    return index, np.where(there, problem.values[start], 0.0)
+    return problem.indices[start], np.where(there, problem.values[start], 0.0)
 
 
 class PointsEngine:
