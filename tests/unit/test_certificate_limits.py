@@ -189,6 +189,61 @@ def test_trees_of_too_many_nodes_are_refused(monkeypatch: pytest.MonkeyPatch) ->
         boxes.read(certificate, Limits())
 
 
+RANGES: dict[str, tuple[str, str, int, int]] = {
+    "domain.labels": ("points, few", "domain", 0, 2),
+    "proof.indices": ("points, few", "proof", 0, 4),
+    "proof.owners": ("pairs, no skip", "proof", 0, 3),
+    "proof.scale": ("pairs, no skip", "proof", -40, 40),
+    "domain.active_sets": ("boxes, few", "domain", 0, 3),
+    "proof.latent_index": ("boxes, few", "proof", 0, 3),
+    "proof.tree": ("boxes, few", "proof", -2, 3),
+}
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_integers_have_their_ranges(name: str) -> None:
+    shape, part, low, high = RANGES[name]
+    draft, short = SHAPES[shape], name.split(".")[1]
+    tensors = getattr(draft, part)
+    for value, fits in ((low - 1, False), (low, True), (high, True), (high + 1, False)):
+        changed = tensors[short].copy()
+        changed.flat[-1] = value
+        if name == "domain.active_sets":
+            changed.flat[-2] = 1
+        certificate = as_certificate(replace(draft, **{part: {**tensors, short: changed}}))
+        reader = {"points": points, "pairs": pairs, "boxes": boxes}[draft.kind]
+        if fits:
+            reader.read(certificate, Limits())
+            continue
+        with pytest.raises(CrossproofError, match=f"{name} must hold numbers between"):
+            reader.read(certificate, Limits())
+
+
+@pytest.mark.parametrize("offsets", [[1, 2, 4], [0, 2, 3], [0, 5, 4], [0, 4], [0, 0, 0, 4]])
+def test_offsets_rise_from_nothing_to_all_latents(offsets: list[int]) -> None:
+    draft = of_points(3, 4, 3, 5, 2, 2)
+    points.read(as_certificate(draft), Limits())
+    wrong = replace(draft, proof={**draft.proof, "offsets": np.array(offsets)})
+    with pytest.raises(CrossproofError, match="must rise from 0"):
+        points.read(as_certificate(wrong), Limits())
+
+
+def test_scales_that_lose_digits_and_other_classes_are_refused() -> None:
+    certificate = as_certificate(SHAPES["pairs, no skip"])
+    for name in ("W_in", "b_in", "W_out"):
+        lost = certificate.tensors[f"network.{name}"] * 0 + 2.0**-1060
+        down = -40 if name != "W_out" else 40
+        scale = certificate.tensors["proof.scale"] * 0 + down
+        tensors = {**certificate.tensors, f"network.{name}": lost, "proof.scale": scale}
+        with pytest.raises(CrossproofError, match="loses digits"):
+            pairs.read(replace(certificate, tensors=tensors), Limits())
+    draft = of_pairs(3, 4, 6, True)
+    other = {**draft.network, "b_out": np.zeros(5)}
+    other |= {"W_out": np.zeros((4, 5)), "skip": np.zeros((3, 5))}
+    with pytest.raises(CrossproofError, match="modulo 6 needs 6 classes, not 5"):
+        pairs.read(as_certificate(replace(draft, network=other)), Limits())
+
+
 def test_boxes_are_halved_64_times_at_most() -> None:
     draft = SHAPES["boxes, few"]
     domain = {**draft.domain, "low": np.zeros(4)}
@@ -208,6 +263,7 @@ def test_features_twice_and_upside_down_are_refused() -> None:
     for name, value, complaint in (
         ("active_sets", np.array([[0, 1], [2, 2]]), "names a feature twice"),
         ("low", np.full(4, 1.1), "low above high"),
+        ("low", np.array([0.2, 0.2, 0.2, 1.1]), "low above high"),
     ):
         wrong = replace(draft, domain={**draft.domain, name: value})
         with pytest.raises(CrossproofError, match=complaint):
