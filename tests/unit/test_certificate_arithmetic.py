@@ -189,8 +189,8 @@ def test_parts_keep_what_they_are_charged() -> None:
     charged(A.columns(slice(1, 2)), [[-3], [0.5]], [8], [2**-7])
     charged(A.pick(np.array([1, 0])), [[-3], [2]], [8], [2**-7])
     charged(A.zero_where(A.value > 0), [[0, -3], [0, 0]], [4, 8], [2**-9, 2**-7])
-    charged(Rounded(A.value[:, :1], *(b[:1] for b in A.bounds)).transposed(),
-            [[1, 2]], [4, 4], [2**-9, 2**-9])  # fmt: skip
+    turned = Rounded(A.value, A.size, A.error[::-1]).transposed()
+    charged(turned, [[1, 2], [-3, 0.5]], [8, 8], [2**-7, 2**-7])
     charged(join([A, B]), [[1, -3, -1, 2], [2, 0.5, 0.25, 6]], [4, 8, 2, 16],
             [2**-9, 2**-7, 2**-5, 0])  # fmt: skip
     charged(join([A, B], axis=0), [[1, -3], [2, 0.5], [-1, 2], [0.25, 6]], [4, 16],

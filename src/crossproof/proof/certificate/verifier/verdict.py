@@ -19,7 +19,7 @@ from crossproof.proof.certificate.format import (
 )
 from crossproof.proof.certificate.result import Subject, VerificationResult
 from crossproof.proof.certificate.verifier import balls, balls_boxes, boxes, pairs, points
-from crossproof.proof.certificate.verifier.arithmetic import UNIT, UP, Arithmetic, Array, gamma
+from crossproof.proof.certificate.verifier.arithmetic import UNIT, UP, Arithmetic, Array
 from crossproof.proof.certificate.verifier.checks import check_arithmetic
 
 
@@ -198,4 +198,4 @@ def _mean(bounds: Array) -> float | None:
     if not np.isfinite(bounds).all():
         return None
     mean = math.fsum(bounds.ravel().tolist()) / bounds.size
-    return mean * UP * (1 + gamma(4)) + UNIT
+    return mean * UP + UNIT
