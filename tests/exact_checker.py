@@ -14,12 +14,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Context, Decimal
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 Row = list[Fraction]
 Matrix = list[Row]
 WIDE = Context(prec=60, Emin=-(10**9), Emax=10**9)
+SHORT = Context(prec=28, Emin=-(10**9), Emax=10**9)
 CODES = {"F64": "d", "F32": "f", "I64": "q", "I32": "i", "I8": "b"}
 
 
@@ -34,7 +36,7 @@ class Margin:
     def positive(self) -> bool:
         return self.gap > 0 and self.gap**2 > self.square
 
-    @property
+    @cached_property
     def decimal(self) -> Decimal:
         root = WIDE.sqrt(_decimal(self.square))
         return WIDE.subtract(_decimal(self.gap), root)
@@ -58,13 +60,13 @@ def _decimal(number: Fraction | int) -> Decimal:
 
 
 def cross_entropy(margins: Sequence[Sequence[Margin]]) -> Decimal:
-    """Mean of log(1 + Σ e^-μ), to some fifty digits."""
+    """Mean of log(1 + Σ e^-μ), to some twenty-five digits."""
     total = Decimal(0)
     for row in margins:
-        logits = [Decimal(0), *(WIDE.minus(margin.decimal) for margin in row)]
-        terms = [WIDE.exp(WIDE.subtract(logit, max(logits))) for logit in logits]
-        total = WIDE.add(total, WIDE.add(max(logits), WIDE.ln(sum(terms, Decimal(0)))))
-    return WIDE.divide(total, Decimal(len(margins)))
+        logits = [Decimal(0), *(SHORT.minus(margin.decimal) for margin in row)]
+        terms = [SHORT.exp(SHORT.subtract(logit, max(logits))) for logit in logits]
+        total = SHORT.add(total, SHORT.add(max(logits), SHORT.ln(sum(terms, Decimal(0)))))
+    return SHORT.divide(total, Decimal(len(margins)))
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -312,15 +314,22 @@ class BoxChecker:
         return -self.least([-s for s in slopes])
 
     def holds(self, code: int, found: Exact) -> bool:
+        label = self.label()
+        if label is None:
+            return False
+        bound = {1: self.interval, 2: self.additive, 3: self.linear}[code]
+        row = [Margin(bound(label, c)) for c in others(label, len(self.constant))]
+        found.margins.append(row)
+        return all(margin.positive for margin in row)
+
+    def label(self) -> int | None:
+        """The label, if it is the same everywhere in the box."""
         classes = len(self.constant)
         for label in range(classes):
             gaps = [[row[label] - row[c] for row in self.scores] for c in others(label, classes)]
             if all(self.least(gap) > 0 for gap in gaps):
-                bound = {1: self.interval, 2: self.additive, 3: self.linear}[code]
-                row = [Margin(bound(label, c)) for c in others(label, classes)]
-                found.margins.append(row)
-                return all(margin.positive for margin in row)
-        return False
+                return label
+        return None
 
     def gaps(self, label: int, c: int) -> Row:
         return [row[label] - row[c] for row in self.net.W_out]

@@ -215,7 +215,8 @@ def fast_fractions() -> Iterator[None]:
     """The exact checker computes with FLINT's rational numbers meanwhile: a fifth of the time."""
 
     def made(over: float | int = 0, under: int = 1) -> Any:
-        return flint.fmpq(*map(int, over.as_integer_ratio())) / under
+        whole = (over, under) if type(over) is int else map(int, over.as_integer_ratio())
+        return flint.fmpq(*whole)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exact_checker, "Fraction", made)

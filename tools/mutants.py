@@ -14,6 +14,7 @@ that was promised; it is for a reader to tell.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -95,8 +96,11 @@ class Sweep:
         items = {item.nodeid: item for item in session.items}
         self.noticed = dict(_read(self.record))
         asked = [mutant for mutant in self.chosen if mutant.key not in self.noticed]
+        random.Random(0).shuffle(asked)  # so that a part tells of the whole
         if asked:
             self._measure(session.items)
+        gc.collect()
+        gc.freeze()  # so that children do not copy what they only look at
         began = time.perf_counter()
         for number, mutant in enumerate(asked, 1):
             test = self._try(mutant, items)
@@ -127,10 +131,10 @@ class Sweep:
                 sys.exit(f"mutants: {item.nodeid} fails without a mutant.")
 
     def _order(self, mutant: Mutant) -> list[str]:
-        """The tests that reach a mutant's lines (or its file, if it is no statement that runs)."""
+        """The tests that reach a mutant's lines; all of a statement that runs at import alone."""
         file, lines = str(mutant.file.resolve()), set(range(mutant.line, mutant.stop + 1))
         reached = [test for test, cost in self.costs.items() if cost.lines[file] & lines]
-        reached = reached or [test for test, cost in self.costs.items() if cost.lines[file]]
+        reached = reached or list(self.costs)
         near, far = self.killers[_function(mutant)], self.killers[mutant.file.name]
         seconds = {test: self.costs[test].seconds for test in reached}
         reached.sort(key=lambda test: (-near[test], -far[test], seconds[test]))
@@ -158,6 +162,7 @@ def _child(mutant: Mutant, items: list[pytest.Item], seconds: float, writing: in
     """Ends the process: 0 if every test passes, as far as `seconds` go."""
     code = 1
     try:
+        gc.disable()
         _limit()
         silence = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silence, 1)

@@ -125,7 +125,7 @@ def _walk(node: ast.AST, function: str, text: str, line: int, stop: int) -> Iter
     for name, value in ast.iter_fields(node):
         children = value if isinstance(value, list) else [value]
         for child in children if name not in ("annotation", "returns", "decorator_list") else []:
-            if isinstance(child, ast.AST):
+            if isinstance(child, ast.AST) and getattr(child, "arg", "") != "strict":  # of zip
                 yield from _walk(child, function, text, line, stop)
 
 

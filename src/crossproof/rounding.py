@@ -44,6 +44,26 @@ def upward(bound: Float[Tensor, "*shape"], operations: int = 8) -> Float[Tensor,
     return bound * (1 + 2 * gamma(operations + 1, bound.dtype)) + torch.finfo(bound.dtype).tiny
 
 
+def scaled(
+    of: Float[Tensor, "*shape"], dims: tuple[int, ...]
+) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*scale"]]:
+    """`of` divided by a power of two near its largest entry along `dims`, and that power.
+
+    No digit changes but of entries that underflow beside the largest.
+    """
+    largest = of.abs().amax(dim=dims, keepdim=True) if of.numel() else of.new_ones(len(of), 1)
+    most = 1000 if of.dtype == torch.float64 else 120
+    exponent = torch.frexp(largest).exponent.clamp(-most, most).to(of.dtype)
+    return of * torch.exp2(-exponent), torch.exp2(exponent)
+
+
+def length(of: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
+    """‖·‖₂ of vectors whose squares may underflow: 0 only where every entry is."""
+    even, power = scaled(of, (-1,))
+    norm: Tensor = even.norm(dim=-1) * power[..., 0]
+    return norm
+
+
 def product_bound(
     *products: tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]], operations: int = 8
 ) -> Float[Tensor, "*shape"]:

@@ -22,6 +22,7 @@ from crossproof.crosscoder import SparseLatents
 from crossproof.errors import CrossproofError
 from crossproof.lm import Activation, MLPWeights
 from crossproof.lm.constants import activation_slack, oscillation
+from crossproof.proof.attribution.balls import MLPBall
 from crossproof.proof.bounds import (
     Preactivations,
     additive_bound,
@@ -38,6 +39,7 @@ from crossproof.proof.bounds import (
 )
 from crossproof.rounding import (
     gamma,
+    length,
     product_bound,
     product_slack,
     upward,
@@ -312,3 +314,23 @@ def test_norms_of_tiny_numbers_are_bounded() -> None:
     lopsided = torch.tensor([[1.0, 1e-200]], dtype=torch.float64)
     only = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
     assert (gram_bound(lopsided, only) >= 1e-200).all()
+
+
+def test_lengths_are_those_of_vectors_whose_squares_are_no_numbers() -> None:
+    plain = torch.randn(4, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for power in (2.0**-900, 2.0**-520, 1.0, 2.0**700):
+        assert torch.equal(length(plain * power), plain.norm(dim=-1) * power)
+    single = torch.full((2, 4), 1e-30)
+    torch.testing.assert_close(length(single), torch.full((2,), 2e-30), atol=0.0, rtol=1e-6)
+    assert length(torch.zeros(1, 3, dtype=torch.float64)).item() == 0
+    assert length(torch.zeros(0, 3)).shape == (0,)
+
+
+def test_tiny_gaps_bound_what_an_mlp_puts_out() -> None:
+    """‖W_out‖₂ ‖δ‖₂ is no lower than the output's length where squares underflow."""
+    mlp = random_mlp(Activation.RELU, False, torch.Generator().manual_seed(0))
+    gap = torch.full((1, len(mlp.W_out)), 1e-170, dtype=torch.float64)
+    out = length(gap @ mlp.W_out)
+    bound = MLPBall(mlp).output_bound(gap)
+    assert out.item() > 1e-171
+    assert out.item() <= bound.item() < 100 * out.item()

@@ -62,7 +62,7 @@ def test_no_hostile_certificate_proves_more_than_is_so(kind: str) -> None:
     assert compared.edges > 10
 
 
-MILLION = {"points": 350_000, "pairs": 500_000, "boxes": 150_000}
+MILLION = {"points": 250_000, "pairs": 650_000, "boxes": 100_000}
 
 
 @pytest.mark.slow

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from crossproof.errors import CrossproofError
+from crossproof.proof.certificate import format as form
 from crossproof.proof.certificate.format import Certificate, Limits
-from crossproof.proof.certificate.verifier import boxes, pairs, points
+from crossproof.proof.certificate.verifier import balls, boxes, pairs, points
 from crossproof.proof.certificate.verifier.arithmetic import Arithmetic
 from crossproof.proof.certificate.verifier.verdict import judge
 from crossproof.proof.certificate.writer import Draft, as_certificate
@@ -151,8 +152,18 @@ def test_no_more_is_used_than_was_asked_for(name: str) -> None:
 def test_what_is_asked_for_and_counted_is_known(name: str) -> None:
     certificate = as_certificate(SHAPES[name])
     verdict = judge(certificate)
+    assert 0 <= verdict.seconds < 60
     counted = verdict.operations, verdict.brute_force
     assert (*needs(certificate), *counted) == COSTS[name]
+
+
+def test_the_limits_are_those_of_the_documentation() -> None:
+    assert (form.SMALLEST_VALUE, form.LARGEST_VALUE) == (1e-60, 1e30)
+    assert (form.LARGEST_SUM, pairs.LARGEST_SCALE) == (10**6, 40)
+    assert (boxes.LARGEST_TREE, boxes.DEEPEST) == (2_000_000, 64)
+    assert (boxes.CHUNK, boxes.SCORES, points.CHUNK) == (1024, 4_000_000, 1_000_000)
+    assert (balls.BITS, balls.SAMPLE, balls.BUDGET) == (128, 64, 20_000_000)
+    assert Limits() == Limits(memory=4 * 2**30, operations=10**13)
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,6 +172,10 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         whole = judge(certificate)
         for module, constant in ((points, "CHUNK"), (boxes, "CHUNK"), (boxes, "SCORES")):
             monkeypatch.setattr(module, constant, 3)
+        assert (
+            needs(certificate)
+            == {"points": (10_256, 24_636), "boxes": (41272, 99372)}[certificate.kind]
+        )
         parts = judge(certificate)
         assert (parts.accuracy, parts.right) == (whole.accuracy, whole.right)
         assert parts.majority == pytest.approx(whole.majority, rel=1e-12)
@@ -177,11 +192,81 @@ def test_trees_of_too_many_nodes_are_refused(monkeypatch: pytest.MonkeyPatch) ->
         boxes.read(certificate, Limits())
 
 
+RANGES: dict[str, tuple[str, str, int, int]] = {
+    "domain.labels": ("points, few", "domain", 0, 2),
+    "proof.indices": ("points, few", "proof", 0, 4),
+    "proof.owners": ("pairs, no skip", "proof", 0, 3),
+    "proof.scale": ("pairs, no skip", "proof", -40, 40),
+    "domain.active_sets": ("boxes, few", "domain", 0, 3),
+    "proof.latent_index": ("boxes, few", "proof", 0, 3),
+    "proof.tree": ("boxes, few", "proof", -2, 3),
+}
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_integers_have_their_ranges(name: str) -> None:
+    shape, part, low, high = RANGES[name]
+    draft, short = SHAPES[shape], name.split(".")[1]
+    tensors = getattr(draft, part)
+    for value, fits in ((low - 1, False), (low, True), (high, True), (high + 1, False)):
+        changed = tensors[short].copy()
+        changed.flat[-1] = value
+        if name == "domain.active_sets":
+            changed.flat[-2] = 1
+        certificate = as_certificate(replace(draft, **{part: {**tensors, short: changed}}))
+        reader = {"points": points, "pairs": pairs, "boxes": boxes}[draft.kind]
+        if fits:
+            reader.read(certificate, Limits())
+            continue
+        with pytest.raises(CrossproofError, match=f"{name} must hold numbers between"):
+            reader.read(certificate, Limits())
+
+
+@pytest.mark.parametrize("offsets", [[1, 2, 4], [0, 2, 3], [0, 5, 4], [0, 4], [0, 0, 0, 4]])
+def test_offsets_rise_from_nothing_to_all_latents(offsets: list[int]) -> None:
+    draft = of_points(3, 4, 3, 5, 2, 2)
+    points.read(as_certificate(draft), Limits())
+    wrong = replace(draft, proof={**draft.proof, "offsets": np.array(offsets)})
+    with pytest.raises(CrossproofError, match="must rise from 0"):
+        points.read(as_certificate(wrong), Limits())
+
+
+def test_scales_that_lose_digits_and_other_classes_are_refused() -> None:
+    certificate = as_certificate(SHAPES["pairs, no skip"])
+    for name in ("W_in", "b_in", "W_out"):
+        lost = certificate.tensors[f"network.{name}"] * 0 + 2.0**-1060
+        down = -40 if name != "W_out" else 40
+        scale = certificate.tensors["proof.scale"] * 0 + down
+        tensors = {**certificate.tensors, f"network.{name}": lost, "proof.scale": scale}
+        with pytest.raises(CrossproofError, match="loses digits"):
+            pairs.read(replace(certificate, tensors=tensors), Limits())
+    draft = of_pairs(3, 4, 6, True)
+    other = {**draft.network, "b_out": np.zeros(5)}
+    other |= {"W_out": np.zeros((4, 5)), "skip": np.zeros((3, 5))}
+    with pytest.raises(CrossproofError, match="modulo 6 needs 6 classes, not 5"):
+        pairs.read(as_certificate(replace(draft, network=other)), Limits())
+
+
+def test_boxes_are_halved_64_times_at_most() -> None:
+    draft = SHAPES["boxes, few"]
+    domain = {**draft.domain, "low": np.zeros(4)}
+    for depth, refused in ((64, False), (65, True)):
+        codes = np.array(2 * ([-1] * depth + [1] + [0] * depth))
+        deep = replace(draft, domain=domain, proof={**draft.proof, "tree": codes})
+        problem = boxes.read(as_certificate(deep), Limits())
+        if refused:
+            with pytest.raises(CrossproofError, match="cannot be halved"):
+                boxes.leaves(problem)
+        else:
+            assert boxes.leaves(problem).high[0].tolist() == [2.0**-depth, 1.0]
+
+
 def test_features_twice_and_upside_down_are_refused() -> None:
     draft = SHAPES["boxes, few"]
     for name, value, complaint in (
         ("active_sets", np.array([[0, 1], [2, 2]]), "names a feature twice"),
         ("low", np.full(4, 1.1), "low above high"),
+        ("low", np.array([0.2, 0.2, 0.2, 1.1]), "low above high"),
     ):
         wrong = replace(draft, domain={**draft.domain, name: value})
         with pytest.raises(CrossproofError, match=complaint):

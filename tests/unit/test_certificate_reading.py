@@ -70,6 +70,8 @@ DESCRIPTIONS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "negative": (lambda h: first(h).update(shape=[-1, -30]), "wrongly"),
     "boolean": (lambda h: first(h).update(shape=[True]), "wrongly"),
     "huge": (lambda h: first(h).update(shape=[2**62, 2**62]), "wrongly"),
+    "axes": (lambda h: first(h).update(shape=[9999] * 150_000), "wrongly"),
+    "digits": (lambda h: first(h).update(shape=[int("9" * 4000)] * 200), "wrongly"),
     "extra": (lambda h: first(h).update(pickle="x"), "wrongly"),
     "missing": (lambda h: first(h).pop("dtype"), "wrongly"),
     "offsets": (lambda h: first(h).update(data_offsets=[0]), "wrongly"),

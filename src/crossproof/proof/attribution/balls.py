@@ -28,7 +28,7 @@ from crossproof.proof.bounds.outputs import (
     label_margins,
     spectral_norm,
 )
-from crossproof.rounding import upward
+from crossproof.rounding import length, upward
 
 LOGITS = 1 << 18
 """Entries of a [tokens, V] tensor handled at once: few enough to stay in the cache."""
@@ -45,7 +45,7 @@ def turned(
     scale = norm.scale(r)
     sine = radius / scale
     chord = 2 * torch.sin(torch.asin(sine.clamp_max(1)) / 2)
-    most = 1 + norm.centre(r).norm(dim=-1) / scale
+    most = 1 + length(norm.centre(r)) / scale
     bound = torch.where(sine < 1, torch.minimum(chord, most), most)
     return torch.where(radius > 0, upward(bound, 64), 0)
 
@@ -72,7 +72,7 @@ class MLPBall:
 
     def output_bound(self, gap: Float[Tensor, "B N"]) -> Float[Tensor, " B"]:
         """Bounds ‖sum_n o_n Δ_n‖ for |Δ_n| ≤ gap: the lesser of √(δᵀ|G|δ) and ‖W_out‖₂‖δ‖₂."""
-        spectral = upward(self._sizes[0] * gap.norm(dim=1), gap.shape[1] + 8)
+        spectral = upward(self._sizes[0] * length(gap), gap.shape[1] + 8)
         bound = torch.minimum(gram_bound(gap, self.mlp.W_out), spectral)
         return torch.where((gap > 0).any(1), bound, 0)
 

@@ -26,7 +26,7 @@ from crossproof.proof.attribution.figures import StageKind
 from crossproof.proof.attribution.model_parts import BlockParts, ModelParts
 from crossproof.proof.attribution.simplified import ENGINES, Engine, Neurons, chunks, joined
 from crossproof.proof.attribution.streams import Stream, StreamBatch
-from crossproof.rounding import upward
+from crossproof.rounding import length, upward
 
 AttentionMode = Literal["bounded", "measured"]
 """bounded: attention moves by what the ball allows. measured: its output is the model's own."""
@@ -133,7 +133,7 @@ def run_chain(
 def measured_attention(given: BlockInputs) -> Float[Tensor, "S T"]:
     """‖r̂_mid - (r̂_pre + the model's own attention output)‖."""
     attended = given.mid.true - given.pre.true
-    return _distance(given.mid.decoded, given.pre.decoded + attended)
+    return length(given.mid.decoded - (given.pre.decoded + attended))
 
 
 def bounded_attention(
@@ -147,7 +147,7 @@ def bounded_attention(
     assert ball is not None  # the caller looked at `attention_bounded`
     pre, x = given.pre.decoded, norm(given.pre.decoded)
     moved = ball.spread(x, through_norm(norm, pre, radius))
-    return moved, _distance(given.mid.decoded, pre + ball.attention(x))
+    return moved, length(given.mid.decoded - (pre + ball.attention(x)))
 
 
 def _on_grid(values: Float[Tensor, " B"], scored: Bool[Tensor, "S T"]) -> Float[Tensor, "S T"]:
@@ -177,16 +177,16 @@ def _chunk(
     defect = ball.output_bound(Neurons(view, latents, x).residual())
     among = Neurons(view, latents)
     whole = ball.mlp(x_hat)
-    defect_true = (ball.mlp(x) - whole).norm(dim=1)
+    defect_true = length(ball.mlp(x) - whole)
     parts: dict[Engine, MLPParts] = {}
     for engine in ENGINES:
         simple = among.simplified(engine)
         parts[engine] = MLPParts(
             norm_defect=defect,
             interaction=ball.output_bound(simple.gap),
-            consistency=(post - (mid + simple.output)).norm(dim=1),
+            consistency=length(post - (mid + simple.output)),
             norm_defect_true=defect_true,
-            interaction_true=(whole - simple.output).norm(dim=1),
+            interaction_true=length(whole - simple.output),
         )
     return parts
 
@@ -207,19 +207,14 @@ def restarted(
         output = (given.post.true - given.mid.true)[scored]
         moves = {
             "MLP moves": block.mlp.spread(x, reach),
-            "MLP moves true": _distance(output, block.mlp.mlp(x)),
+            "MLP moves true": length(output - block.mlp.mlp(x)),
         }
         if block.attention is not None:
             x = block.attention_norm(pre)
             reach = through_norm(block.attention_norm, pre, given.pre.distance)
             attended, ours = given.mid.true - given.pre.true, block.attention.attention(x)
             moves["attention moves"] = block.attention.spread(x, reach)[scored]
-            moves["attention moves true"] = _distance(attended, ours)[scored]
+            moves["attention moves true"] = length(attended - ours)[scored]
         for name, values in moves.items():
             columns.setdefault(name, []).append(values)
     return {name: torch.stack(values, 1) for name, values in columns.items()}
-
-
-def _distance(one: Tensor, other: Tensor) -> Tensor:
-    distance: Tensor = (one - other).norm(dim=-1)
-    return distance

@@ -21,7 +21,7 @@ from crossproof.lm.norms import correct_through_norm, margins_through_norm
 from crossproof.lm.unembedding import Unembedding
 from crossproof.proof.attribution.simplified import Simplified, joined
 from crossproof.proof.bounds.outputs import gram_bound, label_margins
-from crossproof.rounding import gamma, upward
+from crossproof.rounding import gamma, length, upward
 
 RIVALS = 8
 """Classes looked at first; a token that fails there needs no look at the whole vocabulary."""
@@ -93,7 +93,7 @@ class LastBlock:
                 r[some], prediction[some], gap[some], ends, slack[some]
             )
         unchanged = self.unembedding(mid + true).argmax(1) == prediction
-        error = (true - simplified.output).norm(dim=1)
+        error = length(true - simplified.output)
         return Replacement(prediction, unchanged, certified, error, bound, excess, simplified.terms)
 
     def _rivals(

@@ -13,6 +13,7 @@ from crossproof.crosscoder.encode import EncodedBatch, encode_batches
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.lm.model import LanguageModel
+from crossproof.rounding import length
 
 ROLES = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post")
 
@@ -30,8 +31,7 @@ class Stream:
     @property
     def distance(self) -> Float[Tensor, "S T"]:
         """‖r - r̂‖."""
-        distance: Tensor = (self.true - self.decoded).norm(dim=-1)
-        return distance
+        return length(self.true - self.decoded)
 
 
 @dataclass(frozen=True, eq=False)

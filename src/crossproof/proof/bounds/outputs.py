@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crossproof.errors import CrossproofError
 from crossproof.kernels.torch_any import CHUNK_ELEMENTS
-from crossproof.rounding import gamma, upward
+from crossproof.rounding import gamma, scaled, upward
 
 
 def gram_bound(delta: Float[Tensor, "B N"], W_out: Float[Tensor, "N D"]) -> Float[Tensor, " B"]:
@@ -20,7 +20,7 @@ def gram_bound(delta: Float[Tensor, "B N"], W_out: Float[Tensor, "N D"]) -> Floa
     Costs O(N²) a token; G is formed in slices.
     """
     # Scaled by powers of two, which changes no digit, so that no square underflows as a whole.
-    (delta, row), (W_out, column) = _scaled(delta, (1,)), _scaled(W_out, (0, 1))
+    (delta, row), (W_out, column) = scaled(delta, (1,)), scaled(W_out, (0, 1))
     step = max(1, CHUNK_ELEMENTS // max(len(W_out), 1))
     total = delta.new_zeros(len(delta))
     for low in range(0, len(W_out), step):
@@ -31,13 +31,6 @@ def gram_bound(delta: Float[Tensor, "B N"], W_out: Float[Tensor, "N D"]) -> Floa
     lost = gamma(2 * (sum(W_out.shape) + 8), delta.dtype) * (delta @ W_out.norm(dim=1)).square()
     lost = lost + W_out.numel() * len(W_out) * torch.finfo(lost.dtype).tiny
     return upward((total + lost).sqrt() * row[:, 0] * column[0])
-
-
-def _scaled(of: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """`of` divided by a power of two near its largest entry, and that power."""
-    largest = of.abs().amax(dim=dims, keepdim=True) if of.numel() else of.new_ones(len(of), 1)
-    exponent = torch.frexp(largest).exponent.clamp(-1000, 1000).to(of.dtype)
-    return of * torch.exp2(-exponent), torch.exp2(exponent)
 
 
 def spectral_norm(W: Float[Tensor, "... N D"]) -> Float[Tensor, "..."]:

@@ -24,6 +24,8 @@ LARGEST_HEADER = 2**20
 """Bytes of JSON."""
 DTYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "I32": "<i4", "I8": "<i1"}
 """Types of tensors, and how numpy writes them."""
+MOST_AXES = 8
+"""Of a tensor: the product of as many sizes as a header may name takes minutes."""
 
 
 class CertificateError(CrossproofError):
@@ -145,9 +147,11 @@ def read_entries(path: Path) -> dict[str, TensorEntry]:
 def _entry(name: str, value: Any, start: int, path: Path) -> TensorEntry:
     try:
         dtype, shape, (first, last) = value["dtype"], value["shape"], value["data_offsets"]
-        whole = all(type(number) is int and number >= 0 for number in (*shape, first, last))
+        whole = len(shape) <= MOST_AXES and all(
+            type(number) is int and 0 <= number < 2**63 for number in (*shape, first, last)
+        )
         entry = TensorEntry(dtype, tuple(shape), start + first)
-        if set(value) == {"dtype", "shape", "data_offsets"} and whole:
+        if whole and set(value) == {"dtype", "shape", "data_offsets"}:
             if dtype not in DTYPES:
                 raise CertificateError(
                     f"{quoted(name)} in {path} has type {quoted(dtype)}: use {', '.join(DTYPES)}."

@@ -30,7 +30,8 @@ TINY = 1e-290
 
 def gamma(terms: int) -> float:
     """γ_k for a sum of `terms` products, rounded up; two terms more than needed."""
-    return (terms + 2) * UNIT / (1 - (terms + 2) * UNIT) * UP
+    units = (terms + 2) * UNIT
+    return units / (1 - units) * UP
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +92,7 @@ class Arithmetic:
     def exact(self, values: Array) -> Rounded:
         """Numbers as they are stored: no error."""
         self.operations += values.size
-        size = np.abs(values).reshape(-1, values.shape[-1]).max(axis=0, initial=0.0)
+        size = np.abs(values).reshape(-1, values.shape[-1]).max(axis=0)
         return Rounded(values, size, np.zeros_like(size))
 
     def product(self, left: Rounded, right: Rounded) -> Rounded:

@@ -61,7 +61,7 @@ class _Box:
         """Moves to another box."""
         self.number, self.low, self.high = number, vector(low), vector(high)
         self.active = self.problem.domain.active_sets[number].tolist()
-        self.centre = (low + high) / 2
+        self.centre = low + high  # twice: the label is the same
 
     def mass(self) -> Ball:
         """The box's probability."""

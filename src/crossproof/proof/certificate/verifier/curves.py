@@ -68,8 +68,8 @@ class Curves:
     def _kinks(self, low: Array, high: Array) -> tuple[Array, Rounded]:
         """Nodes [H, N], ascending, and by how much a neuron may miss its node [H, N]."""
         with np.errstate(all="ignore"):
-            kink = np.where(self.G.value != 0, -self.base.value / self.G.value, low[:, None])
-        kink = np.clip(np.nan_to_num(kink), low[:, None], high[:, None])
+            kink = np.nan_to_num(-self.base.value / self.G.value)
+        kink = np.clip(kink, low[:, None], high[:, None])
         count = self.arithmetic
         off_node = count.absolute(self._pre_activation(kink))
         ends = (np.broadcast_to(end[:, None], kink.shape) for end in (low, high))

@@ -118,9 +118,9 @@ class Enclosures:
         highest), lifted until both ends are covered whatever rounding did to its slope.
         """
         lowest, highest = np.minimum(low.low, 0.0), np.maximum(high.high, 0.0)
-        over = np.clip(highest / np.maximum(highest - lowest, TINY), 0.0, 1.0)
+        over = highest / np.maximum(highest - lowest, TINY)
         lift = np.maximum(-over * lowest, (1 - over) * highest) * UP + TINY
-        under = np.where((lowest == 0) | ((highest >= -lowest) & (highest > 0)), 1.0, 0.0)
+        under = np.where(highest >= -lowest, 1.0, 0.0)
         count = self.arithmetic
         count.operations += 8 * under.size
         return count.exact(under), count.exact(over), count.exact(lift)

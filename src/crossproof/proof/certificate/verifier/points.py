@@ -44,7 +44,7 @@ class PointsProblem:
     @property
     def widest(self) -> int:
         """K, the most latents of a point."""
-        return int(np.diff(self.offsets).max(initial=1))
+        return int(np.diff(self.offsets).max())
 
     @property
     def chunk(self) -> int:
@@ -89,13 +89,12 @@ def _needs(problem: PointsProblem, certificate: Certificate) -> tuple[int, int]:
 
 
 def padded(problem: PointsProblem, rows: Indices) -> tuple[Indices, Array]:
-    """Latents of some points [B, K]: index and activation, 0 where there is none."""
+    """Latents of some points [B, K]: index and activation; an activation of 0 where none is."""
     width = problem.widest
     start = problem.offsets[rows][:, None] + np.arange(width)
     there = start < problem.offsets[rows + 1][:, None]
     start = np.minimum(start, len(problem.values) - 1)
-    index = np.where(there, problem.indices[start], 0)
-    return index, np.where(there, problem.values[start], 0.0)
+    return problem.indices[start], np.where(there, problem.values[start], 0.0)
 
 
 class PointsEngine:
@@ -177,7 +176,7 @@ class PointsEngine:
         than its error, which both sums carry.
         """
         count, so_far = self.arithmetic, p[:, 0]
-        less = more = Rounded(np.zeros_like(p.value[:, 0]), 0 * p.size, 0 * p.error)
+        less = more = Rounded(np.zeros_like(so_far.value), 0 * p.size, 0 * p.error)
         for k in range(1, p.value.shape[1]):
             step = count.minimum(count.absolute(so_far), count.absolute(p[:, k]))
             same = np.sign(so_far.value) == np.sign(p.value[:, k])

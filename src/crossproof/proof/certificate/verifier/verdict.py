@@ -28,7 +28,7 @@ from crossproof.proof.certificate.verifier import (
     points,
     sequences,
 )
-from crossproof.proof.certificate.verifier.arithmetic import UNIT, UP, Arithmetic, Array, gamma
+from crossproof.proof.certificate.verifier.arithmetic import UNIT, UP, Arithmetic, Array
 from crossproof.proof.certificate.verifier.checks import check_arithmetic
 
 
@@ -261,4 +261,4 @@ def _mean(bounds: Array) -> float | None:
     if not np.isfinite(bounds).all():
         return None
     mean = math.fsum(bounds.ravel().tolist()) / bounds.size
-    return mean * UP * (1 + gamma(4)) + UNIT
+    return mean * UP + UNIT
