@@ -26,13 +26,13 @@ class Settings:
     """Where the trained SAEs are saved."""
     n_latents: int = 512
     k: int = 16
-    steps: int = 400
+    steps: int = 300
     batch: int = 512
     learning_rate: float = 2e-3
     keep_largest: float = 0.3
     """Strength of the penalty, where the reconstruction's error counts 1."""
     seeds: int = 3
-    sequences: int = 48
+    sequences: int = 32
     """Held-out sequences of 128 tokens that are evaluated."""
 
 

@@ -95,6 +95,7 @@ class _Rows:
         assert dominance.gate is not None
         self.activation, self.owned = view.mlp.activation, owned
         self.gate, self.linear = values * view.G_gate[latents], values * view.G[latents]
+        self.sizes = self.gate.abs(), self.linear.abs()
         self.norms = view.output_norms.double()
         self.baselines = view.baseline_gate.double(), view.baseline.double()
         opened = self.baselines[0] + dominance.gate[tokens].double()
@@ -103,8 +104,7 @@ class _Rows:
             LIPSCHITZ[self.activation],
             self.activation(opened).abs()[:, None],
             value[:, None],
-            self.gate.abs(),
-            self.linear.abs(),
+            *self.sizes,
         )
 
     def charged(self) -> Float[Tensor, "B K K"]:
@@ -114,8 +114,8 @@ class _Rows:
     def both(self) -> Float[Tensor, "B K K"]:
         """AND. Row: on the gate; column: on the linear path; neither owns the neuron."""
         free = ~self.owned
-        left = free * self.gate.abs() * (LIPSCHITZ[self.activation] * self.norms)
-        return left @ (free * self.linear.abs()).mT
+        gate, linear = (free * size for size in self.sizes)
+        return (gate * (LIPSCHITZ[self.activation] * self.norms)) @ linear.mT
 
     def pair_parts(self) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B K K"]]:
         """Q: what its minima are multiplied by, and the rest of it."""
