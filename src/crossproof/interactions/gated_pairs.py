@@ -8,6 +8,8 @@ of two contributions, which is none, is left to the kernel.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -38,10 +40,7 @@ def gated_pairs(
     if len(latents.indices) == 0:
         return out, diagonal
     swings = torch.empty(dominance.owner.shape, dtype=torch.float64, device=out.device)
-    widest = int(latents.offsets.diff().max())
-    step = max(1, _NUMBERS // (widest * max(view.mlp.n_neurons, widest)))
-    for low in range(0, latents.n_tokens, step):
-        high = min(low + step, latents.n_tokens)
+    for low, high, widest in _runs(latents.offsets.diff().tolist(), view.mlp.n_neurons):
         present, entry = slots(latents.offsets[low : high + 1], widest)
         values = (latents.values[entry] * present).double()[..., None]
         owned = (entry[..., None] == dominance.owner[low:high, None]) & present[..., None]
@@ -60,6 +59,21 @@ def gated_pairs(
         diagonal[entry[present]] = both.diagonal(dim1=1, dim2=2)[present]
     out[:, 4] += _smaller(latents, starts, view, dominance, swings)
     return out, diagonal
+
+
+def _runs(active: Sequence[int], n_neurons: int) -> Iterator[tuple[int, int, int]]:
+    """Tokens from, to, and the most latents of one: each run's padded arrays hold `_NUMBERS`.
+
+    So a token with many latents widens its neighbours' rows at most, not all of the batch's.
+    """
+    low, widest = 0, 0
+    for at, count in enumerate(active):
+        wider = max(widest, count)
+        if at > low and (at + 1 - low) * wider * max(n_neurons, wider) > _NUMBERS:
+            yield low, at, widest
+            low, wider = at, count
+        widest = wider
+    yield low, len(active), widest
 
 
 def _smaller(
