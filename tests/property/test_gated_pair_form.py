@@ -18,7 +18,12 @@ from reference import act
 from torch import Tensor
 
 from crossproof.crosscoder import SparseLatents
-from crossproof.interactions import MLPDictionary, gated_pair_form, measure_interactions
+from crossproof.interactions import (
+    MLPDictionary,
+    gated_pair_form,
+    measure_interactions,
+    token_pairs,
+)
 from crossproof.lm import Activation
 
 ACTIVATIONS = st.sampled_from([Activation.RELU, Activation.GELU, Activation.SILU])
@@ -141,6 +146,18 @@ def test_what_is_measured_bounds_the_pair_alone_at_every_token(name: str) -> Non
     assert form.isfinite().all()
     assert (neurons <= form + ROUNDING * 100 * (1 + form)).all()  # values up to 100 are added up
     assert (neurons > 0).any()
+
+
+def test_sums_do_not_depend_on_how_many_tokens_are_taken_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Token 0 has no active latent: alone, its padded arrays are empty."""
+    case = random_case(5, Activation.SILU, gated=True)
+    together = token_pairs(case.latents, {0: case.view})
+    monkeypatch.setattr("crossproof.interactions.gated_pairs._NUMBERS", 1)
+    alone = token_pairs(case.latents, {0: case.view})
+    torch.testing.assert_close(alone.sums, together.sums, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(alone.diagonal, together.diagonal, rtol=1e-12, atol=1e-12)
 
 
 def test_a_relu_gate_that_stays_on_or_off_is_charged_for_the_product_alone() -> None:

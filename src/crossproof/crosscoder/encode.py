@@ -67,6 +67,20 @@ class EncodedBatch:
         kept = {name: self.model_activations[name].clone() for name in but}
         return replace(self, x=empty, model_activations=kept)
 
+    def of_position(self, row: int, column: int) -> EncodedBatch:
+        """One encoded position alone; `x` is empty."""
+        token = int(self.scored.flatten()[: row * self.tokens.shape[1] + column].sum())
+        at = slice(row, row + 1), slice(column, column + 1)
+        return replace(
+            self,
+            first=self.first + row,
+            tokens=self.tokens[at],
+            scored=self.scored[at],
+            x=self.x.new_empty(0, *self.x.shape[1:]),
+            latents=self.latents.rows(token, token + 1),
+            model_activations={name: v[at] for name, v in self.model_activations.items()},
+        )
+
     def activations_of(self, latent: int) -> Float[Tensor, "S T"]:
         """One latent's activations; 0 where a position is not encoded."""
         mask = self.latents.indices == latent

@@ -93,10 +93,8 @@ def _peaks(
     rows = []
     for peak, _ in strongest.entries:
         batch = next(b for b in reversed(batches) if b.first <= peak.sequence)
-        scored = batch.scored.flatten()
-        at = (peak.sequence - batch.first) * batch.tokens.shape[1] + peak.position
-        token = int(scored[:at].sum())
-        rows.append({b: v.rows(token, token + 1) for b, v in seen_by(views, batch).items()})
+        alone = batch.of_position(peak.sequence - batch.first, peak.position)
+        rows.append(seen_by(views, alone))
     return tuple(rows)
 
 

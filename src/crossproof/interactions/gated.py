@@ -65,11 +65,24 @@ def gated_pair_form(
     activation. It bounds Σ_n w_n |δ²_n(h,k)| at the baseline, the two latents being alone, and its
     sum over pairs h < k bounds Σ_n w_n |E_n|, E the error of the additive model.
     """
+    parts = baseline_gate, baseline, p_gate, p_linear, weights
+    swing, crossed = gated_pair_parts(activation, *parts)
+    off = 1 - torch.eye(p_gate.shape[1], device=p_gate.device, dtype=p_gate.dtype)
+    return (pairwise_minima(p_gate.abs(), swing) + crossed) * off
+
+
+def gated_pair_parts(
+    activation: Activation,
+    baseline_gate: Float[Tensor, "*tokens N"],
+    baseline: Float[Tensor, "*tokens N"],
+    p_gate: Float[Tensor, "B K N"],
+    p_linear: Float[Tensor, "B K N"],
+    weights: Float[Tensor, " N"],
+) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B K K"]]:
+    """Of `gated_pair_form`: w_n |β^υ| ω_n, and the sum of the products."""
     low = baseline_gate + p_gate.clamp_max(0).sum(1)
     high = baseline_gate + p_gate.clamp_min(0).sum(1)
     swing = baseline.abs() * oscillation(activation, low, high) * weights
     slope = lipschitz(activation, low, high) * weights
-    size = p_gate.abs()
-    crossed = (size * slope[:, None]) @ p_linear.abs().mT
-    off = 1 - torch.eye(p_gate.shape[1], device=p_gate.device, dtype=p_gate.dtype)
-    return (pairwise_minima(size, swing) + crossed + crossed.mT) * off
+    crossed = (p_gate.abs() * slope[:, None]) @ p_linear.abs().mT
+    return swing, crossed + crossed.mT

@@ -2,18 +2,22 @@
 
 With i the owner of neuron n, w = ‖o_n‖, g and u the magnitudes |p^gate| and |p^linear|:
 I(i, j) = w (L |υ_dom| g_j + |σ(γ_dom)| u_j); AND(j, k) = w L g_j u_k for j, k other than i; Q is
-`gated_pair_form`.
+`gated_pair_form`. Products over neurons are matrix products of a few tokens at a time; the smaller
+of two contributions, which is none, is left to the kernel.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from crossproof import kernels
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.interactions.contributions import Dominance, MLPDictionary
-from crossproof.interactions.gated import gated_pair_form, gated_terms
+from crossproof.interactions.gated import gated_pair_parts, gated_terms
 from crossproof.kernels.torch_any import slots, upper
 from crossproof.lm.constants import LIPSCHITZ
 
@@ -35,10 +39,8 @@ def gated_pairs(
     diagonal = torch.zeros(len(latents.indices), dtype=torch.float64, device=out.device)
     if len(latents.indices) == 0:
         return out, diagonal
-    widest = int(latents.offsets.diff().max())
-    step = max(1, _NUMBERS // (widest * max(view.mlp.n_neurons, widest)))
-    for low in range(0, latents.n_tokens, step):
-        high = min(low + step, latents.n_tokens)
+    swings = torch.empty(dominance.owner.shape, dtype=torch.float64, device=out.device)
+    for low, high, widest in _runs(latents.offsets.diff().tolist(), view.mlp.n_neurons):
         present, entry = slots(latents.offsets[low : high + 1], widest)
         values = (latents.values[entry] * present).double()[..., None]
         owned = (entry[..., None] == dominance.owner[low:high, None]) & present[..., None]
@@ -51,10 +53,43 @@ def gated_pairs(
             owned,
         )
         charged, both = rows.charged(), rows.both()
-        columns = [charged, charged.mT, both, both.mT, rows.pair_form()]
+        swings[low:high], crossed = rows.pair_parts()
+        columns = [charged, charged.mT, both, both.mT, crossed]
         out[starts[low] : starts[high]] = torch.stack(columns, -1)[upper(present)]
         diagonal[entry[present]] = both.diagonal(dim1=1, dim2=2)[present]
+    out[:, 4] += _smaller(latents, starts, view, dominance, swings)
     return out, diagonal
+
+
+def _runs(active: Sequence[int], n_neurons: int) -> Iterator[tuple[int, int, int]]:
+    """Tokens from, to, and the most latents of one: each run's padded arrays hold `_NUMBERS`.
+
+    So a token with many latents widens its neighbours' rows at most, not all of the batch's.
+    """
+    low, widest = 0, 0
+    for at, count in enumerate(active):
+        wider = max(widest, count)
+        if at > low and (at + 1 - low) * wider * max(n_neurons, wider) > _NUMBERS:
+            yield low, at, widest
+            low, wider = at, count
+        widest = wider
+    yield low, len(active), widest
+
+
+def _smaller(
+    latents: SparseLatents,
+    starts: Int[Tensor, " bounds"],
+    view: MLPDictionary,
+    dominance: Dominance,
+    swings: Float[Tensor, "B N"],
+) -> Float[Tensor, " pairs"]:
+    """Σ_n s_n min(|p^γ_h|, |p^γ_k|) of every pair, which `plain_pairs` sums beside what it owns."""
+    assert view.G_gate is not None
+    sums = swings.new_empty(int(starts[-1]), 5)
+    entries = latents.offsets, starts, latents.indices, latents.values.double()
+    each = torch.ones_like(swings[0])
+    kernels.plain_pairs(*entries, view.G_gate.double(), dominance.owner, each, swings, sums)
+    return sums[:, 4]
 
 
 class _Rows:
@@ -74,6 +109,7 @@ class _Rows:
         assert dominance.gate is not None
         self.activation, self.owned = view.mlp.activation, owned
         self.gate, self.linear = values * view.G_gate[latents], values * view.G[latents]
+        self.sizes = self.gate.abs(), self.linear.abs()
         self.norms = view.output_norms.double()
         self.baselines = view.baseline_gate.double(), view.baseline.double()
         opened = self.baselines[0] + dominance.gate[tokens].double()
@@ -82,8 +118,7 @@ class _Rows:
             LIPSCHITZ[self.activation],
             self.activation(opened).abs()[:, None],
             value[:, None],
-            self.gate.abs(),
-            self.linear.abs(),
+            *self.sizes,
         )
 
     def charged(self) -> Float[Tensor, "B K K"]:
@@ -93,10 +128,10 @@ class _Rows:
     def both(self) -> Float[Tensor, "B K K"]:
         """AND. Row: on the gate; column: on the linear path; neither owns the neuron."""
         free = ~self.owned
-        left = free * self.gate.abs() * (LIPSCHITZ[self.activation] * self.norms)
-        return left @ (free * self.linear.abs()).mT
+        gate, linear = (free * size for size in self.sizes)
+        return (gate * (LIPSCHITZ[self.activation] * self.norms)) @ linear.mT
 
-    def pair_form(self) -> Float[Tensor, "B K K"]:
-        """Q."""
+    def pair_parts(self) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B K K"]]:
+        """Q: what its minima are multiplied by, and the rest of it."""
         paths = self.gate, self.linear
-        return gated_pair_form(self.activation, *self.baselines, *paths, self.norms)
+        return gated_pair_parts(self.activation, *self.baselines, *paths, self.norms)

@@ -43,7 +43,7 @@ class ForeignDictionary:
     skips: Mapping[tuple[int, int], Tensor] = field(default_factory=dict)
     """[D, D] by the places of the hookpoint read and of the one written."""
     normalisation: str | None = None
-    """Of tokens before they are encoded: `layer_norm` or `unit_norm` (`TokenScale`); of SAEs alone."""
+    """Of tokens before they are encoded (`TokenScale`): `layer_norm` or `unit_norm`; SAEs alone."""
     head: int | None = None
     """The one head that is read, of a dictionary of `HEADS`."""
     values_folded: bool = False
