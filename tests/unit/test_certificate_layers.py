@@ -23,6 +23,7 @@ from crossproof.proof.certificate.verifier.layers import (
     Rows,
     activated,
     lengths,
+    spectral,
 )
 
 LENGTH, WIDTH = 7, 6
@@ -209,3 +210,13 @@ def test_lengths_are_never_below_the_true_ones() -> None:
     rows = np.array([[3.0, 4.0], [1e-200, 1e-200], [0.1, 0.2]])
     assert (lengths(rows) >= [5.0, math.hypot(1e-200, 1e-200), math.hypot(0.1, 0.2)]).all()
     assert lengths(rows)[0] < 5 * (1 + 1e-14)
+
+
+@pytest.mark.parametrize("shape", [(3, 40), (40, 3), (30, 30), (1, 1), (60, 50)])
+def test_the_spectral_bound_is_above_the_norm_and_near_it(shape: tuple[int, int]) -> None:
+    for seed, size in ((1, 1.0), (2, 1e-20), (3, 1e12)):
+        W = size * draw(seed, *shape)
+        exact = float(np.linalg.norm(W, 2))
+        assert exact * (1 - 1e-12) <= spectral(W) <= exact * 1.2
+    assert spectral(np.zeros((2, 3))) < 1e-100
+    assert spectral(np.diag([3.0, 1.0])) >= 3
