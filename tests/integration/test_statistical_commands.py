@@ -226,7 +226,7 @@ def test_what_cannot_be_is_said_in_a_sentence(
 
 
 def test_options_of_other_kinds_are_not_passed_over(proved: Path) -> None:
-    with pytest.raises(CrossproofError, match="not of statistical certificates"):
+    with pytest.raises(CrossproofError, match="of certificates of networks"):
         verify.run([str(proved), "--arb"], 0.0)
     with pytest.raises(CrossproofError, match="give all of"):
         verify.run([str(proved), "--model", "bundled"], 0.0)

@@ -21,8 +21,7 @@ class Prove:
 
     All pairs of summands are certified through frequencies; sparse inputs, a sample of them or all
     activations at once, through the latents of a dictionary. Of a language model's run folder:
-    `crossproof prove RUN --kind statistical` (its options: `crossproof prove --kind statistical
-    --help`).
+    --kind statistical and --kind contexts (their options: `crossproof prove --kind KIND --help`).
     """
 
     network: Annotated[Path, tyro.conf.Positional]

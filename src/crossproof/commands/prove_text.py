@@ -1,4 +1,4 @@
-"""`crossproof prove --kind statistical`: certificates of a language model and its dictionary."""
+"""`crossproof prove --kind statistical` and `--kind contexts`: certificates of a language model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -17,9 +17,20 @@ from crossproof.commands.models import ModelOptions
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError
 from crossproof.interactions.config import mlps_of
-from crossproof.proof.certificate.text_options import DocumentSlice, StatisticalOptions
+from crossproof.proof.certificate.text_options import (
+    ContextOptions,
+    DocumentSlice,
+    StatisticalOptions,
+)
 
-KINDS = ("statistical",)
+if TYPE_CHECKING:
+    from crossproof.crosscoder.model import Crosscoder
+    from crossproof.lm import LanguageModel
+    from crossproof.proof.certificate.result_contexts import ContextsResult
+    from crossproof.proof.certificate.result_statistical import StatisticalResult
+    from crossproof.training.config import RunConfig
+
+KINDS = ("statistical", "contexts")
 
 
 @dataclass(frozen=True)
@@ -56,21 +67,50 @@ class ProveStatistical:
     """CPU threads; 0 leaves PyTorch's choice."""
 
 
+@dataclass(frozen=True)
+class ProveContexts:
+    """What a dictionary costs a language model at listed contexts, as a proof about these alone.
+
+    The last MLP, then the last two, read m latents a neuron: how many predictions keep their most
+    likely token, and how far the loss moves, against the model itself:
+
+      crossproof prove runs/demo --kind contexts --crosscoder penalised --out certificate
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A folder written by `crossproof train`, or one that holds crosscoder.safetensors."""
+    out: Path
+    """Folder for the certificate; an earlier one in it is replaced."""
+    kind: Literal["contexts"] = "contexts"
+    crosscoder: str = ""
+    """Which crosscoder of the run; none: its only one."""
+    treatments: ContextOptions = field(default_factory=ContextOptions)
+    language_model: ModelOptions = field(default_factory=ModelOptions)
+    text: str | None = None
+    """Where the contexts are from; by default the run's own source."""
+    split: Split = "held_out"
+    sequences: int = 8
+    """How many contexts."""
+    skip: int = 0
+    """Sequences at the beginning of the split to pass over."""
+    context: int = 256
+    """Tokens a context."""
+    threads: int = 0
+    """CPU threads; 0 leaves PyTorch's choice."""
+
+
 def run(arguments: Sequence[str], began: float) -> None:
     """Measures, writes and verifies; exits with 1 if the written claim does not hold."""
+    if kind_asked(arguments) == "contexts":
+        _contexts(parse(ProveContexts, "prove", arguments))
+        return
     options: ProveStatistical = parse(ProveStatistical, "prove", arguments)
     named = options.mlp and mlps_of(options.mlp)  # before anything is loaded
 
     from crossproof.proof.certificate.statistical import prove_statistical
-    from crossproof.report.terminal import evaluation_display, print_tables, say
-    from crossproof.training.machine import thread_setting
-    from crossproof.training.run_folder import RunFolder
+    from crossproof.report.terminal import evaluation_display
 
-    thread_setting(options.threads)
-    folder = RunFolder.open(options.run)
-    name = one_of(folder.names, options.crosscoder, options.run)
-    model, config = options.language_model.load(options.run)
-    crosscoder = folder.crosscoders(model)[name]
+    model, config, name, crosscoder = _loaded(options)
     text = options.text or config.text
     skip = config.skipped if text == config.text else 0
     where = DocumentSlice(
@@ -89,11 +129,42 @@ def run(arguments: Sequence[str], began: float) -> None:
             named or mlps_of(config.penalise),
             partial(progress, name),
         )
+    _shown(result, options.out)
+
+
+def _contexts(options: ProveContexts) -> None:
+    from crossproof.activations.corpus import TextSlice
+    from crossproof.proof.certificate.contexts import prove_contexts
+
+    model, config, _, crosscoder = _loaded(options)
+    context = min(options.context, model.context)
+    source = options.text or config.text
+    text = TextSlice(source, options.split, options.sequences, context, options.skip, config.rows)
+    _shown(prove_contexts(model, crosscoder, text, options.out, options.treatments), options.out)
+
+
+def _loaded(
+    options: ProveStatistical | ProveContexts,
+) -> tuple[LanguageModel, RunConfig, str, Crosscoder]:
+    """The model, how the run was trained, and the crosscoder with its name."""
+    from crossproof.training.machine import thread_setting
+    from crossproof.training.run_folder import RunFolder
+
+    thread_setting(options.threads)
+    folder = RunFolder.open(options.run)
+    name = one_of(folder.names, options.crosscoder, options.run)
+    model, config = options.language_model.load(options.run)
+    return model, config, name, folder.crosscoders(model)[name]
+
+
+def _shown(result: StatisticalResult | ContextsResult, out: Path) -> None:
+    from crossproof.report.terminal import print_tables, say
+
     print_tables(result.tables())
     say(result.verdict)
-    say(f"Certificate: {options.out}; `crossproof verify {options.out}` checks its bounds.")
+    say(f"Certificate: {out}; `crossproof verify {out}` checks its bounds.")
     if not result.holds:
-        print("crossproof: the statistical claim is NOT verified.", file=sys.stderr)
+        print("crossproof: the claim as written is NOT verified.", file=sys.stderr)
         sys.exit(1)
 
 

@@ -70,12 +70,17 @@ def _report(options: Verify) -> bool:
         print(network)
         return True
     limits = Limits(int(options.memory * 2**30), int(options.operations))
-    of_text = [folder for folder in options.folders if kind_of(folder) in KINDS]
+    kinds = {folder: kind_of(folder) for folder in options.folders}
+    of_text = {folder: kind for folder, kind in kinds.items() if kind in KINDS}
     folders = [folder for folder in options.folders if folder not in of_text]
     if options.text_model.given and not of_text:
-        raise CrossproofError("--model, --dictionary and --text are of statistical certificates.")
+        raise CrossproofError(
+            "--model, --dictionary and --text are of certificates of language models."
+        )
     if not folders and (options.network or options.domain or options.arb):
-        raise CrossproofError("--network, --domain and --arb are not of statistical certificates.")
+        raise CrossproofError(
+            "--network, --domain and --arb are of certificates of networks: give --model."
+        )
     verified = not of_text or report_text(of_text, options.text_model, limits)
     if not folders:
         return verified

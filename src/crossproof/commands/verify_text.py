@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from crossproof.errors import CrossproofError
 
 if TYPE_CHECKING:
+    from crossproof.crosscoder.model import Crosscoder
+    from crossproof.lm import LanguageModel
     from crossproof.proof.certificate.format import Limits
-    from crossproof.proof.certificate.result_statistical import Recomputation
+    from crossproof.proof.certificate.result_contexts import ContextsResult
+    from crossproof.proof.certificate.result_statistical import StatisticalResult
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -20,14 +25,28 @@ class TextSubject:
     """Of certificates about a language model: yours, to run it again."""
 
     model: str | None = None
-    """Of a statistical certificate: your model. With --dictionary and --text it runs again on a
-    random share of the documents."""
+    """Your model: with --dictionary it runs again, on a random share of --text (a statistical
+    certificate) or at the contexts that a certificate lists."""
     dictionary: Path | None = None
-    """Of a statistical certificate: the folder of your crosscoder."""
+    """The folder of your crosscoder."""
     text: str | None = None
     """Of a statistical certificate: your text."""
     recheck: float = 0.05
     """The share of its documents that is computed again; 16 at least."""
+
+    def load(self, text: bool) -> tuple[LanguageModel, Crosscoder]:
+        """Model and dictionary; CrossproofError unless all is given that is needed."""
+        if self.model is None or self.dictionary is None or (text and self.text is None):
+            raise CrossproofError(
+                "To run the model again give all of --model, --dictionary and, for a statistical "
+                "certificate, --text: what is saved depends on each."
+            )
+        if not 0 <= self.recheck <= 1:
+            raise CrossproofError(f"--recheck is {self.recheck}: give a share from 0 to 1.")
+        from crossproof.crosscoder.model import load_crosscoder
+        from crossproof.lm import load_model
+
+        return load_model(self.model), load_crosscoder(self.dictionary)[0]
 
     @property
     def given(self) -> bool:
@@ -35,48 +54,70 @@ class TextSubject:
         return any(each is not None for each in (self.model, self.dictionary, self.text))
 
 
-def report_text(folders: Sequence[Path], subject: TextSubject, limits: Limits) -> bool:
-    """Prints what certificates about language models show; False if a claim is not verified."""
+def report_text(folders: Mapping[Path, str], subject: TextSubject, limits: Limits) -> bool:
+    """Prints what certificates about language models show, by kind; False if a claim is false."""
     from rich.console import Console
 
     from crossproof.proof.certificate.reading import printable
+    from crossproof.proof.certificate.result_contexts import contexts_table
     from crossproof.proof.certificate.result_statistical import statistical_table
+    from crossproof.proof.certificate.verifier.contexts import verify_contexts
     from crossproof.proof.certificate.verifier.statistical import verify_statistical
 
-    results = {folder: verify_statistical(folder, limits=limits) for folder in folders}
+    statistical = {
+        folder: verify_statistical(folder, limits=limits)
+        for folder, kind in folders.items()
+        if kind == "statistical"
+    }
+    contexts = {
+        folder: verify_contexts(folder, limits=limits)
+        for folder, kind in folders.items()
+        if kind == "contexts"
+    }
     if subject.given:
-        for folder, result in results.items():
-            again, pinned = _again(folder, subject), ("model", "dictionary", "text")
-            results[folder] = replace(result, recomputed=again, pinned=pinned)
+        model, crosscoder = subject.load(text=bool(statistical))
+        statistical = {f: _again(f, r, model, crosscoder, subject) for f, r in statistical.items()}
+        contexts = {f: _compared(f, r, model, crosscoder) for f, r in contexts.items()}
+    results: dict[Path, StatisticalResult | ContextsResult] = {**statistical, **contexts}
     first = next(iter(results.values()))
-    named = {str(folder): result for folder, result in results.items()}
-    tables = first.tables() if len(results) == 1 else [statistical_table(named)]
+    tables = first.tables()
+    if len(results) > 1:
+        tables = [statistical_table(_named(statistical))] if statistical else []
+        tables += [contexts_table(_named(contexts))] if contexts else []
     for table in tables:
         Console().print(table.to_rich())
     if len(results) == 1 and first.holds:
         print(first.verdict)
     false = [printable(str(folder)) for folder, result in results.items() if not result.holds]
     if false:
-        print(
-            f"crossproof: the statistical claim of {', '.join(false)} is NOT verified.",
-            file=sys.stderr,
-        )
-    elif len(results) > 1:
+        print(f"crossproof: the claim of {', '.join(false)} is NOT verified.", file=sys.stderr)
+    elif len(results) > 1 and statistical:
         print("All statistical claims are verified; they are no proofs about every input.")
     return not false
 
 
-def _again(folder: Path, subject: TextSubject) -> Recomputation:
-    if subject.model is None or subject.dictionary is None or subject.text is None:
-        raise CrossproofError(
-            "To run the model again give all of --model, --dictionary and --text: what is saved "
-            "of a document depends on each."
-        )
-    if not 0 <= subject.recheck <= 1:
-        raise CrossproofError(f"--recheck is {subject.recheck}: give a share from 0 to 1.")
-    from crossproof.crosscoder.model import load_crosscoder
-    from crossproof.lm import load_model
+def _named(results: Mapping[Path, R]) -> dict[str, R]:
+    return {str(folder): result for folder, result in results.items()}
+
+
+def _again(
+    folder: Path,
+    result: StatisticalResult,
+    model: LanguageModel,
+    crosscoder: Crosscoder,
+    subject: TextSubject,
+) -> StatisticalResult:
     from crossproof.proof.certificate.statistical import recompute
 
-    crosscoder, _ = load_crosscoder(subject.dictionary)
-    return recompute(folder, load_model(subject.model), crosscoder, subject.text, subject.recheck)
+    assert subject.text is not None  # `load` looked
+    again = recompute(folder, model, crosscoder, subject.text, subject.recheck)
+    return replace(result, recomputed=again, pinned=("model", "dictionary", "text"))
+
+
+def _compared(
+    folder: Path, result: ContextsResult, model: LanguageModel, crosscoder: Crosscoder
+) -> ContextsResult:
+    from crossproof.proof.certificate.contexts import compare_contexts
+
+    compare_contexts(folder, model, crosscoder)
+    return replace(result, recomputed=True, pinned=("model", "dictionary"))

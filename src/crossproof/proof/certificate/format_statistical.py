@@ -93,11 +93,11 @@ class StatisticalCertificate:
     bytes: int = 0
 
 
-def kind_of(folder: Path) -> str | None:
-    """The kind that a certificate says it is of; None if it says none. Errors as `read_json`."""
+def kind_of(folder: Path) -> str:
+    """The kind that a certificate says it is of; "" if it says none. Errors as `read_json`."""
     header = read_json(folder / HEADER)
-    kind = header.get("kind") if isinstance(header, dict) else None
-    return kind if isinstance(kind, str) else None
+    kind = header.get("kind") if isinstance(header, dict) else ""
+    return kind if isinstance(kind, str) else ""
 
 
 def read_statistical(folder: Path, limits: Limits | None = None) -> StatisticalCertificate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -137,7 +138,8 @@ def treated(
 ) -> Treatments:
     """What options ask for, of a crosscoder; CrossproofError if that cannot be."""
     written = tuple(crosscoder.hookpoints.names[at] for at in crosscoder.written)
-    spliced = {("all",): written, ("none",): ()}.get(options.splice, options.splice)
+    spliced = written if options.splice == ("all",) else options.splice
+    spliced = () if spliced == ("none",) else spliced
     blocks = tuple(mlp_views(model, crosscoder, mlps)) if options.keep else ()
     treatments = Treatments(spliced, options.keep, blocks)
     treatments.checked(crosscoder)
@@ -265,4 +267,4 @@ def _compared(
 
 def _outward(bound: float) -> float:
     """Nine decimals, never below what was verified: sums may round otherwise elsewhere."""
-    return max(np.ceil(bound * 1e9).item() / 1e9, bound)
+    return max(math.ceil(bound * 1e9) / 1e9, bound)

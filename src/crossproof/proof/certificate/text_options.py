@@ -51,3 +51,22 @@ class DocumentSlice:
     """Tokens of a document that are read at most."""
     skip: int = 0
     """Rows at the beginning of the split that are passed over, as already looked at."""
+
+
+@dataclass(frozen=True)
+class ContextOptions:
+    """What is replaced at the listed contexts."""
+
+    keep: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8)
+    """Latents a neuron, a row each; 0 is the MLP without the dictionary's latents."""
+    mlps: tuple[int, ...] = (1, 2)
+    """1: the last MLP; 2: the last two; or both."""
+
+    def __post_init__(self) -> None:
+        numbers = (self.keep, self.mlps)
+        if not all(each and len(set(each)) == len(each) for each in numbers):
+            raise CrossproofError(
+                "Give every number of latents and of MLPs once, and one at least."
+            )
+        if min(self.keep) < 0 or not set(self.mlps) <= {1, 2} or len(self.keep) > 32:
+            raise CrossproofError("Give 1 or 2 MLPs, and at most 32 numbers of latents from 0 up.")

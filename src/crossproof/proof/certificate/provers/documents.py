@@ -184,23 +184,22 @@ def _values(
     scored = batch.encoded.scored
     columns = torch.arange(1, scored.shape[1], device=scored.device)
     counted = scored[:, :-1] & (columns < lengths.to(scored.device)[:, None])
-    loss, prediction = _predictions(batch)
+    loss, prediction = predictions(batch.model, batch.encoded.tokens)
     losses, changes = [], []
     with torch.no_grad():
         for patch in _patches(batch, treatments, views):
-            treated, other = _predictions(batch, patch)
+            treated, other = predictions(batch.model, batch.encoded.tokens, patch)
             losses.append((treated * counted).double().sum(1))
             changes.append(((other != prediction) & counted).sum(1))
     own = (loss * counted).double().sum(1)
     return counted.sum(1), own, torch.stack(losses, 1), torch.stack(changes, 1)
 
 
-def _predictions(
-    batch: DecodedBatch, replace: Mapping[str, Tensor] | None = None
+def predictions(
+    model: LanguageModel, tokens: Int[Tensor, "S T"], replace: Mapping[str, Tensor] | None = None
 ) -> tuple[Float[Tensor, "S L"], Int[Tensor, "S L"]]:
-    """Losses of the next tokens and the most likely ones."""
-    tokens = batch.encoded.tokens
-    logits = batch.model.logits(tokens, replace)[:, :-1].float()
+    """Losses of the next tokens, nats, and the most likely ones; `replace` as in `logits`."""
+    logits = model.logits(tokens, replace)[:, :-1].float()
     losses = functional.cross_entropy(logits.mT, tokens[:, 1:].long(), reduction="none")
     return losses, logits.argmax(-1)
 

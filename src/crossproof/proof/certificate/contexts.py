@@ -1,0 +1,156 @@
+"""Makes certificates about listed contexts, and compares what they hold with a reader's model."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from safetensors.numpy import save_file
+from torch import Tensor, from_numpy
+
+from crossproof.activations.corpus import TextSlice
+from crossproof.crosscoder.model import Crosscoder
+from crossproof.errors import CrossproofError
+from crossproof.files import atomic_folder
+from crossproof.lm.model import LanguageModel
+from crossproof.lm.pair import ModelPair
+from crossproof.proof.certificate.format import HEADER, SMALLEST_VALUE, TENSORS
+from crossproof.proof.certificate.format_contexts import (
+    ContextsCertificate,
+    ContextStatement,
+    check_codes,
+    check_shapes,
+    header_of,
+    read_contexts,
+)
+from crossproof.proof.certificate.provers.contexts import context_tensors, measured, model_end
+from crossproof.proof.certificate.provers.documents import dictionary_hash
+from crossproof.proof.certificate.reading import CertificateError
+from crossproof.proof.certificate.result_contexts import ContextsResult
+from crossproof.proof.certificate.text_options import ContextOptions
+from crossproof.proof.certificate.verifier.contexts import judge_contexts, verify_contexts
+
+STREAM_TOLERANCE, CODES_ALIKE = 1e-3, 0.98
+"""Of the largest entry of a stream; share of positions whose latents are the same: what a model may
+differ by when it runs on another machine."""
+
+
+def prove_contexts(
+    model: LanguageModel,
+    crosscoder: Crosscoder,
+    text: TextSlice | Int[Tensor, "S T"],
+    out: Path | str,
+    options: ContextOptions = ContextOptions(),  # noqa: B008  (frozen)
+) -> ContextsResult:
+    """Saves a model's end and its activations, claims what the verifier reaches, and verifies.
+
+    Raises CrossproofError as `model_end`, for a pair of models, for a context that occurs twice,
+    and if the folder cannot be written.
+    """
+    began = time.perf_counter()
+    if isinstance(model, ModelPair):
+        raise CrossproofError("Contexts are certified of one model: give one of the two.")
+    tokens = text.read(model) if isinstance(text, TextSlice) else text
+    deepest = max(options.mlps)
+    shape, tensors = model_end(model, crosscoder, deepest, tokens.shape[1])
+    tensors |= context_tensors(model, crosscoder, tokens, deepest)
+    tensors = {name: _settled(tensor) for name, tensor in tensors.items()}
+    described = {name: (t.shape, t.dtype == np.int64) for name, t in tensors.items()}
+    truth = measured(model, crosscoder, tokens, options.mlps, options.keep)
+    draft = ContextsCertificate(
+        shape,
+        tuple(ContextStatement(n, m, 0, 1e30, 1e30) for n in options.mlps for m in options.keep),
+        tensors,
+        check_shapes(shape, described),
+        model.weights_hash,
+        dictionary_hash(crosscoder),
+        {"model": model.name, "precision": str(model.dtype).removeprefix("torch.")},
+        {"seconds": round(time.perf_counter() - began, 1)},
+    )
+    check_codes(draft)
+    statements = tuple(
+        ContextStatement(b.mlps, b.keep, b.kept, _outward(b.loss_change), _outward(b.token_change))
+        for b in judge_contexts(draft).bounds
+    )
+    task = {**draft.task, "measured": [asdict(each) for each in truth]}
+    write_contexts(Path(out), replace(draft, statements=statements, task=task))
+    return replace(verify_contexts(out), measured=tuple(truth))
+
+
+def write_contexts(folder: Path, certificate: ContextsCertificate) -> None:
+    """Writes the folder, replacing an earlier one; CrossproofError if the place is not writable."""
+    with atomic_folder(folder) as temporary:
+        save_file({n: _compact(t) for n, t in certificate.tensors.items()}, temporary / TENSORS)
+        header = json.dumps(header_of(certificate), indent=2)
+        (temporary / HEADER).write_text(header + "\n")
+
+
+def compare_contexts(folder: Path | str, model: LanguageModel, crosscoder: Crosscoder) -> None:
+    """Computes streams, latents and weights again, at the contexts that a certificate lists.
+
+    Raises CertificateError if the model or the dictionary is another, weights are not exactly the
+    model's, streams are further off than rounding explains, or latents are others.
+    """
+    held = read_contexts(Path(folder))
+    told = {"model": model.weights_hash, "dictionary": dictionary_hash(crosscoder)}
+    for name, hashed in told.items():
+        if getattr(held, name) != hashed:
+            raise CertificateError(
+                f"{folder} speaks about the {name} {getattr(held, name)}, and yours is {hashed}."
+            )
+    tokens = from_numpy(held.tensors["contexts.tokens"])
+    shape, ours = model_end(model, crosscoder, held.shape.mlps, tokens.shape[1])
+    if shape != held.shape or shape.mlps != held.shape.mlps:
+        raise CertificateError(f"{folder} describes another end of the model than yours has.")
+    for name, tensor in ours.items():
+        saved, turn = held.tensors[name], name.endswith((".cos", ".sin"))
+        off = 1e-12 if turn else 0.0  # platforms round cosines differently
+        if saved.shape != tensor.shape or not (np.abs(saved - _settled(tensor)) <= off).all():
+            raise CertificateError(f"{name} in {folder} is not that of your model or dictionary.")
+    _compare_activations(held, context_tensors(model, crosscoder, tokens, held.shape.mlps))
+
+
+def _compare_activations(held: ContextsCertificate, ours: dict[str, Any]) -> None:
+    saved, stream = held.tensors, ours["contexts.stream"]
+    if not np.array_equal(saved["contexts.scored"], ours["contexts.scored"]):
+        raise CertificateError("The dictionary's rule scores other positions than are saved.")
+    off = np.abs(saved["contexts.stream"] - stream).max() / np.abs(stream).max()
+    if not off <= STREAM_TOLERANCE:
+        raise CertificateError(
+            f"The streams saved are off by {off:.2g} of the model's largest entry: they are not "
+            f"the model's at these contexts."
+        )
+    alike = np.mean([np.array_equal(a, b) for a, b in zip(_rows(saved), _rows(ours), strict=True)])
+    same_codes = saved["contexts.indices"].shape == ours["contexts.indices"].shape and np.allclose(
+        saved["contexts.values"], ours["contexts.values"], rtol=1e-2, atol=1e-3
+    )
+    if alike < CODES_ALIKE or (alike == 1 and not same_codes):
+        raise CertificateError("The latents saved are not those of the dictionary there.")
+
+
+def _rows(tensors: dict[str, Any]) -> list[np.ndarray]:
+    """The active latents of each scored position."""
+    return np.split(tensors["contexts.indices"], tensors["contexts.offsets"][1:-1])
+
+
+def _settled(tensor: np.ndarray) -> np.ndarray:
+    """Without numbers too small for the verifier; no float32 weight of a model is."""
+    return np.where(np.abs(tensor) < SMALLEST_VALUE, np.zeros_like(tensor), tensor)
+
+
+def _compact(tensor: np.ndarray) -> np.ndarray:
+    """As float32 or int32 where that holds the same numbers."""
+    smaller = np.float32 if tensor.dtype == np.float64 else np.int32
+    short = tensor.astype(smaller)
+    return np.ascontiguousarray(short if np.array_equal(short, tensor) else tensor)
+
+
+def _outward(bound: float) -> float:
+    """Nine decimals, never below what was verified: sums may round otherwise elsewhere."""
+    return max(math.ceil(bound * 1e9) / 1e9 + 1e-9, bound) if math.isfinite(bound) else 1e30
