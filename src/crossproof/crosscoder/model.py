@@ -175,13 +175,15 @@ class Crosscoder(SavedOnHub, FormerNames, SeededByData):
 
         `x`, what was encoded, is needed for affine skips: CrossproofError without it.
         """
-        if self.layout.skips and x is None:
+        decoded = self.decode_scaled(latents) / self.scale[:, None]
+        if not self.layout.skips:
+            return decoded
+        if x is None:
             raise CrossproofError(
                 "This dictionary has an affine skip beside its latents: give decode the "
                 "activations that were encoded, too."
             )
-        scaled = None if x is None else x.to(self.scale) * self.scale[:, None]
-        return self.decode_scaled(latents, scaled) / self.scale[:, None]
+        return decoded + self.affine(x)
 
     def affine(self, x: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
         """What the affine skips alone add at each hookpoint, of raw activations."""
