@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig, SparseLatents
+from crossproof.crosscoder.layout import LatentGroup, Layout
 from crossproof.interactions import MLPDictionary
-from crossproof.lm import Activation, MLPWeights, Rotary
+from crossproof.lm import Activation, LanguageModel, MLPWeights, Rotary
 from crossproof.lm.hookpoints import Hookpoints
 
 F64 = torch.float64
@@ -120,3 +121,27 @@ def random_batch(crosscoder: Crosscoder, tokens: int, seed: int = 1) -> Tensor:
     shape = (tokens, *crosscoder.b_dec.shape)
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=F64).to(crosscoder.b_dec.dtype)
+
+
+def random_kind(
+    model: LanguageModel, names: list[str], layout: Layout, rule: str = "topk", seed: int = 0
+) -> Crosscoder:
+    generator = torch.Generator().manual_seed(seed)
+    config = CrosscoderConfig(layout.n_latents, rule, 3)
+    made = Crosscoder(config, model.hookpoints(names), model.d_model, layout).to(F64)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if not name.startswith("sparsity"):
+                noise = torch.randn(parameter.shape, generator=generator, dtype=F64)
+                parameter.copy_(0.3 * noise)
+        made.b_dec[[p for p in range(len(names)) if p not in layout.written]] = 0
+        made.scale.copy_(0.5 + torch.rand(len(names), generator=generator, dtype=F64))
+        if rule == "batch_topk":
+            made.sparsity.threshold.fill_(0.3)
+    return made
+
+
+def random_transcoder(model: LanguageModel, block: int, skip: bool, rule: str) -> Crosscoder:
+    names = [f"blocks.{block}.mlp.hook_in", f"blocks.{block}.hook_mlp_out"]
+    layout = Layout((LatentGroup(9, (0,), (1,)),), ((0, 1),) if skip else ())
+    return random_kind(model, names, layout, rule, block)

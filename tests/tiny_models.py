@@ -14,10 +14,20 @@ from transformers import (
     GPTNeoForCausalLM,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    OlmoeConfig,
+    OlmoeForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 VOCABULARY = 64
@@ -88,6 +98,84 @@ def llama(blocks: int = N_BLOCKS) -> PreTrainedModel:
         )
     )
 
+
+_MIXTURE = {
+    "hidden_size": D_MODEL,
+    "num_hidden_layers": N_BLOCKS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": CONTEXT,
+    "head_dim": 4,
+    "experts_implementation": "eager",  # the usual one knows no float64
+    **IDS,
+}
+
+
+def mixtral(experts: int = 4, chosen: int = 2) -> PreTrainedModel:
+    """Experts whose weights add up to one."""
+    options = _MIXTURE | {"num_experts_per_tok": chosen, "num_local_experts": experts}
+    return MixtralForCausalLM(MixtralConfig(intermediate_size=24, **options))
+
+
+def llama_like(mixture: PreTrainedModel) -> PreTrainedModel:
+    """The dense model that a Mixtral of one expert is."""
+    config = mixture.config
+    dense = LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=D_MODEL,
+            num_hidden_layers=N_BLOCKS,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            intermediate_size=config.intermediate_size,
+            max_position_embeddings=CONTEXT,
+            rms_norm_eps=config.rms_norm_eps,
+            rope_parameters=config.rope_parameters,
+            head_dim=4,
+            **IDS,
+        )
+    )
+    weights = dict(mixture.state_dict())
+    for block in range(N_BLOCKS):
+        at = f"model.layers.{block}.mlp"
+        both = weights.pop(f"{at}.experts.gate_up_proj")[0]
+        weights[f"{at}.gate_proj.weight"], weights[f"{at}.up_proj.weight"] = both.chunk(2)
+        weights[f"{at}.down_proj.weight"] = weights.pop(f"{at}.experts.down_proj")[0]
+        weights.pop(f"{at}.gate.weight")
+    dense.load_state_dict(weights)
+    return dense
+
+
+def qwen2_moe() -> PreTrainedModel:
+    """Experts beside a shared one, which a sigmoid weighs."""
+    sizes = {"moe_intermediate_size": 12, "shared_expert_intermediate_size": 20, "num_experts": 4}
+    return Qwen2MoeForCausalLM(Qwen2MoeConfig(intermediate_size=24, **sizes, **_MIXTURE))
+
+
+def qwen3_moe() -> PreTrainedModel:
+    """Experts without a shared one."""
+    return Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(intermediate_size=24, moe_intermediate_size=12, num_experts=4, **_MIXTURE)
+    )
+
+
+def olmoe() -> PreTrainedModel:
+    """Experts whose weights do not add up to one."""
+    return OlmoeForCausalLM(OlmoeConfig(intermediate_size=12, num_experts=4, **_MIXTURE))
+
+
+def gpt_oss() -> PreTrainedModel:
+    """Experts with biases and a gate of their own."""
+    sizes = {"intermediate_size": 16, "num_local_experts": 4}
+    return GptOssForCausalLM(GptOssConfig(**sizes, **_MIXTURE))
+
+
+MIXTURES: dict[str, Callable[[], PreTrainedModel]] = {
+    "mixtral": mixtral,
+    "qwen2-moe": qwen2_moe,
+    "qwen3-moe": qwen3_moe,
+    "olmoe": olmoe,
+}
 
 ARCHITECTURES: dict[str, Callable[[], PreTrainedModel]] = {
     "gpt2": gpt2,

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel, load_model, quiet
+from crossproof.lm.mixture import MixtureWeights
+from crossproof.lm.mlp import MLPWeights
 from crossproof.lm.tracing import FORWARD_ERRORS
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
@@ -142,7 +145,7 @@ def examine(kind: str) -> Row:
     return Row(
         architecture,
         _hookpoints(model),
-        _joined(_view(model.mlp, block) for block in blocks),
+        _joined(_view(partial(_mlp, model), block) for block in blocks),
         _joined(_view(model.attention, block) for block in blocks),
     )
 
@@ -186,7 +189,13 @@ def _view(read: Any, block: int) -> str:
         view = read(block)
     except CrossproofError as error:
         return _reason(error)
+    if isinstance(view, MixtureWeights):
+        return "experts"
     return {True: "gated", False: "plain"}[view.gated] if hasattr(view, "gated") else "yes"
+
+
+def _mlp(model: LanguageModel, block: int) -> MLPWeights | MixtureWeights:
+    return model.mixture(block) if model.is_mixture(block) else model.mlp(block)
 
 
 def _joined(outcomes: Iterator[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from torch import Tensor
 import crossproof
 from crossproof import CrosscoderConfig, Objective, RunConfig
 from crossproof.crosscoder import load_crosscoder
+from crossproof.crosscoder.layout import describe_kind
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel, load_model
 from crossproof.training import run as runs
-from crossproof.training.kinds import describe_kind, plans
+from crossproof.training.kinds import plans
 from crossproof.training.loop import Training
 from crossproof.training.run_folder import RunFolder
 
@@ -55,7 +57,13 @@ def tokens() -> Tensor:
     return tiny_models.random_tokens(24, 16)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kind if "transcoder" in kind else pytest.param(kind, marks=pytest.mark.slow)
+        for kind in KINDS
+    ],
+)
 def test_every_kind_learns_what_it_writes(kind: str, model: LanguageModel, tokens: Tensor) -> None:
     config = replace(CONFIG, **KINDS[kind])
     (plan,) = plans(model, config).values()
@@ -137,7 +145,7 @@ def test_dictionaries_of_different_kinds_share_a_pass(model: LanguageModel, toke
     assert list(training.crosscoders) == list(KINDS)
 
 
-@pytest.mark.parametrize("rule", ["batch_topk", "jumprelu"])
+@pytest.mark.parametrize("rule", [pytest.param("batch_topk", marks=pytest.mark.slow), "jumprelu"])
 def test_a_crosscoder_starts_from_dictionaries_of_single_places(
     rule: str, tmp_path: Path, model: LanguageModel, tokens: Tensor
 ) -> None:
@@ -200,10 +208,19 @@ def test_places_that_make_no_dictionary_are_refused(
 def test_resume_knows_the_kind(tmp_path: Path) -> None:
     tiny_models.save_model(tmp_path / "model", tiny_models.llama)
     (tmp_path / "text.txt").write_text(" ".join(f"w{i % 50}" for i in range(900)))
+    torch.manual_seed(0)
+    source = crossproof.train(
+        replace(CONFIG, **KINDS["transcoder"], steps=1, crosscoder=CrosscoderConfig(8, k=2)),
+        tmp_path / "source",
+        model=str(tmp_path / "model"),
+        text=str(tmp_path / "text.txt"),
+    )
+    assert source.steps == 1
     config = replace(
         CONFIG,
         **KINDS["transcoder"],
         skip=True,
+        start=(str(tmp_path / "source"),),
         model=str(tmp_path / "model"),
         text=str(tmp_path / "text.txt"),
         context=16,
@@ -215,10 +232,10 @@ def test_resume_knows_the_kind(tmp_path: Path) -> None:
         if progress.step == 2:
             runs._save(run)
             break
+    shutil.rmtree(tmp_path / "source")  # the checkpoint holds what came of it
     again = runs.resume(tmp_path / "run")
     assert again.config == config
     assert again.training.step == 2
     runs.train_run(again)
     saved, _ = load_crosscoder(tmp_path / "run" / "unpenalised" / "crosscoder")
     assert saved.layout.skips == ((0, 1),)
-    (tmp_path / "run" / "checkpoints").exists()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import tiny_models
 import torch
-from dictionaries import F64
+from dictionaries import F64, random_kind, random_transcoder
 
-from crossproof.crosscoder import Crosscoder, CrosscoderConfig, encode_batches
+from crossproof.crosscoder import Crosscoder, encode_batches
 from crossproof.crosscoder.layout import LatentGroup, Layout
 from crossproof.crosscoder.side_by_side import side_by_side
 from crossproof.errors import CrossproofError
@@ -25,32 +25,8 @@ def model() -> LanguageModel:
     return load_model(tiny_models.llama(4).double())
 
 
-def dictionary(
-    model: LanguageModel, names: list[str], layout: Layout, rule: str = "topk", seed: int = 0
-) -> Crosscoder:
-    generator = torch.Generator().manual_seed(seed)
-    config = CrosscoderConfig(layout.n_latents, rule, 3)
-    made = Crosscoder(config, model.hookpoints(names), model.d_model, layout).to(F64)
-    with torch.no_grad():
-        for name, parameter in made.named_parameters():
-            if not name.startswith("sparsity"):
-                noise = torch.randn(parameter.shape, generator=generator, dtype=F64)
-                parameter.copy_(0.3 * noise)
-        made.b_dec[[p for p in range(len(names)) if p not in layout.written]] = 0
-        made.scale.copy_(0.5 + torch.rand(len(names), generator=generator, dtype=F64))
-        if rule == "batch_topk":
-            made.sparsity.threshold.fill_(0.3)
-    return made
-
-
-def transcoder(model: LanguageModel, block: int, skip: bool, rule: str) -> Crosscoder:
-    names = [f"blocks.{block}.mlp.hook_in", f"blocks.{block}.hook_mlp_out"]
-    layout = Layout((LatentGroup(LATENTS, (0,), (1,)),), ((0, 1),) if skip else ())
-    return dictionary(model, names, layout, rule, block)
-
-
 def sae(model: LanguageModel, name: str, latents: int = LATENTS) -> Crosscoder:
-    return dictionary(model, [name], Layout.joint(latents, 1), "relu", 7)
+    return random_kind(model, [name], Layout.joint(latents, 1), "relu", 7)
 
 
 def test_latents_of_a_set_add_up_to_what_subtracting_each_layer_does(model: LanguageModel) -> None:
@@ -58,7 +34,8 @@ def test_latents_of_a_set_add_up_to_what_subtracting_each_layer_does(model: Lang
     last = model.n_blocks - 1
     rules = ("topk", "batch_topk", "relu", "jumprelu")
     members = {
-        f"layer {m}": transcoder(model, m, skip=m == 1, rule=rules[m % 4]) for m in range(last)
+        f"layer {m}": random_transcoder(model, m, skip=m == 1, rule=rules[m % 4])
+        for m in range(last)
     }
     joined = side_by_side(model, members)
     assert joined.W_enc.shape[1] == joined.W_dec.shape[1] == 1  # as much as the latents use
@@ -95,7 +72,7 @@ def test_latents_of_a_set_add_up_to_what_subtracting_each_layer_does(model: Lang
 
 
 def test_parts_counted_twice_are_refused(model: LanguageModel) -> None:
-    below = transcoder(model, 0, False, "topk")
+    below = random_transcoder(model, 0, False, "topk")
     cases = {
         ("blocks.1.hook_resid_pre", "both"): "already contains blocks.0.hook_mlp_out",
         ("blocks.1.mlp.hook_in", "input"): "already contains blocks.0.hook_mlp_out",
@@ -127,3 +104,19 @@ def test_a_stream_and_what_is_added_to_it_stand_side_by_side(model: LanguageMode
     assert latent_name(9, joined.members) == "attention:0"
     assert latent_name(8, joined.members) == "stream:8"
     assert latent_name(8, {}) == "8"
+
+
+def test_a_skip_to_an_mlps_input_is_part_of_each_tokens_baseline(model: LanguageModel) -> None:
+    names = ["blocks.1.hook_resid_pre", "blocks.2.mlp.hook_in"]
+    layout = Layout((LatentGroup(LATENTS, (0,), (1,)),), ((0, 1),))
+    made = random_kind(model, names, layout)
+    views = mlp_views(model, made)
+    (batch,) = encode_batches(model, made, tiny_models.random_tokens(2, 7), 2, needs_of(views))
+    kept = batch.latents_only(needs_of(views))  # as examples of pairs are looked at
+    for each in (batch, kept):
+        seen = seen_by(views, each)[2]
+        value, _ = seen.dictionary.sums(seen.latents)
+        mlp = model.mlp(2).to(dtype=F64)
+        decoded = made.decode(batch.latents, batch.x)[:, 1]
+        expected = decoded @ mlp.W_in + mlp.b_in
+        torch.testing.assert_close(seen.dictionary.baseline + value, expected)

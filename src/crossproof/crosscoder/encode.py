@@ -61,6 +61,14 @@ class EncodedBatch:
         out = torch.zeros(shape, dtype=torch.float64, device=values.device)
         return out.index_add_(0, self.sequence[which], values.double())
 
+    def take(self, rows: Int[Tensor, " T"]) -> EncodedBatch:
+        """Some of the encoded positions, ascending, as a batch of their own."""
+        at = self.scored.flatten().nonzero()[rows, 0]
+        scored = torch.zeros_like(self.scored).flatten().index_fill(0, at, True)
+        kept = scored.view_as(self.scored)
+        x = self.x[rows] if len(self.x) else self.x  # it may have been left out
+        return replace(self, scored=kept, x=x, latents=self.latents.take(rows))
+
     def latents_only(self, but: Sequence[str] = ()) -> EncodedBatch:
         """The same without activations, which take most of the memory, `but` those named."""
         empty = self.x.new_empty(0, *self.x.shape[1:])  # a view would keep all of them

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from crossproof.crosscoder.folders import WEIGHTS
+from crossproof.crosscoder.layout import describe_kind
 from crossproof.crosscoder.provenance import Provenance
 from crossproof.crosscoder.store import (
     CARD,
@@ -126,6 +127,16 @@ def _hub_errors() -> tuple[type[Exception], ...]:
     return (HFValidationError, OSError, *bases)
 
 
+def _what(crosscoder: Stored) -> str:
+    """What the dictionary does, behind "a sparse dictionary"."""
+    kind, count = describe_kind(crosscoder.layout), len(crosscoder.hookpoints.names)
+    if kind == "crosscoder":
+        return f"that reads and writes {count} hookpoints of one language model at once"
+    read, written = len(crosscoder.layout.read), len(crosscoder.layout.written)
+    places = f"{read} read, {written} written"
+    return f"of one language model, of the kind {kind} (hookpoints: {places})"
+
+
 def model_card(crosscoder: Stored, provenance: Provenance, figures: Mapping[str, Any]) -> str:
     """The README.md of a saved crosscoder: metadata, what it is, where from, figures, use."""
     config, names = crosscoder.config, crosscoder.hookpoints.names
@@ -153,7 +164,7 @@ tags:
 
 # A crosscoder of {provenance.model}
 
-A sparse dictionary that reads and writes {len(names)} hookpoints of one language model at once,
+A sparse dictionary {_what(crosscoder)},
 trained with [crossproof](https://pypi.org/project/crossproof/).
 
 | | |

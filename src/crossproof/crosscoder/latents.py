@@ -88,6 +88,13 @@ class SparseLatents:
         offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
         return SparseLatents(offsets, self.indices[mask], self.values[mask], self.n_latents)
 
+    def take(self, tokens: Int[Tensor, " T"]) -> SparseLatents:
+        """Some of the tokens, in the order given."""
+        counts = self.offsets.diff()[tokens]
+        entries = ranges(self.offsets[tokens], counts)
+        offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+        return SparseLatents(offsets, self.indices[entries], self.values[entries], self.n_latents)
+
     def rows(self, start: int, stop: int) -> SparseLatents:
         """The tokens `start:stop`."""
         offsets = self.offsets[start : stop + 1]
@@ -95,3 +102,11 @@ class SparseLatents:
         return SparseLatents(
             offsets - offsets[0], self.indices[entries], self.values[entries], self.n_latents
         )
+
+
+def ranges(starts: Int[Tensor, " T"], counts: Int[Tensor, " T"]) -> Int[Tensor, " total"]:
+    """start, start + 1, ... of every range, one after another."""
+    before = counts.cumsum(0) - counts
+    return torch.repeat_interleave(starts - before, counts) + torch.arange(
+        int(counts.sum()), device=starts.device
+    )

@@ -116,6 +116,21 @@ class Layout:
             )
 
 
+def describe_kind(layout: Layout) -> str:
+    """What the field calls a dictionary of this layout."""
+    pairs = [(group.reads, group.writes) for group in layout.groups]
+    skip = "skip " if layout.skips else ""
+    if len(pairs) > 1 and all(len(reads) == 1 for reads, _ in pairs):
+        same = all(reads[0] in writes for reads, writes in pairs)
+        if all(len(writes) == 1 for _, writes in pairs):
+            return "SAEs side by side" if same else f"{skip}transcoders side by side"
+        return "weakly causal crosscoder" if same else f"{skip}cross-layer transcoder"
+    reads, writes = pairs[0]
+    if len(pairs) == 1 and reads == writes:
+        return "SAE" if len(reads) == 1 else "crosscoder"
+    return f"{skip}transcoder"
+
+
 def widest(spans: Sequence[PlaceSpan]) -> int:
     """The most places that a latent has."""
     return max(len(span.places) for span in spans)

@@ -6,7 +6,7 @@ import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations, product
+from itertools import pairwise, permutations, product
 
 import torch
 from jaxtyping import Float
@@ -87,6 +87,26 @@ def side_by_side(model: LanguageModel, dictionaries: Mapping[str, Crosscoder]) -
     return joined.eval()
 
 
+def compacted(dictionary: Crosscoder) -> Crosscoder:
+    """The same dictionary, each latent with the places that it uses.
+
+    Imported transcoders have vectors of zeros where they only read or write; this tells their kind.
+    """
+    parts = _parts(dictionary, range(len(dictionary.hookpoints)))
+    layout = Layout(tuple(part.group for part in parts), dictionary.layout.skips)
+    if layout == dictionary.layout:
+        return dictionary
+    config = CrosscoderConfig(layout.n_latents, "relu")  # its own rule takes the place
+    compact = Crosscoder(config, dictionary.hookpoints, dictionary.d_model, layout)
+    compact.to(dictionary.b_dec)
+    with torch.no_grad():
+        _fill(compact, [dictionary], parts)
+        compact.scale.copy_(dictionary.scale)
+    compact.sparsity, compact.positions = dictionary.sparsity, dictionary.positions
+    compact.members = dict(dictionary.members)
+    return compact.eval()
+
+
 @dataclass(frozen=True, eq=False)
 class _Part:
     """A group of one dictionary's latents at its places among those of all."""
@@ -99,7 +119,7 @@ class _Part:
 def _parts(dictionary: Crosscoder, places: Sequence[int]) -> list[_Part]:
     """The groups without the places at which all their vectors are zero."""
     parts, start = [], 0
-    for group in dictionary.layout.groups:
+    for group in _groups(dictionary):
         rows = slice(start, start + group.latents)
         start = rows.stop
         reads, W_enc = _used(dictionary.W_enc[rows], group.reads, places)
@@ -108,9 +128,28 @@ def _parts(dictionary: Crosscoder, places: Sequence[int]) -> list[_Part]:
     return parts
 
 
+def _groups(dictionary: Crosscoder) -> tuple[LatentGroup, ...]:
+    """The groups, or runs of latents with the same places where that tells more.
+
+    A joined set of transcoders is one group of which most vectors are zero.
+    """
+    groups = dictionary.layout.groups
+    if len(groups) > 1 or len(dictionary.hookpoints) == 1:
+        return groups
+    used = torch.cat([dictionary.W_enc.any(dim=2), dictionary.W_dec.any(dim=2)], 1)
+    changes = (used[1:] != used[:-1]).any(dim=1).nonzero()[:, 0] + 1
+    if not 1 <= len(changes) < len(dictionary.hookpoints):
+        return groups  # all alike, or single latents of zeros
+    bounds = [0, *changes.tolist(), dictionary.n_latents]
+    return tuple(
+        LatentGroup(stop - start, groups[0].reads, groups[0].writes)
+        for start, stop in pairwise(bounds)
+    )
+
+
 def _used(
     weights: Float[Tensor, "S R D"], own: Places, places: Sequence[int]
-) -> tuple[Places, Float[Tensor, "S R D"]]:
+) -> tuple[Places, Float[Tensor, "S used D"]]:
     slots = [at for at in range(len(own)) if bool(weights[:, at].any())] or [0]
     slots.sort(key=lambda at: places[own[at]])
     return tuple(places[own[at]] for at in slots), weights[:, slots]

@@ -19,11 +19,12 @@ from torch import Tensor
 from crossproof.activations.config import MASSIVE
 from crossproof.activations.massive import survey_norms
 from crossproof.activations.positions import within_limits
-from crossproof.crosscoder.encode import ALL, encode_batches, for_figures
+from crossproof.crosscoder.encode import ALL, EncodedBatch, encode_batches, for_figures
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.keep_curve import keep_counts, kept_losses
 from crossproof.evaluation.patching import DecodedBatch, decode_batches, mlp_out
+from crossproof.evaluation.replacing import replacement_of, tally_replaced
 from crossproof.evaluation.results import EvaluationResult
 from crossproof.evaluation.schemes import ablations
 from crossproof.evaluation.summary import summarise
@@ -34,11 +35,13 @@ from crossproof.interactions.penalty import (
     interaction,
     residual,
 )
-from crossproof.interactions.stream import TokenView
+from crossproof.interactions.stream import ExpertView, TokenMixture, TokenView
 from crossproof.interactions.views import (
+    MixtureView,
     MLPView,
-    UpstreamView,
+    is_upstream,
     mlp_views,
+    n_neurons,
     needs_of,
     with_mean_rest,
 )
@@ -84,6 +87,7 @@ def tally_sequences(
     known = known or {}
     views, unread = _views(model, crosscoder, options)
     tally = Tally(views, unread, survey=survey_norms(model, sequences, names, crosscoder.positions))
+    live, tally.unreplaced = replacement_of(model, crosscoder)
     means = _mean_rests(model, crosscoder, sequences[:REST_SEQUENCES], views, options)
     for batch in decode_batches(model, crosscoder, sequences, options.batch_sequences, views):
         with torch.no_grad():
@@ -96,6 +100,8 @@ def tally_sequences(
                     tally.kept.setdefault(count, []).append(losses.cpu().numpy())
             if options.patch_hookpoints:
                 _measure_patches(batch, known, tally)
+                if live is not None:
+                    tally_replaced(batch, live, tally)
         if batch.encoded.first < options.context_sequences:
             tally.encoded.append(batch.encoded.latents_only())
         if progress is not None:
@@ -111,7 +117,7 @@ def _views(
     A dictionary of the stream is worth evaluating before an MLP that cannot be taken apart, too.
     """
     try:
-        views = mlp_views(model, crosscoder, options.mlps)
+        views = mlp_views(model, crosscoder, options.mlps, mixtures=True)
     except CrossproofError as error:
         if isinstance(options.mlps, tuple) or crosscoder.hookpoints.mlp_blocks:
             raise
@@ -127,7 +133,7 @@ def _mean_rests(
     options: EvaluationOptions,
 ) -> dict[int, MLPView]:
     """The views upstream of their MLPs with the mean rest of some sequences."""
-    upstream = {b: view for b, view in views.items() if isinstance(view, UpstreamView)}
+    upstream = {b: view for b, view in views.items() if is_upstream(view)}
     if not upstream or not options.schemes or "mean_rest" not in options.mids:
         return {}
     batches = encode_batches(
@@ -155,27 +161,57 @@ def _measure_interactions(batch: DecodedBatch, views: Mapping[int, MLPView], tal
     parts: dict[str, list[Tensor]] = defaultdict(list)
     histograms = []
     for view in views.values():
-        seen = view.at(batch.encoded)
-        dictionary, latents = seen.dictionary, seen.latents
-        dominance = dictionary.dominance(latents)
-        parts["interaction"].append(seen.weighed(interaction(dictionary, latents, dominance)))
-        inputs = view.inputs(batch.encoded, batch.x_hat)
-        parts["residual"].append(seen.weighed(residual(dictionary, *inputs)))
-        if not dictionary.mlp.gated:
-            additive = additive_interaction(dictionary, latents, dominance)
-            parts["additive"].append(seen.weighed(additive))
-        if isinstance(view, UpstreamView):
-            whole, single = view.norm_interaction(batch.encoded).unbind(1)
-            parts["norm-all"].append(whole)
-            parts["norm-single"].append(single)
-        share = dominant_share(dictionary, latents, dominance)
-        parts["share"].append(share.mean(1))
-        histograms.append(torch.histc(share, SHARE_BINS, 0, 1))
+        figures, shares = _figures(view, batch.encoded, batch.x_hat)
+        if is_upstream(view):
+            both = view.norm_interaction(batch.encoded).unbind(1)
+            figures |= dict(zip(("norm-all", "norm-single"), both, strict=True))
+        for name, value in figures.items():
+            parts[name].append(value)
+        histograms.append(shares)
     for name, values in parts.items():
         tally.add(name, batch.encoded.per_sequence(torch.stack(values, 1)))
     if histograms:
         counts = torch.stack(histograms).double()
         tally.histogram = counts if tally.histogram is None else tally.histogram + counts
+
+
+def _figures(
+    view: MLPView, encoded: EncodedBatch, x_hat: Float[Tensor, "B P D"]
+) -> tuple[dict[str, Float[Tensor, " B"]], Float[Tensor, " bins"]]:
+    """What one MLP makes of each token, by name, and how often each dominant share occurs.
+
+    Of a mixture: sums over the experts of each token, means over the neurons that it meets.
+    """
+    if isinstance(view, MixtureView):
+        return _mixture_figures(view, encoded, x_hat)
+    seen = view.at(encoded)
+    dictionary, latents = seen.dictionary, seen.latents
+    dominance = dictionary.dominance(latents)
+    share = dominant_share(dictionary, latents, dominance)
+    figures = {
+        "interaction": seen.weighed(interaction(dictionary, latents, dominance)),
+        "residual": seen.weighed(residual(dictionary, *view.inputs(encoded, x_hat))),
+        "share": share.mean(1),
+    }
+    if not dictionary.mlp.gated:
+        additive = additive_interaction(dictionary, latents, dominance)
+        figures["additive"] = seen.weighed(additive)
+    return figures, torch.histc(share, SHARE_BINS, 0, 1)
+
+
+def _mixture_figures(
+    view: MixtureView, encoded: EncodedBatch, x_hat: Float[Tensor, "B P D"]
+) -> tuple[dict[str, Float[Tensor, " B"]], Float[Tensor, " bins"]]:
+    figures: dict[str, Tensor] = {}
+    counts = torch.zeros(SHARE_BINS, device=x_hat.device)
+    for tokens, expert, own, routed in view.parts(encoded):
+        values, shares = _figures(expert, own, x_hat[tokens])
+        counts += shares
+        neurons = n_neurons(expert) / view.mixture.n_neurons
+        for name, value in values.items():
+            whole = figures.setdefault(name, x_hat.new_zeros(len(x_hat)))
+            whole.index_add_(0, tokens, value * (neurons if name == "share" else routed))
+    return figures, counts
 
 
 def _measure_fidelity(
@@ -190,7 +226,7 @@ def _measure_fidelity(
     tally.add("predicted", batch.encoded.scored[:, :-1].double().sum(1))
     losses: dict[str, list[Tensor]] = defaultdict(list)
     for block, view in views.items() if options.schemes else ():
-        draw = batch.uniform(view.dictionary.mlp.n_neurons, (options.seed, block))
+        draw = batch.uniform(n_neurons(view), (options.seed, block))
         for scheme, output in _outputs(view.at(batch.encoded), draw, options.schemes).items():
             for mid, patch in _patches(batch, block, output, options.mids).items():
                 if f"phi/{mid}/{scheme}" not in known:
@@ -227,17 +263,24 @@ def _patches(
 
 
 def _outputs(
-    seen: TokenView, draw: Float[Tensor, "B N"], schemes: Sequence[str]
+    seen: TokenView | TokenMixture, draw: Float[Tensor, "B N"], schemes: Sequence[str]
 ) -> dict[str, Float[Tensor, "B D"]]:
     """The MLP's output under the schemes and under the two zero references."""
+    if isinstance(seen, TokenMixture):
+
+        def of(expert: ExpertView) -> dict[str, Tensor]:
+            width = expert.view.dictionary.mlp.n_neurons
+            return _outputs(expert.view, draw[expert.tokens, :width], schemes)
+
+        return seen.added_by_name(of)
     dictionary = seen.dictionary
     outputs = {
-        ablation.scheme: dictionary.output(ablation.value, ablation.gate)
+        ablation.scheme: seen.output(ablation.value, ablation.gate)
         for ablation in ablations(dictionary, seen.latents, draw)
         if ablation.scheme in schemes
     }
     nothing = torch.zeros_like(draw)
-    outputs["features-removed"] = dictionary.output(nothing, nothing)
+    outputs["features-removed"] = seen.output(nothing, nothing)
     outputs["mlp-removed"] = torch.zeros_like(outputs["features-removed"])
     return outputs
 

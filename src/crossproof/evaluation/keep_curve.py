@@ -16,6 +16,7 @@ from crossproof.evaluation.patching import DecodedBatch, mlp_out
 from crossproof.evaluation.results import BlockEstimate, KeepCurve
 from crossproof.evaluation.statistics import Array, Statistic, phi
 from crossproof.interactions.keeping import largest_kept
+from crossproof.interactions.stream import TokenMixture, TokenView
 from crossproof.interactions.views import MLPView
 
 
@@ -31,11 +32,19 @@ def kept_losses(
     """Losses of sequences by m, where each block's MLP puts out what the m largest give it."""
     losses: dict[int, list[Tensor]] = {count: [] for count in counts}
     for block, view in views.items():
-        seen = view.at(batch.encoded)
-        for count, kept in largest_kept(seen.dictionary, seen.latents, counts).items():
-            patch = batch.patched(mlp_out(block), seen.dictionary.output(*kept))
-            losses[count].append(batch.losses(patch))
+        for count, output in _outputs(view.at(batch.encoded), counts).items():
+            losses[count].append(batch.losses(batch.patched(mlp_out(block), output)))
     return {count: torch.stack(parts, 1) for count, parts in losses.items()}
+
+
+def _outputs(
+    seen: TokenView | TokenMixture, counts: tuple[int, ...]
+) -> dict[int, Float[Tensor, "B D"]]:
+    """What the MLP puts out by m."""
+    if isinstance(seen, TokenMixture):
+        return seen.added_by_name(lambda expert: _outputs(expert.view, counts))
+    kept = largest_kept(seen.dictionary, seen.latents, counts)
+    return {count: seen.output(*sums) for count, sums in kept.items()}
 
 
 def keep_curve(

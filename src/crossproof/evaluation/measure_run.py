@@ -119,7 +119,7 @@ def measurable(
 
 def _is_read(model: LanguageModel, crosscoder: Crosscoder, mlps: MLPs) -> bool:
     try:
-        return bool(mlp_views(model, crosscoder, mlps))
+        return bool(mlp_views(model, crosscoder, mlps, mixtures=True))
     except CrossproofError:  # raised again, with its reason, if no crosscoder is read
         return False
 
@@ -165,7 +165,7 @@ def _described(
 def _top_pairs(
     model: LanguageModel, crosscoder: Crosscoder, tally: InteractionTally, options: MeasureOptions
 ) -> tuple[PairFigures, ...]:
-    sums, views = tally.interactions, mlp_views(model, crosscoder, options.mlps)
+    sums, views = tally.interactions, mlp_views(model, crosscoder, options.mlps, mixtures=True)
     rows = sums.top_pairs(options.pairs, normalise="sum")
     pairs = [(int(h), int(k)) for h, k in sums.pairs[rows].tolist()]
     examples = pair_examples(model.tokenizer, tally.encoded, views, pairs)

@@ -7,18 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from crossproof.crosscoder.encode import EncodedBatch
+from crossproof.crosscoder.latents import SparseLatents
 from crossproof.evaluation.contexts import Context, StrongestContexts
 from crossproof.interactions.coalitions import output_game
 from crossproof.interactions.measuring import COLUMNS, TokenPairs, token_pairs
 from crossproof.interactions.second_differences import second_difference_sums
 from crossproof.interactions.shapley import EXACT_PLAYERS, shapley_taylor
-from crossproof.interactions.stream import TokenView
-from crossproof.interactions.views import MLPView, seen_by
+from crossproof.interactions.stream import TokenMixture, TokenView
+from crossproof.interactions.views import MLPView, read_by
 
 COALITIONS = 512
 """At least so many are drawn for Shapley-Taylor where there are too many latents for all."""
@@ -37,7 +38,7 @@ class PairExample:
     second_difference: float
     """sum_n ‖o_n‖ |δ²_n| at the token's other latents, all blocks together, mean over the tokens
     at which both are active: the true non-additivity that I and J bound."""
-    peaks: tuple[dict[int, TokenView], ...]
+    peaks: tuple[dict[int, TokenView | TokenMixture], ...]
     """What every block's MLP sees of the token at the peak of each context."""
 
 
@@ -58,14 +59,15 @@ def pair_examples(
     differences = torch.zeros(len(pairs), dtype=torch.float64, device=chosen.device)
     together = torch.zeros(len(pairs), dtype=torch.int64, device=chosen.device)
     for batch in read:
-        seen = seen_by(views, batch)
+        seen = read_by(views, batch)
         measured = token_pairs(batch.latents, seen)
-        sums = [
-            second_difference_sums(v.dictionary, v.latents, chosen, "others", v.weight)
-            for v in seen.values()
-        ]
-        differences += torch.stack([each.neurons for each in sums]).sum(0)
-        together += sums[0].tokens
+        for view in map(_single_views, seen.values()):
+            for each in view:
+                sums = second_difference_sums(
+                    each.dictionary, each.latents, chosen, "others", each.weight
+                )
+                differences += sums.neurons
+        together += _coactive(batch.latents, pairs)
         for (h, k), strongest in zip(pairs, best, strict=True):
             strongest.add(tokenizer, batch, _at_tokens(measured, batch, min(h, k), max(h, k)))
     means = (differences / together.clamp_min(1)).tolist()
@@ -73,6 +75,21 @@ def pair_examples(
         PairExample(pair, strongest.contexts, mean, _peaks(strongest, read, views))
         for pair, strongest, mean in zip(pairs, best, means, strict=True)
     ]
+
+
+def _single_views(seen: TokenView | TokenMixture) -> list[TokenView]:
+    """The MLP, or the experts of a mixture."""
+    return [seen] if isinstance(seen, TokenView) else [each.view for each in seen.experts]
+
+
+def _coactive(latents: SparseLatents, pairs: Sequence[tuple[int, int]]) -> Int[Tensor, " M"]:
+    """The number of tokens at which both latents of each pair are active."""
+    active: dict[int, Tensor] = {}
+    for latent in dict.fromkeys(latent for pair in pairs for latent in pair):
+        at = (latents.indices == latent) & (latents.values != 0)
+        active[latent] = torch.zeros(latents.n_tokens, dtype=torch.bool, device=at.device)
+        active[latent][latents.token_index[at]] = True
+    return torch.stack([(active[h] & active[k]).sum() for h, k in pairs])
 
 
 def _at_tokens(measured: TokenPairs, batch: EncodedBatch, h: int, k: int) -> Float[Tensor, "S T"]:
@@ -89,29 +106,38 @@ def _at_tokens(measured: TokenPairs, batch: EncodedBatch, h: int, k: int) -> Flo
 
 def _peaks(
     strongest: StrongestContexts, batches: Sequence[EncodedBatch], views: Mapping[int, MLPView]
-) -> tuple[dict[int, TokenView], ...]:
+) -> tuple[dict[int, TokenView | TokenMixture], ...]:
     rows = []
     for peak, _ in strongest.entries:
         batch = next(b for b in reversed(batches) if b.first <= peak.sequence)
         alone = batch.of_position(peak.sequence - batch.first, peak.position)
-        rows.append(seen_by(views, alone))
+        rows.append(read_by(views, alone))
     return tuple(rows)
 
 
-def pair_shapley(tokens: Sequence[Mapping[int, TokenView]], pair: tuple[int, int]) -> float | None:
+def pair_shapley(
+    tokens: Sequence[Mapping[int, TokenView | TokenMixture]], pair: tuple[int, int]
+) -> float | None:
     """Σ over blocks of ‖φ_hk‖ of the MLP's output, mean over single tokens; None without any.
 
     Exact up to 12 active latents (THEORY T2.2: φ summed over pairs is the additive model's error);
-    with up to 32, estimated if the package shapiq is installed. Other tokens are left out.
+    with up to 32, estimated if the package shapiq is installed. Other tokens are left out, and
+    mixtures of experts, whose output is no one MLP's.
     """
     estimable = importlib.util.find_spec("shapiq") is not None
     most = MOST_PLAYERS if estimable else EXACT_PLAYERS
     sizes = [
-        sum(_shapley(view, pair) for view in seen.values())
-        for seen in tokens
-        if all(int((view.latents.values != 0).sum()) <= most for view in seen.values())
+        sum(_shapley(view, pair) for view in seen)
+        for seen in map(_dense, tokens)
+        if seen and all(int((view.latents.values != 0).sum()) <= most for view in seen)
     ]
     return sum(sizes) / len(sizes) if sizes else None
+
+
+def _dense(seen: Mapping[int, TokenView | TokenMixture]) -> list[TokenView]:
+    """The views of a token, if none is of a mixture."""
+    views = [view for view in seen.values() if isinstance(view, TokenView)]
+    return views if len(views) == len(seen) else []
 
 
 def _shapley(seen: TokenView, pair: tuple[int, int]) -> float:

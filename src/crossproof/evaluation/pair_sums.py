@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,10 +18,9 @@ from crossproof.errors import CrossproofError
 from crossproof.evaluation.intervals import Sums
 from crossproof.interactions.config import MLPs
 from crossproof.interactions.matrix import Accumulator, Interactions
-from crossproof.interactions.measuring import TokenPairs, token_pairs
+from crossproof.interactions.measuring import SeenDominance, TokenPairs, token_pairs
 from crossproof.interactions.penalty import dominant_share
-from crossproof.interactions.stream import TokenView
-from crossproof.interactions.views import described, mlp_views, needs_of, seen_by
+from crossproof.interactions.views import described, mlp_views, n_neurons, needs_of, read_by
 from crossproof.lm.model import LanguageModel
 
 DOMINATED = 0.9
@@ -60,7 +59,7 @@ def tally_interactions(
     no tokens, or no MLP reads the crosscoder.
     """
     crosscoder = for_figures(crosscoder)
-    views = mlp_views(model, crosscoder, mlps)
+    views = mlp_views(model, crosscoder, mlps, mixtures=True)
     running, seconds = Accumulator(), {"encode": 0.0, "interactions": 0.0}
     rows: list[dict[str, NDArray[np.float64]]] = []
     kept: list[EncodedBatch] = []
@@ -68,10 +67,10 @@ def tally_interactions(
     needs = needs_of(views)
     for batch in encode_batches(model, crosscoder, sequences, batch_sequences, needs):
         encoded = time.perf_counter()
-        seen = seen_by(views, batch)
+        seen = read_by(views, batch)
         pairs = token_pairs(batch.latents, seen)
         running.add(pairs.collected())
-        rows.append(_by_sequence(pairs, seen, batch))
+        rows.append(_by_sequence(pairs, batch))
         if batch.first < kept_sequences:
             kept.append(batch.latents_only(needs))
         if progress is not None:
@@ -83,18 +82,28 @@ def tally_interactions(
     if interactions is None or interactions.tokens == 0:
         raise CrossproofError("There are no tokens to measure: give a text with ordinary tokens.")
     totals = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    neurons = tuple(view.dictionary.mlp.n_neurons for view in views.values())
+    neurons = tuple(map(n_neurons, views.values()))
     where = {str(block): described(view, crosscoder) for block, view in views.items()}
     return InteractionTally(interactions, totals, neurons, seconds, tuple(kept), where)
 
 
-def _by_sequence(
-    pairs: TokenPairs, seen: Mapping[int, TokenView], batch: EncodedBatch
-) -> dict[str, NDArray[np.float64]]:
-    dominated = [
-        (dominant_share(view.dictionary, view.latents, who) > DOMINATED).double().sum(1)
-        for view, who in zip(seen.values(), pairs.dominance, strict=True)
-    ]
+def _dominated(parts: Sequence[SeenDominance], n_tokens: int) -> Float[Tensor, " B"]:
+    """How many neurons are dominated at each token, of an MLP or of all experts."""
+    counts: list[Tensor] = []
+    for part in parts:
+        share = dominant_share(part.view.dictionary, part.view.latents, part.who)
+        counts.append((share > DOMINATED).double().sum(1))
+    if parts[0].tokens is None:
+        return counts[0]
+    out = counts[0].new_zeros(n_tokens)
+    for part, count in zip(parts, counts, strict=True):
+        assert part.tokens is not None
+        out.index_add_(0, part.tokens, count)
+    return out
+
+
+def _by_sequence(pairs: TokenPairs, batch: EncodedBatch) -> dict[str, NDArray[np.float64]]:
+    dominated = [_dominated(parts, len(batch.x)) for parts in pairs.dominance]
     per_token: dict[str, Tensor] = {
         "dominated": torch.stack(dominated, 1),
         "tokens": torch.ones_like(batch.sequence, dtype=torch.float64),

@@ -13,6 +13,8 @@ from crossproof.crosscoder.diffing import DiffingFigures
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.contexts import LatentExample
 from crossproof.evaluation.intervals import PartEstimate
+from crossproof.evaluation.replaced import ReplacedLayers as ReplacedLayers
+from crossproof.evaluation.replaced import replaced_table, unreplaced_note
 from crossproof.evaluation.tally import MIDS
 from crossproof.evaluation.views_note import views_note
 from crossproof.extras import needed
@@ -140,6 +142,10 @@ class EvaluationResult(Result):
     """Of several dictionaries side by side, where the latents of each begin."""
     unread: str | None = field(default=None, metadata=ABSENT)
     """Why no MLP reads it, where none does: there are no interactions and no Φ."""
+    replaced: ReplacedLayers | None = field(default=None, metadata=ABSENT)
+    """Of transcoders: the model with the layers replaced whose outputs they write."""
+    unreplaced: str | None = field(default=None, metadata=ABSENT)
+    """Why they cannot be replaced in one pass, where they cannot."""
     phi: Fidelities = field(default_factory=dict)
     phi_mlp_removed: Fidelities | None = field(default=None, metadata=ABSENT)
     keep_curve: KeepCurve | None = field(default=None, metadata=ABSENT)
@@ -201,8 +207,7 @@ class RunEvaluation(Result):
     runs: dict[str, EvaluationResult] = field(default_factory=dict)
 
     def tables(self) -> Sequence[Table]:
-        """Fidelities, reconstruction and interactions of all crosscoders side by side; massive
-        activations."""
+        """Figures of all crosscoders side by side; massive activations."""
         return [*result_tables(self.runs), *massive_tables(self.runs)]
 
     def to_frame(self) -> pandas.DataFrame:
@@ -230,8 +235,11 @@ def result_tables(runs: Mapping[str, EvaluationResult]) -> list[Table]:
         for mid, label in MID_LABELS.items()
     ]
     tables.append(Table(KEPT, columns, tuple(_kept(results))))
-    tables.append(Table("Reconstruction", columns, tuple(_rows(results, RECONSTRUCTION))))
+    rows = tuple(_rows(results, RECONSTRUCTION))
+    note = unreplaced_note({name: run.unreplaced for name, run in runs.items()})
+    tables.append(Table("Reconstruction", columns, rows, note=note))
     note = views_note({name: run.unread or run.views for name, run in runs.items()})
+    tables.append(replaced_table(columns, [run.replaced for run in results]))
     tables.append(Table("Interactions", columns, tuple(_rows(results, INTERACTIONS)), note=note))
     tables.append(Table("Latents by model", columns, tuple(_owners(results))))
     return [table for table in tables if table.rows]

@@ -12,6 +12,7 @@ from crossproof.errors import CrossproofError
 from crossproof.evaluation.contexts import contexts_in, pick_latents
 from crossproof.evaluation.intervals import PartEstimate, Sums, estimate
 from crossproof.evaluation.keep_curve import keep_curve
+from crossproof.evaluation.replacing import replaced_layers
 from crossproof.evaluation.results import (
     BlockEstimate,
     EvaluationResult,
@@ -57,6 +58,8 @@ def summarise(
         views={str(b): described(v, crosscoder) for b, v in tally.views.items()},
         dictionaries=dict(crosscoder.members),
         unread=tally.unread or None,
+        replaced=replaced_layers(model, crosscoder, sums, options),
+        unreplaced=tally.unreplaced or None,
         phi=_fidelities(sums, options, "features-removed"),
         phi_mlp_removed=_fidelities(sums, options, "mlp-removed"),
         keep_curve=keep_curve(

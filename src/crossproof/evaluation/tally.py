@@ -32,6 +32,8 @@ class Tally:
     views: Mapping[int, MLPView] = field(default_factory=dict)
     unread: str = ""
     """Why there are no views, if there are none."""
+    unreplaced: str = ""
+    """Why what a dictionary writes cannot take the model's place in one pass."""
     sums: defaultdict[str, list[NDArray[np.float64]]] = field(
         default_factory=lambda: defaultdict(list)
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -11,17 +11,32 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from crossproof import kernels
-from crossproof.crosscoder.latents import SparseLatents
+from crossproof.crosscoder.latents import SparseLatents, ranges
 from crossproof.errors import CrossproofError
 from crossproof.interactions.contributions import Dominance, MLPDictionary
 from crossproof.interactions.gated_pairs import gated_pairs
 from crossproof.interactions.matrix import GATED, PLAIN, Form, Interactions
-from crossproof.interactions.stream import TokenView, Views, seen_by_mlps
+from crossproof.interactions.stream import TokenMixture, TokenView
 from crossproof.kernels.torch_any import entry_pairs
 from crossproof.lm.constants import oscillation
 
 COLUMNS: dict[Form, tuple[int, ...]] = {"I": (0, 1), "J": (2, 3), "AND": (2, 3), "Q": (4,)}
 """Where a pair's sums stand: h to k, and k to h if the form is directed."""
+
+
+Seen = Mapping[int, MLPDictionary | TokenView | TokenMixture]
+"""By block: how its MLP reads a dictionary."""
+
+
+@dataclass(frozen=True, eq=False)
+class SeenDominance:
+    """Who owns which neuron of an MLP, or of one expert at its tokens."""
+
+    view: TokenView
+    """Its latents are those that are active."""
+    who: Dominance
+    tokens: Int[Tensor, " T"] | None = None
+    """None: all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +55,8 @@ class TokenPairs:
     """Sums over neurons in float64; `COLUMNS` says which column is which form's."""
     diagonal: Float[Tensor, "L nnz"]
     """AND of each active latent with itself (gated MLPs; else zero)."""
-    dominance: tuple[Dominance, ...]
-    """Who owns which neuron, by block."""
+    dominance: tuple[tuple[SeenDominance, ...], ...]
+    """Who owns which neuron, by block: at one MLP or, of a mixture, at each expert."""
 
     @property
     def forms(self) -> tuple[Form, ...]:
@@ -82,50 +97,88 @@ class TokenPairs:
             pairs=pairs,
             coactive=together,
             active=torch.bincount(latents.indices, minlength=wide),
-            owned=torch.stack([_owned(latents, who.owner) for who in self.dominance]),
+            owned=torch.stack([_owned(latents.n_latents, parts) for parts in self.dominance]),
             forward={form: columns[COLUMNS[form][0]] for form in self.forms},
             backward={f: columns[COLUMNS[f][1]] for f in self.forms if len(COLUMNS[f]) > 1},
             diagonal=diagonal.index_add_(1, latents.indices, self.diagonal),
         )
 
 
-def measure_interactions(latents: SparseLatents, views: Views) -> Interactions:
+def measure_interactions(latents: SparseLatents, views: Seen) -> Interactions:
     """The interactions of a batch of tokens in every block of `views`; see `token_pairs`."""
     return token_pairs(latents, views).collected()
 
 
-def token_pairs(latents: SparseLatents, views: Views) -> TokenPairs:
+def token_pairs(latents: SparseLatents, views: Seen) -> TokenPairs:
     """Exact pair sums of every token, in every block (I and J: THEORY T1, T2.2; gated: T3).
 
     A `TokenView` of `latents` brings the tokens' own baselines and activations. Raises
     CrossproofError if there is no block, if plain and gated MLPs are mixed, if dictionary and code
     differ in width, or if anything is NaN or infinite.
     """
-    seen = seen_by_mlps(latents, views)
-    _check(latents, seen)
-    active = latents.values != 0
-    nonzero = latents.keep(active)
+    whole = {
+        block: TokenView(view, latents) if isinstance(view, MLPDictionary) else view
+        for block, view in views.items()
+    }
+    gated = _check(latents, whole)
+    nonzero = latents.keep(latents.values != 0)
     counts = nonzero.offsets.diff()
     starts = torch.nn.functional.pad((counts * (counts - 1) // 2).cumsum(0), (1, 0))
-    gated = next(iter(seen.values())).dictionary.mlp.gated
     device = nonzero.values.device
     sums = torch.empty(int(starts[-1]), len(views), 5, dtype=torch.float64, device=device)
     diagonal = torch.zeros(len(views), len(nonzero.indices), dtype=torch.float64, device=device)
     dominance = []
     with torch.no_grad():
-        for at, view in enumerate(seen.values()):
-            dictionary = view.dictionary
-            entries = nonzero.with_values(view.latents.values[active].to(dictionary.G.dtype))
-            who = dictionary.dominance(entries)
-            if gated:
-                sums[:, at], diagonal[at] = gated_pairs(entries, starts, dictionary, who)
-            else:
-                plain_sums(entries, starts, dictionary, who, sums[:, at])
-            if view.weight is not None:
-                sums[:, at] *= view.weight.repeat_interleave(starts.diff())[:, None]
-                diagonal[at] *= view.weight[nonzero.token_index]
-            dominance.append(who)
+        for at, view in enumerate(whole.values()):
+            if isinstance(view, TokenMixture):
+                into = sums[:, at], diagonal[at]
+                dominance.append(_expert_pairs(view, nonzero, starts, into))
+                continue
+            sums[:, at], diagonal[at], who = _view_pairs(view, starts)
+            dominance.append((who,))
     return TokenPairs(nonzero, starts, tuple(views), gated, sums, diagonal, tuple(dominance))
+
+
+def _view_pairs(
+    view: TokenView, starts: Int[Tensor, " bounds"]
+) -> tuple[Float[Tensor, "pairs 5"], Float[Tensor, " nnz"], SeenDominance]:
+    """The sums of one MLP's tokens, its active latents with themselves, and who owns what."""
+    dictionary = view.dictionary
+    entries = view.latents.keep(view.latents.values != 0).to(dictionary.G.dtype)
+    who = dictionary.dominance(entries)
+    shape, device = (int(starts[-1]), 5), entries.values.device
+    sums = torch.empty(shape, dtype=torch.float64, device=device)
+    diagonal = torch.zeros(len(entries.indices), dtype=torch.float64, device=device)
+    if dictionary.mlp.gated:
+        sums, diagonal = gated_pairs(entries, starts, dictionary, who)
+    else:
+        plain_sums(entries, starts, dictionary, who, sums)
+    if view.weight is not None:
+        sums = sums * view.weight.repeat_interleave(starts.diff())[:, None]
+        diagonal = diagonal * view.weight[entries.token_index]
+    return sums, diagonal, SeenDominance(replace(view, latents=entries), who)
+
+
+def _expert_pairs(
+    mixture: TokenMixture,
+    nonzero: SparseLatents,
+    starts: Int[Tensor, " bounds"],
+    into: tuple[Float[Tensor, "pairs 5"], Float[Tensor, " nnz"]],
+) -> tuple[SeenDominance, ...]:
+    """Adds up what each expert makes of the pairs of its tokens."""
+    sums, diagonal = into
+    sums.zero_()
+    dominance = []
+    for expert in mixture.experts:
+        tokens = expert.tokens
+        pairs = starts.diff()[tokens]
+        own = torch.nn.functional.pad(pairs.cumsum(0), (1, 0))
+        part, alone, who = _view_pairs(expert.view, own)
+        sums.index_add_(0, ranges(starts[tokens], pairs), part)
+        entries = ranges(nonzero.offsets[tokens], nonzero.offsets.diff()[tokens])
+        diagonal.index_add_(0, entries, alone)
+        dominance.append(replace(who, tokens=tokens))
+    return tuple(dominance)
 
 
 def plain_sums(
@@ -142,22 +195,31 @@ def plain_sums(
     kernels.plain_pairs(*code, view.G, dominance.owner, view.output_norms, swings, out)
 
 
-def _owned(latents: SparseLatents, owner: Int[Tensor, "B N"]) -> Int[Tensor, " H"]:
-    by_entry = torch.bincount(owner.flatten() + 1, minlength=len(latents.indices) + 1)[1:]
-    out = torch.zeros(latents.n_latents, dtype=torch.int64, device=owner.device)
-    return out.index_add_(0, latents.indices, by_entry)
+def _owned(n_latents: int, parts: Sequence[SeenDominance]) -> Int[Tensor, " H"]:
+    out = torch.zeros(n_latents, dtype=torch.int64, device=parts[0].who.owner.device)
+    for part in parts:
+        indices, owner = part.view.latents.indices, part.who.owner
+        by_entry = torch.bincount(owner.flatten() + 1, minlength=len(indices) + 1)[1:]
+        out.index_add_(0, indices, by_entry)
+    return out
 
 
-def _check(latents: SparseLatents, views: Mapping[int, TokenView]) -> None:
+def _check(latents: SparseLatents, views: Mapping[int, TokenView | TokenMixture]) -> bool:
+    """Whether the MLPs are gated; raises as `token_pairs`."""
     if not views:
         raise CrossproofError(
             "No MLP reads the dictionary, so no interactions can be measured: use one that decodes "
             "at an MLP's input or in the stream before one."
         )
-    dictionaries = {block: view.dictionary for block, view in views.items()}
-    if len({view.mlp.gated for view in dictionaries.values()}) > 1:
+    dictionaries = [
+        (block, each.dictionary)
+        for block, view in views.items()
+        for each in ([e.view for e in view.experts] if isinstance(view, TokenMixture) else [view])
+    ]
+    kinds = {dictionary.mlp.gated for _, dictionary in dictionaries}
+    if len(kinds) > 1:
         raise CrossproofError("Plain and gated MLPs are mixed: measure them apart.")
-    for block, view in dictionaries.items():
+    for block, view in dictionaries:
         if len(view.G) != latents.n_latents:
             raise CrossproofError(
                 f"The code has {latents.n_latents} latents, but the dictionary at block {block} "
@@ -174,3 +236,4 @@ def _check(latents: SparseLatents, views: Mapping[int, TokenView]) -> None:
             )
     if not torch.isfinite(latents.values).all():
         raise CrossproofError("Latents' activations hold NaN or infinity: check the encoder.")
+    return True in kinds

@@ -10,11 +10,12 @@ changes, and activations divided by one number a token. Everything that is defin
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from crossproof.crosscoder.autograd import sparse_product
@@ -25,6 +26,8 @@ from crossproof.lm.constants import LIPSCHITZ
 from crossproof.lm.mlp import MLPWeights
 from crossproof.lm.norms import Norm
 
+K = TypeVar("K")
+
 
 @dataclass(frozen=True, eq=False)
 class TokenView:
@@ -33,13 +36,26 @@ class TokenView:
     dictionary: MLPDictionary
     latents: SparseLatents
     weight: Float[Tensor, " B"] | None = None
-    """What sums over ‖o_n‖ are to be multiplied by at each token: 1 / s of a norm on the output."""
+    """What sums over ‖o_n‖ are to be multiplied by at each token: 1 / s of a norm on the output,
+    the router's weight of an expert."""
+    routed: Float[Tensor, " B"] | None = None
+    """The router's weight, where the MLP is one expert of a mixture."""
+
+    def output(
+        self, value: Float[Tensor, "B N"], gate: Float[Tensor, "B N"] | None
+    ) -> Float[Tensor, "B D"]:
+        """What the MLP puts out where contributions sum to these."""
+        out = self.dictionary.output(value, gate)
+        return out if self.routed is None else out * self.routed[:, None]
 
     def rows(self, start: int, stop: int) -> TokenView:
         """The view of the tokens `start:stop`."""
-        weight = None if self.weight is None else self.weight[start:stop]
         tokens = slice(start, stop)
-        return TokenView(self.dictionary.of_tokens(tokens), self.latents.rows(start, stop), weight)
+        weight, routed = (
+            None if each is None else each[tokens] for each in (self.weight, self.routed)
+        )
+        latents = self.latents.rows(start, stop)
+        return TokenView(self.dictionary.of_tokens(tokens), latents, weight, routed)
 
     def weighed(self, values: Float[Tensor, "B *parts"]) -> Float[Tensor, "B *parts"]:
         """Sums over neurons at each token, as the stream takes them."""
@@ -48,12 +64,51 @@ class TokenView:
         return values * self.weight.view(-1, *(1 for _ in values.shape[1:]))
 
 
+@dataclass(frozen=True, eq=False)
+class ExpertView:
+    """One expert of a mixture, and the tokens that are routed to it."""
+
+    tokens: Int[Tensor, " T"]
+    """Ascending."""
+    view: TokenView
+    """What it sees of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class TokenMixture:
+    """What the latents of B tokens do to a mixture of experts, at the model's own routing."""
+
+    experts: tuple[ExpertView, ...]
+    n_tokens: int
+    n_neurons: int
+    """Those that a token meets."""
+
+    def added_by_name(self, of: Callable[[ExpertView], dict[K, Tensor]]) -> dict[K, Tensor]:
+        """Adds up at each token what `of` gives of the tokens of each expert, name by name."""
+        out: dict[K, Tensor] = {}
+        for expert in self.experts:
+            for name, values in of(expert).items():
+                if name not in out:
+                    out[name] = values.new_zeros(self.n_tokens, *values.shape[1:])
+                out[name].index_add_(0, expert.tokens, values)
+        return out
+
+    def rows(self, start: int, stop: int) -> TokenMixture:
+        """The mixture at the tokens `start:stop`."""
+        experts = []
+        for each in self.experts:
+            low, high = torch.searchsorted(each.tokens, torch.tensor([start, stop])).tolist()
+            if low < high:
+                experts.append(ExpertView(each.tokens[low:high] - start, each.view.rows(low, high)))
+        return TokenMixture(tuple(experts), stop - start, self.n_neurons)
+
+
 Views = Mapping[int, MLPDictionary | TokenView]
 """By block: how its MLP reads a dictionary, for all tokens alike or at a batch's own."""
 
 
 def seen_by_mlps(latents: SparseLatents, views: Views) -> dict[int, TokenView]:
-    """What each MLP sees of `latents`."""
+    """What each MLP sees of `latents`; none is a mixture of experts."""
     return {
         block: view if isinstance(view, TokenView) else TokenView(view, latents)
         for block, view in views.items()

@@ -50,6 +50,15 @@ class MLPWeights:
         """D, the width of the input and of the output."""
         return self.W_in.shape[0]
 
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers it is; biases of zeros, as an MLP without any has, do not count."""
+        weights = [w for w in (self.W_in, self.W_out, self.W_gate) if w is not None]
+        biases = [
+            b for b in (self.b_in, self.b_out, self.b_gate) if b is not None and bool(b.any())
+        ]
+        return sum(tensor.numel() for tensor in (*weights, *biases))
+
     def neurons(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch N"]:
         """The neurons' values after the activation (and, if gated, the product)."""
         linear = x @ self.W_in + self.b_in

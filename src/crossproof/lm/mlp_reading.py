@@ -41,11 +41,11 @@ def read_mlp(
     """
     read, written = values
     ends = [site.module for site in sites]
-    views = list(_views(ends, read.shape[-1]))
+    views = list(dense_views(ends, read.shape[-1]))
     if not views:
         raise CrossproofError(f"{where} has no dense MLP; choose blocks that have one.")
     exact = bare.dtype in (torch.float32, torch.float64)
-    activations = _activations(bare, ends, where, exact)
+    activations = activations_of(bare, ends, where, exact)
     whole = [MLPWeights(**v, activation=a) for v, a in product(views, activations)]
     candidates = [weights.to(dtype=read.dtype) for weights in whole]
     gaps = [float((view(read) - written).abs().max()) for view in candidates]
@@ -58,7 +58,7 @@ def read_mlp(
     )
 
 
-def _views(ends: list[nn.Module], width: int) -> Iterator[dict[str, Tensor]]:
+def dense_views(ends: list[nn.Module], width: int) -> Iterator[dict[str, Tensor]]:
     """Every reading of the linear layers: one in and one out, with or without a gate beside it."""
     inside = dict.fromkeys(module for end in ends for module in (end, *end.children()))
     layers = [layer_weights(module) for module in inside if is_linear(module)]
@@ -86,7 +86,7 @@ def _named(into: _Layer, out: _Layer, gate: _Layer | None = None) -> dict[str, T
     return weights if gate is None else {**weights, "W_gate": gate[0], "b_gate": gate[1]}
 
 
-def _activations(
+def activations_of(
     bare: PreTrainedModel, ends: list[nn.Module], where: str, exact: bool
 ) -> Sequence[Activation]:
     """The activation of an MLP: its own, by its values, or the one that the configuration names.

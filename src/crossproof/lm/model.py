@@ -16,19 +16,15 @@ from crossproof.errors import CrossproofError, nearest
 from crossproof.lm.attention import AttentionWeights
 from crossproof.lm.attention_reading import check_attention, read_attention
 from crossproof.lm.hookpoints import Hookpoints, resolve_hookpoints
+from crossproof.lm.mixture import MixtureWeights, experts_of, read_mixture
 from crossproof.lm.mlp import MLPWeights
 from crossproof.lm.mlp_reading import read_mlp
 from crossproof.lm.resuming import Resuming
 from crossproof.lm.sites import Site, Visit, attached
 from crossproof.lm.structure import Structure
 from crossproof.lm.tracing import context_of
-
-Write = Callable[[int, Tensor], None]
-"""Called with a hookpoint's place in the list asked for and its value, [S,T,D]."""
-
-
-class _AllReadError(Exception):
-    """Ends a forward pass once every wanted hookpoint has been read."""
+from crossproof.lm.visits import AllReadError, hand_over, live_visits, replacement, store
+from crossproof.lm.visits import Write as Write
 
 
 class LanguageModel:
@@ -58,6 +54,7 @@ class LanguageModel:
         self._structure = structure
         self._sites = structure.sites
         self._mlps: dict[int, MLPWeights] = {}
+        self._mixtures: dict[int, MixtureWeights] = {}
         self._attentions: dict[int, AttentionWeights] = {}
 
     @cached_property
@@ -111,14 +108,46 @@ class LanguageModel:
         Raises CrossproofError when the block has no dense MLP, plain or gated, that this view
         reproduces.
         """
-        if self._checked_block(block) not in self._mlps:
-            names = [f"blocks.{block}.mlp.hook_in", f"blocks.{block}.mlp.hook_out"]
-            sites = self._site(names[0]), self._site(names[1])
-            tokens = torch.arange(min(16, self.vocab_size, self.context)).unsqueeze(0)
-            read, written = self.activations(tokens, names).unbind(dim=2)
+        if self.is_mixture(block):
+            raise CrossproofError(
+                f"Block {block} of '{self.name}' has no dense MLP but a mixture of experts, which "
+                f"`measure` and `evaluate` read and this does not; choose blocks that have one."
+            )
+        if block not in self._mlps:
+            sites = [self._site(f"blocks.{block}.mlp.{side}") for side in ("hook_in", "hook_out")]
             where = f"Block {block} of '{self.name}'"
-            self._mlps[block] = read_mlp(self._bare, sites, (read, written), where)
+            self._mlps[block] = read_mlp(
+                self._bare, (sites[0], sites[1]), self._tried(block), where
+            )
         return self._mlps[block]
+
+    def is_mixture(self, block: int) -> bool:
+        """Whether the block's MLP is a mixture of experts."""
+        name = f"blocks.{self._checked_block(block)}.mlp.hook_in"
+        return name in self._sites and experts_of(self._sites[name].module) is not None
+
+    def mixture(self, block: int) -> MixtureWeights:
+        """The block's mixture of experts, views of the model's own weights, and its router.
+
+        Raises CrossproofError for a dense MLP, and for a mixture of another form.
+        """
+        if not self.is_mixture(block):
+            raise CrossproofError(f"Block {block} of '{self.name}' has no mixture of experts.")
+        if block not in self._mixtures:
+            site, where = (
+                self._site(f"blocks.{block}.mlp.hook_in"),
+                f"Block {block} of '{self.name}'",
+            )
+            read, written = (value.flatten(0, 1) for value in self._tried(block))
+            self._mixtures[block] = read_mixture(self._bare, site, (read, written), where)
+        return self._mixtures[block]
+
+    def _tried(self, block: int) -> tuple[Float[Tensor, "1 T D"], Float[Tensor, "1 T D"]]:
+        """What a block's MLP takes and gives on a few tokens."""
+        names = [f"blocks.{block}.mlp.hook_in", f"blocks.{block}.mlp.hook_out"]
+        tokens = torch.arange(min(16, self.vocab_size, self.context)).unsqueeze(0)
+        read, written = self.activations(tokens, names).unbind(dim=2)
+        return read, written
 
     def attention(self, block: int) -> AttentionWeights:
         """The block's attention, a view of the model's own weights in the space of attn.hook_in.
@@ -147,12 +176,12 @@ class LanguageModel:
         if not waiting:
             return
 
-        hand = partial(_hand, write, self.activation_dtype, places, waiting)
+        hand = partial(hand_over, write, self.activation_dtype, places, waiting)
         visits = {site: partial(hand, site) for site in places}
         with attached(visits, tuple(tokens.shape)), torch.inference_mode():
             try:
                 self._bare(input_ids=self._checked(tokens), use_cache=False)
-            except _AllReadError:
+            except AllReadError:
                 return
         unread = next(name for name in names if self._sites[name] in waiting)
         raise CrossproofError(f"The forward pass of '{self.name}' never reached '{unread}'.")
@@ -166,7 +195,7 @@ class LanguageModel:
             device=self.device,
             dtype=self.activation_dtype,
         )
-        self.read(tokens, names, partial(_store, out))
+        self.read(tokens, names, partial(store, out))
         return out
 
     def logits(
@@ -178,13 +207,31 @@ class LanguageModel:
         CrossproofError for an unknown hookpoint or a replacement of the wrong shape.
         """
         shape = (*tokens.shape, self.d_model)
-        visits = {}
+        visits: dict[Site, Visit] = {}
         for name, value in (replace or {}).items():
             if tuple(value.shape) != shape:
                 raise CrossproofError(
                     f"The replacement for '{name}' has shape {tuple(value.shape)}, not {shape}."
                 )
             visits[self._site(name)] = replacement(name, value.to(self.device, self.dtype))
+        return self._visited(tokens, visits)
+
+    def live_logits(
+        self,
+        tokens: Int[Tensor, "S T"],
+        read: Mapping[str, Callable[[Tensor], None]],
+        write: Mapping[str, Callable[[Tensor], Tensor]],
+    ) -> Float[Tensor, "S T V"]:
+        """The logits of a pass in which some hookpoints are shown and others replaced as it runs.
+
+        Functions of `write` get the value [S, T, D] there and return what takes its place. Raises
+        CrossproofError for unknown hookpoints.
+        """
+        return self._visited(tokens, live_visits(self._site, read, write))
+
+    def _visited(
+        self, tokens: Int[Tensor, "S T"], visits: Mapping[Site, Visit]
+    ) -> Float[Tensor, "S T V"]:
         with attached(visits, tuple(tokens.shape)), torch.no_grad():
             output = self._bare(input_ids=self._checked(tokens), use_cache=False)
         logits: Tensor = output.logits.to(self.activation_dtype)
@@ -248,37 +295,3 @@ def special_ids(
         value = getattr(source, key, None)
         found.update(value if isinstance(value, list) else [] if value is None else [value])
     return frozenset(i for i in found if 0 <= i < vocab_size)
-
-
-def _hand(
-    write: Write,
-    dtype: torch.dtype,
-    places: Mapping[Site, list[int]],
-    waiting: set[Site],
-    site: Site,
-    value: Tensor,
-) -> None:
-    for place in places[site]:
-        write(place, value.to(dtype))
-    waiting.discard(site)
-    if not waiting:
-        raise _AllReadError
-
-
-def _store(out: Tensor, place: int, value: Tensor) -> None:
-    out[:, :, place] = value
-
-
-def replacement(name: str, new: Float[Tensor, "S T D"]) -> Visit:
-    """The visit that gives a hookpoint a new value."""
-    return partial(_overwrite if name.endswith(".hook_resid_mid") else _substitute, new)
-
-
-def _substitute(new: Tensor, value: Tensor) -> Tensor:
-    # A copy: some blocks write into what their MLP gives them.
-    return new.to(value.dtype, copy=True)
-
-
-def _overwrite(new: Tensor, value: Tensor) -> None:
-    # The block adds this very tensor to the MLP's output, so writing into it reaches both.
-    value.copy_(new)

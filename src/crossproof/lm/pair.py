@@ -17,6 +17,7 @@ from torch import Tensor
 from crossproof.errors import CrossproofError, nearest
 from crossproof.lm.attention import AttentionWeights
 from crossproof.lm.hookpoints import BlockHookpoints, Hookpoints
+from crossproof.lm.mixture import MixtureWeights
 from crossproof.lm.mlp import MLPWeights
 from crossproof.lm.model import LanguageModel, Write
 
@@ -88,6 +89,16 @@ class ModelPair(LanguageModel):
         """The MLP of a block, the second model's blocks behind the first's."""
         model, place = self._owner(block)
         return self.models[model].mlp(place)
+
+    def is_mixture(self, block: int) -> bool:
+        """Whether the MLP of a block is a mixture of experts."""
+        model, place = self._owner(block)
+        return self.models[model].is_mixture(place)
+
+    def mixture(self, block: int) -> MixtureWeights:
+        """The mixture of experts of a block, numbered likewise."""
+        model, place = self._owner(block)
+        return self.models[model].mixture(place)
 
     def attention(self, block: int) -> AttentionWeights:
         """The attention of a block, the second model's blocks behind the first's."""

@@ -11,10 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from crossproof.lm.model import LanguageModel, replacement
+from crossproof.lm.model import LanguageModel
 from crossproof.lm.pair import PREFIXES, ModelPair
 from crossproof.lm.resuming import cut
 from crossproof.lm.sites import Site, Visit
+from crossproof.lm.visits import replacement
 
 LARGEST = 2**25
 """Numbers in the largest tensor of logits, 128 MiB: those of large vocabularies come in parts."""

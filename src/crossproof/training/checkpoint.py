@@ -19,7 +19,7 @@ STATE, MANIFEST = "training.safetensors", "checkpoint.json"
 
 MAY_CHANGE = (
     *("model", "text", "threads", "device", "checkpoint_every", "log_every"),
-    *("evaluation_sequences", "evaluation_skip"),
+    *("evaluation_sequences", "evaluation_skip", "start"),
 )
 """Settings that a resumed run may have otherwise: none decides what is trained (of model and text
 their contents do, which are compared)."""
@@ -37,7 +37,7 @@ def save_checkpoint(run: Path, training: Training) -> None:
     with atomic_folder(folder) as temporary:
         save_file(tensors, temporary / STATE)
         (temporary / MANIFEST).write_text(json.dumps(manifest) + "\n")
-    for other in _checkpoints(run):
+    for other in checkpoints(run):
         if other != folder:
             shutil.rmtree(other, ignore_errors=True)
 
@@ -47,7 +47,7 @@ def load_checkpoint(run: Path, training: Training) -> int:
 
     Raises CrossproofError if it is damaged, or of other crosscoders, settings, model or text.
     """
-    newest = max(_checkpoints(run), default=None)
+    newest = max(checkpoints(run), default=None)
     if newest is None:
         return 0
     manifest = read_json(newest / MANIFEST)
@@ -73,7 +73,7 @@ def load_checkpoint(run: Path, training: Training) -> int:
     return training.step
 
 
-def _checkpoints(run: Path) -> list[Path]:
+def checkpoints(run: Path) -> list[Path]:
     """The run's checkpoints; what else lies there is nobody's."""
     folders = (run / "checkpoints").glob("step-*")
     return [folder for folder in folders if folder.name.removeprefix("step-").isdecimal()]

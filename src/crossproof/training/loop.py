@@ -6,7 +6,7 @@ import copy
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -24,18 +24,13 @@ from crossproof.activations.config import MASSIVE
 from crossproof.crosscoder.config import CrosscoderConfig
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.interactions.config import mlps_of
-from crossproof.interactions.views import reading_mlps
 from crossproof.lm.hookpoints import Hookpoints
-from crossproof.lm.mlp import MLPWeights
 from crossproof.lm.model import LanguageModel
-from crossproof.lm.stream import mlp_input
 from crossproof.training import distributed
 from crossproof.training.config import RunConfig, check_settings
 from crossproof.training.kinds import DictionaryPlan, plans
-from crossproof.training.objectives import about_mlps
+from crossproof.training.specs import DictionarySpec, check_read, specified
 from crossproof.training.starting import read_sources, start_from
-from crossproof.training.step import StreamReading
 from crossproof.training.trainer import StepReport, Trainer
 
 INITIAL_BATCHES = 4
@@ -94,12 +89,12 @@ class Training:
         for config in configs.values():
             check_settings(config)
         specs = [
-            _Spec(f"{name}/{place}" if place else name, config, plan, _about(model, plan, config))
+            specified(model, name, place, config, plan)
             for name, config in configs.items()
             for place, plan in plans(model, config).items()
         ]
         for config in configs.values():
-            _check_read(config, [spec.about for spec in specs if spec.config is config])
+            check_read(config, [spec.about for spec in specs if spec.config is config])
         names = [name for spec in specs for name in spec.plan.hookpoints.names]
         hookpoints = model.hookpoints(list(dict.fromkeys(names)))
         positions, survey = _position_rule(model, sequences, hookpoints, first)
@@ -117,27 +112,10 @@ class Training:
             also=tuple(name for name in dict.fromkeys(streams) if name not in hookpoints.names),
         )
         sample = first_batches(harvest, initial_batches)
-        made: dict[tuple[CrosscoderConfig, DictionaryPlan], Crosscoder] = {}
-        for spec in specs:
-            kind = spec.config.crosscoder, spec.plan
-            if kind not in made:
-                made[kind] = initialised(harvest, sample, spec.config, spec.plan)
-        crosscoders = {spec.name: copy.deepcopy(made[spec.kind]) for spec in specs}
-        for name, config in configs.items():
-            own = [c for each, c in crosscoders.items() if each.partition("/")[0] == name]
-            start_from(own, read_sources(model, config.start))
+        crosscoders = _first_crosscoders(harvest, sample, specs)
         trainers = {
-            spec.name: Trainer(
-                crosscoders[spec.name],
-                spec.about.at_inputs,
-                spec.config.objective,
-                spec.config.optimisation,
-                spec.config.steps,
-                spec.config.seed,
-                spec.about.upstream,
-                spec.columns(harvest.names),
-            )
-            for spec in specs
+            spec.name: spec.trainer(crosscoder, harvest.names)
+            for spec, crosscoder in zip(specs, crosscoders, strict=True)
         }
         return cls(model, first, sequences, harvest, trainers, survey.massive)
 
@@ -180,68 +158,19 @@ def _common(configs: Mapping[str, RunConfig]) -> RunConfig:
     return first
 
 
-@dataclass(frozen=True)
-class _Penalised:
-    """The MLPs that objectives are about."""
-
-    at_inputs: dict[int, MLPWeights] = field(default_factory=dict)
-    """By the hookpoint at their input."""
-    upstream: tuple[tuple[MLPWeights, StreamReading], ...] = ()
-    """Those that read hookpoints of the stream before their norm."""
-    streams: tuple[str, ...] = ()
-    """What those norms read."""
-
-
-@dataclass(frozen=True)
-class _Spec:
-    """One dictionary to train."""
-
-    name: str
-    config: RunConfig
-    plan: DictionaryPlan
-    about: _Penalised
-
-    @property
-    def kind(self) -> tuple[CrosscoderConfig, DictionaryPlan]:
-        """What decides its first weights."""
-        return self.config.crosscoder, self.plan
-
-    def columns(self, names: Sequence[str]) -> tuple[int, ...] | None:
-        """Where a batch of `names` has its hookpoints and what its objective needs besides."""
-        wanted = [*self.plan.hookpoints.names, *self.about.streams]
-        first = list(names[: len(wanted)])
-        return None if wanted == first else tuple(map(list(names).index, wanted))
-
-
-def _about(model: LanguageModel, plan: DictionaryPlan, config: RunConfig) -> _Penalised:
-    if not about_mlps(config.objective):
-        return _Penalised()
-    hookpoints = plan.hookpoints
-    if plan.layout is not None:
-        hookpoints = hookpoints.playing_parts_at(plan.written)
-    reading = reading_mlps(model, hookpoints, plan.written, mlps_of(config.penalise))
-    at_inputs: dict[int, MLPWeights] = {}
-    upstream: list[tuple[MLPWeights, StreamReading]] = []
-    streams: list[str] = []
-    for block, read in reading.items():
-        at, mlp = hookpoints.blocks[block].mlp_in, model.mlp(block)
-        if at is not None:
-            at_inputs[at] = mlp
-            continue
-        before = mlp_input(model, block)
-        upstream.append((mlp, StreamReading(read, before.norm, len(streams))))
-        streams.append(before.stream)
-    return _Penalised(at_inputs, tuple(upstream), tuple(streams))
-
-
-def _check_read(config: RunConfig, abouts: Sequence[_Penalised]) -> None:
-    """Raises CrossproofError if terms are about MLPs and none reads any of the dictionaries."""
-    if about_mlps(config.objective) and not any(a.at_inputs or a.upstream for a in abouts):
-        raise CrossproofError(
-            "No MLP reads the hookpoints, so there is nothing to penalise: add "
-            "'blocks.*.mlp.hook_in' or places of the stream before an MLP to --hookpoints, or set "
-            "the objective's strengths (--interaction, --keep-largest, --all-latents ...) to 0."
-        )
+def _first_crosscoders(
+    harvest: Harvest, sample: Float[Tensor, "M P D"], specs: Sequence[DictionarySpec]
+) -> list[Crosscoder]:
+    """Each dictionary at its start; equal ones are made once."""
+    made: dict[tuple[CrosscoderConfig, DictionaryPlan], Crosscoder] = {}
+    for spec in specs:
+        if spec.kind not in made:
+            made[spec.kind] = initialised(harvest, sample, spec.config, spec.plan)
+    crosscoders = [copy.deepcopy(made[spec.kind]) for spec in specs]
+    for owner, config in {spec.owner: spec.config for spec in specs}.items():
+        own = [c for spec, c in zip(specs, crosscoders, strict=True) if spec.owner == owner]
+        start_from(own, read_sources(harvest.model, config.start))
+    return crosscoders
 
 
 def _position_rule(

@@ -27,7 +27,7 @@ from crossproof.errors import CrossproofError
 from crossproof.files import append_text, make_folder, read_json, write_json, write_text
 from crossproof.lm import LanguageModel, load_model
 from crossproof.training import distributed
-from crossproof.training.checkpoint import load_checkpoint, save_checkpoint
+from crossproof.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from crossproof.training.config import RunConfig, config_from_dict, config_to_dict
 from crossproof.training.loop import Progress, Training
 from crossproof.training.machine import keep_freed_memory, thread_setting
@@ -115,7 +115,9 @@ def resume(folder: Path, trust_remote_code: bool = False) -> Run:
     if not folder.is_dir():
         raise CrossproofError(f"No run at {folder}: give the folder that `crossproof train` wrote.")
     config = config_from_dict(read_json(folder / "config.json"))
-    training = prepare(config, trust_remote_code=trust_remote_code)
+    # A checkpoint holds what was started from: those folders need not be there any more.
+    begun = replace(config, start=()) if checkpoints(folder) else config
+    training = prepare(begun, trust_remote_code=trust_remote_code)
     step = load_checkpoint(folder, training)
     distributed.wait_for_all()
     for name in training.trainers if distributed.rank() == 0 else ():

@@ -1,0 +1,200 @@
+"""How one MLP reads a crosscoder: at its input, in the stream before, or expert by expert."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeGuard
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from crossproof.crosscoder.encode import EncodedBatch
+from crossproof.interactions.contributions import MLPDictionary
+from crossproof.interactions.stream import ExpertView, StreamView, TokenMixture, TokenView
+from crossproof.lm.mixture import MixtureWeights
+
+Besides = Callable[[Tensor], Tensor]
+"""From activations [B, D] at a hookpoint to what is added [B, D] at an MLP's input."""
+
+
+@dataclass(frozen=True, eq=False)
+class InputView:
+    """A crosscoder that decodes at the MLP's input."""
+
+    block: int
+    dictionary: MLPDictionary
+    hookpoint: int
+    besides: tuple[tuple[str, Besides], ...] = ()
+    """What is reconstructed there besides latents and bias: the hookpoints that it reads, and what
+    it makes of their activations."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Hookpoints whose activations a batch must hold."""
+        return tuple(name for name, _ in self.besides)
+
+    def at(self, batch: EncodedBatch) -> TokenView:
+        """The view of a batch's tokens."""
+        if not self.besides:
+            return TokenView(self.dictionary, batch.latents)
+        added = [made(batch.model_activations[name][batch.scored]) for name, made in self.besides]
+        beside = torch.stack(added).sum(0)
+        return TokenView(self.dictionary.shifted(beside), batch.latents)
+
+    def inputs(
+        self, batch: EncodedBatch, x_hat: Float[Tensor, "B P D"]
+    ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]:
+        """What the MLP of `dictionary` reads, and the reconstruction in its place."""
+        return batch.x[:, self.hookpoint], x_hat[:, self.hookpoint]
+
+
+@dataclass(frozen=True, eq=False)
+class UpstreamView:
+    """A crosscoder that decodes in the residual stream before the MLP's norm."""
+
+    block: int
+    view: StreamView
+    hookpoints: tuple[int, ...]
+    """The crosscoder's hookpoints whose decoder vectors add up in the stream."""
+    stream: str
+    output: str | None
+    """The hookpoint of the MLP's output, where a second norm follows."""
+    rest: Float[Tensor, " D"] | None = None
+    """The mean rest; None: each token's own."""
+
+    @property
+    def dictionary(self) -> MLPDictionary:
+        """The MLP behind its norm's linear part; baselines are those of biases alone."""
+        return self.view.frozen
+
+    @cached_property
+    def needs(self) -> tuple[str, ...]:
+        """Hookpoints whose activations a batch must hold."""
+        return tuple(name for name in (self.stream, self.output) if name is not None)
+
+    def at(self, batch: EncodedBatch) -> TokenView:
+        """The view of a batch's tokens, at the model's own denominators."""
+        stream, output = self._read(batch, self.stream), self._output(batch)
+        return self.view.at(batch.latents, stream, self.rest, output)
+
+    def inputs(
+        self, batch: EncodedBatch, x_hat: Float[Tensor, "B P D"]
+    ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]:
+        """The stream over its denominator, and the same less the reconstruction's error."""
+        stream = self._read(batch, self.stream)
+        at = list(self.hookpoints)
+        error = (batch.x[:, at] - x_hat[:, at]).sum(1)
+        s = self.view.denominators(stream)[:, None]
+        return stream / s, (stream - error) / s
+
+    def with_rest(self, rest: Float[Tensor, " D"]) -> UpstreamView:
+        """With one rest for all tokens."""
+        return replace(self, rest=rest)
+
+    def rest_of(self, batch: EncodedBatch) -> Float[Tensor, "B D"]:
+        """What the stream holds beside the dictionary at each token, over its denominator."""
+        return self.view.rest_of(batch.latents, self._read(batch, self.stream))
+
+    def norm_interaction(self, batch: EncodedBatch) -> Float[Tensor, "B 2"]:
+        """T7 with everything the latents wrote taken out, and the mean over single latents."""
+        stream = self._read(batch, self.stream)
+        latents, decoder = batch.latents, self.view.decoder
+        whole = torch.zeros_like(stream)
+        written = latents.values[:, None] * decoder[latents.indices]
+        whole.index_add_(0, latents.token_index, written)
+        single = self.view.norm_interaction(stream[latents.token_index], written)
+        mean = torch.zeros_like(stream[:, 0]).index_add_(0, latents.token_index, single)
+        counts = latents.offsets.diff().clamp_min(1)
+        both = torch.stack([self.view.norm_interaction(stream, whole), mean / counts], 1)
+        weight = self.view.output_weight(self._output(batch))
+        return both if weight is None else both * weight[:, None]
+
+    def _output(self, batch: EncodedBatch) -> Float[Tensor, "B D"] | None:
+        return None if self.output is None else self._read(batch, self.output)
+
+    def _read(self, batch: EncodedBatch, name: str) -> Float[Tensor, "B D"]:
+        return batch.model_activations[name][batch.scored].to(batch.x.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class MixtureView:
+    """A mixture of experts that reads a crosscoder, at the model's own routing.
+
+    Each expert is a gated MLP with its own view of the tokens that are routed to it; its output
+    vectors, and with them ‖o_n‖, are multiplied by the router's weight.
+    """
+
+    block: int
+    mixture: MixtureWeights
+    experts: tuple[InputView | UpstreamView, ...]
+
+    @property
+    def first(self) -> InputView | UpstreamView:
+        """Of the first expert, which reads what all do."""
+        return self.experts[0]
+
+    @property
+    def input(self) -> str:
+        """The hookpoint that router and experts read."""
+        return f"blocks.{self.block}.mlp.hook_in"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Hookpoints whose activations a batch must hold."""
+        return (*self.first.needs, self.input)
+
+    def parts(
+        self, batch: EncodedBatch
+    ) -> Iterator[tuple[Int[Tensor, " T"], InputView | UpstreamView, EncodedBatch, Tensor]]:
+        """Each expert that has tokens: these, its view, a batch of them, the router's weights."""
+        weights = self.mixture.route(batch.model_activations[self.input][batch.scored])
+        for at, view in enumerate(self.experts):
+            tokens = weights[:, at].nonzero()[:, 0]
+            if len(tokens) or at == 0:  # one at least, where there are no tokens
+                yield tokens, view, batch.take(tokens), weights[tokens, at].to(batch.x.dtype)
+
+    def at(self, batch: EncodedBatch) -> TokenMixture:
+        """The view of a batch's tokens."""
+        experts = []
+        for tokens, view, own, routed in self.parts(batch):
+            seen = view.at(own)
+            experts.append(
+                ExpertView(tokens, replace(seen, weight=seen.weighed(routed), routed=routed))
+            )
+        return TokenMixture(tuple(experts), batch.latents.n_tokens, self.mixture.n_neurons)
+
+    def norm_interaction(self, batch: EncodedBatch) -> Float[Tensor, "B 2"]:
+        """T7 of all experts, weighed by the router."""
+        out = batch.x.new_zeros(len(batch.x), 2)
+        for tokens, view, own, routed in self.parts(batch):
+            assert isinstance(view, UpstreamView)
+            out.index_add_(0, tokens, view.norm_interaction(own) * routed[:, None])
+        return out
+
+    def rest_of(self, batch: EncodedBatch) -> Float[Tensor, "B D"]:
+        """That of the stream, which all experts read."""
+        assert isinstance(self.first, UpstreamView)
+        return self.first.rest_of(batch)
+
+    def with_rest(self, rest: Float[Tensor, " D"]) -> MixtureView:
+        """With one rest for all tokens."""
+        upstream = [view for view in self.experts if isinstance(view, UpstreamView)]
+        return replace(self, experts=tuple(view.with_rest(rest) for view in upstream))
+
+
+MLPView = InputView | UpstreamView | MixtureView
+
+
+def is_upstream(view: MLPView) -> TypeGuard[UpstreamView | MixtureView]:
+    """Whether it reads the stream before the norm, with everything else that is there."""
+    return isinstance(view.first if isinstance(view, MixtureView) else view, UpstreamView)
+
+
+def n_neurons(view: MLPView) -> int:
+    """How many neurons a token meets."""
+    if isinstance(view, MixtureView):
+        return view.mixture.n_neurons
+    return view.dictionary.mlp.n_neurons

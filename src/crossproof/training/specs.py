@@ -1,0 +1,113 @@
+"""What each dictionary of a training needs: its plan, and the MLPs that its objective is about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from crossproof.crosscoder.config import CrosscoderConfig
+from crossproof.crosscoder.model import Crosscoder
+from crossproof.errors import CrossproofError
+from crossproof.interactions.config import mlps_of
+from crossproof.interactions.views import reading_mlps
+from crossproof.lm.mlp import MLPWeights
+from crossproof.lm.model import LanguageModel
+from crossproof.lm.stream import mlp_input
+from crossproof.training.config import RunConfig
+from crossproof.training.kinds import DictionaryPlan
+from crossproof.training.objectives import about_mlps
+from crossproof.training.step import StreamReading
+from crossproof.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class PenalisedMLPs:
+    """The MLPs that objectives are about."""
+
+    at_inputs: dict[int, MLPWeights] = field(default_factory=dict)
+    """By the hookpoint at their input."""
+    upstream: tuple[tuple[MLPWeights, StreamReading], ...] = ()
+    """Those that read hookpoints of the stream before their norm."""
+    streams: tuple[str, ...] = ()
+    """What those norms read."""
+
+
+@dataclass(frozen=True)
+class DictionarySpec:
+    """One dictionary to train, and what its objective is about."""
+
+    owner: str
+    """The configuration's name."""
+    place: str
+    """What it writes, if the configuration has several; else empty."""
+    config: RunConfig
+    plan: DictionaryPlan
+    about: PenalisedMLPs
+
+    @property
+    def name(self) -> str:
+        """The dictionary's own."""
+        return f"{self.owner}/{self.place}" if self.place else self.owner
+
+    @property
+    def kind(self) -> tuple[CrosscoderConfig, DictionaryPlan]:
+        """What decides its first weights."""
+        return self.config.crosscoder, self.plan
+
+    def columns(self, names: Sequence[str]) -> tuple[int, ...] | None:
+        """Where a batch of `names` has its hookpoints and what its objective needs besides."""
+        wanted = [*self.plan.hookpoints.names, *self.about.streams]
+        first = list(names[: len(wanted)])
+        return None if wanted == first else tuple(map(list(names).index, wanted))
+
+    def trainer(self, crosscoder: Crosscoder, names: Sequence[str]) -> Trainer:
+        """Its trainer, on batches of `names`."""
+        config, about = self.config, self.about
+        return Trainer(
+            crosscoder,
+            about.at_inputs,
+            config.objective,
+            config.optimisation,
+            config.steps,
+            config.seed,
+            about.upstream,
+            self.columns(names),
+        )
+
+
+def about_mlps_of(model: LanguageModel, plan: DictionaryPlan, config: RunConfig) -> PenalisedMLPs:
+    if not about_mlps(config.objective):
+        return PenalisedMLPs()
+    hookpoints = plan.hookpoints
+    if plan.layout is not None:
+        hookpoints = hookpoints.playing_parts_at(plan.written)
+    reading = reading_mlps(model, hookpoints, plan.written, mlps_of(config.penalise))
+    at_inputs: dict[int, MLPWeights] = {}
+    upstream: list[tuple[MLPWeights, StreamReading]] = []
+    streams: list[str] = []
+    for block, read in reading.items():
+        at, mlp = hookpoints.blocks[block].mlp_in, model.mlp(block)
+        if at is not None:
+            at_inputs[at] = mlp
+            continue
+        before = mlp_input(model, block)
+        upstream.append((mlp, StreamReading(read, before.norm, len(streams))))
+        streams.append(before.stream)
+    return PenalisedMLPs(at_inputs, tuple(upstream), tuple(streams))
+
+
+def check_read(config: RunConfig, abouts: Sequence[PenalisedMLPs]) -> None:
+    """Raises CrossproofError if terms are about MLPs and none reads any of the dictionaries."""
+    if about_mlps(config.objective) and not any(a.at_inputs or a.upstream for a in abouts):
+        raise CrossproofError(
+            "No MLP reads the hookpoints, so there is nothing to penalise: add "
+            "'blocks.*.mlp.hook_in' or places of the stream before an MLP to --hookpoints, or set "
+            "the objective's strengths (--interaction, --keep-largest, --all-latents ...) to 0."
+        )
+
+
+def specified(
+    model: LanguageModel, owner: str, place: str, config: RunConfig, plan: DictionaryPlan
+) -> DictionarySpec:
+    """The dictionary of a plan, with the MLPs that its objective is about."""
+    return DictionarySpec(owner, place, config, plan, about_mlps_of(model, plan, config))
