@@ -99,10 +99,6 @@ class OnSecond(torch.Tensor):
         types: Any,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
-        func: Any,
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
             if func in _MATMULS and any(side.dim() == 1 for side in args):

@@ -1,8 +1,7 @@
 """The figures of a crosscoder on held-out sequences, each with an interval over sequences.
 
-Positions are scored by the one rule of training (`scored_positions`); where a position is not
-scored its activations stay the model's own and its loss does not count. Latents come from the
-inference code, so no figure depends on how sequences are batched.
+Where a position is not scored (`scored_positions`, as in training) its activations stay the model's
+own and its loss does not count. No figure depends on how sequences are batched.
 """
 
 from __future__ import annotations
