@@ -77,8 +77,8 @@ def tally_sequences(
 ) -> Tally:
     """The per-sequence sums behind `evaluate`, and the latents of the first sequences.
 
-    `known`: sums among `SHARED` of the same model, hookpoints, positions and sequences; they do not
-    depend on the crosscoder. Raises as `evaluate`.
+    `known`: sums among `SHARED`, which do not depend on the crosscoder, of the same model,
+    hookpoints, positions and sequences. Raises as `evaluate`.
     """
     if len(sequences) < 2:
         raise CrossproofError("Evaluation needs at least 2 sequences: give a longer text.")
@@ -288,9 +288,8 @@ def _measure_patches(
     batch: DecodedBatch, known: Mapping[str, NDArray[np.float64]], tally: Tally
 ) -> None:
     names, written = batch.crosscoder.hookpoints.names, batch.crosscoder.written
-    values = {"patch": batch.x_hat}
-    if "ce-zero" not in known:
-        values["zero"] = torch.zeros_like(batch.x_hat)
+    zero = {} if "ce-zero" in known else {"zero": torch.zeros_like(batch.x_hat)}
+    values = {"patch": batch.x_hat, **zero}
     for kind, value in values.items():
         patches = (batch.patched(names[at], value[:, at]) for at in written)
         sums = [map(batch.summed, pair) for pair in batch.clean.divergences(patches)]
