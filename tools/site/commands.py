@@ -1,0 +1,99 @@
+"""A page a command, from what `crossproof COMMAND --help` prints."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from unittest.mock import patch
+
+BOX = re.compile(r"^[╭╰]")
+TITLE = re.compile(r"^╭─ (.*?) ─+╮$")
+RULE = re.compile(r"^─+$")
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option, or a positional argument, of a command."""
+
+    spelling: str
+    """With what it takes: `--steps INT`."""
+    help: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """Options that stand together."""
+
+    title: str
+    about: str
+    options: tuple[Option, ...]
+
+
+def help_text(command: str) -> str:
+    """What the command prints, in one column of boxes."""
+    from crossproof.cli import main
+
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # an encoding that has boxes
+    wide = patch.dict(os.environ, {"COLUMNS": "100", "NO_COLOR": "1"})
+    with wide, contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        main([command, "--help"])
+    out.flush()
+    return out.buffer.getvalue().decode()  # type: ignore[attr-defined]
+
+
+def sections(text: str) -> Iterator[Section]:
+    """The boxes of a help text."""
+    title: str | None = None
+    lines: list[str] = []
+    for line in text.splitlines():
+        if named := TITLE.match(line):
+            title, lines = named[1], []
+        elif BOX.match(line) and title is not None:
+            yield _section(title, lines)
+            title = None
+        elif title is not None:
+            lines.append(line[2:-1].rstrip())
+
+
+def introduction(text: str) -> str:
+    """What stands before the first box, its examples as code."""
+    head = text.partition("╭")[0].rstrip().splitlines()
+    return "\n".join("    " + line if line.startswith("  ") else line for line in head)
+
+
+def command_page(command: str) -> str:
+    """Markdown."""
+    text = help_text(command)
+    parts = [f"# crossproof {command}", "```\n" + text.splitlines()[0] + "\n```"]
+    parts.append(introduction(text).partition("\n")[2])
+    for section in sections(text):
+        parts.append(f"## {section.title}\n\n{section.about}")
+        rows = "\n".join(f"| `{_cell(o.spelling)}` | {_cell(o.help)} |" for o in section.options)
+        parts.append("| | |\n|---|---|\n" + rows)
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(title: str, lines: list[str]) -> Section:
+    about: list[str] = []
+    options: list[tuple[str, list[str]]] = []
+    for line in lines:
+        if RULE.match(line):
+            continue
+        if line.startswith(("-", "[", "RUN", "PATH")) or (line.isupper() and line[0] != " "):
+            spelling, _, text = line.partition("  ")
+            options.append((spelling, [text.strip()]))
+        elif options:
+            options[-1][1].append(line.strip())
+        else:
+            about.append(line.strip())
+    name = title.removesuffix(" options").rpartition(".")[2].replace("-", " ")
+    read = tuple(Option(spelling, " ".join(filter(None, text))) for spelling, text in options)
+    return Section(name.capitalize(), " ".join(about), read)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")

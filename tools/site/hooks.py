@@ -1,0 +1,15 @@
+"""Hooks of mkdocs: links of every page are turned to what the site shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tools.site.copies import relinked
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Called by mkdocs for every page before it is rendered."""
+    return relinked(markdown, page.file.src_uri, lambda path: (DOCS / path).is_file())
