@@ -17,7 +17,6 @@ from crossproof.proof.certificate.verifier.layers import (
     ACTIVATIONS,
     AttentionLayer,
     Linear,
-    Logits,
     MLPLayer,
     NormLayer,
     Rows,
@@ -25,6 +24,7 @@ from crossproof.proof.certificate.verifier.layers import (
     lengths,
     spectral,
 )
+from crossproof.proof.certificate.verifier.logits import Logits
 
 LENGTH, WIDTH = 7, 6
 Layer = Callable[[Rows], Rows]
@@ -218,5 +218,5 @@ def test_the_spectral_bound_is_above_the_norm_and_near_it(shape: tuple[int, int]
         W = size * draw(seed, *shape)
         exact = float(np.linalg.norm(W, 2))
         assert exact * (1 - 1e-12) <= spectral(W) <= exact * 1.2
-    assert spectral(np.zeros((2, 3))) < 1e-100
+    assert spectral(np.zeros((2, 3))) < 1e-70
     assert spectral(np.diag([3.0, 1.0])) >= 3

@@ -14,7 +14,8 @@ import statistical as made
 from mutating import Change
 
 from crossproof.proof.certificate.verifier import confidence
-from crossproof.proof.certificate.verifier.layers import Linear, Logits, NormLayer, Rows, activated
+from crossproof.proof.certificate.verifier.layers import Linear, NormLayer, Rows, activated
+from crossproof.proof.certificate.verifier.logits import Logits
 from crossproof.proof.certificate.verifier.statistical import judge_statistical
 
 
@@ -182,11 +183,11 @@ LAYERS = [
     Change("NormLayer.__call__", "X - blur", "X", "layers"),
     Change("NormLayer.__call__", "r.radius + X", "X", "layers"),
     Change("activated", "slope * x.radius", "0.9 * slope * x.radius", "layers"),
-    Change("Logits.of", "x.radius + X", "0.5 * x.radius + X", "layers"),
-    Change("Logits.of", "lengths(unembedding)", "0.5 * lengths(unembedding)", "layers"),
-    Change("Logits.certain", "X > others.max(axis=-1, keepdims=True)", "X > -np.inf", "layers"),
-    Change("Logits.certain", "self.value - margin", "self.value + margin", "layers"),
-    Change("Logits.loss", "self.error.max(axis=-1) + own + slack", "slack", "layers"),
+    Change("Logits.of", "x.radius + X", "0.5 * x.radius + X", "logits"),
+    Change("Logits.of", "lengths(unembedding)", "0.5 * lengths(unembedding)", "logits"),
+    Change("Logits.certain", "X > others.max(axis=-1, keepdims=True)", "X > -np.inf", "logits"),
+    Change("Logits.certain", "self.value - margin", "self.value + margin", "logits"),
+    Change("Logits.loss", "self.error.max(axis=-1) + own + slack", "slack", "logits"),
 ]  # fmt: skip
 CASES = [
     *((mutant, bounds_are_exact) for mutant in CONFIDENCE),

@@ -1,3 +1,4 @@
+from .contexts import prove_contexts as prove_contexts
 from .format import Limits as Limits
 from .identity import network_hash as network_hash
 from .options import ProverOptions as ProverOptions
@@ -10,6 +11,14 @@ from .provers.points import points_draft as points_draft
 from .proving import ProofResult as ProofResult
 from .proving import prove as prove
 from .result import VerificationResult as VerificationResult
+from .result_contexts import ContextsResult as ContextsResult
+from .result_statistical import StatisticalResult as StatisticalResult
+from .statistical import prove_statistical as prove_statistical
+from .text_options import ContextOptions as ContextOptions
+from .text_options import DocumentSlice as DocumentSlice
+from .text_options import StatisticalOptions as StatisticalOptions
+from .verifier.contexts import verify_contexts as verify_contexts
+from .verifier.statistical import verify_statistical as verify_statistical
 from .verifier.verdict import judge as judge
 from .verifier.verdict import verify as verify
 from .writer import as_certificate as as_certificate

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ def _compare_activations(held: ContextsCertificate, ours: dict[str, Any]) -> Non
         raise CertificateError("The latents saved are not those of the dictionary there.")
 
 
-def _rows(tensors: dict[str, Any]) -> list[np.ndarray]:
+def _rows(tensors: Mapping[str, Any]) -> list[np.ndarray]:
     """The active latents of each scored position."""
     return np.split(tensors["contexts.indices"], tensors["contexts.offsets"][1:-1])
 

@@ -57,7 +57,8 @@ def model_end(
         norms[f"mlp{at}"] = mlp_norm(model, block)
         activations.append(mlp.activation.value)
         gated.append(mlp.gated)
-    view, attention = unembedding(model), {}
+    view = unembedding(model)
+    attention: dict[str, Any] = {}
     if mlps == 2:
         weights = model.attention(blocks[1])
         norms["attention"] = attention_norm(model, blocks[1])

@@ -19,7 +19,6 @@ from crossproof.proof.certificate.verifier.arithmetic import (
     UNIT,
     UP,
     Array,
-    Indices,
     gamma,
 )
 
@@ -62,7 +61,8 @@ def bounded(value: Array, radius: Array) -> Rows:
 def lengths(of: Array) -> Array:
     """Upper bounds on the Euclidean lengths of rows; squares that vanish are allowed for."""
     size: Array = np.sqrt(np.einsum("...n,...n->...", of, of))
-    return size * (1 + gamma(of.shape[-1] + 4)) + 1e-150 * of.shape[-1]
+    upper: Array = size * (1 + gamma(of.shape[-1] + 4)) + 1e-150 * of.shape[-1]
+    return upper
 
 
 def length(of: Array) -> float:
@@ -72,7 +72,8 @@ def length(of: Array) -> float:
 
 def largest(of: Array) -> Array:
     """The largest magnitude of each row."""
-    return np.abs(of).max(axis=-1, initial=0.0)
+    most: Array = np.abs(of).max(axis=-1, initial=0.0)
+    return most
 
 
 def spectral(W: Array) -> float:
@@ -143,7 +144,8 @@ class NormLayer:
 
 
 def _erf(x: Array) -> Array:
-    return np.vectorize(math.erf, otypes=[np.float64])(x)
+    value: Array = np.vectorize(math.erf, otypes=[np.float64])(x)
+    return value
 
 
 def _relu(x: Array) -> Array:
@@ -271,42 +273,3 @@ class AttentionLayer:
         blur = value.radius.max(-1, keepdims=True)
         out = shares @ value.value
         return bounded(out, (weights + gamma(length + 8)) * size + blur)
-
-
-@dataclass(frozen=True, eq=False)
-class Logits:
-    """Intervals around the true logits [..., V]."""
-
-    value: Array
-    error: Array
-
-    @classmethod
-    def of(cls, x: Rows, unembedding: Array, bias: Array) -> Logits:
-        """x Uᵀ + b for U [V, D]."""
-        value = x.value @ unembedding.T + bias
-        lost = x.radius + gamma(unembedding.shape[1] + 8) * lengths(x.value)
-        error = lost[..., None] * lengths(unembedding) + 4 * UNIT * (np.abs(value) + np.abs(bias))
-        return cls(value, (error + TINY) * UP)
-
-    @property
-    def certain(self) -> Indices:
-        """[...]: the class whose logit is certainly above all others; -1 where none is."""
-        best = self.value.argmax(axis=-1)[..., None]
-        margin = self.error + 2 * UNIT * (np.abs(self.value) + self.error)
-        low = np.take_along_axis(self.value - margin, best, -1)
-        others = self.value + margin
-        np.put_along_axis(others, best, -np.inf, -1)
-        sure = low > others.max(axis=-1, keepdims=True)
-        return np.where(sure, best, -1)[..., 0]
-
-    def loss(self, labels: np.ndarray) -> tuple[Array, Array]:
-        """The cross-entropy of labels [...], and a bound on how far it is from the true one."""
-        top = self.value.max(axis=-1)
-        total = np.exp(self.value - top[..., None]).sum(axis=-1)
-        at = labels[..., None]
-        chosen = np.take_along_axis(self.value, at, -1)[..., 0]
-        own = np.take_along_axis(self.error, at, -1)[..., 0]
-        value = top + np.log(total) - chosen
-        size = 1 + np.abs(self.value).max(axis=-1)
-        slack = gamma(self.value.shape[-1] + 64) * size * 4
-        return value, (self.error.max(axis=-1) + own + slack) * UP

@@ -18,7 +18,6 @@ from crossproof.proof.certificate.verifier.arithmetic import UNIT, Array, Indice
 from crossproof.proof.certificate.verifier.layers import (
     AttentionLayer,
     Linear,
-    Logits,
     MLPLayer,
     NormLayer,
     Rows,
@@ -26,6 +25,7 @@ from crossproof.proof.certificate.verifier.layers import (
     length,
     lengths,
 )
+from crossproof.proof.certificate.verifier.logits import Logits
 
 CHUNK = 2**22
 """Numbers of contributions that are sorted together."""
@@ -76,19 +76,21 @@ class ModelEnd:
     def attention(self) -> AttentionLayer:
         """The attention between the last two MLPs."""
         held, shape = self.part("weights.attention"), self.certificate.shape
-        heads = [
+        queries, keys, values = (
             [Linear(W, b) for W, b in zip(held[f"W_{k}"], held[f"b_{k}"], strict=True)]
             for k in "QKV"
-        ]
+        )
         nothing = np.zeros(len(held["b_O"]))
         writes = [Linear(W, nothing) for W in held["W_O"]]
         turns = (held["cos"], held["sin"]) if shape.rotary else None
-        return AttentionLayer(*heads, writes, held["b_O"], shape.scale, shape.window, turns)
+        bias, scale, window = held["b_O"], shape.scale, shape.window
+        return AttentionLayer(queries, keys, values, writes, bias, scale, window, turns)
 
     @cached_property
     def scored(self) -> np.ndarray:
         """[S, T]: where the dictionary has a code."""
-        return self.certificate.tensors["contexts.scored"] == 1
+        scored: np.ndarray = self.certificate.tensors["contexts.scored"] == 1
+        return scored
 
     @cached_property
     def counted(self) -> np.ndarray:
@@ -101,7 +103,8 @@ class ModelEnd:
     def labels(self) -> np.ndarray:
         """The next tokens of the predictions that count."""
         tokens = np.roll(self.certificate.tensors["contexts.tokens"], -1, axis=1)
-        return tokens[self.counted]
+        labels: np.ndarray = tokens[self.counted]
+        return labels
 
     @cached_property
     def model(self) -> ModelRun:
@@ -189,7 +192,8 @@ class ModelEnd:
         terms = np.abs(code["values"]) * atoms[code["indices"]]
         sums = np.concatenate([[0.0], np.cumsum(terms)])
         # A difference of running sums is off by the rounding of the longer one.
-        return np.diff(sums[code["offsets"]]) + 2 * gamma(len(terms) + 4) * sums[-1]
+        sizes: Array = np.diff(sums[code["offsets"]]) + 2 * gamma(len(terms) + 4) * sums[-1]
+        return sizes
 
     def _error(self, path: Linear, sizes: Array, bias: float, widest: int) -> Array:
         """How far sums of contributions and baselines may be off, in the norm over neurons."""

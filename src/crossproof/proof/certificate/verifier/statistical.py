@@ -114,7 +114,7 @@ def _bounds(
 
     def original(share: float) -> float:
         value = low + width * share
-        return value + 8 * UNIT * (abs(low) + width)
+        return min(value + 8 * UNIT * (abs(low) + width), certificate.high)
 
     return (
         StatisticalBound(
