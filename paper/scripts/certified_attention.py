@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -21,7 +21,8 @@ from crossproof.proof.bounds import AttentionNetwork, Dictionary, SequenceDomain
 from crossproof.proof.certificate import ProverOptions, as_certificate, attention_draft, judge
 from paper.tasks import attention
 
-GRAINS = ("class", "query", "label")
+Grain = Literal["class", "query", "label"]
+GRAINS: tuple[Grain, ...] = ("class", "query", "label")
 DICTIONARIES = {"H 128, k 4": (128, 4), "H 96, k 2": (96, 2)}
 
 

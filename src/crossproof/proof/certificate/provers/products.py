@@ -53,7 +53,8 @@ def products_draft(network: Network, domain: GroupDomain, found: Effects, left_o
     ]
     power = np.stack([((rows @ basis.T) ** 2).sum(axis=1) for basis in bases])
     owner, rest = power.argmax(axis=0), rows.copy()
-    owners, atoms, blocks = np.zeros(len(rows), np.int64), [], []
+    owners = np.zeros(len(rows), np.int64)
+    atoms, blocks = list[Array](), list[int]()
     for number, basis in enumerate(bases):
         mine = np.flatnonzero(owner == number)
         chosen = _atoms(rows[mine] * np.sqrt(weight[mine, None]), basis, left_out)
@@ -85,7 +86,8 @@ def _atoms(
     _, size, directions = np.linalg.svd(rows @ basis.T, full_matrices=False)
     after = np.append(np.cumsum(size[::-1] ** 2)[::-1], 0.0)
     allowed = max(left_out, 1e-24) * after[0]
-    return directions[: int((after > allowed).sum())] @ basis
+    chosen: Array = directions[: int((after > allowed).sum())] @ basis
+    return chosen
 
 
 def product_drafts(network: Network, domain: GroupDomain) -> Iterator[Draft]:

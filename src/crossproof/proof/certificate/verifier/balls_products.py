@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from crossproof.proof.certificate.verifier import balls
 from crossproof.proof.certificate.verifier.arithmetic import Array
 from crossproof.proof.certificate.verifier.balls import (
     Balls,
     ball,
     insist,
     insist_entropy,
+    joined,
     length,
     matrix,
     plus,
@@ -58,7 +58,7 @@ class PairsInBalls:
             fitted = problem.weights.W_out[n] @ atoms.T
             spanned = times(vector(fitted), matrix(atoms)) if len(atoms) else None
             rows.append(spanned or [ball(0)] * problem.atoms.shape[1])
-        return balls.flint.arb_mat(rows)
+        return joined(rows)
 
     def margins(self, a: int, b: int) -> Balls:
         """Of a pair, 0 at its label."""

@@ -72,7 +72,8 @@ def groups(
             count.operations += fixed.size
         else:
             holds = (lowest + fixed[:, None] > terms.floor).all(axis=-1)
-            below = np.count_nonzero(np.logical_and.accumulate(holds, axis=1), axis=1)
+            rising: npt.NDArray[np.bool_] = np.logical_and.accumulate(holds, axis=1)
+            below = rising @ np.ones(label, np.int64)
             count.operations += (len(there) - sum(there) + 1) * lowest.size
         if not any(there):
             below = np.where(needed, 0, below)
