@@ -106,6 +106,71 @@ def continuum() -> str:
     return table([*head, "mass by additive", "verifier's operations"], body)
 
 
+def attention() -> str:
+    """Certified accuracy of the largest of four tokens, and what it takes; least to most."""
+    seeds = read("certified-attention")["seeds"]
+    proofs = {"every sequence": [seed["proofs"]["sequences"] for seed in seeds]}
+    for grain in ("class", "query", "label"):
+        proofs[f"grain {grain}"] = [seed["proofs"][grain] for seed in seeds]
+    for name in seeds[0]["dictionaries"]:
+        for grain in ("class", "query", "label"):
+            rows = [seed["dictionaries"][name]["proofs"][grain] for seed in seeds]
+            proofs[f"grain {grain}, dictionary {name}"] = rows
+    body = []
+    for name, rows in proofs.items():
+        shares = [
+            row["right"] / true["right"]
+            for row, true in zip(rows, proofs["every sequence"], strict=True)
+        ]
+        savings = [row["brute_force"] / row["operations"] for row in rows]
+        body.append(
+            [
+                name,
+                *(at_least(4)(row["accuracy"]) for row in rows),
+                f"{min(shares):.3f}–{max(shares):.3f}",
+                f"{max(row['operations'] for row in rows) / 1e6:,.1f}M",
+                f"{min(savings):,.1f}x",
+            ]
+        )
+    head = ["proof", *(f"seed {seed['seed']}" for seed in seeds), "share of the truth"]
+    return table([*head, "operations", "fewer than brute force"], body)
+
+
+def groups() -> str:
+    """Certified accuracy of multiplication in groups; least to most of the seeds."""
+    body = []
+    for name in ("S4", "A5", "S5"):
+        content = read(f"certified-group-{name}")
+        for purity in sorted({network["purity"] for network in content["networks"]}):
+            networks = [n for n in content["networks"] if n["purity"] == purity]
+            best = [max(n["searched"], key=_worth) for n in networks]
+            thirds = [
+                max((c["accuracy"] for c in n["searched"]
+                     if 3 * c["operations"] <= c["brute_force"]), default=0.0)
+                for n in networks
+            ]  # fmt: skip
+            savings = [c["brute_force"] / c["operations"] for c in best]
+            low = at_least(4)
+            body.append(
+                [
+                    f"{name} ({content['order']})",
+                    f"{purity:g}",
+                    f"{statistics.median(n['impurity'] for n in networks):.1e}",
+                    f"{min(n['accuracy'] for n in networks):.4f}",
+                    ", ".join(low(c["accuracy"]) for c in best),
+                    ", ".join(str(c["atoms"]) for c in best),
+                    f"{min(savings):.2f}–{max(savings):.2f}x",
+                    ", ".join(low(third) for third in thirds),
+                ]
+            )
+    head = ["group", "purity", "impurity written", "accuracy", "certified, a seed each", "atoms"]
+    return table([*head, "fewer operations", "certified at a third"], body)
+
+
+def _worth(certificate: dict[str, Any]) -> tuple[float, int]:
+    return certificate["accuracy"], -certificate["operations"]
+
+
 def chain() -> str:
     """The claimed loss, the bound on the model's, and where it is lost, by chain."""
     body = []
@@ -154,7 +219,8 @@ def last_block() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    made.__name__: made for made in (objectives, modular, continuum, chain, last_block)
+    made.__name__: made
+    for made in (objectives, modular, continuum, attention, groups, chain, last_block)
 }
 
 

@@ -37,11 +37,11 @@ class LargestRecipe:
     steps: int = 3000
     batch: int = 256
     lr: float = 2e-3
-    latents: int = 96
+    latents: int = 128
     """H, of the dictionary."""
-    k: int = 2
+    k: int = 4
     """Active latents of a token at a position (exactly; TopK)."""
-    dictionary_steps: int = 8000
+    dictionary_steps: int = 4000
     optimisation: Optimisation = field(default_factory=lambda: Optimisation(lr=3e-3, decay=0.5))
 
 

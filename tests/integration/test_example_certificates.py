@@ -28,7 +28,10 @@ def verdicts() -> dict[str, VerificationResult]:
 def test_every_example_is_verified_and_says_something(
     verdicts: dict[str, VerificationResult],
 ) -> None:
-    assert set(verdicts) == {"coactive", "continuum", "modular-113", "modular-53", "sparse"}
+    attention = {"max-of-4", "max-of-4-latents"}
+    assert set(verdicts) == attention | {
+        "coactive", "continuum", "modular-113", "modular-53", "sparse",
+    }  # fmt: skip
     for name, verdict in verdicts.items():
         assert verdict.holds, name
         assert not verdict.accuracy_vacuous, name
@@ -42,6 +45,11 @@ def test_modular_examples_are_compact_and_the_sparse_ones_keep_most(
         assert verdict.accuracy >= 0.9
         assert verdict.brute_force is not None
         assert verdict.brute_force >= 3 * verdict.operations
+    for name, saving in {"max-of-4": 500, "max-of-4-latents": 50}.items():
+        verdict = verdicts[name]
+        assert verdict.accuracy > 0.95
+        assert verdict.brute_force is not None
+        assert verdict.brute_force >= saving * verdict.operations
     assert verdicts["continuum"].accuracy > 0.85
     assert verdicts["coactive"].accuracy > 0.75
 

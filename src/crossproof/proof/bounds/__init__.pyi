@@ -17,6 +17,7 @@ from .gated import gated_gap as gated_gap
 from .gated import gated_interaction as gated_interaction
 from .gated import gated_residual as gated_residual
 from .network import Dictionary as Dictionary
+from .network import GroupDomain as GroupDomain
 from .network import Network as Network
 from .network import PairDomain as PairDomain
 from .network import SparseDomain as SparseDomain

@@ -18,6 +18,7 @@ from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.proof.certificate.format import tensors_hash
 from crossproof.proof.certificate.identity import network_tensors
+from crossproof.proof.certificate.verifier.products import quotients
 
 
 class _Hashed:
@@ -118,6 +119,33 @@ class PairDomain(_Hashed):
         """The label of every pair, in the same order."""
         number = torch.arange(self.p)
         return ((number[:, None] + number[None]) % self.p).flatten()
+
+    def quotients(self) -> Int[Tensor, " pairs"]:
+        """a - b modulo p of every pair, in the same order."""
+        number = torch.arange(self.p)
+        return ((number[:, None] - number[None]) % self.p).flatten()
+
+
+@dataclass(frozen=True, eq=False)
+class GroupDomain(PairDomain):
+    """Multiplication in a finite group: input left[a] + right[b], label table[a, b].
+
+    Raises CrossproofError if `table` is not the multiplication table of a group.
+    """
+
+    table: Int[Tensor, "p p"]
+
+    def __post_init__(self) -> None:
+        self._check_finite("domain")
+        quotients(self.table.numpy())
+
+    def labels(self) -> Int[Tensor, " pairs"]:
+        """ab of every pair, in the same order."""
+        return self.table.flatten()
+
+    def quotients(self) -> Int[Tensor, " pairs"]:
+        """ab⁻¹ of every pair, in the same order."""
+        return torch.from_numpy(quotients(self.table.numpy())).flatten()
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from torch import Tensor
 from crossproof.errors import CrossproofError
 from crossproof.files import make_folder, read_tensors, write_tensors
 from crossproof.proof.bounds.attention_network import AttentionNetwork, SequenceDomain
-from crossproof.proof.bounds.network import Network, PairDomain, SparseDomain
+from crossproof.proof.bounds.network import GroupDomain, Network, PairDomain, SparseDomain
 from crossproof.proof.certificate.format import ATTENTION as LAYER
 
 NETWORK = "network.safetensors"
@@ -52,6 +52,9 @@ def read_network(folder: Path | str) -> tuple[Network | AttentionNetwork, Domain
     sizes: dict[str, int] = {}
     network = Network(**_part(tensors, "network", WEIGHTS, sizes, path))
     domain = _part(tensors, "domain", names, sizes, path)
+    if names is PAIRS and "domain.table" in tensors:
+        table = _part(tensors, "domain", {"table": "pp"}, sizes, path)["table"]
+        return network, GroupDomain(**domain, table=table.long())
     if names is PAIRS:
         return network, PairDomain(**domain)
     active = tensors["domain.active_sets"]

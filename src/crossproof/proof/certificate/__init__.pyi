@@ -2,12 +2,16 @@ from .contexts import prove_contexts as prove_contexts
 from .format import Limits as Limits
 from .identity import network_hash as network_hash
 from .options import ProverOptions as ProverOptions
+from .provers.attention import attention_draft as attention_draft
 from .provers.boxes import boxes_draft as boxes_draft
 from .provers.latents import AffineLatents as AffineLatents
 from .provers.latents import fitted_latents as fitted_latents
 from .provers.latents import generating_latents as generating_latents
 from .provers.pairs import best_draft as best_draft
 from .provers.points import points_draft as points_draft
+from .provers.products import best_products as best_products
+from .provers.products import components as components
+from .provers.products import product_drafts as product_drafts
 from .proving import ProofResult as ProofResult
 from .proving import prove as prove
 from .result import VerificationResult as VerificationResult

@@ -61,14 +61,14 @@ def brute_force_pairs(network: Network, domain: PairDomain) -> BruteForce:
     first = _plus(count, _times(count, left, W_in), network.b_in.numpy())
     second = _times(count, right, W_in)
     direct = [_times(count, side, skip) for side in (left, right)] if skip.any() else None
-    good, entropy = 0, 0.0
+    good, entropy, labels = 0, 0.0, domain.labels().view(p, p).numpy()
     for a in range(p):
         hidden = np.maximum(_plus(count, second, first[a]), 0)
         count.operations += hidden.size
         logits = _plus(count, _times(count, hidden, W_out), network.b_out.numpy())
         if direct is not None:
             logits = _plus(count, _plus(count, logits, direct[0][a]), direct[1])
-        more = _score(count, logits, (a + np.arange(p)) % p)
+        more = _score(count, logits, labels[a])
         good, entropy = good + more[0], entropy + more[1]
     tensors = (*network.tensors().values(), *domain.tensors().values())
     cost = ProofCost(

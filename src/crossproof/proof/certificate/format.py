@@ -57,6 +57,11 @@ LAYOUT = {
     | {"domain.active_sets": "G K", "domain.readout": "F V"}
     | {"proof.latent_index": "G M", "proof.latent_slopes": "G K M"}
     | {"proof.latent_offset": "G M", "proof.tree": "L"},
+    "products": _NETWORK
+    | {"domain.left": "p D", "domain.right": "p D", "domain.table": "p p"}
+    | _EFFECTS
+    | {"dictionary.atoms": "H p", "proof.blocks": "H"}
+    | {"proof.owners": "N", "proof.scale": "N"},
     "sequences": _SEQUENCES,
     "attention": _SEQUENCES | _GROUPS,
     "attention-latents": _SEQUENCES
@@ -67,7 +72,7 @@ LAYOUT = {
 """The tensors of each kind; a letter is the same size wherever it stands."""
 WHOLE = {"domain.labels", "domain.active_sets", "proof.offsets", "proof.indices", "proof.owners"}
 WHOLE |= {"proof.scale", "proof.latent_index", "proof.tree"}
-WHOLE |= {"domain.order", "proof.grain", "proof.kept"}
+WHOLE |= {"domain.order", "proof.grain", "proof.kept", "domain.table", "proof.blocks"}
 """Tensors of integers; all others are floating point."""
 
 

@@ -11,7 +11,7 @@ import torch
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.errors import CrossproofError
 from crossproof.proof.bounds.attention_network import AttentionNetwork, SequenceDomain
-from crossproof.proof.bounds.network import Dictionary, Network, PairDomain
+from crossproof.proof.bounds.network import Dictionary, GroupDomain, Network, PairDomain
 from crossproof.proof.bounds.network_folder import Domain, read_network
 from crossproof.proof.certificate.cost import (
     BruteForce,
@@ -26,6 +26,7 @@ from crossproof.proof.certificate.provers.boxes import boxes_draft
 from crossproof.proof.certificate.provers.latents import fitted_latents, generating_latents
 from crossproof.proof.certificate.provers.pairs import best_draft, effects, pairs_draft
 from crossproof.proof.certificate.provers.points import points_draft
+from crossproof.proof.certificate.provers.products import best_products
 from crossproof.proof.certificate.result import VerificationResult
 from crossproof.proof.certificate.verifier.arithmetic import Arithmetic
 from crossproof.proof.certificate.writer import Draft, publish
@@ -126,6 +127,8 @@ def _search(
         raise CrossproofError(f"Kind '{options.kind}' certifies attention layers alone.")
     if isinstance(domain, PairDomain):
         truth = brute_force_pairs(network, domain)
+        if isinstance(domain, GroupDomain):
+            return best_products(network, domain, count), truth, "Brute force"
         if options.blocks < 0:
             return best_draft(network, domain, arithmetic=count), truth, "Brute force"
         draft = pairs_draft(network, domain, effects(network, domain), options.blocks)

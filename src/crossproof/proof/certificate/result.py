@@ -24,6 +24,8 @@ class Subject:
     """Of a list: how many of them differ."""
     modulus: int | None = None
     """p, whose p² pairs are the inputs."""
+    elements: int | None = None
+    """Of a group, whose pairs are the inputs."""
     sets: int | None = None
     """Active sets of a continuum."""
     active: int | None = None
@@ -38,6 +40,8 @@ class Subject:
     def __str__(self) -> str:
         if self.modulus is not None:
             return f"all {self.inputs:,} pairs modulo {self.modulus}"
+        if self.elements is not None:
+            return f"all {self.inputs:,} pairs of a group of {self.elements} elements"
         if self.tokens is not None:
             return f"all {self.inputs:,} sequences of {self.length} out of {self.tokens} tokens"
         if self.boxes is not None:
@@ -147,7 +151,8 @@ class VerificationResult(Result):
             *((f"mass by {k}, at least", v, None, "", LOWER) for k, v in self.by_bound.items()),
         ]  # fmt: skip
         if self.balls:
-            share = f"{self._groups} derived again, of {self.ball_groups:,}"
+            what = "groups" if self.kind.startswith("attention") else self._groups
+            share = f"{what} derived again, of {self.ball_groups:,}"
             rows.append(("ball arithmetic", self.balls, None, share, None))
         return [
             Row(label, (value, claimed, note), style=style or fixed(0))

@@ -34,8 +34,8 @@ def effects(network: Network, domain: PairDomain) -> Effects:
     for name, index in {
         "left": a,
         "right": b,
-        "sum": (a + b) % p,
-        "difference": (a - b) % p,
+        "sum": domain.labels().numpy(),
+        "difference": domain.quotients().numpy(),
     }.items():
         order = np.argsort(index, kind="stable").reshape(p, p)
         flat = rest.reshape(p * p, -1)
@@ -74,6 +74,22 @@ def pairs_draft(network: Network, domain: PairDomain, found: Effects, blocks: in
     used = used[by_frequency[used] > 0]
     owned = np.isin(owner, used)
     rest = np.where(owned[:, None], left_over, rows)
+    scale, tables = scaled_effects(found, rest, weight)
+    return Draft(
+        kind="pairs",
+        network={name: tensor.numpy() for name, tensor in network.tensors().items()},
+        domain={name: tensor.numpy() for name, tensor in domain.tensors().items()},
+        proof=tables | {"owners": np.where(owned, owner, 0), "scale": scale},
+    )
+
+
+def scaled_effects(
+    found: Effects, rest: Float[Array, "N V"], weight: Float[Array, " N"]
+) -> tuple[Int[Array, " N"], dict[str, Array]]:
+    """Powers of two that make the charge of `rest` least, and the effects of neurons so scaled.
+
+    `weight` is the mean square of each neuron's interaction.
+    """
     # ‖g/s‖ ‖sE‖ is smallest where s² = rms(g)/‖E‖; a power of two loses next to nothing.
     ratio = np.maximum(np.linalg.norm(rest, axis=1), 1e-9) / np.maximum(np.sqrt(weight), 1e-9)
     scale = np.clip(np.round(np.log2(ratio) / 2), -30, 30).astype(np.int64)
@@ -81,12 +97,7 @@ def pairs_draft(network: Network, domain: PairDomain, found: Effects, blocks: in
         f"effect_{name}": np.ldexp(table, scale).astype(np.float32)
         for name, table in found.tables.items()
     }
-    return Draft(
-        kind="pairs",
-        network={name: tensor.numpy() for name, tensor in network.tensors().items()},
-        domain={name: tensor.numpy() for name, tensor in domain.tensors().items()},
-        proof=tables | {"owners": np.where(owned, owner, 0), "scale": scale},
-    )
+    return scale, tables
 
 
 def best_draft(

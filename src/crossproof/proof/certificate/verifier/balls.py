@@ -59,6 +59,11 @@ def matrix(numbers: Array) -> Any:
     return flint.arb_mat(numbers.tolist())
 
 
+def joined(rows: list[Balls]) -> Any:
+    """A matrix of rows."""
+    return flint.arb_mat(rows)
+
+
 def row(of: Any, index: int = 0) -> Balls:
     """One row of a matrix."""
     return [of[index, column] for column in range(of.ncols())]
@@ -242,4 +247,4 @@ def _blocks(problem: pairs.PairsProblem) -> Any:
             blocks.append(times(vector(fitted), matrix(basis)))
         else:
             blocks.append([ball(0)] * p)
-    return flint.arb_mat(blocks)
+    return joined(blocks)

@@ -68,11 +68,11 @@ def groups(
                 lowest = smallest[p] if lowest is None else lowest + smallest[p]
         count.operations += sum(there) * fixed.size
         if lowest is None:
-            below = (fixed > terms.floor).all(axis=-1).astype(np.int64)
+            below = np.where(np.all(fixed > terms.floor, axis=-1), 1, 0)
             count.operations += fixed.size
         else:
             holds = (lowest + fixed[:, None] > terms.floor).all(axis=-1)
-            below = np.count_nonzero(np.logical_and.accumulate(holds, axis=1), axis=1)
+            below = np.sum(np.logical_and.accumulate(holds, axis=1), axis=1, dtype=np.int64)
             count.operations += (len(there) - sum(there) + 1) * lowest.size
         if not any(there):
             below = np.where(needed, 0, below)

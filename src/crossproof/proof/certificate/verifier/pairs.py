@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -46,19 +47,31 @@ class PairsProblem:
 
 def read(certificate: Certificate, limits: Limits) -> PairsProblem:
     """Checks the certificate's tensors and rescales the network."""
-    weights, domain = NetworkWeights.of(certificate), certificate.part("domain")
+    domain = certificate.part("domain")
     proof, p = certificate.part("proof"), certificate.sizes["p"]
     if certificate.sizes["V"] != p:
         raise CertificateError(
             f"Addition modulo {p} needs {p} classes, not {certificate.sizes['V']}."
         )
     within("proof.owners", proof["owners"], 0, p // 2)
-    within("proof.scale", proof["scale"], -LARGEST_SCALE, LARGEST_SCALE)
     frequencies = len(np.unique(proof["owners"][proof["owners"] > 0]))
     limits.check(*_needs(certificate, frequencies))
+    weights, effects, owners = rescaled(certificate)
+    return PairsProblem(weights, domain["left"], domain["right"], effects, owners)
+
+
+def rescaled(
+    certificate: Certificate,
+) -> tuple[NetworkWeights, tuple[Array, Array, Array, Array], Indices]:
+    """The network with neurons rescaled and ordered by owner, their effects and their owners.
+
+    Raises CertificateError for a scale that is out of range or loses digits.
+    """
+    weights, proof = NetworkWeights.of(certificate), certificate.part("proof")
+    within("proof.scale", proof["scale"], -LARGEST_SCALE, LARGEST_SCALE)
     scale = np.ldexp(1.0, proof["scale"].astype(np.int32))
     order = np.argsort(proof["owners"], kind="stable")  # a block is a slice of neurons
-    rescaled = NetworkWeights(
+    ours = NetworkWeights(
         W_in=(weights.W_in * scale)[:, order],
         b_in=(weights.b_in * scale)[order],
         W_out=(weights.W_out / scale[:, None])[order],
@@ -66,19 +79,13 @@ def read(certificate: Certificate, limits: Limits) -> PairsProblem:
         skip=weights.skip,
     )
     scale = scale[order]
-    undone = rescaled.W_in / scale, rescaled.b_in / scale, rescaled.W_out * scale[:, None]
+    undone = ours.W_in / scale, ours.b_in / scale, ours.W_out * scale[:, None]
     given = weights.W_in[:, order], weights.b_in[order], weights.W_out[order]
     if not all(map(np.array_equal, undone, given)):
         raise CertificateError("proof.scale loses digits of the network: use smaller powers of 2.")
     names = ("left", "right", "sum", "difference")
     tables = [proof[f"effect_{name}"][:, order] for name in names]
-    return PairsProblem(
-        weights=rescaled,
-        left=domain["left"],
-        right=domain["right"],
-        effects=(tables[0], tables[1], tables[2], tables[3]),
-        owners=proof["owners"][order],
-    )
+    return ours, (tables[0], tables[1], tables[2], tables[3]), proof["owners"][order]
 
 
 def _needs(certificate: Certificate, frequencies: int) -> tuple[int, int]:
@@ -129,10 +136,11 @@ def build_blocks(arithmetic: Arithmetic, problem: PairsProblem) -> FrequencyBloc
         bases.append(basis)
     left_over = join(rest, axis=0)
     joined = arithmetic.exact(np.concatenate(bases)) if bases else None
-    return FrequencyBlocks(slices, coefficients, joined, _distances(arithmetic, left_over))
+    return FrequencyBlocks(slices, coefficients, joined, distances(arithmetic, left_over))
 
 
-def _distances(arithmetic: Arithmetic, rows: Rounded) -> Rounded:
+def distances(arithmetic: Arithmetic, rows: Rounded) -> Rounded:
+    """‖E_y - E_c‖ over neurons, for rows E [N, V]."""
     columns = rows.transposed()
     classes = range(len(columns.value))
     distance = [arithmetic.norm(arithmetic.subtract(columns, columns[y])) for y in classes]
@@ -149,7 +157,21 @@ class EffectTables:
     logits: list[Rounded]
 
 
-def build_tables(arithmetic: Arithmetic, problem: PairsProblem) -> EffectTables:
+@runtime_checkable
+class Effective(Protocol):
+    """A network of two summed inputs, and what its activations depend on."""
+
+    @property
+    def weights(self) -> NetworkWeights: ...
+    @property
+    def left(self) -> Array: ...
+    @property
+    def right(self) -> Array: ...
+    @property
+    def effects(self) -> tuple[Array, Array, Array, Array]: ...
+
+
+def build_tables(arithmetic: Arithmetic, problem: Effective) -> EffectTables:
     """Everything that depends on one of a, b, a+b, a-b alone."""
     weights = problem.weights
     W_in, W_out = arithmetic.exact(weights.W_in), arithmetic.exact(weights.W_out)

@@ -23,9 +23,11 @@ from crossproof.proof.certificate.verifier import (
     balls,
     balls_attention,
     balls_boxes,
+    balls_products,
     boxes,
     pairs,
     points,
+    products,
     sequences,
 )
 from crossproof.proof.certificate.verifier.arithmetic import UNIT, UP, Arithmetic, Array
@@ -184,6 +186,28 @@ def _boxes(arithmetic: Arithmetic, certificate: Certificate, arb: bool, limits: 
     )
 
 
+def _products(
+    arithmetic: Arithmetic, certificate: Certificate, arb: bool, limits: Limits
+) -> _Figures:
+    problem = products.read(certificate, limits)
+    p, width = len(problem.left), problem.weights.W_in.shape[1]
+    worst, entropy = np.empty((2, p, p))
+    for a, margin, bound in products.evaluate(arithmetic, problem):
+        worst[a], entropy[a] = margin, bound
+    skips = bool(problem.weights.skip.any())
+    return _Figures(
+        subject=Subject(inputs=p * p, elements=p),
+        accuracy=_share(worst),
+        cross_entropy=_mean(entropy),
+        right=int((worst > 0).sum()),
+        majority=1 / p,
+        label_entropy=math.log(p),
+        brute_force=brute_force_pairs(p, problem.left.shape[1], width, skips),
+        balls=balls_products.check_products(problem, worst, entropy) if arb else 0,
+        ball_groups=p * p,
+    )
+
+
 def _sequences(
     arithmetic: Arithmetic, certificate: Certificate, arb: bool, limits: Limits
 ) -> _Figures:
@@ -228,6 +252,7 @@ FIGURES = {
     "points": _points,
     "pairs": _pairs,
     "boxes": _boxes,
+    "products": _products,
     "sequences": _sequences,
     "attention": _attention,
     "attention-latents": _attention,
