@@ -4,9 +4,10 @@
     python benchmarks/residual_measure.py --model path/to/llama --block 8 --k 32
 
 A random TopK dictionary at blocks.N.mlp.hook_in, and the same pushed back through the linear part
-of the norm to hook_resid_mid: codes, contributions and all figures are equal. They are measured in
-turn on the same tokens: the whole of `crossproof.measure` but the attention scores, which are only
-of dictionaries at the blocks' inputs.
+of the norm to hook_resid_mid: codes and contributions are equal, and so is I where neurons are
+plain (gated ones' depends on what the MLP reads beside the latents). They are measured in turn on
+the same tokens: the whole of `crossproof.measure` but the attention scores, which are only of
+dictionaries at the blocks' inputs.
 """
 
 from __future__ import annotations
