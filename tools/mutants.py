@@ -99,8 +99,6 @@ class Sweep:
         random.Random(0).shuffle(asked)  # so that a part tells of the whole
         if asked:
             self._measure(session.items)
-        gc.collect()
-        gc.freeze()  # so that children do not copy what they only look at
         began = time.perf_counter()
         for number, mutant in enumerate(asked, 1):
             test = self._try(mutant, items)
@@ -129,6 +127,8 @@ class Sweep:
             cost.seconds = time.process_time() - began
             if any(report.failed for report in reports):
                 sys.exit(f"mutants: {item.nodeid} fails without a mutant.")
+        gc.collect()
+        gc.freeze()  # so that children do not copy what they only look at
 
     def _order(self, mutant: Mutant) -> list[str]:
         """The tests that reach a mutant's lines; all of a statement that runs at import alone."""
@@ -139,7 +139,7 @@ class Sweep:
         seconds = {test: self.costs[test].seconds for test in reached}
         reached.sort(key=lambda test: (-near[test], -far[test], seconds[test]))
         first, rest = reached[:FIRST], reached[FIRST:]
-        files = Counter[str]()
+        files = defaultdict[str, float](float)
         for test in rest:
             files[test.split("::")[0]] += seconds[test]
         return first + sorted(rest, key=lambda test: (files[test.split("::")[0]], test))

@@ -104,8 +104,10 @@ def _words(node: ast.AST, way: int) -> str:
 
 
 def _module(node: ast.AST) -> ast.Module:
-    statement = ast.Expr(node) if isinstance(node, ast.expr) else node
-    return ast.Module([statement], [])
+    if isinstance(node, ast.expr):
+        return ast.Module([ast.Expr(node)], [])
+    assert isinstance(node, ast.stmt)
+    return ast.Module([node], [])
 
 
 def _sites(tree: ast.Module) -> list[_Site]:
@@ -162,7 +164,7 @@ def _forgotten(node: ast.AST) -> Iterator[Any]:
     match node:
         case ast.Call(func=ast.Attribute(attr=name), args=[first, _]) if name in TERMS:
             same = ast.parse("lambda x: x", mode="eval").body
-            yield lambda: (setattr(node, "func", same), setattr(node, "args", [first]))
+            yield lambda: vars(node).update(func=same, args=[first])
         case ast.Expr(value=ast.Call()):
             yield lambda: setattr(node, "value", ast.Constant(None))
 

@@ -27,6 +27,7 @@ from crossproof.proof.certificate.verifier import (
 from crossproof.proof.certificate.verifier.arithmetic import TINY, Arithmetic, Rounded
 from crossproof.proof.certificate.verifier.checks import NetworkWeights
 from crossproof.proof.certificate.verifier.curves import Curves, Latents
+from crossproof.proof.certificate.verifier.verdict import judge
 from crossproof.proof.certificate.writer import as_certificate
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}
@@ -62,10 +63,37 @@ def test_neurons_have_exactly_the_room_of_the_theorems(K: int) -> None:
             np.testing.assert_allclose(found.value, expected[:, :, model, part], **CLOSE)
             assert (found.error < 1e-12).all()
     balls.ready()
+    base, z = base - 1 / 16, z - 1 / 16  # sums that are 0: balls of such numbers are exact
+    expected = np.array(rooms(base, p, z)).reshape(60, 9, 2, 3)
     for point, n in np.ndindex(60, 9):
         parts = balls.vector(p[point, :, n])
         one = balls._neuron(balls.ball(base[n]), parts, balls.ball(z[point, n]))
         assert [[float(x) for x in model] for model in one] == expected[point, n].tolist()
+
+
+def test_what_may_be_above_zero_by_rounding_is_not_taken_for_off() -> None:
+    """Pre-activations and ends of hulls that are 0 as computed: what they would spare stays."""
+    count = Arithmetic()
+    engine = points.PointsEngine.__new__(points.PointsEngine)
+    engine.arithmetic = count
+    for base, p, z, rooms in (
+        (-1.0, [1.0, -0.5], -0.5, (0.5, 0.0)),  # the hull ends at 0
+        (1.0, [-1.0, 0.5], 0.5, (0.5, 0.0)),  # it begins there
+        (-1.0, [0.0, 0.0], 0.0, (1.0, 1.0)),  # z is 0
+        (-1.0, [1.0, 0.0], -1.0, (1.0, 1.0)),  # what is reconstructed is
+    ):
+        engine.base = count.exact(np.array([base]))
+        parts, true = count.exact(np.array([p])[..., None]), count.exact(np.array([[z]]))
+        _, less, more = engine.additive(parts, true)
+        assert (less.value.item(), more.value.item()) == rooms
+    for base, p, z in (
+        (-1.0, [0.5, 0.0], 0.0),
+        (-1.0, [1.0, -0.5], -0.5),
+        (-2.0, [1.0, 1.0], -1.0),
+    ):
+        engine.base = count.exact(np.array([base]))
+        parts, true = count.exact(np.array([p])[..., None]), count.exact(np.array([[z]]))
+        assert engine.dominant(parts, true)[1].value.item() > 0
 
 
 def curves_of(
@@ -107,19 +135,20 @@ def test_the_least_of_a_curve_is_at_an_end_or_at_a_kink(N: int) -> None:
 
 
 def test_only_neurons_that_switch_are_charged_for_their_nodes() -> None:
-    """Pre-activations at the two ends of a latent: on, off, switching up and down, always 0."""
-    at_ends = np.array([[0.25, 0.5], [-0.5, -0.25], [-0.5, 0.5], [0.5, -0.5], [0.0, 0.0]])
+    """Pre-activations at the two ends: on, off, switching up and down, 0 at one end or at both."""
+    at_ends = [[0.25, 0.5], [-0.5, -0.25], [-0.5, 0.5], [0.5, -0.5], [0, 0]]
+    at_ends = np.array([*at_ends, [0, 0.5], [0.5, 0], [0, -0.5], [-0.5, 0]])
     g, base = (at_ends[:, 1] - at_ends[:, 0]) / 3, (2 * at_ends[:, 0] + at_ends[:, 1]) / 3
-    weights = NetworkWeights(g[None], base, np.eye(5), np.zeros(5), np.zeros((1, 5)))
+    weights = NetworkWeights(g[None], base, np.eye(9), np.zeros(9), np.zeros((1, 9)))
     latents = Latents(np.ones((1, 1)), np.zeros(1), *[np.zeros(0)] * 3)
     curves = Curves(Arithmetic(), weights, latents, (np.array([-1.0]), np.array([2.0])))
     charged = curves.charge.value[0] > 0
-    assert charged.tolist() == [False, False, True, True, True]
+    assert charged.tolist() == [False] * 2 + [True] * 7
     assert (curves.charge.value < 1e-14).all()
-    distance = np.arange(10.0).reshape(5, 2)
-    curves.charge = Rounded(np.array([[1.0, 2.0, 3.0, 4.0, 5.0]]), np.full(5, 5.0), np.zeros(5))
+    distance = np.arange(18.0).reshape(9, 2)
+    curves.charge = Rounded(np.arange(9.0)[None], np.full(9, 9.0), np.zeros(9))
     missed = curves.missed(np.zeros((1, 2), np.int64), Arithmetic().exact(distance))
-    np.testing.assert_allclose(missed.value, 2 * np.arange(1.0, 6) @ distance[None], **CLOSE)
+    np.testing.assert_allclose(missed.value, 2 * np.arange(9.0) @ distance[None], **CLOSE)
 
 
 def test_lines_above_and_below_a_neuron_hold_at_its_ends() -> None:
@@ -190,7 +219,8 @@ def test_masses_are_the_exact_ones_rounded_down() -> None:
                 ends = leaves.low[leaf, at], leaves.high[leaf, at]
                 mass *= exact_checker._share((ends, (domain.low[h], domain.high[h])))
             found = Fraction(float(leaves.mass[leaf]))
-            assert mass * (1 - Fraction(2 * (len(active) + 1), 10**14)) <= found < mass
+            less = (1 - found / mass) / (len(active) + 1) * 10**14
+            assert 0.9 < less < 1.1
 
 
 def test_affine_functions_of_balls_hold_at_the_edges_too() -> None:
@@ -233,3 +263,45 @@ def test_blocks_are_projections_on_their_frequencies(p: int) -> None:
         np.testing.assert_allclose(rest[neurons] @ basis.T, 0, atol=1e-12)
     far = np.linalg.norm(rest[:, :, None] - rest[:, None], axis=0)
     np.testing.assert_allclose(blocks.distance.value, far, **CLOSE)
+
+
+def test_neurons_that_no_latent_reaches_have_no_kinks_in_balls() -> None:
+    draft = hostile.boxes(np.random.default_rng(3), ("dense",))
+    draft.network["W_in"][:, 0] = 0.0
+    certificate = as_certificate(draft)
+    verdict = judge(certificate, arb=True)
+    problem = boxes.read(certificate, Limits())
+    box, exact = balls_boxes._Box(problem), checker(draft, problem, 0)
+    leaves = boxes.leaves(problem)
+    box.enter(int(leaves.sets[0]), leaves.low[0], leaves.high[0])
+    for c, ours in enumerate(box.additive(0)[1:], 1):
+        assert float(ours.mid()) == pytest.approx(float(exact.additive(0, c)), rel=1e-12)
+    assert verdict.balls == verdict.ball_groups
+
+
+def test_inputs_that_differ_by_little_are_counted_apart() -> None:
+    drafts = (hostile.points(np.random.default_rng(seed), more=3) for seed in range(9))
+    draft = next(made for made in drafts if len(made.domain["inputs"]) > 2)
+    draft.domain["inputs"][:] = 0.0
+    draft.domain["inputs"][0] = 1e-60
+    draft.domain["inputs"][1] = -0.0
+    assert judge(as_certificate(draft)).subject.distinct == 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_verdicts_are_of_lower_bounds_and_not_of_values(seed: int) -> None:
+    g = np.random.default_rng(seed)
+    problem = pairs.read(as_certificate(hostile.pairs(g, ("dense",))), Limits())
+    shared = pairs.build_tables(Arithmetic(), problem), pairs.build_blocks(Arithmetic(), problem)
+    p = len(problem.left)
+    for a, worst, _ in pairs.evaluate(Arithmetic(), problem):
+        found = pairs.margins(Arithmetic(), problem, *shared, a)
+        low, b = found.low, np.arange(p)
+        assert (low < found.value).all()
+        low[b, (a + b) % p] = np.inf
+        assert worst.tolist() == low.min(axis=1).tolist()
+    inputs = points.read(as_certificate(hostile.points(g, ("dense",))), Limits())
+    engine = points.PointsEngine(Arithmetic(), inputs)
+    for rows, worst, _ in points.evaluate(Arithmetic(), inputs):
+        low = engine.margins(rows, int(inputs.labels[rows[0]]))
+        assert worst.tolist() == low.min(axis=1).tolist()

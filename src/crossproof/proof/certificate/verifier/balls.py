@@ -39,9 +39,7 @@ def sample(count: int, each: int) -> Indices:
     The draw is fresh every time: nobody who writes a certificate knows which groups are checked.
     """
     most = max(SAMPLE, BUDGET // max(each, 1))
-    if count <= most:
-        return np.arange(count)
-    return np.sort(np.random.default_rng().choice(count, most, replace=False))
+    return np.sort(np.random.default_rng().choice(count, min(count, most), replace=False))
 
 
 def ball(number: float | int) -> Ball:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 
 from crossproof.proof.certificate.format import CertificateError
@@ -173,10 +175,7 @@ class _Box:
                 gap = self.rows[n][label] - self.rows[n][other]
                 value += gap * (relu(base + at * self.own_G[h, n]) - relu(base))
             values.append(value)
-        smallest = values[0]
-        for value in values[1:]:
-            smallest = smallest.min(value)
-        return smallest
+        return reduce(lambda one, other: one.min(other), values)
 
     def _interactions(self, index: list[int], ranges: list[tuple[Ball, Ball]]) -> list[Balls]:
         enclosures = []

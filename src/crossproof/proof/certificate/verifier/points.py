@@ -176,7 +176,7 @@ class PointsEngine:
         than its error, which both sums carry.
         """
         count, so_far = self.arithmetic, p[:, 0]
-        less = more = Rounded(np.zeros_like(so_far.value), 0 * p.size, 0 * p.error)
+        less = more = Rounded(*map(np.zeros_like, (so_far.value, *p.bounds)))
         for k in range(1, p.value.shape[1]):
             step = count.minimum(count.absolute(so_far), count.absolute(p[:, k]))
             same = np.sign(so_far.value) == np.sign(p.value[:, k])
