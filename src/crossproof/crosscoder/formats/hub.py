@@ -62,7 +62,7 @@ def fetch(place: HubPlace) -> tuple[Path, HubPlace]:
     if constants.HF_HUB_OFFLINE:
         return _cached(place)
     with _answering(place):
-        info = HfApi().repo_info(place.repository, revision=place.revision)
+        info = HfApi().model_info(place.repository, revision=place.revision)
         wanted = _wanted(place, [file.rfilename for file in info.siblings or []])
         # By the name of the revision, not by its commit: so the cache knows it without a network.
         got = [hf_hub_download(place.repository, name, revision=place.revision) for name in wanted]
@@ -134,7 +134,8 @@ def _answering(place: HubPlace) -> Iterator[None]:
         RevisionNotFoundError,
     )
 
-    network = tuple(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception))
+    bases = (base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception))
+    network: tuple[type[Exception], ...] = (OSError, *bases)
     try:
         yield
     except GatedRepoError as error:
@@ -149,7 +150,7 @@ def _answering(place: HubPlace) -> Iterator[None]:
             f"'{place.repository}' is no repository of the Hugging Face Hub that you can see; "
             f"check the name, and log in with `hf auth login` if it is private."
         ) from error
-    except (*network, OSError) as error:
+    except network as error:
         raise CrossproofError(
             f"{place} cannot be downloaded now ({reason(error)}): check the network, and run the "
             f"same again; what is there already is kept."
