@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import export_cases
 import pytest
@@ -28,6 +29,7 @@ from torch import Tensor
 
 import crossproof
 from crossproof.cli import main
+from crossproof.commands.export import Export
 from crossproof.crosscoder import Crosscoder
 from crossproof.crosscoder.formats.writers import EXPORTS as WRITTEN
 from crossproof.errors import CrossproofError
@@ -230,6 +232,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     main(["export", str(run), "--format", "saelens", "--out", str(out)])
     assert capsys.readouterr().out == f"saelens: {out / 'one'}\nsaelens: {out / 'two'}\n"
     assert '"model_name": "tiny"' in (out / "two" / "cfg.json").read_text()
+    crosscoder(POST, "signed_topk").save_pretrained(run / "zero" / "crosscoder", origin)
+    with pytest.raises(SystemExit, match="rule, signed_topk, is none"):
+        main(["export", str(run), "--format", "saelens", "--out", str(tmp_path / "none")])
+    assert not (tmp_path / "none").exists()
     again = ["export", str(run), "--format", "saelens", "--name", "two", "--out", str(out)]
     with pytest.raises(SystemExit, match="is not empty: choose a new folder"):
         main(again)
@@ -242,4 +248,5 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 def test_cases_are_those_of_the_fixtures() -> None:
     assert {folder.name for folder in EXPORTS.iterdir()} == {*CASES}
+    assert get_args(get_type_hints(Export)["format"]) == WRITTEN
     assert {library(name) for name in CASES} == {*WRITTEN}

@@ -498,6 +498,10 @@ def test_gemma_scope(gpt_neo: LanguageModel, tmp_path: Path) -> None:
     refused(gpt_neo, work, r"give its hookpoint \(an SAE\), or its input and output")
     refused(gpt_neo, work, "does not say its layer", "blocks.*.hook_resid_post")
     refused(gpt_neo, work, "but 3 are given", "a", "b", "c")
+    with np.load(params) as arrays:
+        whole = dict(arrays)
+    np.savez(params, **(whole | {"W_dec": np.zeros((24, 2, 16), np.float32)}))
+    refused(gpt_neo, work, "one layer of a cross-layer transcoder", "blocks.0.hook_resid_post")
     params.write_bytes(pickle.dumps({"W_enc": Payload()}))
     refused(gpt_neo, params, "damaged or not an npz file", "blocks.0.hook_resid_post")
 

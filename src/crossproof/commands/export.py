@@ -32,7 +32,8 @@ class Export:
     out: Path
     """A new folder to write."""
     name: tuple[str, ...] = ()
-    """Which of the run's crosscoders; all, unless given. circuit-tracer needs a layer of each."""
+    """Which of the run's crosscoders; all, unless given, each in a folder of its name (for
+    circuit-tracer they are the layers of one set)."""
 
 
 def run(arguments: Sequence[str], began: float) -> None:
@@ -50,9 +51,5 @@ def run(arguments: Sequence[str], began: float) -> None:
                 f"{options.run} has no crosscoder '{name}'.{nearest(name, folder.names)}"
             )
     crosscoders = {name: Crosscoder.from_pretrained(folder.folders[name]) for name in names}
-    alone = options.format == "circuit-tracer" or len(names) == 1
-    together = [crosscoders] if alone else [{name: each} for name, each in crosscoders.items()]
-    for given in together:
-        out = options.out if alone else options.out / next(iter(given))
-        for path in export(given, out, options.format):
-            print(f"{options.format}: {path}")
+    for path in export(crosscoders, options.out, options.format):
+        print(f"{options.format}: {path}")

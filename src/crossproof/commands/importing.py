@@ -31,9 +31,9 @@ class Import:
       crossproof measure runs/mine
     """
 
-    paths: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Folders or files of dictionaries, a folder that holds several, or places of the Hugging Face
-    Hub, hf:REPO[@REVISION][:FOLDER]."""
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH")] = ()
+    """Folders or files of dictionaries, a folder that holds several, or places of the Hugging
+    Face Hub, hf:REPO[@REVISION][:FOLDER]. Several may be given."""
     release: str = ""
     """A release of SAELens's list (that of the package sae-lens, if it is installed); with --id."""
     id: tuple[str, ...] = ()

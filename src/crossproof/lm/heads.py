@@ -34,7 +34,7 @@ class HeadOutputs:
         """Rows over z as rows over its hookpoints, zero where there is nothing of it."""
         width = len(self.hookpoints) * self.W_O.shape[1]
         padded = torch.nn.functional.pad(rows, (0, width - rows.shape[1]))
-        return padded.unflatten(1, (len(self.hookpoints), -1))
+        return padded.view(len(rows), len(self.hookpoints), -1)
 
 
 def head_outputs(model: LanguageModel, block: int) -> HeadOutputs:

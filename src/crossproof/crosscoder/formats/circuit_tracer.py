@@ -17,7 +17,7 @@ from crossproof.errors import CrossproofError
 CONFIG = "config.yaml"
 _LAYER = re.compile(r"layer_(\d+)\.safetensors")
 _THRESHOLD = "activation_function.threshold"
-_AS_IT_IS = {"folded_norms": False}
+_AS_IT_IS: dict[str, Any] = {"folded_norms": False}
 """circuit-tracer reads the model without folding the weights of norms."""
 
 

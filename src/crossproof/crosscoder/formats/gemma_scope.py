@@ -43,6 +43,11 @@ def read(path: Path) -> list[ForeignDictionary]:
         raise CrossproofError(f"{path / NAMES[0]} is missing: the folder is not complete.")
     save = Save(path, file, read_config(file.parent / "config.json", optional=True))
     save.tensors = {name.replace("w_", "W_"): tensor for name, tensor in save.tensors.items()}
+    if "W_dec" in save.tensors and save.tensors["W_dec"].dim() == 3:
+        raise CrossproofError(
+            f"{path} is one layer of a cross-layer transcoder, which as a crosscoder of all layers "
+            f"would take hundreds of gigabytes: import per-layer transcoders."
+        )
     names = "W_enc d h", "b_enc h", "W_dec h e", "b_dec e", "threshold h"
     W_enc, b_enc, W_dec, b_dec, threshold = save.take(*names)
     hooks = _hooks(save.config, file)

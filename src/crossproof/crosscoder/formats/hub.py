@@ -58,11 +58,24 @@ def fetch(place: HubPlace) -> tuple[Path, HubPlace]:
     dictionaries, and a network that fails.
     """
     from huggingface_hub import HfApi, constants, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
 
     if constants.HF_HUB_OFFLINE:
-        return _cached(place)
+        cached = _cached(place)
+        if cached is None:
+            raise CrossproofError(
+                f"{place} is not in the cache, and the Hub may not be asked (HF_HUB_OFFLINE): "
+                f"download it once with a network."
+            )
+        return cached
     with _answering(place):
-        info = HfApi().repo_info(place.repository, revision=place.revision)
+        try:
+            info = HfApi().model_info(place.repository, revision=place.revision)
+        except _network_errors() as error:
+            cached = None if isinstance(error, HfHubHTTPError) else _cached(place)
+            if cached is None:
+                raise
+            return cached
         wanted = _wanted(place, [file.rfilename for file in info.siblings or []])
         # By the name of the revision, not by its commit: so the cache knows it without a network.
         got = [hf_hub_download(place.repository, name, revision=place.revision) for name in wanted]
@@ -73,20 +86,24 @@ def fetch(place: HubPlace) -> tuple[Path, HubPlace]:
     return root / place.inside, HubPlace(place.repository, place.inside, info.sha)
 
 
-def _cached(place: HubPlace) -> tuple[Path, HubPlace]:
-    """What an earlier download has left in the cache."""
+def _cached(place: HubPlace) -> tuple[Path, HubPlace] | None:
+    """What an earlier download has left in the cache, if it has."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         found = snapshot_download(place.repository, revision=place.revision, local_files_only=True)
-    except LocalEntryNotFoundError as error:
-        raise CrossproofError(
-            f"{place} is not in the cache, and the Hub may not be asked (HF_HUB_OFFLINE): download "
-            f"it once with a network."
-        ) from error
+    except LocalEntryNotFoundError:
+        return None
     root = Path(found)
     return root / place.inside, HubPlace(place.repository, place.inside, root.name)
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    """What the Hub's client raises: of the system, and of its HTTP library, whichever it has."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return (OSError, *(b for b in HfHubHTTPError.__bases__ if issubclass(b, Exception)))
 
 
 def _wanted(place: HubPlace, names: list[str]) -> list[str]:
@@ -128,13 +145,11 @@ def _answering(place: HubPlace) -> Iterator[None]:
     """Turns what the Hub's client raises into one sentence."""
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
         HFValidationError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
-    network = tuple(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception))
     try:
         yield
     except GatedRepoError as error:
@@ -149,7 +164,7 @@ def _answering(place: HubPlace) -> Iterator[None]:
             f"'{place.repository}' is no repository of the Hugging Face Hub that you can see; "
             f"check the name, and log in with `hf auth login` if it is private."
         ) from error
-    except (*network, OSError) as error:
+    except _network_errors() as error:
         raise CrossproofError(
             f"{place} cannot be downloaded now ({reason(error)}): check the network, and run the "
             f"same again; what is there already is kept."

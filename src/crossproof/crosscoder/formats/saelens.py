@@ -46,7 +46,7 @@ def read(path: Path) -> list[ForeignDictionary]:
     save = Save(path, path / WEIGHTS, config)
     weights, rule = _weights(kind, k, save)
     meta = config.mapping("metadata") or config
-    hooks = (meta.text("hook_name") or config.text("hook_point"),)
+    hooks: tuple[str | None, ...] = (meta.text("hook_name") or config.text("hook_point"),)
     if kind in TRANSCODERS:
         hooks += (meta.text("hook_name_out"),)
     less_bias = kind not in TRANSCODERS and config.flag("apply_b_dec_to_input", True)

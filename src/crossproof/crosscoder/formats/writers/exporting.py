@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -28,11 +29,12 @@ def export(
     """Writes what `crosscoder` computes as dictionaries of another library; returns their folders.
 
     `format` is one of EXPORTS. A crosscoder of several hookpoints is taken apart where its latents
-    allow it (joined SAEs, transcoders of several layers); several crosscoders, by name, are
-    exported together. `model_name` is written into the files; by default what the crosscoder's
-    provenance says. The library computes the same codes and reconstructions up to the rounding of
-    float32 (docs/exporting.md). Raises CrossproofError, and writes nothing, for what the format
-    cannot hold, an unknown format, and a folder that is not empty.
+    allow it (joined SAEs, transcoders of several layers). Of several crosscoders each gets a folder
+    of its name; for circuit-tracer they are one set. `model_name` is written into the files; by
+    default what the crosscoder's provenance says. The library computes the same codes and
+    reconstructions up to the rounding of float32 (docs/exporting.md). Raises CrossproofError, and
+    writes nothing, for what the format cannot hold, an unknown format, and a folder that is not
+    empty.
     """
     if format not in EXPORTS:
         raise CrossproofError(
@@ -42,11 +44,27 @@ def export(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CrossproofError(f"{target} is not empty: choose a new folder to export into.")
     given = {"": crosscoder} if isinstance(crosscoder, Crosscoder) else dict(crosscoder)
-    dictionaries: list[ForeignDictionary] = []
+    alone = len(given) == 1 or format == "circuit-tracer"
+    groups: dict[str, list[ForeignDictionary]] = {}
     for name, each in given.items():
-        dictionaries += separated(each, f"The crosscoder '{name}'" if name else "The crosscoder")
+        source = f"The crosscoder '{name}'" if name else "The crosscoder"
+        parts = groups.setdefault("" if alone else name, [])
+        parts += _without_heads(separated(each, source))
         origin = each.provenance
         model_name = model_name or ("" if origin is None else origin.model)
+    written = [
+        replace(item, folder=os.path.join(name, item.folder))
+        for name, dictionaries in groups.items()
+        for item in _writer(format)(dictionaries, model_name)
+    ]
+    with atomic_folder(target) as temporary:
+        for item in written:
+            _write(temporary / item.folder, item)
+    return [target / item.folder for item in written]
+
+
+def _without_heads(dictionaries: list[ForeignDictionary]) -> list[ForeignDictionary]:
+    """The same; CrossproofError if one reads what attention's heads put out."""
     for dictionary in dictionaries:
         if any(HEADS in str(hook) for hook in dictionary.hooks):
             raise CrossproofError(
@@ -54,11 +72,7 @@ def export(
                 f"({dictionary.hooks[0]}) and writes attention's output: no other library has such "
                 f"a dictionary."
             )
-    written = _writer(format)(dictionaries, model_name)
-    with atomic_folder(target) as temporary:
-        for item in written:
-            _write(temporary / item.folder, item)
-    return [target / item.folder for item in written]
+    return dictionaries
 
 
 def _writer(format: str) -> Callable[[Sequence[ForeignDictionary], str], list[Exported]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from crossproof.crosscoder.formats.foreign import ForeignDictionary
 from crossproof.crosscoder.formats.writers.dictionary_files import (
+    Content,
     Exported,
     block_of,
     check_beside,
@@ -62,5 +63,5 @@ def _sparsify(dictionary: ForeignDictionary) -> Exported:
         "transcode": transcode,
         "d_in": dictionary.b_dec.shape[1],
     }
-    files = {"cfg.json": json.dumps(config), "sae.safetensors": tensors}
+    files: dict[str, Content] = {"cfg.json": json.dumps(config), "sae.safetensors": tensors}
     return Exported(f"layers.{block}{_MODULES[out]}", files)
