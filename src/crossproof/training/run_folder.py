@@ -26,7 +26,7 @@ class RunFolder:
         """Raises CrossproofError if there is no finished crosscoder."""
         if (path / WEIGHTS).exists():
             return cls(path, {"crosscoder": path})
-        folders = [*path.glob("*/crosscoder"), *path.glob("*/*/crosscoder")]
+        folders = [f for depth in ("*", "*/*", "*/*/*") for f in path.glob(f"{depth}/crosscoder")]
         below = {each.parent.relative_to(path).as_posix(): each for each in folders}
         if not below:
             raise CrossproofError(
