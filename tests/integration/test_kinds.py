@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from crossproof.crosscoder.layout import describe_kind
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel, load_model
 from crossproof.training import run as runs
+from crossproof.training.config import config_from_dict
 from crossproof.training.kinds import plans
 from crossproof.training.loop import Training
 from crossproof.training.run_folder import RunFolder
@@ -143,6 +145,40 @@ def test_dictionaries_of_different_kinds_share_a_pass(model: LanguageModel, toke
     for _ in training.steps():
         pass
     assert list(training.crosscoders) == list(KINDS)
+
+
+def test_specs_of_different_kinds_train_in_one_run(
+    tmp_path: Path, model: LanguageModel, tokens: Tensor
+) -> None:
+    specs = {
+        "sae": {"hookpoints": ["blocks.1.hook_resid_pre"], "n_latents": 24, "k": 3},
+        "clt": {"read": [IN], "write": [OUT], "layout": "causal", "skip": True},
+    }
+    (tmp_path / "specs.json").write_text(json.dumps(specs))
+    config = replace(CONFIG, specs=str(tmp_path / "specs.json"), steps=2)
+    result = crossproof.train(config, tmp_path / "run", model=model, text=tokens)
+    assert list(result.runs) == ["unpenalised/sae", "unpenalised/clt"]
+    assert set(RunFolder.open(tmp_path / "run").names) == set(result.runs)
+    assert result.crosscoder("unpenalised/sae").n_latents == 24
+    assert len(result.crosscoder("unpenalised/clt").layout.skips) == 3
+    (tmp_path / "specs.json").unlink()  # the run keeps them
+    stored = config_from_dict(json.loads((tmp_path / "run" / "config.json").read_text()))
+    assert list(stored.members()) == list(result.runs)
+
+
+@pytest.mark.parametrize(
+    ("specs", "words"),
+    [
+        ("missing.json", "neither a JSON object nor a file"),
+        ("{}", "an object of names"),
+        ('{"a/b": {}}', "plain name"),
+        ('{"a": {"steps": 3}}', "sets 'steps'; specs set hookpoints"),
+        ('{"a": {"k": "four"}}', "does not fit: k is 'four'"),
+    ],
+)
+def test_specs_that_cannot_be_are_refused(specs: str, words: str) -> None:
+    with pytest.raises(CrossproofError, match=words):
+        replace(CONFIG, specs=specs).members()
 
 
 @pytest.mark.parametrize("rule", [pytest.param("batch_topk", marks=pytest.mark.slow), "jumprelu"])

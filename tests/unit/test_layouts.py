@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from dictionaries import F64
+from dictionaries import F64, random_mlp
 from torch import Tensor
 
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig, load_crosscoder
@@ -14,7 +14,9 @@ from crossproof.crosscoder.layout import LatentGroup, Layout
 from crossproof.crosscoder.provenance import Provenance
 from crossproof.crosscoder.store import save_crosscoder
 from crossproof.errors import CrossproofError
+from crossproof.lm import Activation
 from crossproof.lm.hookpoints import Hookpoints
+from crossproof.training.step import Step, TargetMLP
 
 LATENTS, WIDTH, TOKENS = 12, 5, 17
 NAMES = [f"blocks.{i}.{part}" for i in range(2) for part in ("mlp.hook_in", "mlp.hook_out")]
@@ -167,3 +169,18 @@ def test_layouts_that_cannot_be_are_refused() -> None:
         Layout((LatentGroup(3, (0,), (1,)),), skips=((0, 1), (0, 1)))
     with pytest.raises(CrossproofError, match="does not fit"):
         Crosscoder(CrosscoderConfig(9, "relu"), HOOKPOINTS, WIDTH, KINDS["transcoder"])
+
+
+def test_a_penalised_mlp_behind_a_skip_reads_each_tokens_own_baseline() -> None:
+    """All latents and the skip give the MLP what the reconstruction gives it."""
+    layout = Layout((LatentGroup(LATENTS, (1,), (2,)),), skips=((1, 2),))
+    crosscoder, x = make(layout), batch()
+    generator = torch.Generator().manual_seed(2)
+    target = TargetMLP.build(2, random_mlp(Activation.SILU, True, generator), 0)
+    encoding = crosscoder.encode_training(x)
+    step = Step.build(crosscoder, encoding, x, [target], fraction=0.5)
+    (block,) = step.blocks
+    view = block.view
+    ours = view.output(*view.sums(block.latents))
+    read = target.mlp(step.x_hat[: len(ours), 2] / crosscoder.scale[2])
+    torch.testing.assert_close(ours, read, rtol=1e-10, atol=1e-10)

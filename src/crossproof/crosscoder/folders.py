@@ -23,7 +23,7 @@ def finished_crosscoders(path: Path) -> dict[str, Path]:
         )
     if (path / WEIGHTS).exists():
         return {"crosscoder": path}
-    folders = [*path.glob("*/crosscoder"), *path.glob("*/*/crosscoder")]
+    folders = [f for depth in ("*", "*/*", "*/*/*") for f in path.glob(f"{depth}/crosscoder")]
     below = {each.parent.relative_to(path).as_posix(): each for each in folders}
     if not below:
         raise CrossproofError(

@@ -152,6 +152,8 @@ def _used(
 ) -> tuple[Places, Float[Tensor, "S used D"]]:
     slots = [at for at in range(len(own)) if bool(weights[:, at].any())] or [0]
     slots.sort(key=lambda at: places[own[at]])
+    if slots == list(range(len(own))):
+        return tuple(places[at] for at in own), weights[:, : len(own)]  # not a copy of all
     return tuple(places[own[at]] for at in slots), weights[:, slots]
 
 

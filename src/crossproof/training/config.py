@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -16,10 +16,10 @@ from crossproof.activations.config import RowKind
 from crossproof.crosscoder.config import CrosscoderConfig
 from crossproof.errors import CrossproofError
 from crossproof.training.objective import Objective
+from crossproof.training.typed import read_specs, typed
 
 Precision = Literal["float32", "float64", "bfloat16", "float16"]
 LayoutKind = Literal["joint", "causal", "each"]
-C = TypeVar("C")
 LOOKED_AT = 864
 """Held-out sequences of the bundled text that were looked at while recipes were made."""
 
@@ -93,6 +93,9 @@ class RunConfig:
     """An affine skip beside the latents, from what is read to what is written."""
     start: Annotated[tuple[str, ...], tyro.conf.arg(name="from")] = ()
     """Run folders whose dictionaries to start from: their latents at their own places."""
+    specs: str = ""
+    """Several dictionaries in one pass: a JSON object, or a file that holds one, of names and the
+    settings that each has otherwise (places, layout, skip, from, penalise, n_latents, k, ...)."""
     context: int = 256
     """Tokens a sequence."""
     rows: RowKind = "packed"
@@ -137,6 +140,17 @@ class RunConfig:
         """The crosscoders to train, by name."""
         runs = {"unpenalised": Objective()} if self.baseline or not self.penalised else {}
         return runs | ({"penalised": self.objective} if self.penalised else {})
+
+    def members(self) -> dict[str, RunConfig]:
+        """A configuration for each dictionary's objective and settings; errors as `read_specs`."""
+        specs = read_specs(self.specs) or {"": {}}
+        return {
+            f"{objective}/{name}" if name else objective: with_settings(
+                replace(self, objective=terms), name, given
+            )
+            for objective, terms in self.objectives().items()
+            for name, given in specs.items()
+        }
 
     @property
     def skipped(self) -> int:
@@ -191,36 +205,43 @@ def config_from_dict(values: Mapping[str, Any]) -> RunConfig:
     try:
         optimisation = {RENAMED.get(k, k): v for k, v in values["optimisation"].items()}
         parts: dict[str, Any] = {
-            "crosscoder": _typed(CrosscoderConfig, values["crosscoder"]),
+            "crosscoder": typed(CrosscoderConfig, values["crosscoder"]),
             "objective": Objective.stored(values["objective"]),
-            "optimisation": _typed(Optimisation, optimisation),
+            "optimisation": typed(Optimisation, optimisation),
         }
-        for name in ("hookpoints", "read", "write", "start"):
+        for name in PLACES:
             names = values.get(name, ())
             parts[name] = tuple(names) if isinstance(names, list) else names
-        return _typed(RunConfig, {**values, **parts})
+        return typed(RunConfig, {**values, **parts})
     except (AttributeError, KeyError, TypeError) as error:
         raise CrossproofError(
             f"The run's config.json does not fit this version of crossproof ({error}): train again."
         ) from error
 
 
-def _typed(kind: type[C], values: Mapping[str, Any]) -> C:
-    """`kind(**values)`; TypeError naming a value that is not of its field's type."""
-    hints = get_type_hints(kind)
-    for name, value in values.items():
-        if name in hints and not _fits(value, hints[name]):
-            raise TypeError(f"{name} is {value!r}")
-    return kind(**values)
+PLACES = ("hookpoints", "read", "write", "start")
+SPECIFIED = (*PLACES, "layout", "skip", "penalise")
+"""What a spec may say, beside the dictionary's size and sparsity."""
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(isinstance(each, str) for each in value)
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    kinds = get_args(hint) or (hint,)
-    return type(value) in kinds or (type(value) is int and float in kinds)
+def with_settings(config: RunConfig, name: str, given: Mapping[str, Any]) -> RunConfig:
+    """The configuration with some settings otherwise, those of the spec called `name`.
+
+    Raises CrossproofError for a setting that dictionaries of one pass must share, or a value that
+    is not of its type.
+    """
+    named = {"start" if key == "from" else key: value for key, value in given.items()}
+    size = {key: named.pop(key) for key in vars(config.crosscoder) if key in named}
+    for key in named:
+        if key not in SPECIFIED:
+            known = ", ".join((*SPECIFIED, *vars(config.crosscoder)))
+            raise CrossproofError(f"The spec '{name}' sets {key!r}; specs set {known}.")
+    listed = {key: tuple(v) if isinstance(v, list) else v for key, v in named.items()}
+    try:
+        crosscoder = typed(CrosscoderConfig, vars(config.crosscoder) | size)
+        return typed(RunConfig, vars(config) | listed | {"crosscoder": crosscoder})
+    except TypeError as error:
+        raise CrossproofError(f"The spec '{name}' does not fit: {error}.") from error
 
 
 _FRACTION, _COUNT, _LARGEST = (0.0, 1.0), (1.0, sys.float_info.max), sys.float_info.max

@@ -33,6 +33,7 @@ from crossproof.training.loop import Progress, Training
 from crossproof.training.machine import keep_freed_memory, thread_setting
 from crossproof.training.objective import Objective
 from crossproof.training.result import MetricsLine
+from crossproof.training.typed import read_specs
 
 Report = Callable[[Progress], None]
 """What a display is: called after every logged step."""
@@ -78,9 +79,7 @@ def prepare(
     if sequences is None:
         context = fitting_context(config.context, model)
         sequences = read_sequences(config.text, model, context, "train", config.rows)
-    objectives = config.objectives().items()
-    configs = {name: replace(config, objective=objective) for name, objective in objectives}
-    return Training.build(model, sequences, configs)
+    return Training.build(model, sequences, config.members())
 
 
 def start(
@@ -95,6 +94,8 @@ def start(
         raise CrossproofError(
             f"{folder} already holds a run: go on with --resume, or give another --out."
         )
+    if config.specs:  # the run keeps what a file says now
+        config = replace(config, specs=json.dumps(read_specs(config.specs)))
     run = Run(config, folder, prepare(config, model, sequences, trust_remote_code))
     distributed.wait_for_all()  # every process has seen that the folder is free
     if distributed.rank() > 0:
