@@ -42,7 +42,7 @@ def help_text(command: str) -> str:
     with wide, contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
         main([command, "--help"])
     out.flush()
-    return out.buffer.getvalue().decode()  # type: ignore[attr-defined]
+    return out.buffer.getvalue().decode()
 
 
 def sections(text: str) -> Iterator[Section]:

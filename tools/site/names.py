@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "Models and text": (
@@ -37,7 +36,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 def defined_in(name: str) -> str:
     """The dotted path at which a public name is defined."""
     thing = getattr(importlib.import_module("crossproof"), name)
-    return f"{inspect.getmodule(thing).__name__}.{thing.__name__}"
+    return f"{thing.__module__}.{thing.__name__}"
 
 
 def python_page(title: str, names: tuple[str, ...]) -> str:
