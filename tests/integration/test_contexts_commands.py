@@ -53,7 +53,14 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "250")
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "gpt-neox-sequential"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "llama",
+        pytest.param("gpt2", marks=pytest.mark.slow),
+        pytest.param("gpt-neox-sequential", marks=pytest.mark.slow),
+    ],
+)
 def test_what_is_certified_is_what_the_model_does(
     kind: str, language_models: dict[str, LanguageModel], tmp_path: Path
 ) -> None:

@@ -57,7 +57,7 @@ def most(draws: int, alpha: float) -> float:
 
 
 @pytest.mark.parametrize("bound", MISSED)
-@pytest.mark.parametrize("name", DISTRIBUTIONS)
+@pytest.mark.parametrize("name", ["rare ones", "narrow gaps", "a rare large gap"])
 def test_no_bound_misses_the_mean_more_often_than_allowed(name: str, bound: str) -> None:
     assert misses(bound, name, 300, 0.05, 60) <= most(300, 0.05)
 

@@ -117,7 +117,7 @@ def layers() -> dict[str, tuple[Layer, int]]:
 
 
 @pytest.mark.parametrize("name", layers())
-@pytest.mark.parametrize("radius", [1e-3, 0.3])
+@pytest.mark.parametrize("radius", [1e-3, pytest.param(0.3, marks=pytest.mark.slow)])
 def test_whatever_lies_within_the_radius_stays_within_it(name: str, radius: float) -> None:
     layer, width = layers()[name]
     draws = np.random.default_rng(8)
