@@ -57,7 +57,11 @@ class Neurons:
     def pair_form(self) -> Tensor:
         activation = Activation(self.name)
         paths = self.gate[None], self.linear[None]
-        return gated_pair_form(activation, self.base_gate, self.base, *paths, self.weights)[0]
+        swing, crossed = gated_pair_form(
+            activation, self.base_gate, self.base, *paths, self.weights
+        )
+        smaller = torch.minimum(self.gate.abs()[:, None], self.gate.abs())
+        return (smaller @ swing[0] + crossed[0]).fill_diagonal_(0)
 
     def size(self) -> float:
         """The largest number that a comparison adds up."""

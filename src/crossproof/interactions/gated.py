@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crossproof.kernels.torch_any import pairwise_minima
 from crossproof.lm.activation import Activation
 from crossproof.lm.constants import lipschitz, oscillation
 
@@ -57,29 +55,16 @@ def gated_pair_form(
     p_gate: Float[Tensor, "B K N"],
     p_linear: Float[Tensor, "B K N"],
     weights: Float[Tensor, " N"],
-) -> Float[Tensor, "B K K"]:
+) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B K K"]]:
     """Q(h,k) = Σ_n w_n (|β^υ| ω_n min(|p^γ_h|, |p^γ_k|) + L_n (|p^γ_h p^υ_k| + |p^γ_k p^υ_h|)).
 
-    Of every two of each token's K slots, 0 for h = k; `weights` are w, such as ‖o_n‖. ω_n and L_n
-    are the oscillation and the supremum of |σ'| on the gate's hull, so that Q is finite for every
-    activation. It bounds Σ_n w_n |δ²_n(h,k)| at the baseline, the two latents being alone, and its
-    sum over pairs h < k bounds Σ_n w_n |E_n|, E the error of the additive model.
+    In two parts: what the smaller of two contributions is multiplied by at each neuron,
+    w |β^υ| ω, and the sum of the products for every two of each token's K slots, h other than k.
+    `weights` are w, such as ‖o_n‖. ω_n and L_n are the oscillation and the supremum of |σ'| on the
+    gate's hull, so that Q is finite for every activation. It bounds Σ_n w_n |δ²_n(h,k)| at the
+    baseline, the two latents being alone, and its sum over pairs h < k bounds Σ_n w_n |E_n|, E the
+    error of the additive model.
     """
-    parts = baseline_gate, baseline, p_gate, p_linear, weights
-    swing, crossed = gated_pair_parts(activation, *parts)
-    off = 1 - torch.eye(p_gate.shape[1], device=p_gate.device, dtype=p_gate.dtype)
-    return (pairwise_minima(p_gate.abs(), swing) + crossed) * off
-
-
-def gated_pair_parts(
-    activation: Activation,
-    baseline_gate: Float[Tensor, "*tokens N"],
-    baseline: Float[Tensor, "*tokens N"],
-    p_gate: Float[Tensor, "B K N"],
-    p_linear: Float[Tensor, "B K N"],
-    weights: Float[Tensor, " N"],
-) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B K K"]]:
-    """Of `gated_pair_form`: w_n |β^υ| ω_n, and the sum of the products."""
     low = baseline_gate + p_gate.clamp_max(0).sum(1)
     high = baseline_gate + p_gate.clamp_min(0).sum(1)
     swing = baseline.abs() * oscillation(activation, low, high) * weights

@@ -17,7 +17,7 @@ from torch import Tensor
 from crossproof import kernels
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.interactions.contributions import Dominance, MLPDictionary
-from crossproof.interactions.gated import gated_pair_parts, gated_terms
+from crossproof.interactions.gated import gated_pair_form, gated_terms
 from crossproof.kernels.torch_any import slots, upper
 from crossproof.lm.constants import LIPSCHITZ
 
@@ -53,7 +53,7 @@ def gated_pairs(
             owned,
         )
         charged, both = rows.charged(), rows.both()
-        swings[low:high], crossed = rows.pair_parts()
+        swings[low:high], crossed = rows.pair_form()
         columns = [charged, charged.mT, both, both.mT, crossed]
         out[starts[low] : starts[high]] = torch.stack(columns, -1)[upper(present)]
         diagonal[entry[present]] = both.diagonal(dim1=1, dim2=2)[present]
@@ -131,7 +131,7 @@ class _Rows:
         gate, linear = (free * size for size in self.sizes)
         return (gate * (LIPSCHITZ[self.activation] * self.norms)) @ linear.mT
 
-    def pair_parts(self) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B K K"]]:
+    def pair_form(self) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B K K"]]:
         """Q: what its minima are multiplied by, and the rest of it."""
         paths = self.gate, self.linear
-        return gated_pair_parts(self.activation, *self.baselines, *paths, self.norms)
+        return gated_pair_form(self.activation, *self.baselines, *paths, self.norms)
