@@ -62,7 +62,8 @@ certificates: $(VENV)/.installed  ## Verify every example certificate
 .PHONY: mutants release
 
 mutants: $(VENV)/.installed-dev  ## Mutants of MODULE=src/crossproof/... that no test notices; LIMIT=50 draws
-	$(TEST_THREADS) $(BIN)/python -m tools.mutants $(MODULE) --limit $(or $(LIMIT),0)
+	$(TEST_THREADS) $(BIN)/python -m tools.mutants $(MODULE) --limit $(or $(LIMIT),0) \
+		--record runs/mutants.jsonl --listed docs/mutants.md
 
 release: $(VENV)/.installed-dev  ## Build sdist and wheel into dist/, if the wheel works alone
 	$(BIN)/python -m tools.release --torch "$(TORCH)"

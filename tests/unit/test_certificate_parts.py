@@ -223,6 +223,14 @@ def test_masses_are_the_exact_ones_rounded_down() -> None:
             assert 0.9 < less < 1.1
 
 
+def test_a_margin_of_zero_is_not_confirmed() -> None:
+    balls.ready()
+    balls.insist([balls.ball(0), balls.ball(1e-60)], 0, "it")
+    for margin in (balls.ball(0), balls.flint.arb(1, 1), balls.flint.arb(1, 2)):
+        with pytest.raises(CrossproofError, match="does not confirm it against class 1"):
+            balls.insist([balls.ball(0), margin], 0, "it")
+
+
 def test_affine_functions_of_balls_hold_at_the_edges_too() -> None:
     balls.ready()
     expected = {(0, 1): (1, 0), (1, 2): (1, 0), (-1, 0): (0, 0), (-2, -1): (0, 0)}
