@@ -24,6 +24,7 @@ from crossproof.proof.certificate.verifier import (
     pairs,
     points,
 )
+from crossproof.proof.certificate.verifier.additive import Additive
 from crossproof.proof.certificate.verifier.arithmetic import TINY, Arithmetic, Rounded
 from crossproof.proof.certificate.verifier.checks import NetworkWeights
 from crossproof.proof.certificate.verifier.curves import Curves, Latents
@@ -184,6 +185,11 @@ def test_neurons_of_boxes_have_exactly_the_room_of_the_theorems(seed: int) -> No
     draft = hostile.boxes(g, ("dense",))
     if seed % 2:
         draft.domain["bias"][:] = draft.domain["bias"] - 2 * g.random(len(draft.domain["bias"]))
+    else:  # the dictionary thinks a neuron off which switches in the first leaf
+        pre = checker(draft, boxes.read(as_certificate(draft), Limits()), 0).pre[0]
+        direction = draft.network["W_in"][:, 0]
+        draft.network["b_in"][0] -= float(sum(pre)) / 2
+        draft.dictionary["bias"][:] -= 50 * direction / (direction @ direction)
     problem = boxes.read(as_certificate(draft), Limits())
     prover, leaves = boxes.Prover(Arithmetic(), problem), boxes.leaves(problem)
     additive, box = prover.additive, balls_boxes._Box(problem)
@@ -294,6 +300,17 @@ def test_inputs_that_differ_by_little_are_counted_apart() -> None:
     draft.domain["inputs"][0] = 1e-60
     draft.domain["inputs"][1] = -0.0
     assert judge(as_certificate(draft)).subject.distinct == 2
+
+
+def test_hulls_that_may_cross_zero_by_rounding_are_charged() -> None:
+    count, rows = Arithmetic(), np.zeros(1, bool)
+    one = Additive.__new__(Additive)
+    one.arithmetic = count
+    parts = count.exact(np.array([[[1.0], [2.0], [3.0]]]))
+    for bottom, top, charge in ((0, 5, 3), (-5, 0, 3), (-1, 1, 3), (1, 5, 0), (-5, -1, 0)):
+        ends = (count.exact(np.array([[float(end)]])) for end in (bottom, top))
+        down, up = one._interaction(parts, parts, *ends, rows)
+        assert (down.value.item(), up.value.item()) == (-charge, charge)
 
 
 @pytest.mark.parametrize("seed", range(3))
