@@ -101,7 +101,9 @@ def curves_of(
     g: np.random.Generator, N: int, H: int = 4, V: int = 3
 ) -> tuple[Curves, np.ndarray, np.ndarray]:
     weights = NetworkWeights(*(g.standard_normal(s) for s in ((2, N), (N,), (N, V), (V,), (2, V))))
-    latents = Latents(g.standard_normal((H, 2)), g.standard_normal(2), *[np.zeros(0)] * 3)
+    latents = Latents(
+        g.standard_normal((H, 2)), g.standard_normal(2), np.zeros(0, np.int64), *[np.zeros(0)] * 2
+    )
     low = -g.random(H)
     high = low + 1 + 3 * g.random(H)
     return Curves(Arithmetic(), weights, latents, (low, high)), low, high
@@ -137,11 +139,11 @@ def test_the_least_of_a_curve_is_at_an_end_or_at_a_kink(N: int) -> None:
 
 def test_only_neurons_that_switch_are_charged_for_their_nodes() -> None:
     """Pre-activations at the two ends: on, off, switching up and down, 0 at one end or at both."""
-    at_ends = [[0.25, 0.5], [-0.5, -0.25], [-0.5, 0.5], [0.5, -0.5], [0, 0]]
-    at_ends = np.array([*at_ends, [0, 0.5], [0.5, 0], [0, -0.5], [-0.5, 0]])
+    both = [[0.25, 0.5], [-0.5, -0.25], [-0.5, 0.5], [0.5, -0.5], [0, 0]]
+    at_ends = np.array([*both, [0, 0.5], [0.5, 0], [0, -0.5], [-0.5, 0]])
     g, base = (at_ends[:, 1] - at_ends[:, 0]) / 3, (2 * at_ends[:, 0] + at_ends[:, 1]) / 3
     weights = NetworkWeights(g[None], base, np.eye(9), np.zeros(9), np.zeros((1, 9)))
-    latents = Latents(np.ones((1, 1)), np.zeros(1), *[np.zeros(0)] * 3)
+    latents = Latents(np.ones((1, 1)), np.zeros(1), np.zeros(0, np.int64), *[np.zeros(0)] * 2)
     curves = Curves(Arithmetic(), weights, latents, (np.array([-1.0]), np.array([2.0])))
     charged = curves.charge.value[0] > 0
     assert charged.tolist() == [False] * 2 + [True] * 7
