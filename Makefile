@@ -66,7 +66,8 @@ docs: $(VENV)/.installed-docs  ## The documentation site into site/, links check
 	@echo "Site: $(CURDIR)/site/index.html"
 
 mutants: $(VENV)/.installed-dev  ## Mutants of MODULE=src/crossproof/... that no test notices; LIMIT=50 draws
-	$(TEST_THREADS) $(BIN)/python -m tools.mutants $(MODULE) --limit $(or $(LIMIT),0)
+	$(TEST_THREADS) $(BIN)/python -m tools.mutants $(MODULE) --limit $(or $(LIMIT),0) \
+		--record runs/mutants.jsonl --listed docs/mutants.md
 
 release: $(VENV)/.installed-dev  ## Build sdist and wheel into dist/, if the wheel works alone
 	$(BIN)/python -m tools.release --torch "$(TORCH)"

@@ -251,14 +251,18 @@ def test_boxes_are_halved_64_times_at_most() -> None:
     draft = SHAPES["boxes, few"]
     domain = {**draft.domain, "low": np.zeros(4)}
     for depth, refused in ((64, False), (65, True)):
-        codes = np.array(2 * ([-1] * depth + [1] + [0] * depth))
-        deep = replace(draft, domain=domain, proof={**draft.proof, "tree": codes})
-        problem = boxes.read(as_certificate(deep), Limits())
-        if refused:
-            with pytest.raises(CrossproofError, match="cannot be halved"):
-                boxes.leaves(problem)
-        else:
-            assert boxes.leaves(problem).high[0].tolist() == [2.0**-depth, 1.0]
+        lower = [-1] * depth + [1] + [0] * depth
+        upper = [-1, 0] * 40 + [-2, 0] * (depth - 40) + [1]
+        for codes in (lower, upper):
+            proof = {**draft.proof, "tree": np.array(2 * codes)}
+            problem = boxes.read(
+                as_certificate(replace(draft, domain=domain, proof=proof)), Limits()
+            )
+            if refused:
+                with pytest.raises(CrossproofError, match="cannot be halved"):
+                    boxes.leaves(problem)
+            else:
+                assert len(boxes.leaves(problem).sets) == 2 * (depth + 1)
 
 
 def test_features_twice_and_upside_down_are_refused() -> None:

@@ -223,7 +223,7 @@ MUTANTS = [
     ("boxes", "additive", "Additive._interaction", "(count.minimum(*X), count.maximum(*X))",
      "(X[0], X[0])"),
     ("boxes", "curves", "Curves.smallest", "count.minimum(least, inside)", "least"),
-    ("boxes", "curves", "Curves.smallest", "count.minimum(X[0], X[1])", "X[1]"),
+    ("boxes", "curves", "Curves.smallest", "count.minimum(*at_ends)", "at_ends[1]"),
     ("boxes", "boxes", "Prover._labels", "self._positive(X, Y)", "np.ones(len(rows), bool)"),
     ("boxes", "boxes", "masses", "(high - low) / X", "2 * (high - low) / X"),
 ]  # fmt: skip

@@ -24,6 +24,7 @@ from crossproof.proof.certificate.verifier import (
     pairs,
     points,
 )
+from crossproof.proof.certificate.verifier.additive import Additive
 from crossproof.proof.certificate.verifier.arithmetic import TINY, Arithmetic, Rounded
 from crossproof.proof.certificate.verifier.checks import NetworkWeights
 from crossproof.proof.certificate.verifier.curves import Curves, Latents
@@ -100,7 +101,9 @@ def curves_of(
     g: np.random.Generator, N: int, H: int = 4, V: int = 3
 ) -> tuple[Curves, np.ndarray, np.ndarray]:
     weights = NetworkWeights(*(g.standard_normal(s) for s in ((2, N), (N,), (N, V), (V,), (2, V))))
-    latents = Latents(g.standard_normal((H, 2)), g.standard_normal(2), *[np.zeros(0)] * 3)
+    latents = Latents(
+        g.standard_normal((H, 2)), g.standard_normal(2), np.zeros(0, np.int64), *[np.zeros(0)] * 2
+    )
     low = -g.random(H)
     high = low + 1 + 3 * g.random(H)
     return Curves(Arithmetic(), weights, latents, (low, high)), low, high
@@ -136,11 +139,11 @@ def test_the_least_of_a_curve_is_at_an_end_or_at_a_kink(N: int) -> None:
 
 def test_only_neurons_that_switch_are_charged_for_their_nodes() -> None:
     """Pre-activations at the two ends: on, off, switching up and down, 0 at one end or at both."""
-    at_ends = [[0.25, 0.5], [-0.5, -0.25], [-0.5, 0.5], [0.5, -0.5], [0, 0]]
-    at_ends = np.array([*at_ends, [0, 0.5], [0.5, 0], [0, -0.5], [-0.5, 0]])
+    both = [[0.25, 0.5], [-0.5, -0.25], [-0.5, 0.5], [0.5, -0.5], [0, 0]]
+    at_ends = np.array([*both, [0, 0.5], [0.5, 0], [0, -0.5], [-0.5, 0]])
     g, base = (at_ends[:, 1] - at_ends[:, 0]) / 3, (2 * at_ends[:, 0] + at_ends[:, 1]) / 3
     weights = NetworkWeights(g[None], base, np.eye(9), np.zeros(9), np.zeros((1, 9)))
-    latents = Latents(np.ones((1, 1)), np.zeros(1), *[np.zeros(0)] * 3)
+    latents = Latents(np.ones((1, 1)), np.zeros(1), np.zeros(0, np.int64), *[np.zeros(0)] * 2)
     curves = Curves(Arithmetic(), weights, latents, (np.array([-1.0]), np.array([2.0])))
     charged = curves.charge.value[0] > 0
     assert charged.tolist() == [False] * 2 + [True] * 7
@@ -184,6 +187,11 @@ def test_neurons_of_boxes_have_exactly_the_room_of_the_theorems(seed: int) -> No
     draft = hostile.boxes(g, ("dense",))
     if seed % 2:
         draft.domain["bias"][:] = draft.domain["bias"] - 2 * g.random(len(draft.domain["bias"]))
+    else:  # the dictionary thinks a neuron off which switches in the first leaf
+        pre = checker(draft, boxes.read(as_certificate(draft), Limits()), 0).pre[0]
+        direction = draft.network["W_in"][:, 0]
+        draft.network["b_in"][0] -= float(sum(pre)) / 2
+        draft.dictionary["bias"][:] -= 50 * direction / (direction @ direction)
     problem = boxes.read(as_certificate(draft), Limits())
     prover, leaves = boxes.Prover(Arithmetic(), problem), boxes.leaves(problem)
     additive, box = prover.additive, balls_boxes._Box(problem)
@@ -221,6 +229,14 @@ def test_masses_are_the_exact_ones_rounded_down() -> None:
             found = Fraction(float(leaves.mass[leaf]))
             less = (1 - found / mass) / (len(active) + 1) * 10**14
             assert 0.9 < less < 1.1
+
+
+def test_a_margin_of_zero_is_not_confirmed() -> None:
+    balls.ready()
+    balls.insist([balls.ball(0), balls.ball(1e-60)], 0, "it")
+    for margin in (balls.ball(0), balls.flint.arb(1, 1), balls.flint.arb(1, 2)):
+        with pytest.raises(CrossproofError, match="does not confirm it against class 1"):
+            balls.insist([balls.ball(0), margin], 0, "it")
 
 
 def test_affine_functions_of_balls_hold_at_the_edges_too() -> None:
@@ -286,6 +302,17 @@ def test_inputs_that_differ_by_little_are_counted_apart() -> None:
     draft.domain["inputs"][0] = 1e-60
     draft.domain["inputs"][1] = -0.0
     assert judge(as_certificate(draft)).subject.distinct == 2
+
+
+def test_hulls_that_may_cross_zero_by_rounding_are_charged() -> None:
+    count, rows = Arithmetic(), np.zeros(1, bool)
+    one = Additive.__new__(Additive)
+    one.arithmetic = count
+    parts = count.exact(np.array([[[1.0], [2.0], [3.0]]]))
+    for bottom, top, charge in ((0, 5, 3), (-5, 0, 3), (-1, 1, 3), (1, 5, 0), (-5, -1, 0)):
+        ends = (count.exact(np.array([[float(end)]])) for end in (bottom, top))
+        down, up = one._interaction(parts, parts, *ends, rows)
+        assert (down.value.item(), up.value.item()) == (-charge, charge)
 
 
 @pytest.mark.parametrize("seed", range(3))
