@@ -28,7 +28,7 @@ from crossproof.training.run_folder import RunFolder
 IN, OUT, POST = "blocks.*.mlp.hook_in", "blocks.*.hook_mlp_out", "blocks.*.hook_resid_post"
 CONFIG = RunConfig(
     crosscoder=CrosscoderConfig(n_latents=48, k=9),
-    steps=60,
+    steps=40,
     batch_tokens=32,
     buffer_batches=4,
     log_every=5,
@@ -62,7 +62,7 @@ def tokens() -> Tensor:
 @pytest.mark.parametrize(
     "kind",
     [
-        kind if "transcoder" in kind else pytest.param(kind, marks=pytest.mark.slow)
+        kind if kind == "cross-layer transcoder" else pytest.param(kind, marks=pytest.mark.slow)
         for kind in KINDS
     ],
 )

@@ -19,6 +19,7 @@ from crossproof.interactions.views import mlp_views, needs_of, read_by
 from crossproof.lm import LanguageModel, load_model
 
 PLACES = ("blocks.1.mlp.hook_in", "blocks.1.hook_resid_pre")
+SLOWLY = [pytest.param(PLACES[0], marks=pytest.mark.slow), PLACES[1]]
 
 
 def sae(model: LanguageModel, name: str) -> Crosscoder:
@@ -75,13 +76,13 @@ def neurons(model: LanguageModel, batch: object, seen: TokenMixture, place: str)
     return total
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", SLOWLY)
 def test_each_expert_is_a_gated_mlp_weighed_by_the_router(place: str, model: LanguageModel) -> None:
     crosscoder = sae(model, place)
     views = mlp_views(model, crosscoder, (1,), mixtures=True)
-    tokens = tiny_models.random_tokens(3, 9)
+    tokens = tiny_models.random_tokens(2, 7)
     (batch,) = encode_batches(
-        model, crosscoder, tokens, 3, [*needs_of(views), "blocks.1.mlp.hook_out"]
+        model, crosscoder, tokens, 2, [*needs_of(views), "blocks.1.mlp.hook_out"]
     )
     seen = read_by(views, batch)[1]
     assert isinstance(seen, TokenMixture)
@@ -107,14 +108,14 @@ def test_each_expert_is_a_gated_mlp_weighed_by_the_router(place: str, model: Lan
         assert figures.phi["none"]["exact_mid"].mean == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", SLOWLY)
 def test_a_mixture_of_one_expert_is_the_dense_mlp(place: str) -> None:
     torch.manual_seed(0)
     bare = tiny_models.mixtral(1, 1).double()
     one = load_model(bare)
     dense = tiny_models.llama_like(bare).double()
     other = load_model(dense)
-    tokens = tiny_models.random_tokens(3, 9)
+    tokens = tiny_models.random_tokens(2, 7)
     options = EvaluationOptions(resamples=5, mlps=(1,))
     ours = evaluate(one, sae(one, place), tokens, options)
     theirs = evaluate(other, sae(other, place), tokens, options)

@@ -39,7 +39,7 @@ class Instead(nn.Module):
         return out
 
 
-@pytest.mark.parametrize("rule", ["topk", "batch_topk"])
+@pytest.mark.parametrize("rule", [pytest.param("topk", marks=pytest.mark.slow), "batch_topk"])
 def test_all_mlps_at_once_is_the_model_rebuilt(rule: str, model: LanguageModel) -> None:
     tokens = tiny_models.random_tokens(4, 9) % 63 + 1  # no end of text: all but the first count
     members = {f"layer {b}": random_transcoder(model, b, b == 1, rule) for b in range(3)}

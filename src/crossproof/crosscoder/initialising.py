@@ -47,9 +47,9 @@ class SeededByData(nn.Module):
         norms = torch.where(norms > 0, norms, 1)  # a silent hookpoint has no scale
         self.scale.copy_(self.d_model**0.5 / norms)
         scaled = sample * self.scale[:, None]
-        mean = scaled[typical_tokens(sample)].mean(0)
+        mean = scaled[typical_tokens(sample)].mean(0).to(self.b_dec)
         written = list(self.layout.written)
-        self.b_dec[written] = mean[written].to(self.b_dec)
+        self.b_dec[written] = mean[written]
         centred, start = scaled - mean, 0
         for group in self.layout.groups:
             rows = slice(start, start + group.latents)

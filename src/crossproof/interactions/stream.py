@@ -97,7 +97,8 @@ class TokenMixture:
         """The mixture at the tokens `start:stop`."""
         experts = []
         for each in self.experts:
-            low, high = torch.searchsorted(each.tokens, torch.tensor([start, stop])).tolist()
+            ends = torch.tensor([start, stop], device=each.tokens.device)
+            low, high = torch.searchsorted(each.tokens, ends).tolist()
             if low < high:
                 experts.append(ExpertView(each.tokens[low:high] - start, each.view.rows(low, high)))
         return TokenMixture(tuple(experts), stop - start, self.n_neurons)
