@@ -79,9 +79,9 @@ class TextReading(EncodedBatch):
         if not len(self.latents.indices):
             return PairWeights(entry.new_empty(0), entry.new_empty(0), self.x.new_empty(0))
         latent = torch.where(entry >= 0, self.latents.indices[entry.clamp_min(0)], -1)
-        one, other = torch.triu_indices(PLAYERS, PLAYERS, 1)
+        one, other = torch.triu_indices(PLAYERS, PLAYERS, 1, device=latent.device)
         weight = shapley_pairs(self.latents, entry, self.views)
-        token = torch.arange(len(latent))[:, None].expand_as(weight)
+        token = torch.arange(len(latent), device=latent.device)[:, None].expand_as(weight)
         key = latent[:, one] * self.latents.n_latents + latent[:, other]
         present = latent[:, one] >= 0  # ascending: where the first is a latent, so is the second
         return PairWeights(token[present], key[present], weight[present])

@@ -138,18 +138,19 @@ def internal_interaction(
     of the cluster's pairs, both directions, as `Interactions` counts it (claim 2; T3 for gated
     MLPs, whose terms with two latents beside the dominant one are not counted here). float64.
     """
+    labels = labels.to(latents.indices.device)
     count = int(labels.max()) + 1 if len(labels) else 0
     widest = max([1, *latents.offsets.diff().tolist()])
     sums = {}
     for block, seen in seen_by_mlps(latents, views).items():
         neurons = seen.dictionary.mlp.n_neurons
-        out = torch.zeros(count, neurons, dtype=torch.float64)
+        out = latents.values.new_zeros(count, neurons, dtype=torch.float64)
         step = max(1, _NUMBERS // (neurons * widest))
         for start in range(0, latents.n_tokens if count else 0, step):
             part = seen.rows(start, min(start + step, latents.n_tokens))
             if len(part.latents.indices):
                 _add(out, part, labels)
-        sums[block] = out
+        sums[block] = out.cpu()
     return sums
 
 

@@ -150,7 +150,7 @@ def second_differences(
     sums = torch.zeros(len(pairs), dtype=torch.float64)
     for done, seen in enumerate(seen_by_mlps(latents, views).values(), 1):
         here = seen.dictionary, seen.latents
-        sums += second_difference_sums(*here, pairs, "others", seen.weight).neurons
+        sums += second_difference_sums(*here, pairs, "others", seen.weight).neurons.cpu()
         if progress is not None:
             progress(done, len(views))
     return PairValues(pairs, sums)

@@ -32,6 +32,7 @@ class InteractionTally:
     """The sums of one pass over a text."""
 
     interactions: Interactions
+    """On the CPU, whatever the model's device."""
     totals: Sums
     """Per-sequence sums [S, L] of every form and of `dominated` neurons, and [S] `tokens`."""
     neurons: tuple[int, ...]
@@ -78,7 +79,7 @@ def tally_interactions(
         seconds["encode"] += encoded - began
         began = time.perf_counter()
         seconds["interactions"] += began - encoded
-    interactions = running.result() if rows else None
+    interactions = running.result().cpu() if rows else None
     if interactions is None or interactions.tokens == 0:
         raise CrossproofError("There are no tokens to measure: give a text with ordinary tokens.")
     totals = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}

@@ -106,9 +106,9 @@ class Interactions:
         symmetric: bool = False,
     ) -> Float[Tensor, "H H"]:
         """Dense form(i, j), row i dominant; `symmetric` adds the transpose of a directed form."""
-        out = torch.zeros(self.n_latents, self.n_latents, dtype=torch.float64)
-        h, k = self.pairs.unbind(1)
         forward = self._scaled(self._of_block(self.forward, form, block), normalise)
+        out = forward.new_zeros(self.n_latents, self.n_latents)
+        h, k = self.pairs.unbind(1)
         out[h, k] = forward
         if form not in self.backward:
             out[k, h] = forward
@@ -129,11 +129,18 @@ class Interactions:
     ) -> Int[Tensor, " top"]:
         """Latents by their summed form with all others, largest first, ties by index."""
         sums = self.pair_sums(form, normalise="sum", block=block)
-        total = torch.zeros(self.n_latents, dtype=torch.float64)
+        total = sums.new_zeros(self.n_latents)
         for side in self.pairs.to(torch.int64).unbind(1):
             total.index_add_(0, side, sums)
         order = torch.argsort(total, descending=True, stable=True)
         return order[: min(count, int((total > 0).sum()))]
+
+    def cpu(self) -> Interactions:
+        """The same sums on the CPU, to be kept, saved or described."""
+        moved: dict[str, Any] = {name: getattr(self, name).cpu() for name in TENSORS}
+        for side in ("forward", "backward"):
+            moved[side] = {form: sums.cpu() for form, sums in getattr(self, side).items()}
+        return replace(self, **moved)
 
     def save(self, folder: Path) -> None:
         """Writes interactions.json and interactions.safetensors into `folder`, atomically.

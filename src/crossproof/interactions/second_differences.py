@@ -67,7 +67,7 @@ def second_difference_sums(
     cancel most of what they are taken of. Raises CrossproofError for latents outside the
     dictionary, activations that are not finite and latents of another dictionary.
     """
-    chosen = Pairs(pairs, view.G.shape[0])
+    chosen = Pairs(pairs.to(view.G.device), view.G.shape[0])
     exact = in_float64(view)
     norms = exact.output_norms
     sums = norms.new_zeros(2, chosen.n_distinct)

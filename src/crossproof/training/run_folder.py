@@ -40,10 +40,10 @@ class RunFolder:
         return load_crosscoder(self.folders[name or self.names[0]])[0]
 
     def crosscoders(self, model: LanguageModel) -> dict[str, Crosscoder]:
-        """All of them by name; CrossproofError if one explains another model."""
+        """All of them by name, on the model's device; CrossproofError if one explains another."""
         for name in self.names:
             check_model(model, self.provenance(name), self.path)
-        return {name: self.crosscoder(name) for name in self.names}
+        return {name: self.crosscoder(name).to(model.device) for name in self.names}
 
 
 def check_model(model: LanguageModel, provenance: Provenance, where: Path) -> None:

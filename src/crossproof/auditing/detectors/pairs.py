@@ -50,7 +50,7 @@ class PairSurprise:
         pairs = pair_weights(reading, self.measure)
         seen = counted(pairs.key, self.keys_, self.counts_)
         surprise = torch.log((self.tokens_ + 1) / (seen.double() + 1))
-        total = torch.zeros(len(reading.token_ids), dtype=torch.float64)
+        total = pairs.weight.new_zeros(len(reading.token_ids), dtype=torch.float64)
         total.index_add_(0, pairs.token, pairs.weight.double() * surprise)
         return reading.by_text(total, self.pooling)
 
@@ -73,13 +73,13 @@ class PairGaussian:
         return self
 
     def score(self, reading: TextReading) -> Float[Tensor, " S"]:
-        return -torch.from_numpy(self.gaussian_.score_samples(self._vectors(reading).numpy()))
+        return -torch.from_numpy(self.gaussian_.score_samples(self._vectors(reading).cpu().numpy()))
 
     def _vectors(self, reading: TextReading) -> Float[Tensor, "S width"]:
         pairs = pair_weights(reading, self.measure)
         column, sign = hashed(pairs.key, self.width)
         text = reading.sequence[pairs.token]
-        flat = torch.zeros(len(reading.tokens) * self.width, dtype=torch.float64)
+        flat = pairs.weight.new_zeros(len(reading.tokens) * self.width, dtype=torch.float64)
         flat.index_add_(0, text * self.width + column, sign * pairs.weight.double())
         tokens = torch.bincount(reading.sequence, minlength=len(reading.tokens))
         return flat.view(-1, self.width) / tokens[:, None]

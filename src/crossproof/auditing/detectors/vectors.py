@@ -36,13 +36,13 @@ class Mahalanobis:
         x = torch.cat([reading.x for reading in trusted])[: max(1000, _NUMBERS // per_token)]
         self.means_, self.precisions_ = [], []
         for hookpoint in range(x.shape[1]):
-            fitted = LedoitWolf().fit(x[:, hookpoint].double().numpy())
-            self.means_.append(torch.from_numpy(fitted.location_))
-            self.precisions_.append(torch.from_numpy(fitted.precision_))
+            fitted = LedoitWolf().fit(x[:, hookpoint].double().cpu().numpy())
+            self.means_.append(torch.from_numpy(fitted.location_).to(x.device))
+            self.precisions_.append(torch.from_numpy(fitted.precision_).to(x.device))
         return self
 
     def score(self, reading: TextReading) -> Float[Tensor, " S"]:
-        total = torch.zeros(len(reading.token_ids), dtype=torch.float64)
+        total = reading.x.new_zeros(len(reading.token_ids), dtype=torch.float64)
         fitted = zip(reading.x.unbind(1), self.means_, self.precisions_, strict=True)
         for x, mean, precision in fitted:
             centred = x.double() - mean
@@ -63,9 +63,8 @@ class LatentSurprise:
 
     def fit(self, trusted: Sequence[TextReading]) -> LatentSurprise:
         wide = trusted[0].latents.n_latents
-        counts = torch.zeros(wide, dtype=torch.int64)
-        for reading in trusted:
-            counts += torch.bincount(reading.latents.indices, minlength=wide)
+        active = [torch.bincount(r.latents.indices, minlength=wide) for r in trusted]
+        counts = torch.stack(active).sum(0)
         tokens = sum(len(reading.token_ids) for reading in trusted)
         seen = trusted[0].seen.values()
         sizes = sum(view.dictionary.G.double().norm(dim=1) for view in seen)
@@ -74,7 +73,7 @@ class LatentSurprise:
 
     def score(self, reading: TextReading) -> Float[Tensor, " S"]:
         latents = reading.latents
-        total = torch.zeros(latents.n_tokens, dtype=torch.float64)
+        total = latents.values.new_zeros(latents.n_tokens, dtype=torch.float64)
         total.index_add_(
             0, latents.token_index, latents.values.double() * self.weights_[latents.indices]
         )
@@ -93,7 +92,7 @@ class LatentGaussian:
         return self
 
     def score(self, reading: TextReading) -> Float[Tensor, " S"]:
-        return -torch.from_numpy(self.gaussian_.score_samples(_mean_activations(reading).numpy()))
+        return -torch.from_numpy(self.gaussian_.score_samples(_mean_activations(reading).cpu().numpy()))
 
 
 def fit_gaussian(vectors: Float[Tensor, "S width"], components: int) -> PCA:
@@ -104,7 +103,7 @@ def fit_gaussian(vectors: Float[Tensor, "S width"], components: int) -> PCA:
     directions in which the vectors vary, so that what is left over has a variance; where nothing
     varies, as of latents that are never active, it is 1.
     """
-    rows: NDArray[np.float64] = vectors.numpy()
+    rows: NDArray[np.float64] = vectors.cpu().numpy()
     sizes = np.linalg.svd(rows - rows.mean(0), compute_uv=False)
     varying = int((sizes > VARYING * max(float(sizes.max()), np.finfo(np.float64).tiny)).sum())
     with np.errstate(invalid="ignore"):  # shares of no variance
@@ -116,7 +115,7 @@ def fit_gaussian(vectors: Float[Tensor, "S width"], components: int) -> PCA:
 
 def _mean_activations(reading: TextReading) -> Float[Tensor, "S H"]:
     latents, wide = reading.latents, reading.latents.n_latents
-    flat = torch.zeros(len(reading.tokens) * wide, dtype=torch.float64)
+    flat = latents.values.new_zeros(len(reading.tokens) * wide, dtype=torch.float64)
     flat.index_add_(
         0, reading.sequence[latents.token_index] * wide + latents.indices, latents.values.double()
     )
