@@ -13,8 +13,17 @@ from golden_inputs import prompts, save_model, save_saelens
 from golden_run import summary
 
 import crossproof
-from crossproof import AuditSettings, CrosscoderConfig, EvaluationOptions, MeasureOptions, Objective
-from crossproof import MLPPenalty, Optimisation, RunConfig, TrainingResult
+from crossproof import (
+    AuditSettings,
+    CrosscoderConfig,
+    EvaluationOptions,
+    MeasureOptions,
+    MLPPenalty,
+    Objective,
+    Optimisation,
+    RunConfig,
+    TrainingResult,
+)
 from crossproof.crosscoder import Crosscoder, Provenance, load_crosscoder, save_crosscoder
 from crossproof.lm import LanguageModel
 from crossproof.training.run import resume, start, train_run
