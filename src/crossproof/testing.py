@@ -129,7 +129,7 @@ class _Problem:
     def step(self, order: Tensor | None = None) -> Step:
         """A training step on the tokens, in some order."""
         x = self.x if order is None else self.x[order]
-        encoding = self.crosscoder.encode_training(x.flatten(1))
+        encoding = self.crosscoder.encode_training(x)
         return Step.build(self.crosscoder, encoding, x, self.targets)
 
     def value(self, objective: Objective, order: Tensor | None = None) -> Tensor:

@@ -79,7 +79,7 @@ def test_what_is_beside_latents_is_saved_spliced_and_never_forgotten(
     with pytest.raises(CrossproofError, match="give decode the activations too"):
         crosscoder.decode(crosscoder.encode(x))
     with pytest.raises(CrossproofError, match="bounds and attributions need"):
-        crosscoder.decoder_bias(0)
+        crosscoder.decoder_bias(crosscoder.written[0])
     written = [crosscoder.hookpoints.names[at] for at in crosscoder.written]
     batch = next(encode_batches(gpt_neo, crosscoder, TOKENS, 2))
     with crossproof.spliced(gpt_neo, crosscoder) as model:

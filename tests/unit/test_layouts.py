@@ -156,7 +156,7 @@ def test_initialisation_takes_each_latents_own_places(kind: str) -> None:
 
 def test_decoding_needs_the_input_of_a_skip() -> None:
     crosscoder, x = make(KINDS["skip transcoder"]), batch()
-    with pytest.raises(CrossproofError, match="affine skip"):
+    with pytest.raises(CrossproofError, match="give decode the activations"):
         crosscoder.decode(crosscoder.encode(x))
 
 

@@ -58,7 +58,7 @@ def test_latents_of_a_set_add_up_to_what_subtracting_each_layer_does(model: Lang
         torch.testing.assert_close(mine, alone.latents.dense(), rtol=1e-12, atol=1e-12)
         # Less bias and skip, which are not of the latents, it is what the layer's latents wrote.
         out = member.decode(alone.latents, alone.x)[:, 1]
-        out = out - member.decoder_bias(1) - member.affine(alone.x)[:, 1]
+        out = out - member.b_dec[1] / member.scale[1] - member.affine(alone.x)[:, 1]
         expected = pre(stream) - pre(stream - out)
         chosen = seen.latents.keep(
             (seen.latents.indices >= own.start) & (seen.latents.indices < own.stop)

@@ -10,7 +10,7 @@ import pytest
 
 import crossproof
 from crossproof.cli import COMMANDS
-from tools.site.commands import command_page, help_text, sections
+from tools.site.commands import command_page, every_option
 from tools.site.copies import REPOSITORY, relinked
 from tools.site.names import GROUPS, defined_in, python_page
 
@@ -33,8 +33,7 @@ def options() -> dict[str, set[str]]:
     return {
         name: {
             spelling
-            for section in sections(help_text(name))
-            for option in section.options
+            for option in every_option(name)
             for spelling in re.findall(r"--[a-z][a-z0-9-]*", option.spelling)
         }
         for name in COMMANDS
@@ -68,9 +67,8 @@ def test_help_pages_hold_every_option_with_what_it_does(options: dict[str, set[s
         page = command_page(name)
         assert page.startswith(f"# crossproof {name}\n")
         assert all(f"{option}" in page for option in options[name])
-        for section in sections(help_text(name)):
-            for option in section.options:
-                assert option.help, f"{name} {option.spelling} has no help"
+        for option in every_option(name):
+            assert option.help, f"{name} {option.spelling} has no help"
     assert {"--keep-largest", "--hookpoints", "--resume"} <= options["train"]
 
 

@@ -33,14 +33,18 @@ class Section:
     options: tuple[Option, ...]
 
 
-def help_text(command: str) -> str:
+VARIANTS = {"prove": (("--kind", "statistical"), ("--kind", "contexts"))}
+"""Commands that have other options behind an option, and that option."""
+
+
+def help_text(command: str, *options: str) -> str:
     """What the command prints, in one column of boxes."""
     from crossproof.cli import main
 
     out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # an encoding that has boxes
     wide = patch.dict(os.environ, {"COLUMNS": "100", "NO_COLOR": "1"})
     with wide, contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
-        main([command, "--help"])
+        main([command, *options, "--help"])
     out.flush()
     return out.buffer.getvalue().decode()
 
@@ -66,15 +70,28 @@ def introduction(text: str) -> str:
 
 
 def command_page(command: str) -> str:
-    """Markdown."""
-    text = help_text(command)
-    parts = [f"# crossproof {command}", "```\n" + text.splitlines()[0] + "\n```"]
+    """Markdown, with the options behind an option under headings of their own."""
+    parts = [f"# crossproof {command}", *_parts(help_text(command), "##")]
+    for options in VARIANTS.get(command, ()):
+        title = f"## crossproof {command} {' '.join(options)}"
+        parts += [title, *_parts(help_text(command, *options), "###")]
+    return "\n\n".join(parts) + "\n"
+
+
+def every_option(command: str) -> list[Option]:
+    """Of the command and its variants."""
+    texts = [help_text(command, *options) for options in ((), *VARIANTS.get(command, ()))]
+    return [option for text in texts for section in sections(text) for option in section.options]
+
+
+def _parts(text: str, heading: str) -> list[str]:
+    parts = ["```\n" + text.splitlines()[0] + "\n```"]
     parts.append(introduction(text).partition("\n")[2])
     for section in sections(text):
-        parts.append(f"## {section.title}\n\n{section.about}")
+        parts.append(f"{heading} {section.title}\n\n{section.about}")
         rows = "\n".join(f"| `{_cell(o.spelling)}` | {_cell(o.help)} |" for o in section.options)
         parts.append("| | |\n|---|---|\n" + rows)
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
 def _section(title: str, lines: list[str]) -> Section:

@@ -21,7 +21,7 @@ from crossproof.crosscoder.store import folded_tensors
 from crossproof.errors import CrossproofError, nearest
 from crossproof.evaluation.patching import DecodedBatch, decode_batches, mlp_out
 from crossproof.interactions.keeping import largest_kept
-from crossproof.interactions.views import MLPView, mlp_views
+from crossproof.interactions.views import MLPView, mlp_views, seen_by
 from crossproof.lm.model import LanguageModel
 
 SPLICED, KEEP = "spliced", "keep-"
@@ -214,8 +214,7 @@ def _patches(
         parts = [batch.patched(name, batch.x_hat[:, place]) for name, place in at.items()]
         patches.append({name: value for part in parts for name, value in part.items()})
     kept: dict[int, dict[str, Tensor]] = {m: {} for m in treatments.keep}
-    for block, view in views.items():
-        seen = view.at(batch.encoded)
+    for block, seen in seen_by(views, batch.encoded).items():
         sums = largest_kept(seen.dictionary, seen.latents, [m for m in treatments.keep if m])
         value, gate = seen.dictionary.sums(seen.latents)
         nothing = torch.zeros_like(value), None if gate is None else torch.zeros_like(gate)
