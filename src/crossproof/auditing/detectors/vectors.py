@@ -92,7 +92,9 @@ class LatentGaussian:
         return self
 
     def score(self, reading: TextReading) -> Float[Tensor, " S"]:
-        return -torch.from_numpy(self.gaussian_.score_samples(_mean_activations(reading).cpu().numpy()))
+        return -torch.from_numpy(
+            self.gaussian_.score_samples(_mean_activations(reading).cpu().numpy())
+        )
 
 
 def fit_gaussian(vectors: Float[Tensor, "S width"], components: int) -> PCA:
