@@ -86,7 +86,6 @@ class OnSecond(torch.Tensor):
         return self.inner.data_ptr()
 
     def new_tensor(self, data: Any, *, dtype: Any = None, **_: Any) -> torch.Tensor:
-        SYNCS["new_tensor"] += 1  # copied from the host
         return torch.tensor(data, dtype=dtype or self.dtype, device=SECOND)
 
     def __repr__(self) -> str:  # type: ignore[override]
@@ -148,7 +147,6 @@ def _on_device(index: Any) -> Any:
         return tuple(_on_device(list(i) if isinstance(i, tuple) else i) for i in index)
     if not isinstance(index, list):
         return index
-    SYNCS["list index"] += 1
     return torch.tensor(index, dtype=None if index else torch.int64, device=SECOND)
 
 
@@ -161,8 +159,10 @@ def _moved(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         there = device is not None and torch.device(device).type == SECOND.type
         if not there:
             return make(*args, device=device, **kwargs)
-        tensor: torch.Tensor = make(*args, **kwargs).to(SECOND)
-        return tensor
+        if "tensor" in make.__name__:
+            SYNCS["from host"] += 1
+        tensor = make(*args, **kwargs)
+        return tensor if isinstance(tensor, OnSecond) else OnSecond(tensor.detach().clone())
 
     return made
 
@@ -187,7 +187,7 @@ def _run(func: Any, *args: Any, **kwargs: Any) -> Any:
     given = kwargs.get("device")
     target = given if given is not None else (SECOND if SECOND.type in devices else None)
     there = target is not None and torch.device(target).type == SECOND.type
-    if SECOND.type in devices and (name in WAITING or (name == "_to_copy" and not there)):
+    if SECOND.type in devices and _waits(name, args, kwargs):
         SYNCS[name] += 1
     if there and given is not None:
         kwargs["device"] = torch.device("cpu")
@@ -195,6 +195,20 @@ def _run(func: Any, *args: Any, **kwargs: Any) -> Any:
     if func._schema.is_mutable:
         return _written(func, args, kwargs, result, there)
     return tree_map(_wrapped, result) if there else result
+
+
+def _waits(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a GPU's host would wait for the result, or for a copy of unpinned memory."""
+    if name == "_to_copy":
+        return kwargs.get("device") is not None and not kwargs.get("non_blocking")
+    if name in ("copy_", "_copy_from"):
+        return len({t.device.type for t in args[:2] if isinstance(t, torch.Tensor)}) > 1
+    if name.startswith("index"):  # by masks, whose entries are counted first; or of the CPU
+        indices = [leaf for leaf in tree_leaves(args[1]) if isinstance(leaf, torch.Tensor)]
+        return any(i.dtype == torch.bool or i.device != SECOND for i in indices)
+    if name == "repeat_interleave":
+        return kwargs.get("output_size") is None
+    return name in WAITING
 
 
 def _index(name: str, args: Sequence[Any]) -> bool:

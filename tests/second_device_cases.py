@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ import tiny_models
 import torch
 from golden_inputs import prompts, save_model, save_saelens
 from golden_run import summary
+from safetensors.torch import save_file
 
 import crossproof
 from crossproof import (
@@ -24,9 +26,11 @@ from crossproof import (
     RunConfig,
     TrainingResult,
 )
-from crossproof.crosscoder import Crosscoder, Provenance, load_crosscoder, save_crosscoder
+from crossproof.crosscoder import Crosscoder, Provenance, save_crosscoder
 from crossproof.lm import LanguageModel
-from crossproof.training.run import resume, start, train_run
+from crossproof.training import RunFolder
+from crossproof.training.checkpoint import save_checkpoint
+from crossproof.training.run import prepare, resume, start, train_run
 
 EVALUATION = EvaluationOptions(resamples=20)
 TOKENS = tiny_models.random_tokens(24, 16)
@@ -111,6 +115,11 @@ def train_gated(side: Side) -> Any:
     return figures(side.gated)
 
 
+def train_again(side: Side) -> Any:
+    """For mutants: nothing of it is kept."""
+    return side.trained("gpt_neo")
+
+
 def evaluate(side: Side) -> Any:
     crosscoder = side.plain.crosscoder("penalised")
     return crossproof.evaluate(side.model("gpt_neo"), crosscoder, HELD_OUT, EVALUATION).to_json()
@@ -160,7 +169,7 @@ def revival(side: Side) -> Any:
 
 def transcoders(side: Side) -> Any:
     """Dictionaries of several layouts, in the stream and with skips, trained and evaluated."""
-    ins, outs = ("blocks.*.ln2.hook_normalized",), ("blocks.*.hook_mlp_out",)
+    ins, outs = ("blocks.*.mlp.hook_in",), ("blocks.*.hook_mlp_out",)
     layouts = {
         "stream": side.config(hookpoints=("blocks.*.hook_resid_mid",)),
         "each": side.config(read=ins, write=outs, layout="each", skip=True),
@@ -195,21 +204,18 @@ def mixtures(side: Side) -> Any:
 
 def resumed(side: Side) -> Any:
     """A run that goes on from its checkpoint, and one that starts from its dictionaries."""
-    from safetensors.torch import save_file
-
     text = side.folder.parent / "text.safetensors"
-    save_file({"train": TOKENS, "held_out": HELD_OUT, "validation": HELD_OUT}, text)
+    save_file({"train": TOKENS, "held_out": HELD_OUT, "validation": HELD_OUT.clone()}, text)
     given = {"model": str(side.saved("gpt_neo")), "text": str(text), "context": 16}
     folder = side.folder / "run"
     run = start(side.config(**given), folder)
     for progress in run.training.steps():
         if progress.step == 2:
             break
-    from crossproof.training.checkpoint import save_checkpoint
-
     save_checkpoint(folder, run.training)
     finished = train_run(resume(folder))
-    warm = replace(side.config(**given, baseline=False), start=(str(folder),))
+    wide = CrosscoderConfig(n_latents=80, k=4)  # with room for both
+    warm = side.config(**given, baseline=False, start=(str(folder),), crosscoder=wide)
     started = crossproof.train(warm, side.folder / "warm")
     return [{k: state(c) for k, c in finished.items()}, figures(started)]
 
@@ -220,12 +226,11 @@ def carried(side: Side) -> Any:
     provenance = Provenance(here.name, here.weights_hash, 0, {})
     save_crosscoder(side.plain.crosscoder("penalised"), side.folder / "saved", provenance)
     read = [(here, (side.cpu or side).folder / "saved"), (cpu, side.folder / "saved")]
-    return [
-        crossproof.evaluate(
-            model, load_crosscoder(folder)[0].to(model.device), HELD_OUT, EVALUATION
-        ).to_json()
-        for model, folder in read
-    ] + [here.weights_hash]
+    made: list[Any] = [here.weights_hash]
+    for model, folder in read:
+        (crosscoder,) = RunFolder.open(folder).crosscoders(model).values()
+        made.append(crossproof.evaluate(model, crosscoder, HELD_OUT, EVALUATION).to_json())
+    return made
 
 
 def contexts(side: Side) -> Any:
@@ -234,7 +239,7 @@ def contexts(side: Side) -> Any:
     shown = crossproof.top_contexts(model, crosscoder, HELD_OUT, [0, 3, 9], contexts=2)
     with crossproof.spliced(model, crosscoder):
         losses = model.token_losses(HELD_OUT)
-    x = model.activations(HELD_OUT, ("blocks.1.ln2.hook_normalized", "blocks.1.hook_resid_mid"))
+    x = model.activations(HELD_OUT, ("blocks.1.mlp.hook_in", "blocks.1.hook_resid_mid"))
     at_input, stream = x.flatten(0, 1).unbind(1)
     rows = crosscoder.W_enc[:, 0].detach()
     latents = (at_input @ rows.T).relu()
@@ -291,6 +296,27 @@ def audit(side: Side) -> Any:
     settings = AuditSettings(n_latents=32, steps=4, shown=1)
     trusted, suspect = prompts(140, 3, length=24), [*prompts(6, 4), *odd]
     return crossproof.audit(side.model("gpt_neo"), trusted, suspect, None, settings).to_json()
+
+
+def training_steps(side: Side) -> dict[str, Iterator[Any]]:
+    """Trainings of several kinds, whose steps can be taken one by one."""
+    transcoder = {
+        "read": ("blocks.*.mlp.hook_in",),
+        "write": ("blocks.*.hook_mlp_out",),
+        "layout": "causal",
+        "objective": Objective(),
+    }
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {
+        "plain": ("gpt_neo", {}),
+        "gated": ("llama", {}),
+        "stream": ("llama", {"hookpoints": ("blocks.*.hook_resid_mid",)}),
+        "causal": ("gpt_neo", transcoder),
+    }
+    several = {"baseline": False, "steps": 40, "buffer_batches": 8}
+    return {
+        name: prepare(side.config(**several, **changed), side.model(kind), TOKENS).steps()
+        for name, (kind, changed) in kinds.items()
+    }
 
 
 CORE = ("train_plain", "train_gated", "evaluate", "measure")

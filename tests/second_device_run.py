@@ -2,7 +2,7 @@
 
 A script, for a process of its own (see second_device), that prints one JSON object:
 
-    python tests/second_device_run.py FOLDER core | rest | commands | CASE ...
+    python tests/second_device_run.py FOLDER core | rest | waits | commands | mutants | CASE ...
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from typing import Any
 os.environ["CROSSPROOF_KERNELS"] = "torch"
 
 import golden_families
+import pytest
 import second_device_cases as cases
 import torch
 from golden_run import GOLDEN, Bounds, bounds, differences, flatten
-from second_device import SECOND, register
+from mutating import Change
+from second_device import SECOND, register, syncs_of
 
 ROUNDING = Bounds(1e-4, r"/ci$|/intervals/")
 """Relative error of the same float32 operations, whose sums of up to a thousand terms may be made
@@ -32,15 +35,50 @@ LOADING = {"train", "evaluate", "measure", "cluster", "attribute", "audit", "imp
 """Commands that load a language model."""
 
 
+MUTANTS = (
+    ("train_again", Change("initialised", "crosscoder.to(model.device)", "crosscoder")),
+    ("train_again", Change("Harvest._harvest", "X.to(self.model.device)", "X")),
+    ("train_again", Change("Trainer.__init__", "X.to(crosscoder.b_enc.device)", "X")),
+    ("revival", Change("SparseLatents.from_rows", "torch.arange(X, device=Y)", "torch.arange(X)")),
+    ("evaluate", Change("encode_batches", "X.to(model.device)", "X")),
+    ("measure", Change("entry_pairs", "torch.arange(X, device=Y)", "torch.arange(X)")),
+    ("contexts", Change("LanguageModel._checked", "tokens.to(self.device)", "tokens")),
+    ("carried", Change("RunFolder.crosscoders", "X.to(model.device)", "X")),
+)
+"""Lines that keep devices apart, and the case that runs each."""
+
+
 def figures(name: str, side: cases.Side) -> dict[str, Any]:
-    """What a case gives on one device, flat; under "error" what it raises."""
+    """What a case gives on one device, flat."""
+    return dict(flatten(json.loads(json.dumps(getattr(cases, name)(side)))))
+
+
+def compared(name: str, expected: dict[str, Any], side: cases.Side) -> dict[str, Any]:
+    """How a case differs on the second device, or what it raises there."""
     try:
-        return dict(flatten(json.loads(json.dumps(getattr(cases, name)(side)))))
+        lines = differences(expected, figures(name, side), ROUNDING, False)
     except Exception as error:
         return {"error": failure(error)}
+    return {"figures": len(expected), "differ": lines[:5]}
 
 
-def commands(root: Path) -> Iterator[tuple[str, list[str]]]:
+def waits(side: cases.Side) -> Iterator[tuple[str, dict[str, int]]]:
+    """How often the host waits in a training step that is not logged, by operation."""
+    for name, steps in cases.training_steps(side).items():
+        next(steps)  # harvests
+        yield name, dict(syncs_of(partial(next, steps)))
+
+
+def mutants(side: cases.Side) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What the case that needs a line does without it."""
+    for name, change in MUTANTS:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            change.apply(monkeypatch)
+            said = f"{change.function}: {change.new} for {change.old}"
+            yield said, compared(name, {}, side)
+
+
+def commands(root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Golden command lines with `--device`: how their figures differ from those of the CPU."""
     plain = golden_families.crossproof
 
@@ -51,11 +89,16 @@ def commands(root: Path) -> Iterator[tuple[str, list[str]]]:
     golden_families.crossproof = crossproof  # type: ignore[assignment]
     for family in FAMILIES:
         (root / family).mkdir()
-        for part, flat in golden_families.FAMILIES[family](root / family):
-            name = f"{family}-{part}"
-            golden = json.loads((GOLDEN / f"{name}.json").read_text())
-            flat |= {path: golden[path] for path in golden if path.endswith("/device")}
-            yield name, differences(golden, flat, bounds(name), False)[:5]
+        try:
+            for part, flat in golden_families.FAMILIES[family](root / family):
+                name = f"{family}-{part}"
+                golden = json.loads((GOLDEN / f"{name}.json").read_text())
+                flat |= {path: golden[path] for path in golden if path.endswith("/device")}
+                lines = differences(golden, flat, bounds(name), False)[:5]
+                print(name, lines, file=sys.stderr, flush=True)
+                yield name, {"figures": len(golden), "differ": lines}
+        except SystemExit:
+            yield family, {"error": "a command failed; it says why above"}
 
 
 def report(folder: Path, names: list[str]) -> dict[str, Any]:
@@ -65,15 +108,17 @@ def report(folder: Path, names: list[str]) -> dict[str, Any]:
     for side in (here, there):
         side.folder.mkdir(parents=True)
     # First the CPU, in a process that knows no other device.
-    expected = {name: figures(name, here) for name in names if name != "commands"}
+    expected = {name: figures(name, here) for name in names if hasattr(cases, name)}
     register()
     made: dict[str, Any] = {}
     with torch.autograd.set_multithreading_enabled(False):  # backward passes call Python
         for name, of_cpu in expected.items():
-            lines = differences(of_cpu, figures(name, there), ROUNDING, False)
-            made[name] = {"figures": len(of_cpu), "differ": lines[:5]}
+            made[name] = compared(name, of_cpu, there)
             print(name, made[name], file=sys.stderr, flush=True)
-        return made | (dict(commands(folder)) if "commands" in names else {})
+        others = {"waits": waits(there), "commands": commands(folder), "mutants": mutants(there)}
+        for name in names:
+            made |= {name: dict(others[name])} if name in others else {}
+        return made
 
 
 def failure(error: Exception) -> str:

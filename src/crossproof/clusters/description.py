@@ -176,7 +176,7 @@ def _add(out: Float[Tensor, "C N"], seen: TokenView, labels: Tensor) -> None:
     dominance = view.dominance(latents)
     owner = dominance.owner.to(torch.int64)
     leading = torch.where(owner >= 0, cluster[owner.clamp_min(0)], -1)[token]
-    entry = torch.arange(len(cluster))[:, None]
+    entry = torch.arange(len(cluster), device=cluster.device)[:, None]
     inside = (leading == cluster[:, None]) & (cluster[:, None] >= 0) & (owner[token] != entry)
     charged = _charges(view, latents, dominance)
     if seen.weight is not None:

@@ -63,6 +63,8 @@ class Import:
     """What activations are multiplied by before they are encoded, if the files do not say it."""
     dtype: Precision = "float32"
     """In which the language model runs, here and in later commands."""
+    device: str = "cpu"
+    """cpu, or any other device PyTorch knows."""
     trust_remote_code: bool = False
     """Run the code that the language model brings, if transformers does not know its kind."""
     text: str = ""
@@ -91,7 +93,7 @@ def run(arguments: Sequence[str], began: float) -> None:
     from crossproof.lm import load_model
 
     trusted = options.trust_remote_code
-    model = load_model(options.model, dtype=options.dtype, trust_remote_code=trusted)
+    model = load_model(options.model, options.device, options.dtype, trust_remote_code=trusted)
     made = _imported(options, model)
     _check_new(options.out, made)
     text = options.text or ("bundled" if options.model == "bundled" else "")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from crossproof.errors import CrossproofError
+from crossproof.training.config import Precision
 
 if TYPE_CHECKING:
     from crossproof.crosscoder.model import Crosscoder
@@ -29,6 +30,10 @@ class TextSubject:
     certificate) or at the contexts that a certificate lists."""
     dictionary: Path | None = None
     """The folder of your crosscoder."""
+    dtype: Precision = "float32"
+    """In which the model runs: that of the certificate, whose weights are others in another."""
+    device: str = "cpu"
+    """cpu, or any other device PyTorch knows."""
     text: str | None = None
     """Of a statistical certificate: your text."""
     recheck: float = 0.05
@@ -46,7 +51,8 @@ class TextSubject:
         from crossproof.crosscoder.model import load_crosscoder
         from crossproof.lm import load_model
 
-        return load_model(self.model), load_crosscoder(self.dictionary)[0]
+        model = load_model(self.model, self.device, self.dtype)
+        return model, load_crosscoder(self.dictionary)[0].to(model.device)
 
     @property
     def given(self) -> bool:

@@ -13,6 +13,7 @@ Latents may read and write hookpoints of their own: weights [H, R, D] hold a row
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -31,7 +32,14 @@ def at_places(x: Float[Tensor, "B P D"], span: PlaceSpan) -> Float[Tensor, "B F"
     """What a span's latents read of `x`, flattened; a view where that is everything."""
     if span.places == tuple(range(x.shape[1])):
         return x.flatten(1)
-    return x[:, list(span.places)].flatten(1)
+    return x[:, index_on(x.device, span.places)].flatten(1)
+
+
+@lru_cache(maxsize=256)
+def index_on(device: torch.device, places: tuple[int, ...]) -> Int[Tensor, " places"]:
+    """Places as an index that is copied to the device once, not at every step."""
+    with torch.inference_mode(False):  # autograd will keep it
+        return torch.tensor(places, dtype=torch.int64, device=device)
 
 
 def rows_of(weights: Float[Tensor, "H R D"], span: PlaceSpan) -> Float[Tensor, "S F"]:
@@ -72,12 +80,10 @@ def transposed_product(
         return flat.view(entries.n_latents, -1, x.shape[2])
     wide = max(len(span.places) for span in spans)
     out = x.new_zeros(entries.n_latents, wide, x.shape[2])
-    for span in spans:
-        bounds = offsets[span.start : span.stop + 1]
-        inside = slice(int(bounds[0]), int(bounds[-1]))
-        rows = kernels.weighted_rows(
-            bounds - bounds[0], tokens[inside], values[inside], at_places(x, span)
-        )
+    edges = torch.stack([offsets[at] for span in spans for at in (span.start, span.stop)])
+    for span, (low, high) in zip(spans, edges.view(-1, 2).tolist(), strict=True):
+        bounds, inside = offsets[span.start : span.stop + 1] - low, slice(low, high)
+        rows = kernels.weighted_rows(bounds, tokens[inside], values[inside], at_places(x, span))
         out[span.rows, : len(span.places)] = rows.unflatten(1, (-1, x.shape[2]))
     return out
 
@@ -207,7 +213,7 @@ def _decoded(
         part = kernels.weighted_rows(own.offsets, own.indices, values[at], rows_of(W_dec, span))
         if out is None:
             return part.view(shape)
-        out[:, list(span.places)] += part.unflatten(1, (-1, shape[2]))
+        out[:, index_on(out.device, span.places)] += part.unflatten(1, (-1, shape[2]))
     assert out is not None  # a dictionary has a span
     return out
 

@@ -56,13 +56,17 @@ class SparseLatents:
     def transposed(self) -> tuple[Int[Tensor, " bounds"], Int[Tensor, " nnz"], Int[Tensor, " nnz"]]:
         """The same entries by latent: offsets [H+1], tokens [nnz] and the permutation [nnz]."""
         order = torch.argsort(self.indices, stable=True)
-        counts = torch.bincount(self.indices, minlength=self.n_latents)
-        offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+        latents = torch.arange(self.n_latents + 1, device=order.device)
+        offsets = torch.searchsorted(self.indices[order], latents)
         return offsets, self.token_index[order], order
 
     def l0(self) -> float:
         """Mean number of active latents a token."""
-        return (self.values != 0).sum().item() / max(self.n_tokens, 1)
+        return self.mean_active().item()
+
+    def mean_active(self) -> Float[Tensor, ""]:
+        """`l0` as a tensor (float64), for which nobody waits."""
+        return (self.values != 0).sum().double() / max(self.n_tokens, 1)
 
     def dense(self) -> Float[Tensor, "B H"]:
         """Activations as a dense matrix."""
@@ -86,7 +90,8 @@ class SparseLatents:
         counts = torch.zeros(self.n_tokens, dtype=torch.int64, device=mask.device)
         counts.index_add_(0, self.token_index, mask.to(torch.int64))
         offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
-        return SparseLatents(offsets, self.indices[mask], self.values[mask], self.n_latents)
+        entries = mask.nonzero()[:, 0]
+        return SparseLatents(offsets, self.indices[entries], self.values[entries], self.n_latents)
 
     def take(self, tokens: Int[Tensor, " T"]) -> SparseLatents:
         """Some of the tokens, in the order given."""

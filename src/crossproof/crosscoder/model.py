@@ -11,7 +11,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from crossproof.activations.config import PositionRule
-from crossproof.crosscoder.autograd import decode_with_vectors, encode_entries, pre_activations
+from crossproof.crosscoder.autograd import (
+    decode_with_vectors,
+    encode_entries,
+    index_on,
+    pre_activations,
+)
 from crossproof.crosscoder.config import CrosscoderConfig as CrosscoderConfig
 from crossproof.crosscoder.deprecated import FormerNames
 from crossproof.crosscoder.hub import SavedOnHub
@@ -207,9 +212,7 @@ class Crosscoder(SavedOnHub, FormerNames, SeededByData):
         """What the affine skips add, in scaled space, differentiable in W_skip."""
         if not self.layout.skips:
             return torch.zeros_like(x)
-        read, written = (
-            torch.tensor(side, device=x.device) for side in zip(*self.layout.skips, strict=True)
-        )
+        read, written = (index_on(x.device, side) for side in zip(*self.layout.skips, strict=True))
         added = torch.einsum("bkd,kde->bke", x[:, read], self.W_skip)
         return torch.zeros_like(x).index_add(1, written, added)
 

@@ -109,25 +109,25 @@ class BatchTopK(nn.Module):
     def _cut(self, pre: Float[Tensor, "B H"]) -> Tensor:
         """A value that exactly the k·B largest pre-activations exceed (at least zero).
 
-        The search runs over what lies above or not far below the last batch's cut, about one entry
-        in a hundred, and widens to all of them if those are too few.
+        On a CPU the search runs over what lies above or not far below the last batch's cut, about
+        one entry in a hundred, and widens to all of them if those are too few; another device
+        looks at all, because the host would wait for the number of those.
         """
-        wanted = self.k * len(pre)
-        candidates = entries_above(pre, pre.new_tensor(0.8 * self._last_cut)).values
-        if self._last_cut == 0 or len(candidates) <= wanted:
-            candidates = pre.flatten()
+        wanted, candidates, on_cpu = self.k * len(pre), pre.flatten(), pre.device.type == "cpu"
+        if on_cpu and self._last_cut > 0:
+            likely = entries_above(pre, pre.new_tensor(0.8 * self._last_cut)).values
+            candidates = likely if len(likely) > wanted else candidates
         if len(candidates) <= wanted:
             return torch.zeros_like(self.threshold)
         cut = candidates.kthvalue(len(candidates) - wanted).values.clamp_min(0)
-        self._last_cut = cut.item()
+        if on_cpu:
+            self._last_cut = cut.item()
         return cut
 
     @torch.no_grad()
     def _track(self, cut: Tensor) -> None:
-        if self.threshold < 0:
-            self.threshold.copy_(cut)
-        else:
-            self.threshold.lerp_(cut, 1 - self.momentum)
+        moved = self.threshold.lerp(cut, 1 - self.momentum)
+        self.threshold.copy_(torch.where(self.threshold < 0, cut, moved))
 
 
 class ReLU(nn.Module):

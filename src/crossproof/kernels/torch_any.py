@@ -29,7 +29,8 @@ def entries_above(
     """CSR offsets, indices and values of the entries of `pre` above their latent's threshold."""
     above = pre > thresholds
     offsets = F.pad(above.sum(1).cumsum(0), (1, 0))
-    return offsets, above.nonzero()[:, 1], pre[above]
+    tokens, latents = above.nonzero().unbind(1)
+    return offsets, latents, pre[tokens, latents]
 
 
 def row_products(
@@ -39,7 +40,7 @@ def row_products(
     right: Float[Tensor, "R F"],
 ) -> Float[Tensor, " nnz"]:
     """The inner product of `left[b]` and `right[indices[j]]` for every entry j of token b."""
-    tokens = torch.repeat_interleave(offsets.diff())
+    tokens = torch.repeat_interleave(offsets.diff(), output_size=len(indices))
     step = max(1, CHUNK_ELEMENTS // left.shape[1])
     pairs = zip(tokens.split(step), indices.split(step), strict=True)
     return torch.cat([torch.linalg.vecdot(left[t], right[i]) for t, i in pairs])

@@ -34,10 +34,17 @@ def process_group() -> Iterator[None]:
 
 
 def local_device(device: str) -> str:
-    """This process's device: `cuda` becomes the GPU of its local rank."""
-    if world() == 1 or device != "cuda":
+    """This process's device: `cuda` (or `xpu`, ...) becomes the one of its local rank.
+
+    That is then PyTorch's current device, where collectives without a tensor of their own meet.
+    """
+    if world() == 1 or device == "cpu" or ":" in device:
         return device
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    number = os.environ.get("LOCAL_RANK", "0")
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is not None and accelerator.type == device:
+        torch.accelerator.set_device_index(int(number))
+    return f"{device}:{number}"
 
 
 def world() -> int:

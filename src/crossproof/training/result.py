@@ -32,7 +32,7 @@ class MetricsLine:
     def of(cls, step: int, report: StepReport) -> MetricsLine:
         """The figures of a step as plain numbers."""
         terms = {term: value.item() for term, value in report.terms.items()}
-        return cls(step, report.loss.item(), terms, report.l0, int(report.dead))
+        return cls(step, report.loss.item(), terms, float(report.l0), int(report.dead))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crossproof.crosscoder.autograd import sparse_product
+from crossproof.crosscoder.autograd import index_on, sparse_product
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.model import Crosscoder, Encoding
 from crossproof.interactions.contributions import Dominance, MLPDictionary
@@ -180,7 +180,11 @@ class Step:
     def error(self) -> Float[Tensor, "B W D"]:
         """x - x̂ at the hookpoints that are written."""
         written, difference = self.crosscoder.layout.written, self.x - self.x_hat
-        return difference if len(written) == difference.shape[1] else difference[:, list(written)]
+        return (
+            difference
+            if len(written) == difference.shape[1]
+            else difference[:, index_on(difference.device, written)]
+        )
 
     @cached_property
     def blocks(self) -> list[BlockStep]:
@@ -211,7 +215,7 @@ class Step:
     ) -> BlockStep:
         assert target.upstream is not None
         assert self.streams is not None
-        where, tokens = list(target.upstream.hookpoints), latents.n_tokens
+        where, tokens = index_on(self.x.device, target.upstream.hookpoints), latents.n_tokens
         stream = self.streams[:tokens, target.upstream.stream]
         scale = self.crosscoder.scale[where][:, None]
         error = ((self.x - self.x_hat)[:tokens, where] / scale).sum(1)

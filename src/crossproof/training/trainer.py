@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from crossproof.crosscoder.autograd import index_on
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.model import Crosscoder, Encoding
 from crossproof.errors import CrossproofError
@@ -32,7 +33,8 @@ class StepReport:
     terms: dict[str, Tensor]
     """Unweighted mean of each term: `reconstruction` and the objective's."""
     loss: Tensor
-    l0: float
+    l0: Tensor
+    """Active latents a token."""
     dead: Tensor
     """Number of dead latents."""
     mean_activation: Tensor
@@ -65,7 +67,7 @@ class Trainer:
         streams: Sequence[tuple[MLPWeights, StreamReading]] = (),
         columns: Sequence[int] | None = None,
     ) -> None:
-        self.columns = None if columns is None else list(columns)
+        self.columns = None if columns is None else tuple(columns)
         self.crosscoder, self.objective, self.optimisation = crosscoder, objective, optimisation
         self.targets: list[TargetMLP] = []
         if about_mlps(objective):
@@ -98,15 +100,14 @@ class Trainer:
             self.tokens_since_fired,
         ]  # the forward pass moves these
         if self.columns is not None:
-            batch = batch[:, self.columns]
+            batch = batch[:, index_on(batch.device, self.columns)]
         before = [counter.clone() for counter in counters]
         report = self._loss(batch.to(self.crosscoder.b_enc))
         self.adam.zero_grad(set_to_none=True)
         report.loss.backward()
         distributed.average_(self._gradients())
         distributed.average_(self.crosscoder.buffers())  # BatchTopK's threshold
-        norm = self._clip()
-        if not torch.isfinite(report.loss + norm):
+        if not self._clip(report.loss):
             for counter, value in zip(counters, before, strict=True):
                 counter.copy_(value)
             raise CrossproofError(self._diagnose(batch))
@@ -140,7 +141,7 @@ class Trainer:
         mean_activation = latents.values.detach().sum() / max(len(latents.values), 1)
         distributed.average_([mean_activation])
         loss = loss / step.error[0].numel()
-        return StepReport(detached, loss, latents.l0(), dead.sum(), mean_activation)
+        return StepReport(detached, loss, latents.mean_active(), dead.sum(), mean_activation)
 
     @torch.no_grad()
     def _count_fired(self, latents: SparseLatents) -> Tensor:
@@ -171,7 +172,9 @@ class Trainer:
         asked = self.crosscoder.differentiable(entries, x[some])
         written = asked.with_values(asked.values.relu())
         guess = self.crosscoder.decode_scaled(written) - self.crosscoder.b_dec
-        left = error[some].detach() - guess[:, list(self.crosscoder.layout.written)]
+        left = (
+            error[some].detach() - guess[:, index_on(guess.device, self.crosscoder.layout.written)]
+        )
         return left.flatten(1).pow(2).sum(1).mean()
 
     @torch.no_grad()
@@ -184,13 +187,15 @@ class Trainer:
     def _gradients(self) -> list[Tensor]:
         return [p.grad for p in self.crosscoder.parameters() if p.grad is not None]
 
-    def _clip(self) -> Tensor:
-        """Shortens the gradient to `clip`; returns its norm before."""
+    def _clip(self, loss: Tensor) -> bool:
+        """Shortens the gradient to `clip`; whether loss and gradient are finite."""
         gradients = self._gradients()
         norm: Tensor = torch.nn.utils.get_total_norm(gradients)
-        if norm > self.optimisation.clip:  # rare: do not rewrite all gradients every step
+        facts = torch.stack([torch.isfinite(loss + norm), norm > self.optimisation.clip])
+        finite, long = facts.tolist()  # one wait for the device
+        if long:  # rare: do not rewrite all gradients every step
             torch._foreach_mul_(gradients, self.optimisation.clip / norm)
-        return norm
+        return bool(finite)
 
     def _diagnose(self, batch: Float[Tensor, "B places D"]) -> str:
         broken = ~torch.isfinite(batch).all(dim=(0, 2))
