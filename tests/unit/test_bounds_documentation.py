@@ -66,6 +66,8 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
         if re.match(r"[a-z]+:", target):
             continue
         other = (page.parent / target).resolve() if target else page
+        if ROOT / "docs" / "reference" in other.parents:
+            continue  # made while the site is built, which checks it
         assert other.exists(), target
         if anchor and other.suffix == ".md":
             assert anchor in anchors(other), (target, anchor)
