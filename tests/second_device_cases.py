@@ -15,8 +15,17 @@ from golden_run import summary
 from safetensors.torch import save_file
 
 import crossproof
-from crossproof import AuditSettings, CrosscoderConfig, EvaluationOptions, MeasureOptions, Objective
-from crossproof import MLPPenalty, Optimisation, RunConfig, TrainingResult
+from crossproof import (
+    AuditSettings,
+    CrosscoderConfig,
+    EvaluationOptions,
+    MeasureOptions,
+    MLPPenalty,
+    Objective,
+    Optimisation,
+    RunConfig,
+    TrainingResult,
+)
 from crossproof.crosscoder import Crosscoder, Provenance, save_crosscoder
 from crossproof.lm import LanguageModel
 from crossproof.training import RunFolder

@@ -97,8 +97,8 @@ def commands(root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 lines = differences(golden, flat, bounds(name), False)[:5]
                 print(name, lines, file=sys.stderr, flush=True)
                 yield name, {"figures": len(golden), "differ": lines}
-        except SystemExit:
-            yield family, {"error": "a command failed; it says why above"}
+        except SystemExit as error:
+            yield family, {"error": f"a command failed: {error}"}
 
 
 def report(folder: Path, names: list[str]) -> dict[str, Any]:
