@@ -77,5 +77,5 @@ def test_every_line_that_keeps_devices_apart_is_needed(tmp_path: Path) -> None:
 
 def test_a_dictionary_left_on_another_device_is_named(gpt_neo: LanguageModel) -> None:
     dictionary = Crosscoder(CrosscoderConfig(8, "topk", 2), gpt_neo.hookpoints(), D_MODEL)
-    with pytest.raises(CrossproofError, match="is on meta and .* on cpu: move it"):
+    with pytest.raises(CrossproofError, match=r"is on meta and .* on cpu: move it"):
         next(encode_batches(gpt_neo, dictionary.to("meta"), random_tokens(1, 8), 1))

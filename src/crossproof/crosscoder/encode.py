@@ -18,6 +18,7 @@ from torch import Tensor
 from crossproof.activations.positions import scored_positions, within_limits
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.model import Crosscoder
+from crossproof.errors import CrossproofError
 from crossproof.lm.model import LanguageModel
 
 ALL = slice(None)
