@@ -243,7 +243,7 @@ def contexts(side: Side) -> Any:
     at_input, stream = x.flatten(0, 1).unbind(1)
     rows = crosscoder.W_enc[:, 0].detach()
     latents = (at_input @ rows.T).relu()
-    made = [numbers(losses), [asdict(example) for example in shown]]
+    made: list[Any] = [numbers(losses), [asdict(example) for example in shown]]
     for kind in (Objective(keep_largest=1.0), Objective(certified=1.0)):
         penalty = MLPPenalty.of(model, 1, kind)
         made.append(float(penalty.at_input(latents, rows, rows.mean(0), at_input)))

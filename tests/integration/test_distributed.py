@@ -112,3 +112,19 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [*launch, "-m", "crossproof", *arguments]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+
+
+@pytest.mark.parametrize(
+    ("device", "own", "current"),
+    [("cuda", "cuda:1", [1]), ("xpu", "xpu:1", []), ("cuda:3", "cuda:3", []), ("cpu", "cpu", [])],
+)
+def test_each_process_makes_its_own_accelerator_current(
+    device: str, own: str, current: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "set_device_index", made.append)
+    assert distributed.local_device(device) == own
+    assert made == current

@@ -10,6 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_models import D_MODEL, random_tokens
+
+from crossproof.crosscoder import Crosscoder, CrosscoderConfig
+from crossproof.crosscoder.encode import encode_batches
+from crossproof.errors import CrossproofError
+from crossproof.lm import LanguageModel
 
 DRIVER = Path(__file__).parents[1] / "second_device_run.py"
 WAITS = {"plain": 6, "gated": 6, "stream": 6, "causal": 14}
@@ -67,3 +73,9 @@ def test_every_line_that_keeps_devices_apart_is_needed(tmp_path: Path) -> None:
     made = on_both(tmp_path, "carried", "mutants")["mutants"]
     assert made
     assert all("meets tensors of two devices" in str(case.get("error")) for case in made.values())
+
+
+def test_a_dictionary_left_on_another_device_is_named(gpt_neo: LanguageModel) -> None:
+    dictionary = Crosscoder(CrosscoderConfig(8, "topk", 2), gpt_neo.hookpoints(), D_MODEL)
+    with pytest.raises(CrossproofError, match=r"is on meta and .* on cpu: move it"):
+        next(encode_batches(gpt_neo, dictionary.to("meta"), random_tokens(1, 8), 1))

@@ -33,11 +33,12 @@ def strongest(latents: SparseLatents, views: Views, players: int = PLAYERS) -> I
         size = (paths @ view.output_norms)[latents.indices] * seen.latents.values.abs()
         strength += size if seen.weight is None else size * seen.weight[latents.token_index]
     width = max(players, int(latents.offsets.diff().max()) if latents.n_tokens else 0)
-    slot = torch.arange(len(latents.indices)) - latents.offsets[latents.token_index]
+    entries = torch.arange(len(latents.indices), device=latents.indices.device)
+    slot = entries - latents.offsets[latents.token_index]
     score = latents.values.new_full((latents.n_tokens, width), -1.0)
     score[latents.token_index, slot] = strength
-    entry = torch.full(score.shape, -1, dtype=torch.int64)
-    entry[latents.token_index, slot] = torch.arange(len(latents.indices))
+    entry = torch.full_like(score, -1, dtype=torch.int64)
+    entry[latents.token_index, slot] = entries
     return entry.gather(1, score.topk(players, dim=1).indices).sort(1).values
 
 
@@ -59,7 +60,7 @@ def shapley_pairs(
             part = slice(start, start + step)
             sums = [members @ (values[part] * G[rows[part]]) for G in paths]
             here = view.of_tokens(part)
-            tokens = torch.arange(len(sums[0])).repeat_interleave(len(members))
+            tokens = torch.arange(len(sums[0]), device=rows.device).repeat_interleave(len(members))
             flat = here.of_tokens(tokens).neurons(*(each.flatten(0, 1) for each in sums))
             neurons = flat.view(*sums[0].shape)
             sizes[part] = ((shares @ neurons) @ view.output_vectors).norm(dim=2)

@@ -18,6 +18,7 @@ from torch import Tensor
 from crossproof.activations.positions import scored_positions, within_limits
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.model import Crosscoder
+from crossproof.errors import CrossproofError
 from crossproof.lm.model import LanguageModel
 
 ALL = slice(None)
@@ -117,8 +118,13 @@ def encode_batches(
 
     Positions count by the crosscoder's own rule, that of its training. `also` names further
     hookpoints whose activations are kept. With `every_position`, those that do not count are
-    encoded too.
+    encoded too. Raises CrossproofError if model and dictionary are on different devices.
     """
+    if crosscoder.b_dec.device != model.device:
+        raise CrossproofError(
+            f"The dictionary is on {crosscoder.b_dec.device} and '{model.name}' on {model.device}: "
+            f"move it, crosscoder.to(model.device)."
+        )
     names, rule = crosscoder.hookpoints.names, crosscoder.positions
     wanted = [*names, *(name for name in dict.fromkeys(also) if name not in names)]
     for start in range(0, len(sequences), batch_sequences):

@@ -63,7 +63,7 @@ def _terms(progress: TrainingProgress) -> RichTable:
             escape(printable(name)),
             f"{step.loss.item():.4f}",
             *terms,
-            f"{step.l0:.1f}",
+            f"{float(step.l0):.1f}",
             str(int(step.dead)),
         ]
         table.add_row(*row)
@@ -75,7 +75,8 @@ def _print_lines(progress: TrainingProgress) -> None:
         terms = "  ".join(f"{term} {value.item():.4g}" for term, value in step.terms.items())
         say(
             f"step {progress.step}/{progress.steps}  {name}: loss {step.loss.item():.4f}  {terms}  "
-            f"L0 {step.l0:.1f}  dead {int(step.dead)}  {progress.tokens_per_second:,.0f} tokens/s  "
+            f"L0 {float(step.l0):.1f}  dead {int(step.dead)}  "
+            f"{progress.tokens_per_second:,.0f} tokens/s  "
             f"{progress.seconds_left:.0f} s left"
         )
 

@@ -123,7 +123,7 @@ class RunConfig:
     threads: int = 0
     """CPU threads; 0 leaves PyTorch's choice. Equal bytes need equal thread counts."""
     device: str = "cpu"
-    """cpu, or any other device PyTorch knows (only CPUs have been tried)."""
+    """cpu, or any other device PyTorch knows (docs/guide/gpu.md says what was tried)."""
     dtype: Precision = "float32"
     """In which the language model runs; what is read of it is float32 at least."""
     checkpoint_every: int = 250
