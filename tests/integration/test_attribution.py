@@ -243,7 +243,7 @@ def test_dropping_the_interaction_is_noticed(
         assert_sound(interaction_only(kind, doubles, parts))
 
 
-@pytest.mark.parametrize("kind", SEQUENTIAL)
+@pytest.mark.parametrize("kind", SEQUENTIAL[:2])
 def test_batches_do_not_matter(
     kind: str, doubles: dict[str, LanguageModel], parts: dict[str, ModelParts]
 ) -> None:
@@ -360,6 +360,7 @@ def test_the_command_writes_figures_and_tables(run_folder: Path) -> None:
     assert (run_folder / "attribution" / "penalised.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_the_command_renews_the_report_of_an_evaluated_run(
     run_folder: Path, language_models: dict[str, LanguageModel]
 ) -> None:

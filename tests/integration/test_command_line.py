@@ -93,7 +93,9 @@ def wait_for_checkpoint(run: Path, process: subprocess.Popen[str]) -> None:
     raise AssertionError("no checkpoint appeared")
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_stopped_run_resumes_to_the_same_bytes(
     how: signal.Signals,
     finished: Path,
@@ -153,6 +155,7 @@ def test_measure_compares_with_another_run(finished: Path, tmp_path: Path) -> No
     assert content["ratios"][whole]["I"]["mean"] == 1
 
 
+@pytest.mark.slow
 def test_sequences_that_were_looked_at_can_be_skipped(finished: Path, tmp_path: Path) -> None:
     size = "--sequences", 4, "--skip", 6, "--context", 32, "--out", tmp_path
     code, _, stderr = outcome(crossproof("evaluate", finished, *size))

@@ -59,6 +59,7 @@ def arguments(settings: FigureSettings) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_the_same_seeds_give_the_same_bytes(
     settings: Callable[..., FigureSettings],
     tmp_path: Path,

@@ -46,6 +46,7 @@ def reproduced(figure: str, model: Path, text: str, folder: Path, seeds: str = "
     return content
 
 
+@pytest.mark.slow
 def test_figure_8_measures_every_width_k_and_objective_once(
     model_folders: dict[str, Path], text: str, tmp_path: Path
 ) -> None:
@@ -83,6 +84,7 @@ def test_strengths_are_in_proportion_to_what_is_reconstructed(
     assert configs["small", "recipe"].crosscoder.n_latents == 4 * experiment.model.d_model
 
 
+@pytest.mark.slow
 def test_figure_9_trains_every_family_and_compares(
     model_folders: dict[str, Path], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,7 +98,15 @@ def test_sparse_data_is_reconstructed(rule: str, objective: Objective) -> None:
 
 
 @pytest.mark.parametrize(
-    "term", ["interaction", "keep_largest", "certified", "dominant_share", "rotated"]
+    "term",
+    [
+        "interaction",
+        "keep_largest",
+        *(
+            pytest.param(t, marks=pytest.mark.slow)
+            for t in ("certified", "dominant_share", "rotated")
+        ),
+    ],
 )
 def test_a_penalty_lowers_what_it_penalises(term: str) -> None:
     strength = {"keep_largest": 30.0, "dominant_share": 30.0}.get(term, 10.0)

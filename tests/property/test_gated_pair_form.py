@@ -93,7 +93,9 @@ def test_it_bounds_second_differences_and_the_additive_error(
     assert excess(neurons) <= ROUNDING * neurons.size()
 
 
-@pytest.mark.parametrize("name", ["relu", "gelu", "silu"])
+@pytest.mark.parametrize(
+    "name", ["relu", *(pytest.param(n, marks=pytest.mark.slow) for n in ("gelu", "silu"))]
+)
 def test_an_adversary_does_not_get_above_it_but_close(name: str) -> None:
     """Hill climbing on the share of one neuron's Q that one pair's second difference reaches."""
     generator = torch.Generator().manual_seed(1)
