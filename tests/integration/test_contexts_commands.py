@@ -91,8 +91,12 @@ def test_one_mlp_alone_needs_no_attention(
 
 
 def test_from_the_command_line(
-    gpt_neo: LanguageModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    gpt_neo: LanguageModel,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # rows are not broken
     run, text, out = tmp_path / "run", tmp_path / "text.npy", tmp_path / "certificate"
     np.save(text, random_tokens(60, 12, seed=5).numpy())
     about = Provenance(gpt_neo.name, gpt_neo.weights_hash, training={"imported": []})

@@ -95,6 +95,10 @@ def read_sequences(
     return _checked(made if has_splits else _split(made, source, split), source, model)
 
 
+EVERY = 2**53
+"""So many sequences, or more, mean all there are."""
+
+
 @dataclass(frozen=True)
 class TextSlice:
     """Which sequences of which text: what crosscoders are evaluated, measured and proved on."""
@@ -130,7 +134,7 @@ class TextSlice:
                 f"skip fewer."
             )
         some = every[self.skip : self.skip + self.sequences]
-        if len(some) < self.sequences:
+        if len(some) < self.sequences < EVERY:
             _warn(
                 f"The {self.split} split of '{self.text}' has {len(some)} sequences of "
                 f"{self.context} tokens, fewer than the {self.sequences} asked for."
