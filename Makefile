@@ -62,7 +62,7 @@ certificates: $(VENV)/.installed  ## Verify every example certificate
 .PHONY: docs mutants release
 
 docs: $(VENV)/.installed-docs  ## The documentation site into site/, links checked (offline)
-	DISABLE_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict --quiet
+	DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "Site: $(CURDIR)/site/index.html"
 
 mutants: $(VENV)/.installed-dev  ## Mutants of MODULE=src/crossproof/... that no test notices; LIMIT=50 draws
