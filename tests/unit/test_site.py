@@ -80,7 +80,7 @@ def test_every_public_name_is_on_one_page() -> None:
 def test_pages_name_where_things_are_defined() -> None:
     assert defined_in("CrossproofError") == "crossproof.errors.CrossproofError"
     page = python_page("Errors", ("CrossproofError",))
-    assert "## crossproof.CrossproofError" in page
+    assert "heading: crossproof.CrossproofError" in page
     assert "::: crossproof.errors.CrossproofError" in page
 
 

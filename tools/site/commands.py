@@ -89,7 +89,9 @@ def _parts(text: str, heading: str) -> list[str]:
     parts.append(introduction(text).partition("\n")[2])
     for section in sections(text):
         parts.append(f"{heading} {section.title}\n\n{section.about}")
-        rows = "\n".join(f"| `{_cell(o.spelling)}` | {_cell(o.help)} |" for o in section.options)
+        rows = "\n".join(
+            f"| <code>{_cell(o.spelling)}</code> | {_cell(o.help)} |" for o in section.options
+        )
         parts.append("| | |\n|---|---|\n" + rows)
     return parts
 
@@ -113,4 +115,4 @@ def _section(title: str, lines: list[str]) -> Section:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    return text.replace("&", "&amp;").replace("|", "&#124;").replace("<", "&lt;")

@@ -42,9 +42,9 @@ def defined_in(name: str) -> str:
 def python_page(title: str, names: tuple[str, ...]) -> str:
     """Markdown with a block of mkdocstrings a name."""
     blocks = [
-        f'<a id="{name.lower()}"></a>\n\n## crossproof.{name}\n\n'
+        f'<a id="{name.lower()}"></a>\n\n'
         f"::: {defined_in(name)}\n"
-        f"    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n"
+        f"    options:\n      heading: crossproof.{name}\n      toc_label: {name}\n"
         for name in names
     ]
     return f"# {title}\n\n" + "\n".join(blocks)
