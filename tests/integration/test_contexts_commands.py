@@ -25,6 +25,7 @@ from crossproof.proof.certificate.format_contexts import PARTS, read_contexts
 from crossproof.proof.certificate.result_contexts import contexts_table
 from crossproof.proof.certificate.text_options import ContextOptions
 from crossproof.proof.certificate.verifier.contexts import needs, verify_contexts
+from crossproof.report.terminal import console
 
 
 def dictionary(model: LanguageModel) -> Crosscoder:
@@ -96,7 +97,7 @@ def test_from_the_command_line(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")  # rows are not broken
+    monkeypatch.setattr(console, "_width", 200)  # rows are not broken
     run, text, out = tmp_path / "run", tmp_path / "text.npy", tmp_path / "certificate"
     np.save(text, random_tokens(60, 12, seed=5).numpy())
     about = Provenance(gpt_neo.name, gpt_neo.weights_hash, training={"imported": []})
