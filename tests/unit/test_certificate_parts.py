@@ -271,10 +271,10 @@ def test_blocks_are_projections_on_their_frequencies(p: int) -> None:
     )
     problem = pairs.read(as_certificate(made), Limits())
     blocks = pairs.build_blocks(Arithmetic(), problem)
-    assert blocks.waves is not None
+    assert blocks.basis is not None
     rest = problem.weights.W_out.copy()
     for at, (neurons, fitted) in enumerate(zip(blocks.slices, blocks.coefficients, strict=True)):
-        basis = blocks.waves.value[2 * at : 2 * at + 2]
+        basis = blocks.basis.value[2 * at : 2 * at + 2]
         rest[neurons] -= fitted.value @ basis
         np.testing.assert_allclose(rest[neurons] @ basis.T, 0, atol=1e-12)
     far = np.linalg.norm(rest[:, :, None] - rest[:, None], axis=0)

@@ -98,14 +98,14 @@ def _needs(certificate: Certificate, frequencies: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, eq=False)
-class FrequencyBlocks:
-    """The frequencies in use, the neurons they own, and what they leave of the output rows."""
+class OutputBlocks:
+    """The blocks in use, the neurons they own, and what they leave of the output rows."""
 
     slices: list[slice]
     coefficients: list[Rounded]
-    """[neurons, 2] a frequency: of cos and sin."""
-    waves: Rounded | None
-    """[2 · frequencies, V]."""
+    """[neurons, functions] a block; of a frequency two, cos and sin."""
+    basis: Rounded | None
+    """Those functions of every class, [functions in use, V]."""
     distance: Rounded
     """[V, V]: ‖E_y - E_c‖ over neurons."""
 
@@ -116,7 +116,7 @@ def waves(p: int, frequency: int) -> Array:
     return np.stack([np.cos(angle), np.sin(angle)])
 
 
-def build_blocks(arithmetic: Arithmetic, problem: PairsProblem) -> FrequencyBlocks:
+def build_blocks(arithmetic: Arithmetic, problem: PairsProblem) -> OutputBlocks:
     """Projects every owned output row on its frequency and measures what is left."""
     p = len(problem.left)
     rows = arithmetic.exact(problem.weights.W_out)
@@ -136,7 +136,7 @@ def build_blocks(arithmetic: Arithmetic, problem: PairsProblem) -> FrequencyBloc
         bases.append(basis)
     left_over = join(rest, axis=0)
     joined = arithmetic.exact(np.concatenate(bases)) if bases else None
-    return FrequencyBlocks(slices, coefficients, joined, distances(arithmetic, left_over))
+    return OutputBlocks(slices, coefficients, joined, distances(arithmetic, left_over))
 
 
 def distances(arithmetic: Arithmetic, rows: Rounded) -> Rounded:
@@ -193,26 +193,35 @@ def margins(
     arithmetic: Arithmetic,
     problem: PairsProblem,
     tables: EffectTables,
-    blocks: FrequencyBlocks,
+    blocks: OutputBlocks,
     a: int,
 ) -> Rounded:
     """Lower bounds on the margins of (a, b) against every class, [b, V]; 0 at the label."""
     p = len(problem.left)
     b = np.arange(p)
-    label, difference = (a + b) % p, (a - b) % p
-    where = [a, b, label, difference]
-    active = arithmetic.relu(arithmetic.add(tables.second, tables.first[a]))
+    return table_margins(arithmetic, tables, blocks, (a, b, (a + b) % p, (a - b) % p))
+
+
+def table_margins(
+    arithmetic: Arithmetic,
+    tables: EffectTables,
+    blocks: OutputBlocks,
+    where: tuple[int, Indices, Indices, Indices],
+) -> Rounded:
+    """Lower bounds on margins where the four effects are read at `where`; the third are labels."""
+    first, _, label, _ = where
+    active = arithmetic.relu(arithmetic.add(tables.second, tables.first[first]))
     logits = None
     for effect, table, index in zip(tables.effects, tables.logits, where, strict=True):
         active = arithmetic.subtract(active, effect[index])
         logits = table[index] if logits is None else arithmetic.add(table[index], logits)
     assert logits is not None
-    if blocks.waves is not None:
+    if blocks.basis is not None:
         spectrum = [
             arithmetic.product(active.columns(neurons), coefficients)
             for neurons, coefficients in zip(blocks.slices, blocks.coefficients, strict=True)
         ]
-        logits = arithmetic.add(logits, arithmetic.product(join(spectrum), blocks.waves))
+        logits = arithmetic.add(logits, arithmetic.product(join(spectrum), blocks.basis))
     gap = arithmetic.subtract(logits.pick(label), logits)
     charge = arithmetic.times(arithmetic.norm(active), blocks.distance[label])
     return arithmetic.subtract(gap, charge)

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from crossproof.proof.certificate.format import Certificate, CertificateError, Limits
 from crossproof.proof.certificate.verifier.arithmetic import (
@@ -26,9 +25,11 @@ from crossproof.proof.certificate.verifier.arithmetic import (
 from crossproof.proof.certificate.verifier.checks import NetworkWeights, within
 from crossproof.proof.certificate.verifier.pairs import (
     EffectTables,
+    OutputBlocks,
     build_tables,
     distances,
     rescaled,
+    table_margins,
 )
 
 
@@ -111,20 +112,7 @@ def _needs(certificate: Certificate, owners: Indices, blocks: Indices) -> tuple[
     return certificate.memory + memory, tables + p * (p + 2) * pair
 
 
-@dataclass(frozen=True, eq=False)
-class AtomBlocks:
-    """The blocks in use: their neurons' coefficients, and what they leave of the output rows."""
-
-    slices: list[slice]
-    coefficients: list[Rounded]
-    """[neurons, atoms] a block."""
-    atoms: Rounded | None
-    """[atoms in use, p]."""
-    distance: Rounded
-    """[p, p]: ‖E_y - E_c‖ over neurons."""
-
-
-def build_blocks(count: Arithmetic, problem: ProductsProblem) -> AtomBlocks:
+def build_blocks(count: Arithmetic, problem: ProductsProblem) -> OutputBlocks:
     """Projects every owned output row on its block's atoms and measures what is left."""
     rows, p = count.exact(problem.weights.W_out), len(problem.left)
     slices, coefficients, used = [], [], []
@@ -141,32 +129,17 @@ def build_blocks(count: Arithmetic, problem: ProductsProblem) -> AtomBlocks:
         coefficients.append(fitted)
         used.append(atoms)
     joined = count.exact(np.concatenate(used)) if used else None
-    return AtomBlocks(slices, coefficients, joined, distances(count, join(rest, axis=0)))
+    return OutputBlocks(slices, coefficients, joined, distances(count, join(rest, axis=0)))
 
 
 def margins(
-    count: Arithmetic, problem: ProductsProblem, tables: EffectTables, blocks: AtomBlocks, a: int
+    count: Arithmetic, problem: ProductsProblem, tables: EffectTables, blocks: OutputBlocks, a: int
 ) -> Rounded:
     """Lower bounds on the margins of (a, b) against every class, [b, p]; 0 at the label."""
     label = problem.table[a]
-    where: list[int | npt.NDArray[np.int64]] = [
-        a, np.arange(len(label)), label, problem.quotient[a],
-    ]  # fmt: skip
-    active = count.relu(count.add(tables.second, tables.first[a]))
-    logits = None
-    for effect, table, index in zip(tables.effects, tables.logits, where, strict=True):
-        active = count.subtract(active, effect[index])
-        logits = table[index] if logits is None else count.add(table[index], logits)
-    assert logits is not None
-    if blocks.atoms is not None:
-        spectrum = [
-            count.product(active.columns(neurons), coefficients)
-            for neurons, coefficients in zip(blocks.slices, blocks.coefficients, strict=True)
-        ]
-        logits = count.add(logits, count.product(join(spectrum), blocks.atoms))
-    gap = count.subtract(logits.pick(label), logits)
-    charge = count.times(count.norm(active), blocks.distance[label])
-    return count.subtract(gap, charge)
+    return table_margins(
+        count, tables, blocks, (a, np.arange(len(label)), label, problem.quotient[a])
+    )
 
 
 def evaluate(count: Arithmetic, problem: ProductsProblem) -> Iterator[tuple[int, Array, Array]]:
