@@ -49,10 +49,14 @@ ISSUES = "https://github.com/crossproof/crossproof/issues"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: exits 0; 1 with one sentence for bad input; 130 when stopped by Ctrl-C."""
+    """Entry point: exits 0; 1 with one sentence for bad input; 130 when stopped by Ctrl-C.
+
+    What is printed can be lost without harm to what is done: a reader that had enough is no error,
+    a full disk is one once all is done.
+    """
     began = time.perf_counter()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    with forgiving_output():
+    with forgiving_output() as lost:
         try:
             _run(given, began)
         except CrossproofError as error:
@@ -62,6 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(130)
         except Exception as error:  # whatever it is, a user gets a sentence
             sys.exit(printable(f"crossproof: {_unforeseen(error, given)}"))
+    if lost:
+        sys.exit(
+            f"crossproof: Standard output cannot be written ({lost[0].strerror}): files that the "
+            f"command writes are complete, what it prints is lost; free the disk, and repeat it."
+        )
 
 
 def _run(given: Sequence[str], began: float) -> None:

@@ -15,7 +15,7 @@ from tiny_models import gpt_neo, save_model, tuned_gpt_neo
 
 from crossproof import CrosscoderConfig, Objective, Optimisation, RunConfig
 from crossproof.commands.train import name_ignored
-from crossproof.errors import CrossproofError
+from crossproof.errors import CrossproofError, CrossproofWarning
 from crossproof.training.config import check_settings
 from crossproof.training.loop import Progress
 from crossproof.training.run import Run, resume, start, train_run
@@ -164,9 +164,9 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda run: (checkpoint(run) / "training.safetensors").write_bytes(b"x" * 100),
         "damaged or not a safetensors file",
     ),
-    "empty newest": (
-        lambda run: (run / "checkpoints/step-00000009").mkdir(),
-        r"step-00000009.checkpoint\.json is missing",
+    "the only one lacks its state": (
+        lambda run: (checkpoint(run) / "training.safetensors").unlink(),
+        r"step-00000004 lacks checkpoint\.json or training\.safetensors.* remove it to train",
     ),
     "a list": (lambda run: (run / "config.json").write_text("[]"), "does not hold a JSON object"),
     "no config": (lambda run: (run / "config.json").unlink(), r"config\.json is missing"),
@@ -206,6 +206,14 @@ def test_damaged_and_changed_runs_are_refused_in_a_sentence(damage: str, torn: P
     do(torn)
     with pytest.raises(CrossproofError, match=words):
         resume(torn)
+
+
+def test_a_checkpoint_that_lost_its_files_is_left_out(torn: Path, whole: Path) -> None:
+    (torn / "checkpoints/step-00000009").mkdir()
+    with pytest.warns(CrossproofWarning, match="step-00000009 is not complete: resuming from step"):
+        train_run(resume(torn))
+    assert weights(torn) == weights(whole)
+    assert [each.name for each in (torn / "checkpoints").iterdir()] == ["step-00000006"]
 
 
 def test_another_model_or_text_is_refused(torn: Path, sources: Path, tmp_path: Path) -> None:

@@ -544,6 +544,24 @@ def test_sizes_of_a_configuration_are_those_of_its_tensors(
             refused(gpt_neo, path, message, *GOLDEN[name].given or ())
 
 
+def test_a_factor_decides_where_sparsify_counts_no_latents(
+    language_models: dict[str, LanguageModel], work: Path
+) -> None:
+    golden = GOLDEN["sparsify-sae"]
+    model, given = language_models[golden.model], golden.given or ()
+    path = copied("sparsify-sae", work)
+    content = json.loads((path / "cfg.json").read_text())
+    tensors = load_file(path / "sae.safetensors")
+    n_latents, width = tensors["encoder.weight"].shape
+    for factor, number in ((n_latents / width, 0), (7, n_latents)):
+        changed = content | {"expansion_factor": factor, "num_latents": number}
+        (path / "cfg.json").write_text(json.dumps(changed))
+        found, _ = crossproof.import_dictionary(path, model, golden.given)
+        assert found.n_latents == n_latents
+    (path / "cfg.json").write_text(json.dumps(content | {"expansion_factor": 7, "num_latents": 0}))
+    refused(model, path, "gives expansion_factor as 7", *given)
+
+
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 
 

@@ -22,19 +22,21 @@ PLAIN = {
 
 
 @contextmanager
-def forgiving_output() -> Iterator[None]:
+def forgiving_output() -> Iterator[list[OSError]]:
     """In the block, standard output and error take every character and never raise.
 
     Characters that the console lacks are replaced, and what nobody can receive any more (a closed
-    pipe, a full disk) is dropped, so that the work behind it goes on to its files.
+    pipe, a full disk) is dropped, so that the work behind it goes on to its files. What standard
+    output lost, but to a reader who had enough, is in the list once the block has ended.
     """
+    lost: list[OSError] = []
     streams, before = (sys.stdout, sys.stderr), warnings.showwarning
     settings = [getattr(stream, "errors", None) for stream in streams]
     _set_errors(streams, ["crossproof"] * 2)
-    sys.stdout, sys.stderr = _Forgiving.of(streams[0]), _Forgiving.of(streams[1])
+    sys.stdout, sys.stderr = _Forgiving.of(streams[0], lost), _Forgiving.of(streams[1], [])
     warnings.showwarning = _show_warning
     try:
-        yield
+        yield lost
     finally:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
@@ -53,33 +55,35 @@ def _set_errors(streams: tuple[Any, ...], settings: list[str | None]) -> None:
 class _Forgiving:
     """A text stream that goes to nowhere once it cannot be written."""
 
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
+    def __init__(self, stream: Any, lost: list[OSError]) -> None:
+        self._stream, self._lost = stream, lost
 
     @classmethod
-    def of(cls, stream: Any) -> Any:
+    def of(cls, stream: Any, lost: list[OSError]) -> Any:
         """The stream made forgiving; None where a process has none."""
-        return None if stream is None else cls(stream)
+        return None if stream is None else cls(stream, lost)
 
     def write(self, text: str) -> int:
         """Writes what can be written."""
         try:
             self._stream.write(text)
-        except OSError:
-            self._give_up()
+        except OSError as error:
+            self._give_up(error)
         return len(text)
 
     def flush(self) -> None:
         """Flushes what can be flushed."""
         try:
             self._stream.flush()
-        except OSError:
-            self._give_up()
+        except OSError as error:
+            self._give_up(error)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    def _give_up(self) -> None:
+    def _give_up(self, error: OSError) -> None:
+        if not isinstance(error, BrokenPipeError):
+            self._lost.append(error)
         try:
             number = self._stream.fileno()
         except OSError:  # a stream without a file

@@ -94,6 +94,7 @@ def merge_adapter(model: PreTrainedModel, name: str, base: str) -> PreTrainedMod
         wanted = {key: tuple(t.shape) for key, t in get_peft_model_state_dict(adapted).items()}
     stored = {key: tuple(t.shape) for key, t in tensors.items()}
     if wanted != stored:
+        _check_vocabulary(name, base, model, stored)
         raise CrossproofError(
             f"The adapter '{name}' was not made for '{base}' ({_difference(wanted, stored)}); load "
             f"it with its own base."
@@ -147,6 +148,29 @@ def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
     with Reading(what, "copy them again", folder):
         tensors: dict[str, Tensor] = load_file(folder / WEIGHTS)
     return tensors
+
+
+def _check_vocabulary(
+    name: str, base: str, model: PreTrainedModel, stored: dict[str, tuple[int, ...]]
+) -> None:
+    """Raises CrossproofError for an adapter trained after tokens were added to its base."""
+    rows, width = cast(Any, model.get_input_embeddings()).weight.shape
+    larger = {
+        shape[0]
+        for key, shape in stored.items()
+        if ("embed" in key or "lm_head" in key or "wte" in key)
+        and "lora_" not in key
+        and shape[1:] == (width,)
+        and shape[0] != rows
+    }
+    if larger:
+        number = max(larger)
+        raise CrossproofError(
+            f"The adapter '{name}' was trained on a vocabulary of {number} tokens, and '{base}' "
+            f"has {rows}: resize it (`model.resize_token_embeddings({number})`), merge the adapter "
+            f"with peft (`merge_and_unload`), save that model with the adapter's tokenizer, and "
+            f"give it."
+        )
 
 
 def _difference(wanted: dict[str, tuple[int, ...]], stored: dict[str, tuple[int, ...]]) -> str:

@@ -99,6 +99,8 @@ class Reading:
         if error is None or isinstance(error, CrossproofError | KeyboardInterrupt | SystemExit):
             return
         why, remedy = reason(error), self.remedy
+        if isinstance(error, ImportError):
+            remedy = "install what it asks for"
         pointers = sorted(lfs_pointers(self.folder)) if self.folder else []
         if pointers:
             why, remedy = f"{pointers[0]} is a Git LFS pointer", "run `git lfs pull` in its folder"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 
-from crossproof.errors import CrossproofError
+from crossproof.errors import CrossproofError, CrossproofWarning
 from crossproof.files import atomic_folder, read_json, read_tensors
 from crossproof.training.config import config_to_dict
 from crossproof.training.loop import Training
@@ -47,7 +48,7 @@ def load_checkpoint(run: Path, training: Training) -> int:
 
     Raises CrossproofError if it is damaged, or of other crosscoders, settings, model or text.
     """
-    newest = max(checkpoints(run), default=None)
+    newest = _newest(run)
     if newest is None:
         return 0
     manifest = read_json(newest / MANIFEST)
@@ -71,6 +72,23 @@ def load_checkpoint(run: Path, training: Training) -> int:
             f"step {training.step}: it is damaged, train from the start."
         )
     return training.step
+
+
+def _newest(run: Path) -> Path | None:
+    """The newest checkpoint that is whole: a folder can outlive files that a crash swallowed."""
+    found = sorted(checkpoints(run))
+    whole = [each for each in found if (each / MANIFEST).is_file() and (each / STATE).is_file()]
+    if found and not whole:
+        raise CrossproofError(
+            f"{found[-1]} lacks {MANIFEST} or {STATE}, and no other checkpoint is there: remove it "
+            f"to train from the start."
+        )
+    if found and found[-1] != whole[-1]:
+        warnings.warn(
+            CrossproofWarning(f"{found[-1]} is not complete: resuming from {whole[-1].name}."),
+            stacklevel=2,
+        )
+    return whole[-1] if whole else None
 
 
 def checkpoints(run: Path) -> list[Path]:

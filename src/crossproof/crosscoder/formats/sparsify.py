@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from crossproof.crosscoder.formats.files import config_at, read_config
+from crossproof.crosscoder.formats.files import Config, config_at, read_config
 from crossproof.crosscoder.formats.foreign import INPUT_OF, ForeignDictionary
 from crossproof.crosscoder.formats.save import Save
 from crossproof.errors import CrossproofError
@@ -34,11 +34,23 @@ def read(path: Path) -> list[ForeignDictionary]:
     number = {"k": k} if activation == "topk" else {"k": 1, "groups": k}
     rule = "abs_topk" if config.flag("signed") and activation == "topk" else "topk"
     weights = save.take("encoder.weight h d", "encoder.bias h", "W_dec h e", "b_dec e")
+    _check_factor(config, save.file, *weights[0].shape)
     module, transcode = _module(path), config.flag("transcode")
     hooks = (module and INPUT_OF + module, module) if transcode else (module,)
     more: dict[str, Any] = {"less_decoder_bias": not transcode, "rule": rule, **number}
     more |= save.skip("W_skip e d", len(hooks))
     return [save.dictionary(hooks, activation, *weights, **more)]
+
+
+def _check_factor(config: Config, file: Path, n_latents: int, width: int) -> None:
+    """Where `num_latents` is nought, the factor says how many latents there are."""
+    factor = config.number("expansion_factor")
+    if not config.whole("num_latents") and factor and factor * width != n_latents:
+        raise CrossproofError(
+            f"{config.source} gives expansion_factor as {factor:g}, and the tensors in {file} have "
+            f"{n_latents} latents of width {width}: put the configuration and the weights of one "
+            f"dictionary together."
+        )
 
 
 def _module(path: Path) -> str | None:
