@@ -117,6 +117,10 @@ SAELENS: dict[str, tuple[Damage, str]] = {
         lambda f: changed(f / "cfg.json", normalize_activations="covariance_whitening"),
         "normalises activations by 'covariance_whitening'",
     ),
+    "a list for a normalisation": (
+        lambda f: changed(f / "cfg.json", normalize_activations=[[]]),
+        r"normalises activations by \[\[\]\]",
+    ),
     "unknown scale": (
         lambda f: changed(f / "cfg.json", normalize_activations="expected_average_only_in"),
         "do not say by how much",

@@ -146,7 +146,7 @@ def _scaled(foreign: ForeignDictionary, save: Save) -> ForeignDictionary:
     if kind == "none":
         save.refuse_scale(factor)
         return foreign
-    if kind in _OF_TOKENS:
+    if isinstance(kind, str) and kind in _OF_TOKENS:
         if len(foreign.hooks) > 1:
             raise CrossproofError(
                 f"{save.path} is a transcoder of tokens normalised by {kind!r}: crossproof reads "
