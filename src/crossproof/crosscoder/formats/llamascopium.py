@@ -166,8 +166,8 @@ def _scale(save: Save, hook: str | None, side: str) -> float | None:
     norms, name = save.config.mapping("dataset_average_activation_norm"), f"{_NORM}{hook}"
     said = norms.number(side) or norms.number(str(hook))
     norm = save.scalar(name) if name in save.tensors else said
-    d_model = save.config.whole("d_model")
-    return math.sqrt(d_model) / norm if norm and norm > 0 and d_model else None
+    d_model = save.config.number("d_model") or 0.0
+    return math.sqrt(d_model) / norm if norm and norm > 0 and d_model > 0 else None
 
 
 def _scaled(made: ForeignDictionary, scales: list[float | None]) -> ForeignDictionary:
