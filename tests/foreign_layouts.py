@@ -209,7 +209,7 @@ def sparsify_signed_with_skip(folder: Path, seed: int) -> Forward:
     target = folder / "layers.1"
     target.mkdir()
     save_file(w, target / "sae.safetensors")
-    cfg = {"expansion_factor": 2, "d_in": D, "k": K, "signed": True, "skip_connection": True}
+    cfg = {"expansion_factor": F / D, "d_in": D, "k": K, "signed": True, "skip_connection": True}
     json_to(target / "cfg.json", cfg)
 
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -456,6 +456,7 @@ def test_circuit_tracer(gpt_neo: LanguageModel, work: Path, case: str) -> None:
     refused(gpt_neo, work, message)
 
 
+LOGS = "activation_function.log_jumprelu_threshold"
 LLAMASCOPIUM: dict[str, tuple[Damage, str]] = {
     "lorsa": (
         lambda f: changed(f / "config.json", sae_type="lorsa"),
@@ -477,6 +478,18 @@ LLAMASCOPIUM: dict[str, tuple[Damage, str]] = {
     "one norm of two": (
         lambda f: changed(f / "config.json", hook_point_out="blocks.1.hook_resid_pre"),
         "of some hookpoints alone",
+    ),
+    "thresholds of others": (
+        lambda f: retensored(f / "sae_weights.safetensors", **{LOGS: torch.zeros(3)}),
+        "do not fit each other",
+    ),
+    "thresholds of two": (
+        lambda f: retensored(f / "sae_weights.safetensors", **{LOGS: torch.zeros(2, 3, 20)}),
+        "has 3 dimensions",
+    ),
+    "a width of many digits": (
+        lambda f: changed(f / "config.json", d_model=10**400),
+        "d_model .* a finite number",
     ),
     "glu": (lambda f: changed(f / "config.json", use_glu_encoder=True), "a gated linear unit"),
     "dcp": (

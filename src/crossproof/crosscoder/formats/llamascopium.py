@@ -83,7 +83,7 @@ def _autoencoder(save: Save) -> ForeignDictionary:
     if hooks[1] in (None, hooks[0]):
         hooks, scales = hooks[:1], scales[:1]
     scores = W_D.norm(dim=-1) if config.flag("sparsity_include_decoder_norm") else None
-    rule = _rule(save, scales[0])
+    rule = _rule(save, scales[0], "b_E h")
     if rule["rule"] == "topk" and scores is not None:  # the largest are those times this
         W_E, b_E, W_D = W_E * scores[:, None], b_E * scores, W_D / scores.clamp_min(1e-30)[:, None]
     elif scores is not None and "threshold" in rule:
@@ -101,7 +101,7 @@ def _crosscoder(save: Save) -> ForeignDictionary:
     points, width = len(b_D), len(W_E)
     if not isinstance(hooks, list) or len(hooks) != points or not all(map(_is_name, hooks)):
         raise CrossproofError(f"{save.path} names {hooks!r} as its {points} hookpoints.")
-    rule, b_enc = _rule(save, 1.0), b_E.sum(1)
+    rule, b_enc = _rule(save, 1.0, "b_E p h"), b_E.sum(1)
     scales = [_scale(save, hook, hook) for hook in hooks]
     if rule["rule"] != "relu":  # one latent a hookpoint
         scores = W_D.norm(dim=-1).T.flatten()  # [P·H], as the rows below
@@ -127,8 +127,8 @@ def _is_name(hook: Any) -> bool:
     return isinstance(hook, str)
 
 
-def _rule(save: Save, scale: float | None) -> dict[str, Any]:
-    """Rule with its threshold, of pre-activations of scaled tokens, or k."""
+def _rule(save: Save, scale: float | None, bias: str) -> dict[str, Any]:
+    """Rule with its threshold, of pre-activations of scaled tokens, or k; `bias` as in `take`."""
     config = save.config
     name = (config.text("act_fn") or "relu").lower()
     if name == "relu":
@@ -137,7 +137,9 @@ def _rule(save: Save, scale: float | None) -> dict[str, Any]:
         return {"rule": "topk", "k": config.whole("top_k") or 0}
     logs = [key for key in save.tensors if key.endswith("log_jumprelu_threshold")]
     if name == "jumprelu" and logs:
-        return {"rule": "jumprelu", "threshold": save.take(logs[0])[0].exp()}
+        axes = "h" if save.tensors[logs[0]].dim() == 1 else bias.partition(" ")[2]
+        logged = save.take(bias, f"{logs[0]} {axes}")[1].movedim(0, -1)  # [(P,) H], as in the file
+        return {"rule": "jumprelu", "threshold": logged.exp()}
     fixed = config.number("jump_relu_threshold")
     if (
         name == "jumprelu" and fixed is not None and scale is not None
