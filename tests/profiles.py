@@ -7,9 +7,13 @@ an `@example` of its test.
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import HealthCheck, settings
 
 TIMES_AS_MANY = 20
+# Triton's programs are tested in its interpreter, which it decides on when it is first imported.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def register() -> None:

@@ -312,7 +312,8 @@ def training_steps(side: Side) -> dict[str, Iterator[Any]]:
         "stream": ("llama", {"hookpoints": ("blocks.*.hook_resid_mid",)}),
         "causal": ("gpt_neo", transcoder),
     }
-    several = {"baseline": False, "steps": 40, "buffer_batches": 8}
+    several = dict.fromkeys(("steps", "log_every", "checkpoint_every"), 40)
+    several |= {"baseline": False, "buffer_batches": 8}
     return {
         name: prepare(side.config(**several, **changed), side.model(kind), TOKENS).steps()
         for name, (kind, changed) in kinds.items()

@@ -7,7 +7,7 @@ from typing import Any
 
 from crossproof.errors import CrossproofError
 
-__all__ = ("needed",)
+__all__ = ("needed", "option_name")
 
 
 def needed(module: str, extra: str, purpose: str) -> Any:
@@ -18,3 +18,15 @@ def needed(module: str, extra: str, purpose: str) -> Any:
         raise CrossproofError(
             f"For {purpose} the package '{module}' is needed: pip install 'crossproof[{extra}]'."
         ) from error
+
+
+def option_name(name: str) -> Any:
+    """For `Annotated`: what the command line calls a setting, where there is a command line.
+
+    Training and measuring in Python need no parser of options.
+    """
+    try:
+        from tyro.conf import arg
+    except ImportError:
+        return name
+    return arg(name=name)

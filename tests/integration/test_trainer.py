@@ -191,6 +191,39 @@ def test_dead_latents_are_counted_after_their_tokens_of_silence() -> None:
     assert (trainer.tokens_since_fired[planted] == 6 * 128).all()
 
 
+@pytest.mark.parametrize("rule", ["topk", "batch_topk"])
+def test_tritons_programs_take_the_same_steps(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a plain and a gated MLP, all terms; float32 sums of some hundred terms."""
+    pytest.importorskip("triton")
+    terms = {}
+    for path in ("torch", "triton"):
+        monkeypatch.setenv("CROSSPROOF_KERNELS", path)
+        trainer, data = make(EVERYTHING, rule=rule), SparseData()
+        reports = [trainer.step(data.batch(12)) for _ in range(3)]
+        terms[path] = {name: float(value) for name, value in reports[-1].terms.items()}
+    for name, value in terms["torch"].items():
+        assert terms["triton"][name] == pytest.approx(value, rel=1e-4), name
+
+
+def test_a_batch_that_is_not_finite_changes_nothing_on_a_device_that_nobody_waits_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a GPU: steps go on, and `check` raises what the first of them met."""
+    trainer, data = make(Objective(interaction=1.0)), SparseData()
+    trainer.step(data.batch())
+    before = {name: tensor.clone() for name, tensor in trainer.state().items() if name != "step"}
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "check", lambda *_: None)
+        trainer.step(data.batch() * torch.nan)
+    after = trainer.state()
+    assert {
+        name for name, tensor in before.items() if not torch.equal(tensor, after[name])
+    } == set()
+    with pytest.raises(CrossproofError, match="not finite at training step 1"):
+        trainer.check()
+    trainer.check()
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_broken_batch_is_refused_and_leaves_everything_as_it_was(bad: float) -> None:
     trainer = make(EVERYTHING)

@@ -17,14 +17,24 @@ from crossproof import kernels
 from crossproof.crosscoder import SparseLatents
 from crossproof.kernels import numba_cpu, torch_any
 
-PATHS = ("numba", "torch")
+PATHS = ("numba", "torch", "triton")
 WIDTHS = (1, 7, 512, 1030)  # the numba loop walks tiles of 512
+INTERPRETED = (1, 300)  # Triton's programs take tiles of 256; its interpreter takes its time
 
 
 @pytest.fixture(params=PATHS)
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "triton":
+        pytest.importorskip("triton")
     monkeypatch.setenv("CROSSPROOF_KERNELS", request.param)
     return str(request.param)
+
+
+def on_every_path(*widths: int) -> pytest.MarkDecorator:
+    """Parametrises `path` and `width`."""
+    compiled = itertools.product(("numba", "torch"), widths)
+    interpreted = itertools.product(("triton",), INTERPRETED)
+    return pytest.mark.parametrize(("path", "width"), [*compiled, *interpreted], indirect=["path"])
 
 
 def code(tokens: int = 7, latents: int = 11, dtype: torch.dtype = torch.float64) -> SparseLatents:
@@ -61,9 +71,21 @@ def dominant_by_loops(
     return best, owner
 
 
+def backward(
+    latents: SparseLatents,
+    weights: Tensor,
+    owner: Tensor,
+    grad: Tensor,
+    onto: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    arguments = latents.indices, latents.values, weights, owner, grad
+    return kernels.dominant_backward(*arguments, lambda: latents.transposed, onto)
+
+
 def test_the_switch_chooses_the_path(path: str) -> None:
-    assert kernels.uses_numba(torch.zeros(1)) == (path == "numba")
-    assert not kernels.uses_numba(torch.zeros(1, dtype=torch.bfloat16))
+    for uses, name in ((kernels.uses_numba, "numba"), (kernels.uses_triton, "triton")):
+        assert uses(torch.zeros(1)) == (path == name)
+        assert not uses(torch.zeros(1, dtype=torch.bfloat16))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -86,7 +108,7 @@ def test_entries_above_takes_an_expanded_threshold_and_finds_nothing(path: str) 
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
-@pytest.mark.parametrize("width", WIDTHS)
+@on_every_path(*WIDTHS)
 def test_row_products_and_weighted_rows(
     path: str, width: int, dtype: torch.dtype, tolerance: float
 ) -> None:
@@ -106,7 +128,7 @@ def test_row_products_and_weighted_rows(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("width", WIDTHS)
+@on_every_path(*WIDTHS)
 def test_dominant_and_runner_up(path: str, width: int, dtype: torch.dtype) -> None:
     latents, weights = code(dtype=dtype), normal(11, width, dtype=dtype)
     weights[:, 0] = 0  # a neuron nobody contributes to
@@ -120,6 +142,14 @@ def test_dominant_and_runner_up(path: str, width: int, dtype: torch.dtype) -> No
     np.testing.assert_array_equal(second_owner.numpy(), expected_owner)
     np.testing.assert_allclose(second.numpy(), expected, rtol=1e-6)
     assert owner.dtype == torch.int32
+
+
+def test_the_owner_by_both_paths_of_a_gated_neuron(path: str) -> None:
+    latents, weights, beside = code(), normal(11, 7), normal(11, 7, seed=8)
+    entries = latents.offsets, latents.indices, latents.values
+    owner = kernels.dominant_of_both(*entries, weights, beside)
+    expected = dominant_by_loops(latents, weights.abs() + beside.abs())[1]
+    np.testing.assert_array_equal(owner.numpy(), expected)
 
 
 def test_the_first_entry_wins_ties_of_either_sign(path: str) -> None:
@@ -141,22 +171,20 @@ def test_no_entries_at_all(path: str) -> None:
     best, owner = kernels.dominant(*entries, weights)
     assert best.abs().sum() == 0
     assert (owner == -1).all()
-    gradients = kernels.dominant_backward(
-        latents.indices, latents.values, weights, owner, torch.ones(3, 5)
-    )
+    gradients = backward(latents, weights, owner, torch.ones(3, 5))
     assert [g.shape for g in gradients] == [(0,), (4, 5)]
     assert gradients[1].abs().sum() == 0
     assert kernels.weighted_rows(*entries, weights).tolist() == [[0.0] * 5] * 3
     assert len(kernels.row_products(*entries[:2], torch.ones(3, 5), weights)) == 0
 
 
-@pytest.mark.parametrize("width", [1, 3, 514])
+@on_every_path(1, 3, 514)
 def test_dominant_backward(path: str, width: int) -> None:
     latents, weights = code(), normal(11, width)
     grad = normal(7, width, seed=5)
     _, owner = kernels.dominant(latents.offsets, latents.indices, latents.values, weights)
     owner[2, 0] = -1
-    got = kernels.dominant_backward(latents.indices, latents.values, weights, owner, grad)
+    got = backward(latents, weights, owner, grad)
     by_value, by_weight = torch.zeros(len(latents.values)), torch.zeros(11, width)
     by_value, by_weight = by_value.double(), by_weight.double()
     for b in range(7):
@@ -168,6 +196,9 @@ def test_dominant_backward(path: str, width: int) -> None:
                 by_weight[h, n] += grad[b, n] * latents.values[j]
     torch.testing.assert_close(got[0], by_value, atol=1e-11, rtol=1e-11)
     torch.testing.assert_close(got[1], by_weight, atol=1e-11, rtol=1e-11)
+    onto = normal(11, width, seed=6)
+    added = backward(latents, weights, owner, grad, onto.clone())
+    torch.testing.assert_close(added[1], onto + by_weight, atol=1e-11, rtol=1e-11)
 
 
 def test_chunks_of_the_torch_path_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +252,7 @@ def pair_inputs(latents: SparseLatents, width: int, dtype: torch.dtype) -> tuple
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
-@pytest.mark.parametrize("width", WIDTHS)
+@on_every_path(*WIDTHS)
 def test_plain_pairs_are_sums_over_neurons(
     path: str, width: int, dtype: torch.dtype, tolerance: float
 ) -> None:

@@ -44,6 +44,21 @@ def test_the_candidate_shortcut_equals_the_flat_topk(threshold: float, seed: int
     assert torch.equal(chosen, torch.where(batch_topk_mask(pre, k), pre, 0.0))
 
 
+@given(seed=st.integers(0, 2**31), k=st.integers(1, 11), kind=st.sampled_from("ntz"))
+def test_a_fixed_number_of_entries_holds_the_same_activations(seed: int, k: int, kind: str) -> None:
+    """Also among ties, and where too few are positive."""
+    pre = pre_activations(seed, tokens=6, latents=11)
+    pre = {"n": pre, "t": (2 * pre).round() / 2, "z": pre - 2}[kind]
+    usual, fixed = BatchTopK(k), BatchTopK(k)
+    for _ in range(2):
+        expected, found = usual.select(pre, training=True), fixed._largest(pre)
+        assert len(found.values) == k * len(pre)
+        assert torch.equal(fixed.activate(found).dense(), usual.activate(expected).dense())
+        assert torch.equal(fixed.threshold, usual.threshold)
+        codes = found.token_index * 11 + found.indices
+        assert (codes.diff() > 0).all()
+
+
 def test_fewer_positive_values_than_wanted_are_all_chosen() -> None:
     pre = pre_activations(0, tokens=4, latents=10)
     entries = BatchTopK(9).select(pre, training=True)

@@ -100,7 +100,8 @@ class Harvest:
             chunk = self._chunk = self._harvest(epoch, number)
         rows = chunk.order[place * self.batch_tokens : (place + 1) * self.batch_tokens]
         batch = chunk.activations.index_select(0, rows).float()
-        self._check_finite(batch, step)
+        if batch.device.type == "cpu":
+            self._check_finite(batch, step)
         return batch
 
     def iterate(self, start: int = 0) -> Iterator[Float[Tensor, "B P D"]]:
@@ -129,6 +130,8 @@ class Harvest:
         self._fill(activations, tokens, wanted)
         shuffle = _generator(self.seed, epoch, number).permutation(last - first)
         rows = self._within_limits(activations, torch.from_numpy(shuffle).to(self.model.device))
+        if rows.device.type != "cpu":  # all its batches at once: the host waits here anyway
+            self._check_finite(activations, epoch * len(self) + number * self.buffer_batches)
         return _Chunk(epoch, number, activations, rows)
 
     def _scored(self, tokens: Int[Tensor, "S T"]) -> Bool[Tensor, "S T"]:

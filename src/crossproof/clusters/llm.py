@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
-import tyro
-
 from crossproof.clusters.prompts import LLMPrompt
 from crossproof.errors import CrossproofError
-from crossproof.extras import needed
+from crossproof.extras import needed, option_name
 from crossproof.files import write_json
 
 Read = TypeVar("Read")
@@ -38,7 +36,7 @@ HINTS = {
 
 def _option(name: str) -> object:
     """How the command line spells a field."""
-    return tyro.conf.arg(name=f"llm-{name}")
+    return option_name(f"llm-{name}")
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-import tyro
-
 from crossproof.errors import CrossproofError, nearest
+from crossproof.extras import option_name
 
 Algorithm = Literal["affinity", "agglomerative", "spectral"]
 ExplainerName = Literal["data", "llm"]
@@ -63,7 +62,7 @@ class LatentChoice:
 class JudgedText:
     """The text on which latents are explained and clusters judged."""
 
-    source: Annotated[str, tyro.conf.arg(name="text")] = ""
+    source: Annotated[str, option_name("text")] = ""
     """Text to explain and judge on; by default the measured text's other sequences."""
     split: Literal["held_out", "validation", "train"] | None = None
     """By default the measured one."""
@@ -96,7 +95,7 @@ class ClusterSettings:
     """Of clustering, questions and random controls."""
     seed: int = 0
     """The first of them."""
-    per_cluster: Annotated[int, tyro.conf.arg(name="questions")] = 4
+    per_cluster: Annotated[int, option_name("questions")] = 4
     """Questions about each cluster, at most."""
     contexts: int = 5
     """Contexts of a latent, for explainers and judges."""

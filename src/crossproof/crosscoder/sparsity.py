@@ -98,6 +98,8 @@ class BatchTopK(nn.Module):
         """Entries above the batch's own cut in training, above the threshold in inference."""
         if not training:
             return entries_above(pre, self.threshold.clamp_min(0))
+        if pre.device.type != "cpu":
+            return self._largest(pre)
         cut = self._cut(pre)
         self._track(cut)
         return entries_above(pre, cut)
@@ -109,20 +111,35 @@ class BatchTopK(nn.Module):
     def _cut(self, pre: Float[Tensor, "B H"]) -> Tensor:
         """A value that exactly the k·B largest pre-activations exceed (at least zero).
 
-        On a CPU the search runs over what lies above or not far below the last batch's cut, about
-        one entry in a hundred, and widens to all of them if those are too few; another device
-        looks at all, because the host would wait for the number of those.
+        The search runs over what lies above or not far below the last batch's cut, about one entry
+        in a hundred, and widens to all of them if those are too few.
         """
-        wanted, candidates, on_cpu = self.k * len(pre), pre.flatten(), pre.device.type == "cpu"
-        if on_cpu and self._last_cut > 0:
+        wanted, candidates = self.k * len(pre), pre.flatten()
+        if self._last_cut > 0:
             likely = entries_above(pre, pre.new_tensor(0.8 * self._last_cut)).values
             candidates = likely if len(likely) > wanted else candidates
         if len(candidates) <= wanted:
             return torch.zeros_like(self.threshold)
         cut = candidates.kthvalue(len(candidates) - wanted).values.clamp_min(0)
-        if on_cpu:
-            self._last_cut = cut.item()
+        self._last_cut = cut.item()
         return cut
+
+    def _largest(self, pre: Float[Tensor, "B H"]) -> SparseLatents:
+        """The same entries in a fixed number, k·B, so that the host need not wait for it.
+
+        Where fewer exceed the cut, others with the value zero fill it up.
+        """
+        tokens, width = pre.shape
+        wanted, flat = min(self.k * tokens, pre.numel()), pre.flatten()
+        largest = flat.topk(min(wanted + 1, len(flat)), sorted=True)
+        cut = largest.values[wanted].relu() if wanted < len(flat) else pre.new_zeros(())
+        self._track(cut)
+        chosen = largest.indices[:wanted].sort().values
+        token = chosen.div(width, rounding_mode="floor")
+        offsets = torch.searchsorted(token, torch.arange(tokens + 1, device=pre.device))
+        values = flat[chosen]
+        values = torch.where(values > cut, values, 0)
+        return SparseLatents(offsets, chosen - token * width, values, width)
 
     @torch.no_grad()
     def _track(self, cut: Tensor) -> None:

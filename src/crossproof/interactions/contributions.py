@@ -27,16 +27,24 @@ class _Owned(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, activations: Tensor, G: Tensor, value: Tensor, owner: Tensor, indices: Tensor
+        ctx: Any,
+        activations: Tensor,
+        G: Tensor,
+        value: Tensor,
+        owner: Tensor,
+        latents: SparseLatents,
     ) -> Tensor:
-        ctx.save_for_backward(activations, G, owner, indices)
+        ctx.save_for_backward(activations, G, owner)
+        ctx.latents = latents
         return value.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        activations, G, owner, indices = ctx.saved_tensors
-        gradients = kernels.dominant_backward(indices, activations, G, owner, grad.contiguous())
+        activations, G, owner = ctx.saved_tensors
+        latents: SparseLatents = ctx.latents
+        arguments = latents.indices, activations, G, owner, grad.contiguous()
+        gradients = kernels.dominant_backward(*arguments, lambda: latents.transposed)
         return *gradients, None, None, None
 
 
@@ -51,7 +59,7 @@ def dominant_contributions(
     latents = latents.to(G.dtype)
     detached, weights = latents.values.detach(), G.detach()
     value, owner = kernels.dominant(latents.offsets, latents.indices, detached, weights)
-    out: Tensor = _Owned.apply(latents.values, G, value, owner, latents.indices)
+    out: Tensor = _Owned.apply(latents.values, G, value, owner, latents)
     return out, owner
 
 
@@ -65,9 +73,10 @@ def owned_contributions(
     entry = owner.to(torch.int64)
     neurons = torch.arange(G.shape[1], device=G.device)
     weights = G.detach()[latents.indices[entry.clamp_min(0)], neurons]
-    activations = latents.values.detach()[entry.clamp_min(0)]
+    detached = latents.values.detach()
+    activations = detached[entry.clamp_min(0)]
     value = torch.where(entry >= 0, weights * activations, 0)
-    out: Tensor = _Owned.apply(latents.values, G, value, owner, latents.indices)
+    out: Tensor = _Owned.apply(latents.values, G, value, owner, latents)
     return out
 
 
@@ -153,10 +162,9 @@ class MLPDictionary:
         if self.G_gate is None:
             return Dominance(*dominant_contributions(latents, self.G))
         with torch.no_grad():
-            both = self.G.abs() + self.G_gate.abs()
-            _, owner = kernels.dominant(
-                latents.offsets, latents.indices, latents.values.detach().to(both.dtype), both
-            )
+            values = latents.values.detach().to(self.G.dtype)
+            entries = latents.offsets, latents.indices, values
+            owner = kernels.dominant_of_both(*entries, self.G, self.G_gate)
         return self.dominance_of(latents, owner)
 
     def dominance_of(self, latents: SparseLatents, owner: Int[Tensor, "B N"]) -> Dominance:

@@ -78,8 +78,9 @@ class _Interaction(torch.autograd.Function):
         scale.index_add_(0, latents.indices, at_entry * activations.abs())
         grad_G = torch.copysign(weights, G).mul_(scale[:, None])
         grad_best = torch.copysign(weights, value).mul_(-grad[:, None])
+        arguments = latents.indices, activations, G, owner, grad_best
         grad_values, grad_G = kernels.dominant_backward(
-            latents.indices, activations, G, owner, grad_best, onto=grad_G
+            *arguments, lambda: latents.transposed, onto=grad_G
         )
         grad_values += at_entry * activations.sign() * norms[latents.indices]
         return grad_values, grad_G, None, None, None, None

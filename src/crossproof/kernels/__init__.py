@@ -4,15 +4,19 @@ Tokens hold their active latents as CSR entries: token b owns entries `offsets[b
 entry j is latent `indices[j]` with activation `values[j]`. Offsets are B + 1 numbers ("bounds" in
 annotations: "B+1" could not be checked before an argument that fixes B). None of these functions is
 differentiable: `crossproof.crosscoder.autograd` and `crossproof.interactions.contributions` put
-them behind autograd. On CPUs in float32 or float64 numba's loops run if numba is installed;
-everywhere else, and for everyone who sets `CROSSPROOF_KERNELS=torch`, the plain PyTorch path
-does; both give the same numbers up to rounding. `weighted_rows` has one path only: PyTorch's
-`embedding_bag` is as fast as a loop of our own.
+them behind autograd. In float32 or float64 numba's loops run on CPUs and Triton's programs on
+NVIDIA's GPUs, where these are installed; everywhere else, and for everyone who sets
+`CROSSPROOF_KERNELS=torch`, the plain PyTorch path does; all give the same numbers up to rounding.
+`weighted_rows` has one path only: PyTorch's `embedding_bag` is as fast as a loop of our own, and so
+has the search for entries on a GPU.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -32,18 +36,61 @@ try:
 except ImportError:  # numba lags behind new Python versions
     HAVE_NUMBA = False
 
+__all__ = (
+    "dominant",
+    "dominant_backward",
+    "dominant_of_both",
+    "entries_above",
+    "pair_table",
+    "plain_pairs",
+    "row_products",
+    "uses_numba",
+    "uses_triton",
+    "weighted_rows",
+)
+
 BACKWARD_PARTS = 4
 """Neuron ranges of `dominant_backward`: fixed, so that sums do not depend on the thread count."""
 
 
+ByLatent = tuple[Int[Tensor, " latents"], Int[Tensor, " nnz"], Int[Tensor, " nnz"]]
+"""`SparseLatents.transposed`: offsets [H+1], tokens, and which entries they are."""
+
+
 def uses_numba(tensor: Tensor) -> bool:
     """Whether kernels on tensors like this one run as numba loops."""
+    on_cpu = tensor.device.type == "cpu"
+    return HAVE_NUMBA and on_cpu and _compiles(tensor) and _asked("numba") == "numba"
+
+
+def uses_triton(tensor: Tensor) -> bool:
+    """Whether kernels on tensors like this one run as Triton programs.
+
+    On a CPU only where CROSSPROOF_KERNELS=triton asks for it, in Triton's interpreter.
+    """
     return (
-        HAVE_NUMBA
-        and tensor.device.type == "cpu"
-        and tensor.dtype in (torch.float32, torch.float64)
-        and os.environ.get("CROSSPROOF_KERNELS", "numba") != "torch"
+        tensor.device.type in ("cuda", "cpu")
+        and _asked("triton" if tensor.is_cuda else "numba") == "triton"
+        and _compiles(tensor)
+        and _triton() is not None
     )
+
+
+def _asked(otherwise: str) -> str:
+    return os.environ.get("CROSSPROOF_KERNELS", otherwise)
+
+
+def _compiles(tensor: Tensor) -> bool:
+    return tensor.dtype in (torch.float32, torch.float64)
+
+
+@cache
+def _triton() -> Any:
+    """The module of Triton's programs, imported when one is first wanted; None without Triton."""
+    try:
+        return import_module("crossproof.kernels.triton_gpu")
+    except ImportError:
+        return None
 
 
 def _run(loop: Any, inputs: tuple[Tensor, ...], *outputs: Tensor) -> None:
@@ -79,6 +126,9 @@ def row_products(
     right: Float[Tensor, "R F"],
 ) -> Float[Tensor, " nnz"]:
     """The inner product of `left[b]` and `right[indices[j]]` for every entry j of token b."""
+    if uses_triton(left):
+        products: Tensor = _triton().row_products(offsets, indices, left, right)
+        return products
     if not uses_numba(left):
         return torch_any.row_products(offsets, indices, left, right)
     out = left.new_empty(len(indices))
@@ -99,16 +149,36 @@ def dominant(
     owns the neuron (-1 where none does). The first entry wins ties. `excluded` takes one entry at
     each (b, n) out of the race: with the owners, the result is the second largest.
     """
+    entries = offsets, indices, values, weights
+    if uses_triton(weights):
+        found: tuple[Tensor, Tensor] = _triton().dominant(*entries, excluded)
+        return found
     if not uses_numba(weights):
-        return torch_any.dominant(offsets, indices, values, weights, excluded)
+        return torch_any.dominant(*entries, excluded)
     best = weights.new_empty(len(offsets) - 1, weights.shape[1])
     owner = torch.empty(best.shape, dtype=torch.int32)
-    entries = offsets, indices, values, weights
     if excluded is None:
         _run(numba_cpu.dominant, entries, best, owner)
     else:
         _run(numba_cpu.runner_up, (*entries, excluded), best, owner)
     return best, owner
+
+
+def dominant_of_both(
+    offsets: Int[Tensor, " bounds"],
+    indices: Int[Tensor, " nnz"],
+    values: Float[Tensor, " nnz"],
+    weights: Float[Tensor, "H N"],
+    beside: Float[Tensor, "H N"],
+) -> Int[Tensor, "B N"]:
+    """The entry whose `values[j]` times |weights| + |beside| is largest in magnitude; else -1.
+
+    Triton's program adds the two up on the fly: the sum is as large as a virtual weight matrix.
+    """
+    if uses_triton(weights):
+        owner: Tensor = _triton().dominant(offsets, indices, values, weights, None, beside)[1]
+        return owner
+    return dominant(offsets, indices, values, weights.abs() + beside.abs())[1]
 
 
 def dominant_backward(
@@ -117,12 +187,19 @@ def dominant_backward(
     weights: Float[Tensor, "H N"],
     owner: Int[Tensor, "B N"],
     grad: Float[Tensor, "B N"],
+    by_latent: Callable[[], ByLatent],
     onto: Float[Tensor, "H N"] | None = None,
 ) -> tuple[Float[Tensor, " nnz"], Float[Tensor, "H N"]]:
     """Gradients of the owners' values and weights, given the gradient at each (token, neuron).
 
-    The weights' gradient is added to `onto`, in place, if that is given.
+    The weights' gradient is added to `onto`, in place, if that is given. `by_latent` gives the
+    entries by latent, for the path that walks them so.
     """
+    if uses_triton(weights):
+        onto = torch.zeros_like(weights) if onto is None else onto
+        gradients = by_latent(), values, weights, owner, grad
+        of_values: Tensor = _triton().dominant_backward(*gradients, onto)
+        return of_values, onto
     if not uses_numba(weights):
         grad_values, grad_weights = torch_any.dominant_backward(
             indices, values, weights, owner, grad
@@ -154,6 +231,9 @@ def plain_pairs(
     `starts[b]` on, in the order (0,1), (0,2), ... (1,2), ... of its entries.
     """
     arguments = offsets, starts, indices, values, weights, owner, norms, swings
+    if uses_triton(weights):
+        _triton().plain_pairs(*arguments, out)
+        return None
     if not uses_numba(weights):
         return torch_any.plain_pairs(*arguments, out)
     return _run(numba_cpu.plain_pairs, arguments, out)

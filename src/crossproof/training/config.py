@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
-import tyro
-
 from crossproof.activations.config import RowKind
 from crossproof.crosscoder.config import CrosscoderConfig
 from crossproof.errors import CrossproofError
+from crossproof.extras import option_name
 from crossproof.training.objective import Objective
 from crossproof.training.typed import read_specs, typed
 
@@ -91,7 +90,7 @@ class RunConfig:
     dictionary for every place, or for every place that is read with one that is written."""
     skip: bool = False
     """An affine skip beside the latents, from what is read to what is written."""
-    start: Annotated[tuple[str, ...], tyro.conf.arg(name="from")] = ()
+    start: Annotated[tuple[str, ...], option_name("from")] = ()
     """Run folders whose dictionaries to start from: their latents at their own places."""
     specs: str = ""
     """Several dictionaries in one pass: a JSON object, or a file that holds one, of names and the

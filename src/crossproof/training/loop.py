@@ -142,9 +142,17 @@ class Training:
         first, steps, began = self.step, self.config.steps, time.perf_counter()
         for step, batch in zip(range(first, steps), self.harvest.iterate(first), strict=False):
             reports = {name: trainer.step(batch) for name, trainer in self.trainers.items()}
+            if self._waits_after(step + 1):
+                for trainer in self.trainers.values():
+                    trainer.check()
             spent = (time.perf_counter() - began) / (step + 1 - first)
             left = spent * (steps - step - 1)
             yield Progress(step + 1, steps, reports, self.config.batch_tokens / spent, left)
+
+    def _waits_after(self, step: int) -> bool:
+        """Whether the host waits for the device after so many steps anyway."""
+        often = self.config.log_every, self.config.checkpoint_every
+        return step == self.config.steps or any(step % each == 0 for each in often)
 
 
 def _common(configs: Mapping[str, RunConfig]) -> RunConfig:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from crossproof.crosscoder.autograd import index_on
@@ -85,15 +85,18 @@ class Trainer:
         )
         self.tokens_since_fired = torch.zeros(crosscoder.n_latents, dtype=torch.int64)
         self.tokens_since_fired = self.tokens_since_fired.to(crosscoder.b_enc.device)
+        self.failed = torch.full_like(self.tokens_since_fired[0], -1)
+        """The first step whose loss was not finite; -1: none. Read by `check`."""
         betas = (optimisation.beta1, optimisation.beta2)
         self.adam = torch.optim.Adam(
             crosscoder.parameters(), lr=optimisation.lr, betas=betas, fused=True
         )
 
     def step(self, batch: Float[Tensor, "B places D"]) -> StepReport:
-        """One update.
+        """One update; none if the loss or its gradient is not finite.
 
-        Raises CrossproofError if the loss or its gradient is not finite; nothing has changed then.
+        Raises CrossproofError then, on a CPU at once. The host does not wait for another device to
+        say so: there `check` raises it.
         """
         counters = [
             *self.crosscoder.buffers(),
@@ -107,16 +110,27 @@ class Trainer:
         report.loss.backward()
         distributed.average_(self._gradients())
         distributed.average_(self.crosscoder.buffers())  # BatchTopK's threshold
-        if not self._clip(report.loss):
-            for counter, value in zip(counters, before, strict=True):
-                counter.copy_(value)
-            raise CrossproofError(self._diagnose(batch))
         for group in self.adam.param_groups:
             group["lr"] = self.optimisation.lr * self.rate(self.step_index)
-        self.adam.step()
-        self._raise_biases(report)
+        finite = self._update(report.loss)
+        for counter, value in zip(counters, before, strict=True):
+            counter.copy_(torch.where(finite, counter, value))
+        self.failed.copy_(torch.where((self.failed < 0) & ~finite, self.step_index, self.failed))
+        if batch.device.type == "cpu":
+            self.check(batch)
+        self._raise_biases(report, finite)
         self.step_index += 1
         return report
+
+    def check(self, batch: Float[Tensor, "B places D"] | None = None) -> None:
+        """Raises CrossproofError if a step met a loss or gradient that is not finite.
+
+        The weights are those of before that step, or of steps after it that were finite.
+        """
+        failed = int(self.failed)
+        if failed >= 0:
+            self.failed.fill_(-1)
+            raise CrossproofError(self._diagnose(failed, batch))
 
     def _loss(self, batch: Float[Tensor, "B places D"]) -> StepReport:
         crosscoder = self.crosscoder
@@ -162,53 +176,85 @@ class Trainer:
 
         Pre-activations, not activations: those of dead latents are zero by definition.
         """
-        where = dead.nonzero()[:, 0]
-        if len(where) == 0 or self.optimisation.revive_weight == 0:
+        if self.optimisation.revive_weight == 0:
             return None
         some = slice(0, max(1, len(x) // REVIVAL_PART))
-        k = min(self.optimisation.revive_k, len(where))
-        values, chosen = encoding.pre[some, where].topk(k)
-        entries = SparseLatents.from_rows(where[chosen], values, self.crosscoder.n_latents)
+        entries = self._dead_entries(encoding.pre[some], dead)
+        if entries is None:
+            return None
         asked = self.crosscoder.differentiable(entries, x[some])
         written = asked.with_values(asked.values.relu())
         guess = self.crosscoder.decode_scaled(written) - self.crosscoder.b_dec
         left = (
             error[some].detach() - guess[:, index_on(guess.device, self.crosscoder.layout.written)]
         )
-        return left.flatten(1).pow(2).sum(1).mean()
+        return dead.any() * left.flatten(1).pow(2).sum(1).mean()
+
+    def _dead_entries(
+        self, pre: Float[Tensor, "T H"], dead: Bool[Tensor, " H"]
+    ) -> SparseLatents | None:
+        """Each token's dead latents of largest pre-activations, `revive_k` of them.
+
+        A CPU looks at the dead ones alone, None where there are none. Another device looks at all
+        latents, so that the host need not wait for how many are dead; where they are too few,
+        entries with the value zero fill them up.
+        """
+        k, n_latents = self.optimisation.revive_k, len(dead)
+        if pre.device.type == "cpu":
+            where = dead.nonzero()[:, 0]
+            if len(where) == 0:
+                return None
+            values, chosen = pre[:, where].topk(min(k, len(where)))
+            return SparseLatents.from_rows(where[chosen], values, n_latents)
+        values, chosen = pre.masked_fill(~dead, -torch.inf).topk(min(k, n_latents))
+        return SparseLatents.from_rows(chosen, values.clamp_min(0), n_latents)
 
     @torch.no_grad()
-    def _raise_biases(self, report: StepReport) -> None:
+    def _raise_biases(self, report: StepReport, finite: Bool[Tensor, ""]) -> None:
         dead = self.tokens_since_fired > self.optimisation.dead_after
-        self.crosscoder.b_enc.add_(
-            dead * (self.optimisation.revive_bias_rate * report.mean_activation)
-        )
+        rate = self.optimisation.revive_bias_rate * report.mean_activation
+        self.crosscoder.b_enc.add_(dead * torch.where(finite, rate, 0))
 
     def _gradients(self) -> list[Tensor]:
         return [p.grad for p in self.crosscoder.parameters() if p.grad is not None]
 
-    def _clip(self, loss: Tensor) -> bool:
-        """Shortens the gradient to `clip`; whether loss and gradient are finite."""
+    def _update(self, loss: Tensor) -> Bool[Tensor, ""]:
+        """Adam's step with the gradient shortened to `clip`, if loss and gradient are finite.
+
+        Returns whether they are. Adam itself leaves everything as it is where they are not, and
+        takes a factor of all gradients, so that the host need not know either.
+        """
         gradients = self._gradients()
         norm: Tensor = torch.nn.utils.get_total_norm(gradients)
-        facts = torch.stack([torch.isfinite(loss + norm), norm > self.optimisation.clip])
-        finite, long = facts.tolist()  # one wait for the device
-        if long:  # rare: do not rewrite all gradients every step
-            torch._foreach_mul_(gradients, self.optimisation.clip / norm)
-        return bool(finite)
+        finite, clip = torch.isfinite(loss + norm), self.optimisation.clip
+        if loss.device.type == "cpu":
+            if norm > clip:  # rare: do not rewrite all gradients every step
+                torch._foreach_mul_(gradients, clip / norm)
+        else:
+            # by which it divides gradients
+            setattr(self.adam, "grad_scale", (norm / clip).clamp_min(1))  # noqa: B010
+        setattr(self.adam, "found_inf", (~finite).to(torch.float32))  # noqa: B010
+        self.adam.step()
+        return finite
 
-    def _diagnose(self, batch: Float[Tensor, "B places D"]) -> str:
-        broken = ~torch.isfinite(batch).all(dim=(0, 2))
-        names = [n for n, bad in zip(self.crosscoder.hookpoints.names, broken, strict=False) if bad]
+    def _diagnose(self, step: int, batch: Float[Tensor, "B places D"] | None) -> str:
+        named = zip(self.crosscoder.hookpoints.names, self._broken(batch), strict=False)
+        names = [name for name, broken in named if broken]
         if names:
             return (
-                f"NaN or infinite activations at {', '.join(names[:3])} in training step "
-                f"{self.step_index}: run the language model in float32 or drop that hookpoint."
+                f"NaN or infinite activations at {', '.join(names[:3])} in training step {step}: "
+                f"run the language model in float32 or drop that hookpoint."
             )
         return (
-            f"The loss is not finite at training step {self.step_index}: lower the learning rate "
-            f"or the penalties' strength; the last checkpoint is intact."
+            f"The loss is not finite at training step {step}: lower the learning rate or the "
+            f"penalties' strength; the last checkpoint is intact."
         )
+
+    def _broken(self, batch: Float[Tensor, "B places D"] | None) -> list[bool]:
+        if batch is None:
+            return []
+        broken: list[bool] = (~torch.isfinite(batch).all(dim=(0, 2))).tolist()
+        return broken
 
     def state(self) -> dict[str, Tensor]:
         """Everything a resumed run needs besides its configuration, as tensors."""
