@@ -189,6 +189,22 @@ def test_magnitudes_prove_nothing_false(size: float) -> None:
     assert all(true[sequence] > 0 for draft in made for sequence in proved(draft))
 
 
+def test_terms_that_would_overflow_prove_nothing_false() -> None:
+    """All scores are 700: the first term alone exceeds what a float64 holds, the sum is below 0."""
+    V, C = 2, 3
+    network = {"W_E": np.eye(V, V + C), "W_pos": np.eye(C, V + C, V)}
+    network |= {name: np.zeros((V + C, 2)) for name in ("W_Q", "W_K", "W_V", "W_U")}
+    network["W_O"] = np.zeros((2, V + C))
+    network["W_Q"][V + 2, 0], network["W_K"][V:, 0] = 1.0, 700.0
+    network["W_V"][V:, 0] = 18737.0, -9860.0, -14790.0
+    network["W_O"][0, V] = network["W_U"][V, 1] = 1.0
+    proof = {"grain": np.array([3]), "asked": np.zeros(V), "read": np.zeros((C, V))}
+    draft = Draft("attention", network, {"order": np.arange(V)}, proof)
+    true = layers.margins(draft)
+    assert {sequence for sequence, margin in true.items() if margin > 0} == {(0, 0, 0)}
+    assert proved(draft) == [(0, 0, 0)]
+
+
 @pytest.mark.parametrize(
     ("where", "name", "wrong"),
     [
