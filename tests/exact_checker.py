@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Context, Decimal
 from fractions import Fraction
@@ -99,7 +99,8 @@ def check(folder: Path) -> Exact:
 def check_tensors(kind: str, tensors: dict[str, Any]) -> Exact:
     """The same, of tensors as `read` gives them."""
     network = Net(*(tensors[f"network.{k}"] for k in ("W_in", "b_in", "W_out", "b_out", "skip")))
-    return {"points": _points, "pairs": _pairs, "boxes": _boxes}[kind](network, tensors)
+    kinds = {"points": _points, "pairs": _pairs, "boxes": _boxes, "products": _products}
+    return kinds[kind](network, tensors)
 
 
 def rational(value: Any) -> Any:
@@ -201,12 +202,40 @@ def _neuron(base: Fraction, p: Row, z: Fraction) -> Iterator[tuple[Fraction, Fra
 
 
 def _pairs(net: Net, tensors: dict[str, Any]) -> Exact:
-    found, p = Exact(), len(tensors["domain.left"])
+    p = len(tensors["domain.left"])
+    table = [[(a + b) % p for b in range(p)] for a in range(p)]
+    other = [[(a - b) % p for b in range(p)] for a in range(p)]
+    return _of_pairs(net, tensors, table, other, lambda row, owner: _block(row, owner, p))
+
+
+def _products(net: Net, tensors: dict[str, Any]) -> Exact:
+    table = tensors["domain.table"]
+    elements = range(len(table))
+    neutral = next(e for e in elements if all(table[e][a] == a for a in elements))
+    inverse = [next(b for b in elements if table[a][b] == neutral) for a in elements]
+    other = [[table[a][inverse[b]] for b in elements] for a in elements]
+    atoms = list(zip(tensors["dictionary.atoms"], tensors["proof.blocks"], strict=True))
+
+    def block(row: Row, owner: int) -> Row:
+        mine = [atom for atom, number in atoms if number == owner]
+        fitted = [[dot(row, atom) * value for value in atom] for atom in mine]
+        return plus(*fitted) if fitted else [Fraction(0)] * len(row)
+
+    return _of_pairs(net, tensors, table, other, block)
+
+
+def _of_pairs(
+    net: Net,
+    tensors: dict[str, Any],
+    table: list[list[int]],
+    other: list[list[int]],
+    block: Callable[[Row, int], Row],
+) -> Exact:
+    """All pairs: their label is in `table`, and `other` is what the last effect is of."""
+    found, p = Exact(), len(table)
     scale = [Fraction(2) ** s for s in tensors["proof.scale"]]
     rows = [[o / s for o in row] for row, s in zip(net.W_out, scale, strict=True)]
-    blocks = [
-        _block(row, owner, p) for row, owner in zip(rows, tensors["proof.owners"], strict=True)
-    ]
+    blocks = list(map(block, rows, tensors["proof.owners"]))
     left_over = [
         [r - b for r, b in zip(*pair, strict=True)] for pair in zip(rows, blocks, strict=True)
     ]
@@ -214,9 +243,9 @@ def _pairs(net: Net, tensors: dict[str, Any]) -> Exact:
     names = ("left", "right", "sum", "difference")
     for a, left in enumerate(tensors["domain.left"]):
         for b, right in enumerate(tensors["domain.right"]):
-            x, label = plus(left, right), (a + b) % p
+            x, label = plus(left, right), table[a][b]
             active = [relu(z) * s for z, s in zip(net.pre(x), scale, strict=True)]
-            index = zip(names, (a, b, label, (a - b) % p), strict=True)
+            index = zip(names, (a, b, label, other[a][b]), strict=True)
             additive = plus(*(tensors[f"proof.effect_{name}"][i] for name, i in index))
             rest = [h - e for h, e in zip(active, additive, strict=True)]
             logits = plus(net.linear(x), through(additive, rows), through(rest, blocks))

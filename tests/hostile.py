@@ -11,6 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 import exact_checker
+import exact_sequences
 import flint
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ import pytest
 from crossproof.proof.certificate.format import LARGEST_VALUE, SMALLEST_VALUE
 from crossproof.proof.certificate.writer import Draft
 
-KINDS = ("points", "pairs", "boxes")
+KINDS = ("points", "pairs", "boxes", "products")
 STYLES = ("plain", "plain", "dyadic", "tiny", "huge", "mixed")
 Generator = np.random.Generator
 
@@ -97,21 +98,64 @@ def pairs(g: Generator, styles: tuple[str, ...] = STYLES, more: int = 1) -> Draf
         left, right = np.eye(p, D), np.zeros((p, D))
         net["skip"] = legal(3 * np.eye(D, p) + net["skip"])
     number = np.arange(p)
-    active = np.maximum((left[:, None] + right) @ net["W_in"] + net["b_in"], 0) * 2.0**scale
-    effects = {"left": active.mean(axis=1)}
-    rest = active - effects["left"][:, None]
-    effects["right"] = rest.mean(axis=0)
-    rest = rest - effects["right"]
-    for name, sign in (("sum", -1), ("difference", 1)):
-        column = (sign * (number[None] - number[:, None])) % p  # b that goes with a and the index
-        effects[name] = rest[number[None], column].mean(axis=1)
-        rest = rest - effects[name][(number[:, None] - sign * number) % p]
-    tables = {f"effect_{name}": legal(table) for name, table in effects.items()}
+    table, other = np.add.outer(number, number) % p, np.subtract.outer(number, number) % p
+    tables = effects(net, left, right, scale, table, other)
     return Draft(
         "pairs",
         network=net,
         domain={"left": left, "right": right},
         proof=tables | {"owners": owners, "scale": scale},
+    )
+
+
+def effects(
+    net: dict[str, np.ndarray], left: np.ndarray, right: np.ndarray, scale: np.ndarray,
+    table: np.ndarray, other: np.ndarray,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """What the means over pairs with the same a, b, product and quotient explain, in turn."""
+    rest = np.maximum((left[:, None] + right) @ net["W_in"] + net["b_in"], 0) * 2.0**scale
+    a, b = np.indices(table.shape)
+    made = {}
+    for name, index in (("left", a), ("right", b), ("sum", table), ("difference", other)):
+        effect = np.stack([rest[index == i].mean(axis=0) for i in range(len(table))])
+        made[f"effect_{name}"], rest = legal(effect), rest - effect[index]
+    return made
+
+
+def group(g: Generator) -> np.ndarray:
+    """The table of a small group, its elements shuffled."""
+    cyclic = [np.add.outer(np.arange(n), np.arange(n)) % n for n in (2, 3, 4)]
+    klein = np.bitwise_xor.outer(np.arange(4), np.arange(4))
+    turns = list(itertools.permutations(range(3)))
+    symmetric = np.array([[turns.index(tuple(a[i] for i in b)) for b in turns] for a in turns])
+    table = [*cyclic, klein, symmetric][int(g.choice(5, p=(0.3, 0.3, 0.15, 0.15, 0.1)))]
+    order = g.permutation(len(table))
+    shuffled: np.ndarray = np.argsort(order)[table[order][:, order]]
+    return shuffled
+
+
+def products(g: Generator, styles: tuple[str, ...] = STYLES, more: int = 1) -> Draft:
+    """Atoms have one entry each, a power of two: coefficients are what they are, without rounding.
+
+    Where all are 1 nothing is left over, and the bound is the network's own margin.
+    """
+    table = group(g)
+    p, (D, N) = len(table), (int(n) for n in g.integers(1, 3 + more, 2))
+    net = weights(g, D, N, p, styles)
+    left, right = (numbers(g, str(g.choice(styles)), p, D) for _ in range(2))
+    scale = g.integers(-1, 2, N) if styles == ("dense",) else g.integers(-4, 5, N)
+    identity = np.flatnonzero((table == np.arange(p)).all(axis=1))[0]
+    inverse = (table == identity).argmax(axis=1)
+    size = 2.0 ** g.choice([-1, 0, 0, 1], p) if g.random() < 0.5 else np.ones(p)
+    blocks = g.integers(1, 3, p) if g.random() < 0.3 else np.ones(p, np.int64)
+    proof = effects(net, left, right, scale, table, table[:, inverse])
+    proof |= {"owners": g.integers(0, blocks.max() + 1, N), "scale": scale, "blocks": blocks}
+    return Draft(
+        "products",
+        network=net,
+        domain={"left": left, "right": right, "table": table},
+        dictionary={"atoms": size[:, None] * np.eye(p)[g.permutation(p)]},
+        proof=proof,
     )
 
 
@@ -172,7 +216,7 @@ def tree(g: Generator, low: np.ndarray, high: np.ndarray, deepest: int) -> np.nd
     return np.array(codes)
 
 
-MAKERS = {"points": points, "pairs": pairs, "boxes": boxes}
+MAKERS = {"points": points, "pairs": pairs, "boxes": boxes, "products": products}
 
 
 def tensors(draft: Draft) -> dict[str, Any]:
@@ -190,7 +234,7 @@ def scale(draft: Draft) -> float:
     """The largest sum of absolute values that a margin is made of."""
     net = {name: np.abs(tensor) for name, tensor in draft.network.items()}
     domain = {name: np.abs(tensor) for name, tensor in draft.domain.items()}
-    if draft.kind == "pairs":
+    if draft.kind in ("pairs", "products"):
         x = domain["left"].max(axis=0) + domain["right"].max(axis=0)
         scale = 2.0 ** -draft.proof["scale"]
         effects = sum(np.abs(t).max(axis=0) for k, t in draft.proof.items() if "effect" in k)
@@ -212,7 +256,7 @@ def exact(draft: Draft) -> exact_checker.Exact:
 
 @contextmanager
 def fast_fractions() -> Iterator[None]:
-    """The exact checker computes with FLINT's rational numbers meanwhile: a fifth of the time."""
+    """Exact checkers compute with FLINT's rational numbers meanwhile: a fifth of the time."""
 
     def made(over: float | int = 0, under: int = 1) -> Any:
         whole = (over, under) if type(over) is int else map(int, over.as_integer_ratio())
@@ -220,6 +264,7 @@ def fast_fractions() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exact_checker, "Fraction", made)
+        patch.setattr(exact_sequences, "Fraction", made)
         yield
 
 
@@ -243,6 +288,8 @@ def at_the_edge(draft: Draft, g: Generator) -> Draft:
 def _label(draft: Draft, row: int) -> int:
     if draft.kind == "points":
         return int(draft.domain["labels"][row])
+    if draft.kind == "products":
+        return int(draft.domain["table"].flat[row])
     return sum(divmod(row, len(draft.domain["left"]))) % len(draft.domain["left"])
 
 

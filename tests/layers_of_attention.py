@@ -11,7 +11,10 @@ import numpy as np
 import torch
 
 from crossproof.proof.bounds import AttentionNetwork, SequenceDomain
-from crossproof.proof.certificate.writer import Draft
+from crossproof.proof.certificate.format import Limits
+from crossproof.proof.certificate.verifier import attention, sequences
+from crossproof.proof.certificate.verifier.arithmetic import Arithmetic
+from crossproof.proof.certificate.writer import Draft, as_certificate
 
 NAMES = ("W_E", "W_pos", "W_Q", "W_K", "W_V", "W_O", "W_U")
 
@@ -102,3 +105,26 @@ def _margins(draft: Draft) -> dict[tuple[int, ...], Decimal]:
 
 def _decimal(array: np.ndarray) -> Any:
     return np.vectorize(lambda number: Decimal(float(number)), otypes=[object])(array)
+
+
+def proved(draft: Draft) -> list[tuple[int, ...]]:
+    """Every sequence that the verifier counts, tokens by rank."""
+    certificate, count, counted = as_certificate(draft), Arithmetic(), []
+    with np.errstate(all="ignore"):
+        if draft.kind == "sequences":
+            weights = sequences.read(certificate, Limits())
+            enumeration, free = sequences.Enumeration(count, weights), weights.length - 1
+            for q in range(weights.vocabulary):
+                blocks = np.stack(list(enumeration.blocks(q)))
+                shape = (weights.vocabulary,) * free
+                counted += [(*t, q) for t in np.argwhere(blocks.reshape(shape)).tolist()]
+            return list(map(tuple, counted))
+        problem = attention.read(certificate, Limits())
+        for queries, group in attention.evaluate(count, problem):
+            for row, below in enumerate(group.below.tolist()):
+                if not group.sequences[row]:
+                    continue
+                choices = [[group.label] if there else range(below) for there in group.there]
+                own = [[int(queries[row])]] if len(queries) else []
+                counted += list(itertools.product(*choices, *own))
+    return counted

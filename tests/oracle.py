@@ -135,7 +135,7 @@ def _check_verdict(case: Prepared) -> None:
     assert mean <= verdict.cross_entropy <= mean * (1 + 1e-8) + 1e-11
     assert verdict.majority == (
         1 / classes
-        if case.draft.kind == "pairs"
+        if case.draft.kind in ("pairs", "products")
         else np.bincount(case.draft.domain["labels"]).max() / len(case.entropy)
     )
 
@@ -152,14 +152,23 @@ def lows(draft: Draft, certificate: Certificate) -> list[np.ndarray]:
             bounds = np.delete(engine.margins(mine, label), label, axis=1)
             rows |= dict(zip(mine.tolist(), bounds, strict=True))
     else:
-        pairs = part("pairs")
-        problem = pairs.read(certificate, Limits())
-        shared = pairs.build_tables(count, problem), pairs.build_blocks(count, problem)
-        p = len(problem.left)
-        for a in range(p):
-            low = pairs.margins(count, problem, *shared, a).low
-            rows |= {a * p + b: np.delete(low[b], (a + b) % p) for b in range(p)}
+        kind = part(draft.kind)
+        problem = kind.read(certificate, Limits())
+        shared = part("pairs").build_tables(count, problem), kind.build_blocks(count, problem)
+        labels = labels_of(draft)
+        for a in range(len(labels)):
+            low = kind.margins(count, problem, *shared, a).low
+            rows |= {
+                a * len(labels) + b: np.delete(low[b], labels[a, b]) for b in range(len(labels))
+            }
     return [rows[row] for row in range(len(rows))]
+
+
+def labels_of(draft: Draft) -> np.ndarray:
+    """Of every pair [p, p]."""
+    number = np.arange(len(draft.domain["left"]))
+    table: np.ndarray = draft.domain.get("table", np.add.outer(number, number) % len(number))
+    return table
 
 
 def _check_lows(case: Prepared) -> None:
@@ -213,9 +222,13 @@ def _check_balls(case: Prepared) -> None:
         rows = [made(t) for t in range(len(case.most))]
         labels, shape = problem.labels.tolist(), (len(rows),)
     else:
-        made, check_all = balls.pair_margins(problem), balls.check_pairs
-        rows = [made(*divmod(t, p)) for t in range(p * p)]
-        labels, shape = [sum(divmod(t, p)) % p for t in range(p * p)], (p, p)
+        made, check_all = balls.pair_margins, balls.check_pairs
+        if kind == "products":
+            group = part("balls_products")
+            made, check_all = (lambda p: group.PairsInBalls(p).margins), group.check_products
+        margins_of = made(problem)
+        rows = [margins_of(*divmod(t, p)) for t in range(p * p)]
+        labels, shape = labels_of(case.draft).ravel().tolist(), (p, p)
     for row, theirs, label in zip(rows, case.most, labels, strict=True):
         for c, exact in zip(exact_checker.others(label, len(row)), theirs, strict=True):
             assert abs(float(row[c].mid()) - exact) <= 1e-13 * (1 + abs(exact))

@@ -35,6 +35,7 @@ __all__ = (
 
 LFS = b"version https://git-lfs.github.com/spec"
 """How a file begins that Git LFS has left in another's place until it downloads that."""
+POINTER = "'{}' is a Git LFS pointer: run `git lfs pull` in its folder."
 
 
 def refuse_pointer(path: Path) -> None:
@@ -42,7 +43,7 @@ def refuse_pointer(path: Path) -> None:
     with path.open("rb") as opened:
         pointer = opened.read(len(LFS)) == LFS
     if pointer:
-        raise CrossproofError(f"'{path}' is a Git LFS pointer: run `git lfs pull` in its folder.")
+        raise CrossproofError(POINTER.format(path))
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from crossproof.commands import prove, verify
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig, Provenance, save_crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
+from crossproof.proof.certificate import verifier as anything
 from crossproof.proof.certificate.contexts import compare_contexts, prove_contexts
 from crossproof.proof.certificate.format import HEADER, TENSORS, Limits, part_of, tensors_hash
 from crossproof.proof.certificate.format_contexts import PARTS, read_contexts
@@ -157,6 +158,8 @@ HOSTILE: dict[str, tuple[Callable[[Any, Any], None], str]] = {
     "offsets that fall": (tensor_put("contexts.offsets", (1,), 10**6), "must rise"),
     "half scored": (tensor_put("contexts.scored", (0, 1), 2), "must be 0 or 1"),
     "less scored": (tensor_put("contexts.scored", (0, 1), 0), "must rise"),
+    "a latent twice": (
+        lambda h, t: t.update({"contexts.indices": t["contexts.indices"] * 0}), "a latent twice"),
     "NaN": (tensor_put("contexts.stream", (0, 0, 0), np.nan), "NaN"),
     "too small": (
         lambda h, t: t.update({"weights.mlp0.b_in": np.full(48, 1e-300)}), "nearer to 0"),
@@ -174,7 +177,7 @@ HOSTILE: dict[str, tuple[Callable[[Any, Any], None], str]] = {
     "a NaN word": (header_set("claim", "statements", 0, "kept", value="all"), "exactly the keys"),
     "an assumption less": (lambda h, t: h["assumptions"].pop(), "assumptions"),
     "a hash that is none": (header_set("model", value="mine"), "'model'"),
-    "another kind": (header_set("kind", value="statistical"), "'kind'"),
+    "another kind": (header_set("kind", value="statistical"), "not 'contexts'"),
 }  # fmt: skip
 
 
@@ -221,6 +224,22 @@ def test_a_claim_beyond_what_is_reached_is_not_verified(
     assert "NOT verified" in contexts_table({"a": result}).to_text()
 
 
+def one_other_latent(_: Any, tensors: Any) -> None:
+    indices = tensors["contexts.indices"].copy()
+    first = set(indices[: tensors["contexts.offsets"][1]].tolist())
+    indices[0] = min(set(range(40)) - first)
+    tensors["contexts.indices"] = indices
+    tensors["contexts.values"] = tensors["contexts.values"] * 1.1
+
+
+def faint_stream(_: Any, tensors: Any) -> None:
+    """Wrong by what is nothing beside the largest entry of another position."""
+    stream = tensors["contexts.stream"].copy()
+    stream[0, 0] *= 1e4
+    stream[1, 1] += 0.5
+    tensors["contexts.stream"] = stream
+
+
 def test_saved_lies_are_found_out_by_the_reader(
     made: Path, gpt_neo: LanguageModel, tmp_path: Path
 ) -> None:
@@ -235,8 +254,10 @@ def test_saved_lies_are_found_out_by_the_reader(
         "latents": (lambda h, t: t.update({"contexts.values": t["contexts.values"] * 1.1}),
                     "latents saved"),
         "other latents": (
-            lambda h, t: t.update({"contexts.indices": np.sort(39 - t["contexts.indices"])}),
+            lambda h, t: t.update({"contexts.indices": 39 - t["contexts.indices"]}),
             "latents saved"),
+        "one position's latents, and all activations": (one_other_latent, "latents saved"),
+        "a position's stream, less than another's": (faint_stream, "not the model's"),
         "the norm": (header_set("shape", "epsilons", "final", value=1e-3), "another end"),
     }  # fmt: skip
     for name, (change, said) in lies.items():
@@ -258,15 +279,24 @@ def test_what_it_needs_is_limited_and_what_it_is_about_insisted_on(made: Path) -
             verify_contexts(made, limits=limits)
     with pytest.raises(CrossproofError, match="speaks about the model"):
         verify_contexts(made, model="0" * 16)
-    assert verify_contexts(made, model=read_contexts(made).model).pinned == ("model",)
+    assert anything.verify(made, model=read_contexts(made).model).pinned == ("model",)
+    with pytest.raises(CrossproofError, match="speaks about no text"):
+        anything.verify(made, text="0" * 64)
 
 
 def test_a_statement_about_nothing_is_vacuous(made: Path) -> None:
-    result = verify_contexts(made)
+    result = replace(verify_contexts(made), model_loss=1.0)
     assert not result.claim_vacuous
-    nothing = replace(result.bounds[0], claimed_kept=0, claimed_loss_change=5.0)
+    nothing = replace(
+        result.bounds[0],
+        claimed_kept=result.constant,
+        claimed_loss_change=5.0,
+        claimed_token_change=5.0,
+    )
+    assert result.constant > 0
     assert result.vacuous(nothing)
-    assert not result.vacuous(replace(nothing, claimed_kept=1))
+    assert not result.vacuous(replace(nothing, claimed_kept=result.constant + 1))
+    assert not result.vacuous(replace(nothing, claimed_token_change=0.1))
     assert "says nothing" in replace(result, bounds=(nothing,)).verdict
 
 

@@ -83,31 +83,8 @@ def something_wrong() -> bool:
         true[sequence] <= 0
         for ours, true in cases()
         for draft in ours
-        for sequence in proved(draft)
+        for sequence in layers.proved(draft)
     )
-
-
-def proved(draft: Draft) -> list[tuple[int, ...]]:
-    """Every sequence that the verifier counts, tokens by rank."""
-    certificate, count, counted = as_certificate(draft), Arithmetic(), []
-    with np.errstate(all="ignore"):
-        if draft.kind == "sequences":
-            weights = sequences.read(certificate, Limits())
-            enumeration, free = sequences.Enumeration(count, weights), weights.length - 1
-            for q in range(weights.vocabulary):
-                blocks = np.stack(list(enumeration.blocks(q)))
-                shape = (weights.vocabulary,) * free
-                counted += [(*t, q) for t in np.argwhere(blocks.reshape(shape)).tolist()]
-            return list(map(tuple, counted))
-        problem = attention.read(certificate, Limits())
-        for queries, group in attention.evaluate(count, problem):
-            for row, below in enumerate(group.below.tolist()):
-                if not group.sequences[row]:
-                    continue
-                choices = [[group.label] if there else range(below) for there in group.there]
-                own = [[int(queries[row])]] if len(queries) else []
-                counted += list(itertools.product(*choices, *own))
-    return counted
 
 
 def lies(draft: Draft, seed: int) -> Draft:
@@ -128,12 +105,12 @@ def lies(draft: Draft, seed: int) -> Draft:
 def test_no_sequence_is_counted_that_is_not_right() -> None:
     for ours, true in cases():
         for draft in ours:
-            counted = proved(draft)
+            counted = layers.proved(draft)
             assert len(set(counted)) == len(counted)
             assert all(true[sequence] > 0 for sequence in counted)
             if draft in ours[:7]:
                 assert judge(as_certificate(draft)).right == len(counted)
-    most = [max(len(proved(ours[kind])) for ours, _ in cases()) for kind in range(6)]
+    most = [max(len(layers.proved(ours[kind])) for ours, _ in cases()) for kind in range(6)]
     assert min(most) > 20  # of 64 or so: what is not certified cannot be wrong
 
 
@@ -141,15 +118,15 @@ def test_sequences_one_by_one_are_the_truth_and_groups_come_close() -> None:
     for ours, margins in cases():
         true = {sequence for sequence, margin in margins.items() if margin > 0}
         assert 0 < len(true) < len(margins)
-        assert set(proved(ours[6])) == true
-        by_grain = [set(proved(draft)) for draft in ours[:2]]
+        assert set(layers.proved(ours[6])) == true
+        by_grain = [set(layers.proved(draft)) for draft in ours[:2]]
         assert true >= by_grain[0] >= by_grain[1]
 
 
 def test_the_grain_of_classes_proves_every_group_that_is_right() -> None:
     """A group's worst sequence is exact: what is left out is wrong, or below one that is."""
     for ours, true in cases():
-        counted = set(proved(ours[0]))
+        counted = set(layers.proved(ours[0]))
         for sequence in set(true) - counted:
             *tokens, q = sequence
             label = max(sequence)
@@ -162,7 +139,7 @@ def test_a_dictionary_without_residual_proves_what_the_circuits_prove() -> None:
     made = drafts(layers.maximum(4, 3, 0, noise=0.15))
     for direct, through in zip(made[:3], made[3:6], strict=True):
         through.proof["kept"][:] = 1  # type: ignore[index]
-        assert set(proved(direct)) == set(proved(through))
+        assert set(layers.proved(direct)) == set(layers.proved(through))
 
 
 def test_ties_are_not_right() -> None:
@@ -172,7 +149,7 @@ def test_ties_are_not_right() -> None:
     network = replace(network, W_U=W_U)
     domain = layers.SequenceDomain(torch.arange(4))
     for options in [*(ProverOptions(grain=g) for g in GRAINS), ProverOptions(kind="sequences")]:
-        counted = proved(attention_draft(network, domain, options))
+        counted = layers.proved(attention_draft(network, domain, options))
         assert counted
         assert all(max(sequence) < 2 for sequence in counted)
 
@@ -183,10 +160,26 @@ def test_magnitudes_prove_nothing_false(size: float) -> None:
     network = layers.maximum(3, 3, 0, noise=0.2)
     made = drafts(replace(network, W_Q=network.W_Q * size))
     if size > 1e20:
-        assert not any(map(proved, made))
+        assert not any(map(layers.proved, made))
         return
     true = layers.margins(made[0])
-    assert all(true[sequence] > 0 for draft in made for sequence in proved(draft))
+    assert all(true[sequence] > 0 for draft in made for sequence in layers.proved(draft))
+
+
+def test_terms_that_would_overflow_prove_nothing_false() -> None:
+    """All scores are 700: the first term alone exceeds what a float64 holds, the sum is below 0."""
+    V, C = 2, 3
+    network = {"W_E": np.eye(V, V + C), "W_pos": np.eye(C, V + C, V)}
+    network |= {name: np.zeros((V + C, 2)) for name in ("W_Q", "W_K", "W_V", "W_U")}
+    network["W_O"] = np.zeros((2, V + C))
+    network["W_Q"][V + 2, 0], network["W_K"][V:, 0] = 1.0, 700.0
+    network["W_V"][V:, 0] = 18737.0, -9860.0, -14790.0
+    network["W_O"][0, V] = network["W_U"][V, 1] = 1.0
+    proof = {"grain": np.array([3]), "asked": np.zeros(V), "read": np.zeros((C, V))}
+    draft = Draft("attention", network, {"order": np.arange(V)}, proof)
+    true = layers.margins(draft)
+    assert {sequence for sequence, margin in true.items() if margin > 0} == {(0, 0, 0)}
+    assert layers.proved(draft) == [(0, 0, 0)]
 
 
 @pytest.mark.parametrize(
@@ -220,7 +213,7 @@ def test_rounding_is_charged(monkeypatch: pytest.MonkeyPatch) -> None:
             U[:, 1:] = U[:, :1] * (1 + 1e-16 * np.arange(1, 3))  # equal columns, or an ulp apart
             true = layers.margins(made)
             others = [made, replace(made, kind="sequences", proof={})]
-            wrongly += sum(true[s] <= 0 for draft in others for s in proved(draft))
+            wrongly += sum(true[s] <= 0 for draft in others for s in layers.proved(draft))
         return wrongly
 
     assert false() == 0

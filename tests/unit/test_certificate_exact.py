@@ -62,7 +62,7 @@ def test_no_hostile_certificate_proves_more_than_is_so(kind: str) -> None:
     assert compared.edges > 10
 
 
-MILLION = {"points": 250_000, "pairs": 650_000, "boxes": 100_000}
+MILLION = {"points": 250_000, "pairs": 550_000, "boxes": 100_000, "products": 100_000}
 
 
 @pytest.mark.slow
@@ -80,7 +80,7 @@ def test_a_million_margins_are_never_above_the_exact_ones(
     assert compared.edges > MILLION[kind] // 100
 
 
-@pytest.mark.parametrize("kind", ["points", "pairs"])
+@pytest.mark.parametrize("kind", ["points", "pairs", "products"])
 def test_the_exact_bounds_are_below_the_networks_margins(kind: str) -> None:
     for seed in range(20):
         exact = hostile.exact(hostile.hostile(kind, seed))

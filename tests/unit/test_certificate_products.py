@@ -6,11 +6,11 @@ import itertools
 import tracemalloc
 from dataclasses import replace
 from decimal import Decimal
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import exact_checker as exact
+import hostile
 import numpy as np
 import pytest
 import torch
@@ -91,55 +91,17 @@ def lows(draft: Draft) -> np.ndarray:
 
 def exact_margins(draft: Draft) -> tuple[dict[Any, Any], dict[Any, Any]]:
     """Of the bound and of the network, by (a, b, class), in fractions."""
-    t = {k: exact.rational(v.astype(float).tolist()) for k, v in draft.network.items()}
-    net = exact.Net(*(t[k] for k in ("W_in", "b_in", "W_out", "b_out", "skip")))
-    left, right = (
-        exact.rational(draft.domain[k].astype(float).tolist()) for k in ("left", "right")
-    )
-    table, p = draft.domain["table"], len(left)
-    inverse = {int(b): int(c) for b in range(p) for c in range(p) if _neutral(table, table[b, c])}
-    scale = [Fraction(2) ** int(s) for s in draft.proof["scale"]]
-    rows = [[o / s for o in row] for row, s in zip(net.W_out, scale, strict=True)]
-    assert draft.dictionary is not None
-    blocks = [
-        _block(draft, row, owner) for row, owner in zip(rows, draft.proof["owners"], strict=True)
+    found, p, table = hostile.exact(draft), len(draft.domain["table"]), draft.domain["table"]
+    where = [
+        (a, b, c)
+        for a, b in itertools.product(range(p), repeat=2)
+        for c in exact.others(int(table[a, b]), p)
     ]
-    rest = [[r - b for r, b in zip(*pair, strict=True)] for pair in zip(rows, blocks, strict=True)]
-    columns = list(zip(*rest, strict=True))
-    bound, truth = {}, {}
-    for a, b in itertools.product(range(p), repeat=2):
-        x, label = exact.plus(left[a], right[b]), int(table[a, b])
-        active = [exact.relu(z) * s for z, s in zip(net.pre(x), scale, strict=True)]
-        where = {"left": a, "right": b, "sum": label, "difference": int(table[a, inverse[b]])}
-        additive = exact.plus(
-            *(exact.rational(draft.proof[f"effect_{k}"][i].astype(float).tolist())
-              for k, i in where.items())
-        )  # fmt: skip
-        interaction = [h - e for h, e in zip(active, additive, strict=True)]
-        logits = exact.plus(
-            net.linear(x), exact.through(additive, rows), exact.through(interaction, blocks)
-        )
-        size = exact.dot(interaction, interaction)
-        true = net.margins(x, label)
-        for c, margin in zip(exact.others(label, p), true, strict=True):
-            apart = [y - o for y, o in zip(columns[label], columns[c], strict=True)]
-            charged = exact.Margin(logits[label] - logits[c], size * exact.dot(apart, apart))
-            bound[a, b, c], truth[a, b, c] = charged.decimal, margin.decimal
+    both = (itertools.chain.from_iterable(rows) for rows in (found.margins, found.truth))
+    bound, truth = (
+        dict(zip(where, (margin.decimal for margin in margins), strict=True)) for margins in both
+    )
     return bound, truth
-
-
-def _neutral(table: np.ndarray, e: int) -> bool:
-    return bool((table[e] == np.arange(len(table))).all())
-
-
-def _block(draft: Draft, row: list[Fraction], owner: int) -> list[Fraction]:
-    """Coefficients are rounded by the verifier, which any numbers may be."""
-    assert draft.dictionary is not None
-    atoms = exact.rational(draft.dictionary["atoms"][draft.proof["blocks"] == owner].tolist())
-    if not atoms:
-        return [Fraction(0)] * len(row)
-    fitted = [Fraction(float(exact.dot(row, atom))) for atom in atoms]
-    return exact.through(fitted, atoms)
 
 
 def lies(draft: Draft, seed: int) -> Draft:

@@ -94,6 +94,27 @@ def test_tensors_that_are_described_wrongly_are_refused(folder: Path, name: str)
     assert str(caught.value).isprintable()
 
 
+@pytest.mark.parametrize("name", [form.HEADER, form.TENSORS])
+def test_what_git_lfs_has_not_downloaded_is_named(folder: Path, name: str) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    (folder / name).write_text(pointer)
+    with pytest.raises(CrossproofError, match=f"{name}' is a Git LFS pointer: run `git lfs pull`"):
+        verify(folder)
+    if name == form.TENSORS:
+        with pytest.raises(CrossproofError, match="run `git lfs pull`"):
+            network_hash(folder)
+
+
+def test_a_reader_can_insist_on_what_the_kind_has_alone(made: dict[str, Path]) -> None:
+    hashed = verify(made["points"]).dictionary
+    assert verify(made["points"], dictionary=hashed).pinned == ("dictionary",)
+    with pytest.raises(CrossproofError, match="speaks about the dictionary"):
+        verify(made["points"], dictionary="0" * 64)
+    for pin in ({"model": "0" * 16}, {"text": "0" * 64}, {"dictionary": "0" * 64}):
+        with pytest.raises(CrossproofError, match=r"speaks about no .* network, domain"):
+            verify(made["pairs"], **pin)
+
+
 def test_metadata_is_passed_over(folder: Path) -> None:
     rewrite(folder, lambda h: h.update(__metadata__={"format": "pt"}))
     assert verify(folder).holds

@@ -18,7 +18,8 @@ from crossproof.commands import verify as command
 from crossproof.errors import CrossproofError
 from crossproof.proof.certificate.result import VerificationResult, summary_tables
 from crossproof.proof.certificate.verifier import verify
-from crossproof.proof.certificate.verifier.verdict import _mean, _share, judge
+from crossproof.proof.certificate.verifier.figures import _mean, _share
+from crossproof.proof.certificate.verifier.verdict import judge
 from crossproof.proof.certificate.writer import Draft, as_certificate, publish
 
 

@@ -15,9 +15,21 @@ import statistical as made
 from safetensors.numpy import load_file, save_file
 
 from crossproof.errors import CrossproofError
-from crossproof.proof.certificate.format import HEADER, TENSORS, Limits, part_of, tensors_hash
-from crossproof.proof.certificate.format_statistical import kind_of, read_statistical
-from crossproof.proof.certificate.result_statistical import Recomputation, statistical_table
+from crossproof.proof.certificate.format import (
+    HEADER,
+    TENSORS,
+    Limits,
+    kind_of,
+    part_of,
+    tensors_hash,
+)
+from crossproof.proof.certificate.format_statistical import read_statistical
+from crossproof.proof.certificate.result_statistical import (
+    Recomputation,
+    StatisticalResult,
+    statistical_table,
+)
+from crossproof.proof.certificate.verifier import verify
 from crossproof.proof.certificate.verifier.confidence import (
     betting,
     binomial,
@@ -25,6 +37,7 @@ from crossproof.proof.certificate.verifier.confidence import (
     hoeffding,
 )
 from crossproof.proof.certificate.verifier.statistical import (
+    in_order,
     judge_statistical,
     verify_statistical,
 )
@@ -68,7 +81,7 @@ def test_a_written_certificate_holds_and_every_line_says_statistical(folder: Pat
 
 
 def test_the_bounds_are_those_of_each_documents_numbers(folder: Path) -> None:
-    held, result = read_statistical(folder), verify_statistical(folder)
+    held, result = in_order(read_statistical(folder)), verify_statistical(folder)
     assert result.level == pytest.approx(0.05 / 6)  # two treatments, three statements each
     by_name = {(b.treatment, b.quantity): b for b in result.bounds}
     for at, name in enumerate(made.NAMES):
@@ -121,6 +134,19 @@ def test_a_claim_below_what_the_verifier_reaches_is_not_verified(
     assert "NOT verified" in repr(result)
 
 
+def test_nobody_can_choose_the_order_of_documents() -> None:
+    """Documents sorted by what they cost would be a game that the gambler has seen."""
+    draft = made.draft(200)
+    order = np.argsort(draft.treated_loss[:, 0] - draft.loss)
+    names = ("digests", "tokens", "loss", "treated_loss", "changed")
+    sorted_by_gap = replace(draft, **{name: getattr(draft, name)[order] for name in names})
+    assert judge_statistical(sorted_by_gap).bounds == judge_statistical(draft).bounds
+    gaps = np.concatenate([np.zeros(100), np.ones(100)])
+    assert (
+        betting(gaps, 1e-3) < 0.2 < 0.5 < betting(np.random.default_rng(0).permutation(gaps), 1e-3)
+    )
+
+
 def test_more_confidence_and_more_treatments_cost_more() -> None:
     draft = made.draft()
     usual = judge_statistical(draft).bounds[0].bound
@@ -140,11 +166,25 @@ def test_a_bound_that_says_nothing_is_called_vacuous() -> None:
     result = judge_statistical(replace(few, delta=1e-9))
     assert all(map(result.vacuous, result.bounds))
     assert "VACUOUS" in repr(result)
-    guess = math.log(64) - result.model_loss
-    gap = replace(result.bounds[0], claimed=0.99)
-    assert not result.vacuous(gap)
-    assert replace(result, model_loss=math.log(64) - 0.9).vacuous(gap)
-    assert guess > 1
+    many = judge_statistical(made.certificate())
+    gap = replace(many.bounds[0], claimed=0.99)
+    assert math.log(64) - many.model_loss > 1
+    assert not many.vacuous(gap)
+    assert replace(many, model_loss=math.log(64) - 0.9).vacuous(gap)
+
+
+def test_half_a_chance_and_gaps_that_are_all_clipped_say_nothing() -> None:
+    result = judge_statistical(made.certificate())
+    assert not any(map(result.vacuous, result.bounds))
+    even = judge_statistical(made.certificate(delta=0.5))
+    assert all(map(even.vacuous, even.bounds))
+    assert "says nothing" in even.verdict
+    narrow = judge_statistical(made.certificate(documents=400, low=0.0, high=0.1))  # half are above
+    gap, _, beyond = narrow.bounds[:3]
+    assert gap.claimed < 0.1
+    assert 0.5 <= beyond.claimed < 1
+    assert narrow.vacuous(gap)
+    assert not narrow.vacuous(beyond)
 
 
 def set_header(*path: str | int, value: Any) -> Callable[[Any, Any], None]:
@@ -186,6 +226,9 @@ HOSTILE: dict[str, tuple[Callable[[Any, Any], None], str]] = {
     "delta 1": (set_header("claim", "delta", value=1), "between 0 and 1"),
     "delta 2.5": (set_header("claim", "delta", value=2.5), "between 0 and 1"),
     "delta 0": (set_header("claim", "delta", value=0), "between 0 and 1"),
+    "a delta that vanishes": (set_header("claim", "delta", value=5e-324), "1e-100 at least"),
+    "a treatment in other digits": (
+        set_header("claim", "statements", 1, "treatment", value="keep-1\u0663"), "it must be"),
     "delta true": (set_header("claim", "delta", value=True), "between 0 and 1"),
     "an empty range": (set_header("claim", "range", value=[1, 1]), "lower first"),
     "a range the wrong way": (set_header("claim", "range", value=[1, -1]), "lower first"),
@@ -253,6 +296,17 @@ def test_the_reader_can_insist_on_what_it_is_about(name: str, folder: Path) -> N
     assert "(yours)" in repr(pinned)
     with pytest.raises(CrossproofError, match="speaks about the " + name):
         verify_statistical(folder, **{name: "0" * 64})
+
+
+def test_one_function_verifies_every_kind(folder: Path) -> None:
+    again = verify(folder, model="0123456789abcdef", dictionary="ab" * 32)
+    assert isinstance(again, StatisticalResult)
+    assert again.pinned == ("model", "dictionary")
+    assert again.bounds == verify_statistical(folder).bounds
+    with pytest.raises(CrossproofError, match=r"no network: .* model, dictionary, text"):
+        verify(folder, network="0" * 64)
+    with pytest.raises(CrossproofError, match="not for ball arithmetic"):
+        verify(folder, arb=True)
 
 
 def test_what_it_needs_is_limited(folder: Path) -> None:

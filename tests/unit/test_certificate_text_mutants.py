@@ -76,13 +76,15 @@ def statements_are_right() -> bool:
     losses[:3, 1] = draft.loss[:3] + 1.25 * draft.tokens[:3]
     losses[3, 0] = 0.0
     object.__setattr__(draft, "treated_loss", losses)
-    result = judge_statistical(draft)
+    order = sorted(range(30), key=lambda at: draft.digests[at].tolist())
+    result, losses = judge_statistical(draft), losses[order]
+    tokens, loss, changes = draft.tokens[order], draft.loss[order], draft.changed[order]
     level = 0.05 / 6
     for at in range(2):
-        gaps = (losses[:, at] - draft.loss) / draft.tokens
+        gaps = (losses[:, at] - loss) / tokens
         gap, changed, beyond = result.bounds[3 * at : 3 * at + 3]
         unit = (np.clip(gaps, -1, 1) + 1) / 2
-        shares = draft.changed[:, at] / draft.tokens
+        shares = changes[:, at] / tokens
         expected = (
             (gap.bound, 2 * confidence.betting(unit, level) - 1),
             (gap.bernstein, 2 * confidence.empirical_bernstein(unit, level) - 1),

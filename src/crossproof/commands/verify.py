@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from crossproof.commands.parsing import parse
 from crossproof.commands.prove_text import KINDS
-from crossproof.commands.verify_text import TextSubject, report_text
+from crossproof.commands.verify_text import TextSubject, compared
 from crossproof.errors import CrossproofError
+
+if TYPE_CHECKING:
+    from crossproof.proof.certificate.verifier.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,8 @@ def run(arguments: Sequence[str], began: float) -> None:
 
 
 def _report(options: Verify) -> bool:
-    from rich.console import Console
-
-    from crossproof.proof.certificate.format import Limits
-    from crossproof.proof.certificate.format_statistical import kind_of
+    from crossproof.proof.certificate.format import Limits, kind_of
     from crossproof.proof.certificate.identity import network_hash
-    from crossproof.proof.certificate.reading import printable
-    from crossproof.proof.certificate.result import summary_tables
     from crossproof.proof.certificate.verifier import verify
 
     network = options.network
@@ -69,43 +67,68 @@ def _report(options: Verify) -> bool:
             raise CrossproofError("Nothing to verify: give the folder of a certificate.")
         print(network)
         return True
-    limits = Limits(int(options.memory * 2**30), int(options.operations))
-    kinds = {folder: kind_of(folder) for folder in options.folders}
-    of_text = {folder: kind for folder, kind in kinds.items() if kind in KINDS}
-    folders = [folder for folder in options.folders if folder not in of_text]
-    if options.text_model.given and not of_text:
+    of_text = {folder: kind_of(folder) in KINDS for folder in options.folders}
+    if options.text_model.given and not any(of_text.values()):
         raise CrossproofError(
             "--model, --dictionary and --text are of certificates of language models."
         )
-    if not folders and (options.network or options.domain or options.arb):
+    if all(of_text.values()) and (options.network or options.domain or options.arb):
         raise CrossproofError(
             "--network, --domain and --arb are of certificates of networks: give --model."
         )
-    verified = not of_text or report_text(of_text, options.text_model, limits)
-    if not folders:
-        return verified
-    results = {
-        folder: verify(
-            folder, network=network, domain=options.domain, arb=options.arb, limits=limits
-        )
-        for folder in folders
+    limits = Limits(int(options.memory * 2**30), int(options.operations))
+    results: dict[Path, Verdict] = {
+        folder: verify(folder, limits=limits)
+        if text
+        else verify(folder, network=network, domain=options.domain, arb=options.arb, limits=limits)
+        for folder, text in of_text.items()
     }
-    names = [folder.name for folder in results]
-    several = {
-        str(folder) if names.count(folder.name) > 1 else folder.name: result
-        for folder, result in results.items()
-    }
+    _show(compared(results, options.text_model) if options.text_model.given else results)
+    return all(result.holds for result in results.values())
+
+
+def _show(results: Mapping[Path, Verdict]) -> None:
+    """Prints tables and verdicts: of one certificate whole, of several a line each, by kind."""
+    from rich.console import Console
+
+    from crossproof.proof.certificate.reading import printable
+    from crossproof.proof.certificate.result import VerificationResult, summary_tables
+    from crossproof.proof.certificate.result_contexts import ContextsResult, contexts_table
+    from crossproof.proof.certificate.result_statistical import StatisticalResult, statistical_table
+
+    named = _named(results)
+    networks = {n: r for n, r in named.items() if isinstance(r, VerificationResult)}
+    statistical = {n: r for n, r in named.items() if isinstance(r, StatisticalResult)}
+    contexts = {n: r for n, r in named.items() if isinstance(r, ContextsResult)}
+    tables = summary_tables(networks) if networks else []
+    tables += [statistical_table(statistical)] if statistical else []
+    tables += [contexts_table(contexts)] if contexts else []
     first = next(iter(results.values()))
-    for table in first.tables() if len(results) == 1 else summary_tables(several):
+    for table in tables if len(results) > 1 else first.tables():
         Console().print(table.to_rich())
-    if len(results) == 1 and first.holds:
-        print(first.verdict)
     false = [printable(str(folder)) for folder, result in results.items() if not result.holds]
     if false:
         print(f"crossproof: the claim of {', '.join(false)} is NOT verified.", file=sys.stderr)
-    elif len(results) > 1:
-        empty = [printable(str(f)) for f, result in results.items() if result.claim_vacuous]
-        print("All claims are verified.")
+    elif len(results) == 1:
+        print(first.verdict)
+    else:
+        print(_all_verified(len(statistical), len(results)))
+        empty = [printable(str(folder)) for folder, r in results.items() if r.claim_vacuous]
         if empty:
             print(f"True, and says nothing (guessing does as well): {', '.join(empty)}.")
-    return verified and not false
+
+
+def _all_verified(statistical: int, results: int) -> str:
+    if statistical == results:
+        return "All statistical claims are verified; they are no proofs about every input."
+    others = "; the statistical ones are no proofs about every input" if statistical else ""
+    return f"All claims are verified{others}."
+
+
+def _named(results: Mapping[Path, Verdict]) -> dict[str, Verdict]:
+    """By the folders' names, or where two are called alike by their paths."""
+    names = [folder.name for folder in results]
+    return {
+        str(folder) if names.count(folder.name) > 1 else folder.name: result
+        for folder, result in results.items()
+    }

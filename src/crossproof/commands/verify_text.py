@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from crossproof.errors import CrossproofError
 from crossproof.training.config import Precision
@@ -14,11 +13,7 @@ from crossproof.training.config import Precision
 if TYPE_CHECKING:
     from crossproof.crosscoder.model import Crosscoder
     from crossproof.lm import LanguageModel
-    from crossproof.proof.certificate.format import Limits
-    from crossproof.proof.certificate.result_contexts import ContextsResult
-    from crossproof.proof.certificate.result_statistical import StatisticalResult
-
-R = TypeVar("R")
+    from crossproof.proof.certificate.verifier.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -60,70 +55,23 @@ class TextSubject:
         return any(each is not None for each in (self.model, self.dictionary, self.text))
 
 
-def report_text(folders: Mapping[Path, str], subject: TextSubject, limits: Limits) -> bool:
-    """Prints what certificates about language models show, by kind; False if a claim is false."""
-    from rich.console import Console
-
-    from crossproof.proof.certificate.reading import printable
-    from crossproof.proof.certificate.result_contexts import contexts_table
-    from crossproof.proof.certificate.result_statistical import statistical_table
-    from crossproof.proof.certificate.verifier.contexts import verify_contexts
-    from crossproof.proof.certificate.verifier.statistical import verify_statistical
-
-    statistical = {
-        folder: verify_statistical(folder, limits=limits)
-        for folder, kind in folders.items()
-        if kind == "statistical"
-    }
-    contexts = {
-        folder: verify_contexts(folder, limits=limits)
-        for folder, kind in folders.items()
-        if kind == "contexts"
-    }
-    if subject.given:
-        model, crosscoder = subject.load(text=bool(statistical))
-        statistical = {f: _again(f, r, model, crosscoder, subject) for f, r in statistical.items()}
-        contexts = {f: _compared(f, r, model, crosscoder) for f, r in contexts.items()}
-    results: dict[Path, StatisticalResult | ContextsResult] = {**statistical, **contexts}
-    first = next(iter(results.values()))
-    tables = first.tables()
-    if len(results) > 1:
-        tables = [statistical_table(_named(statistical))] if statistical else []
-        tables += [contexts_table(_named(contexts))] if contexts else []
-    for table in tables:
-        Console().print(table.to_rich())
-    if len(results) == 1 and first.holds:
-        print(first.verdict)
-    false = [printable(str(folder)) for folder, result in results.items() if not result.holds]
-    if false:
-        print(f"crossproof: the claim of {', '.join(false)} is NOT verified.", file=sys.stderr)
-    elif len(results) > 1 and statistical:
-        print("All statistical claims are verified; they are no proofs about every input.")
-    return not false
-
-
-def _named(results: Mapping[Path, R]) -> dict[str, R]:
-    return {str(folder): result for folder, result in results.items()}
-
-
-def _again(
-    folder: Path,
-    result: StatisticalResult,
-    model: LanguageModel,
-    crosscoder: Crosscoder,
-    subject: TextSubject,
-) -> StatisticalResult:
+def compared(results: Mapping[Path, Verdict], subject: TextSubject) -> dict[Path, Verdict]:
+    """The same once yours has been run again for certificates about language models."""
+    from crossproof.proof.certificate.contexts import compare_contexts
+    from crossproof.proof.certificate.result_contexts import ContextsResult
+    from crossproof.proof.certificate.result_statistical import StatisticalResult
     from crossproof.proof.certificate.statistical import recompute
 
-    assert subject.text is not None  # `load` looked
-    again = recompute(folder, model, crosscoder, subject.text, subject.recheck)
-    return replace(result, recomputed=again, pinned=("model", "dictionary", "text"))
-
-
-def _compared(
-    folder: Path, result: ContextsResult, model: LanguageModel, crosscoder: Crosscoder
-) -> ContextsResult:
-    from crossproof.proof.certificate.contexts import compare_contexts
-
-    compare_contexts(folder, model, crosscoder)
-    return replace(result, recomputed=True, pinned=("model", "dictionary"))
+    kinds = [isinstance(result, StatisticalResult) for result in results.values()]
+    model, crosscoder = subject.load(text=any(kinds))
+    again = dict(results)
+    for folder, result in results.items():
+        if isinstance(result, StatisticalResult):
+            assert subject.text is not None  # `load` looked
+            share = recompute(folder, model, crosscoder, subject.text, subject.recheck)
+            yours: tuple[str, ...] = ("model", "dictionary", "text")
+            again[folder] = replace(result, recomputed=share, pinned=yours)
+        elif isinstance(result, ContextsResult):
+            others = compare_contexts(folder, model, crosscoder)
+            again[folder] = replace(result, recomputed=others, pinned=("model", "dictionary"))
+    return again

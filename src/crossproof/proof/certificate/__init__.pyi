@@ -23,6 +23,8 @@ from .text_options import DocumentSlice as DocumentSlice
 from .text_options import StatisticalOptions as StatisticalOptions
 from .verifier.contexts import verify_contexts as verify_contexts
 from .verifier.statistical import verify_statistical as verify_statistical
+from .verifier.verdict import Verdict as Verdict
 from .verifier.verdict import judge as judge
 from .verifier.verdict import verify as verify
+from .verifier.verdict import verify_network as verify_network
 from .writer import as_certificate as as_certificate

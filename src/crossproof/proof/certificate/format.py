@@ -7,7 +7,7 @@ page.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crossproof.proof.certificate.headers import SCHEMA as SCHEMA
+from crossproof.proof.certificate.headers import check_pins as check_pins
+from crossproof.proof.certificate.headers import is_number, read_header
 from crossproof.proof.certificate.reading import CertificateError as CertificateError
-from crossproof.proof.certificate.reading import (
-    load,
-    quoted,
-    read_entries,
-    read_json,
-)
+from crossproof.proof.certificate.reading import load, quoted, read_entries, read_json
 
-SCHEMA = 1
 HEADER, TENSORS = "certificate.json", "tensors.safetensors"
 SMALLEST_VALUE, LARGEST_VALUE = 1e-60, 1e30
 """Numbers are 0 or of a magnitude between these: nothing the verifier computes can overflow, and
@@ -32,6 +29,8 @@ KEYS = {"schema", "kind", "task", "claim", "network", "domain", "dictionary", "v
 LARGEST_SUM, LISTS = 10**6, "BEGLT"
 """Sums have at most this many terms (`arithmetic.UP`); nothing is summed over these letters."""
 Tensors = Mapping[str, npt.NDArray[Any]]
+Described = Mapping[str, tuple[tuple[int, ...], bool]]
+"""Of each tensor its shape, and whether its numbers are whole."""
 
 NETWORK = {"W_in": "D N", "b_in": "N", "W_out": "N V", "b_out": "V", "skip": "D V"}
 _NETWORK = {f"network.{name}": shape for name, shape in NETWORK.items()}
@@ -145,51 +144,96 @@ def tensors_hash(tensors: Tensors) -> str:
     return digest.hexdigest()
 
 
+def kind_of(folder: Path) -> str:
+    """The kind that a certificate says it is of; "" if it says none. Errors as `read_json`."""
+    header = read_json(folder / HEADER)
+    kind = header.get("kind") if isinstance(header, dict) else ""
+    return kind if isinstance(kind, str) else ""
+
+
 def read_certificate(folder: Path, limits: Limits | None = None) -> Certificate:
     """Reads a certificate and checks form, numbers and hashes.
 
     Raises CertificateError, in one sentence, for anything that is not as the format says.
     """
-    limits = limits or Limits()
     header = _read_header(folder / HEADER)
-    path = folder / TENSORS
-    entries = read_entries(path)
-    sizes = check_layout(header["kind"], {k: (e.shape, e.whole) for k, e in entries.items()})
-    largest = max(entry.bytes for entry in entries.values())
-    limits.check(memory=8 * sum(entry.count for entry in entries.values()) + largest)
-    tensors = {name: load(path, entry) for name, entry in entries.items()}
+    sizes, tensors = load_tensors(folder, lambda d: check_layout(header["kind"], d), limits)
     for name, tensor in tensors.items():
         check_range(name, tensor)
+    parts = {name: part_of(tensors, name) for name in ("network", "domain", "dictionary")}
+    hashes = {name: tensors_hash(part) if part else None for name, part in parts.items()}
+    check_hashes(folder, hashes, header)
     return Certificate(
         kind=header["kind"],
         claim={name: float(value) for name, value in header["claim"].items()},
-        hashes=_check_hashes(header, tensors, folder),
+        hashes={name: hashed for name, hashed in hashes.items() if hashed is not None},
         tensors=tensors,
         sizes=sizes,
         task=header["task"],
         cost=header["cost"],
-        bytes=(folder / HEADER).stat().st_size + path.stat().st_size,
+        bytes=bytes_of(folder),
         verifier=header["verifier"],
     )
 
 
-def check_layout(
-    kind: str, described: Mapping[str, tuple[tuple[int, ...], bool]]
-) -> dict[str, int]:
+def load_tensors(
+    folder: Path, check: Callable[[Described], Any], limits: Limits | None, more: int = 0
+) -> tuple[Any, dict[str, npt.NDArray[Any]]]:
+    """What `check` makes of the tensors' names, shapes and types, and then the tensors.
+
+    Raises CertificateError as `check`, and before anything is read if that needs more memory than
+    allowed, `more` bytes beside it.
+    """
+    path = folder / TENSORS
+    entries = read_entries(path)
+    sizes = check({name: (entry.shape, entry.whole) for name, entry in entries.items()})
+    largest = max(entry.bytes for entry in entries.values())
+    needed = 8 * sum(entry.count for entry in entries.values()) + largest
+    (limits or Limits()).check(memory=needed + more)
+    return sizes, {name: load(path, entry) for name, entry in entries.items()}
+
+
+def bytes_of(folder: Path) -> int:
+    """The size of both files."""
+    return sum((folder / name).stat().st_size for name in (HEADER, TENSORS))
+
+
+def check_hashes(
+    folder: Path, hashes: Mapping[str, str | None], claimed: Mapping[str, Any]
+) -> None:
+    """Raises CertificateError for a part whose hash is not the one that is claimed."""
+    for name, hashed in hashes.items():
+        if claimed.get(name) != hashed:
+            raise CertificateError(
+                f"The {name} in {folder} has hash {hashed}, and the certificate speaks about "
+                f"{quoted(claimed.get(name))}: they do not belong together."
+            )
+
+
+def check_names(kind: str, described: Described, layout: Mapping[str, Any]) -> None:
+    """Raises CertificateError for a tensor that is missing or foreign."""
+    for name in [*described, *layout]:
+        if name not in layout or name not in described:
+            wrong = "may not hold" if name in described else "must hold"
+            raise CertificateError(f"A certificate of kind '{kind}' {wrong} {quoted(name)}.")
+
+
+def check_type(name: str, whole: bool, expected: bool) -> None:
+    """Raises CertificateError for integers in place of other numbers, and the reverse."""
+    if whole != expected:
+        raise CertificateError(f"{name} must be {'integers' if expected else 'floating point'}.")
+
+
+def check_layout(kind: str, described: Described) -> dict[str, int]:
     """The sizes that letters stand for, from the tensors' shapes and whether they are integers.
 
     Raises CertificateError for a tensor that is missing, foreign, or of the wrong shape or type.
     """
     layout, sizes = LAYOUT[kind], dict[str, int]()
-    for name in [*described, *layout]:
-        if name not in layout or name not in described:
-            wrong = "may not hold" if name in described else "must hold"
-            raise CertificateError(f"A certificate of kind '{kind}' {wrong} {quoted(name)}.")
+    check_names(kind, described, layout)
     for name, letters in layout.items():
         shape, whole = described[name]
-        if whole != (name in WHOLE):
-            expected = "integers" if name in WHOLE else "floating point"
-            raise CertificateError(f"{name} must be {expected}.")
+        check_type(name, whole, name in WHOLE)
         _check_shape(name, shape, letters.split(), sizes)
     for letter in set(sizes) - set(LISTS):
         if sizes[letter] > LARGEST_SUM:
@@ -228,36 +272,11 @@ def check_range(name: str, tensor: npt.NDArray[Any]) -> None:
             )
 
 
-def _check_hashes(header: Mapping[str, Any], tensors: Tensors, folder: Path) -> dict[str, str]:
-    hashes = {}
-    for name in ("network", "domain", "dictionary"):
-        part = part_of(tensors, name)
-        hashed = tensors_hash(part) if part else None
-        if header[name] != hashed:
-            raise CertificateError(
-                f"The {name} in {folder} has hash {hashed}, and the certificate speaks about "
-                f"{quoted(header[name])}: they do not belong together."
-            )
-        if hashed is not None:
-            hashes[name] = hashed
-    return hashes
-
-
 def _read_header(path: Path) -> dict[str, Any]:
-    header = read_json(path)
-    if not isinstance(header, dict) or set(header) != KEYS:
-        raise CertificateError(f"{path} must be an object with exactly the keys {sorted(KEYS)}.")
-    for key in ("schema", "verifier"):
-        if type(header[key]) is not int or header[key] != SCHEMA:
-            raise CertificateError(
-                f"{path} has {key} {quoted(header[key])}, this verifier reads {SCHEMA}: use the "
-                f"version of crossproof that wrote it."
-            )
+    header = read_header(path, KEYS)
     kind = header["kind"]
     if not isinstance(kind, str) or kind not in LAYOUT:
         raise CertificateError(f"{path} has kind {quoted(kind)}; there are {', '.join(LAYOUT)}.")
-    if not isinstance(header["task"], dict) or not isinstance(header["cost"], dict):
-        raise CertificateError(f"'task' and 'cost' in {path} must be objects.")
     _check_claim(header["claim"], path)
     return header
 
@@ -267,6 +286,5 @@ def _check_claim(claim: Any, path: Path) -> None:
     if not isinstance(claim, dict) or not claim or not set(claim) <= known:
         raise CertificateError(f"'claim' in {path} must hold accuracy, cross_entropy or both.")
     for name, value in claim.items():
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not abs(value) <= LARGEST_VALUE:
+        if not is_number(value):
             raise CertificateError(f"The claim {name} in {path} must be a number.")

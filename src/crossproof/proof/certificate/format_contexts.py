@@ -6,31 +6,34 @@ MLPs' inputs, and for every context the model's own stream and latents there.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from crossproof.proof.certificate import headers
 from crossproof.proof.certificate.format import (
     HEADER,
     LARGEST_SUM,
-    TENSORS,
+    SCHEMA,
+    Described,
     Limits,
     Tensors,
+    bytes_of,
+    check_hashes,
+    check_names,
     check_range,
+    check_type,
+    load_tensors,
     part_of,
     tensors_hash,
 )
-from crossproof.proof.certificate.reading import (
-    CertificateError,
-    load,
-    quoted,
-    read_entries,
-    read_json,
-)
+from crossproof.proof.certificate.headers import HASH, MODEL, is_number
+from crossproof.proof.certificate.reading import CertificateError, quoted
 
-KIND, SCHEMA, MOST_STATEMENTS = "contexts", 1, 64
+KIND, MOST_STATEMENTS = "contexts", 64
 ASSUMPTIONS = (
     "The streams and latents saved are those of the model and the dictionary at these contexts.",
     "The model is its blocks from there on in real arithmetic, with the weights saved.",
@@ -43,7 +46,6 @@ PARTS = ("weights", "dictionary", "contexts")
 NORMED = ("norm_weight", "norm_bias")
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu", "quick_gelu", "identity")
 WHOLE = {"contexts.tokens", "contexts.scored", "contexts.offsets", "contexts.indices"}
-HASH, MODEL = "[0-9a-f]{64}", r"[0-9a-f,]{16,64}"
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,11 @@ class ContextsCertificate:
     bytes: int = 0
 
     @property
+    def about(self) -> dict[str, str]:
+        """The hashes that a reader can insist on."""
+        return {"model": self.model, "dictionary": self.dictionary}
+
+    @property
     def memory(self) -> int:
         """Bytes that the tensors take."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
@@ -139,12 +146,7 @@ def read_contexts(folder: Path, limits: Limits | None = None) -> ContextsCertifi
     """
     header = _read_header(folder / HEADER)
     shape = _shape(header["shape"], folder / HEADER)
-    path = folder / TENSORS
-    entries = read_entries(path)
-    sizes = check_shapes(shape, {name: (e.shape, e.whole) for name, e in entries.items()})
-    largest = max(entry.bytes for entry in entries.values())
-    (limits or Limits()).check(memory=8 * sum(e.count for e in entries.values()) + largest)
-    tensors = {name: load(path, entry) for name, entry in entries.items()}
+    sizes, tensors = load_tensors(folder, lambda d: check_shapes(shape, d), limits)
     for name, tensor in tensors.items():
         check_range(name, tensor)
     statements = tuple(ContextStatement(**each) for each in header["claim"]["statements"])
@@ -153,31 +155,20 @@ def read_contexts(folder: Path, limits: Limits | None = None) -> ContextsCertifi
     read = ContextsCertificate(
         shape, statements, tensors, sizes,
         **{key: header[key] for key in ("model", "dictionary", "task", "cost")},
-        bytes=(folder / HEADER).stat().st_size + path.stat().st_size,
+        bytes=bytes_of(folder),
     )  # fmt: skip
     check_codes(read)
-    for part, hashed in read.hashes.items():
-        if header["hashes"].get(part) != hashed:
-            raise CertificateError(
-                f"The {part} in {folder} has hash {hashed}, and the certificate speaks about "
-                f"{quoted(header['hashes'].get(part))}: they do not belong together."
-            )
+    check_hashes(folder, read.hashes, header["hashes"])
     return read
 
 
-def check_shapes(
-    shape: ModelShape, described: Mapping[str, tuple[tuple[int, ...], bool]]
-) -> dict[str, int]:
+def check_shapes(shape: ModelShape, described: Described) -> dict[str, int]:
     """The sizes that letters stand for; CertificateError for a tensor that is not as it should."""
     layout, sizes = shape.layout, dict[str, int]()
-    for name in [*described, *layout]:
-        if name not in layout or name not in described:
-            wrong = "may not hold" if name in described else "must hold"
-            raise CertificateError(f"This certificate of kind '{KIND}' {wrong} {quoted(name)}.")
+    check_names(KIND, described, layout)
     for name, letters in layout.items():
         found, whole = described[name]
-        if whole != (name in WHOLE):
-            raise CertificateError(f"{name} must be {'integers' if name in WHOLE else 'floats'}.")
+        check_type(name, whole, name in WHOLE)
         pairs = zip(letters.split(), found, strict=False)
         fits = all(0 < n <= LARGEST_SUM * 64 and sizes.setdefault(k, n) == n for k, n in pairs)
         if not fits or len(found) != len(letters.split()):
@@ -202,6 +193,9 @@ def check_codes(certificate: ContextsCertificate) -> None:
     ends = len(offsets) == scored.sum() + 1 and offsets[0] == 0 and offsets[-1] == sizes["E"]
     if not ends or (offsets[1:] < offsets[:-1]).any():
         raise CertificateError("contexts.offsets must rise from 0 to the number of latents.")
+    rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    if len(np.unique(rows * sizes["H"] + contexts["indices"])) != len(rows):
+        raise CertificateError("contexts.indices names a latent twice at one position.")
     if len({row.tobytes() for row in tokens}) != len(tokens):
         raise CertificateError("A context is listed twice: each may count once.")
 
@@ -224,19 +218,10 @@ def header_of(certificate: ContextsCertificate) -> dict[str, Any]:
 
 
 def _read_header(path: Path) -> dict[str, Any]:
-    header = read_json(path)
-    if not isinstance(header, dict) or set(header) != KEYS:
-        raise CertificateError(f"{path} must be an object with exactly the keys {sorted(KEYS)}.")
-    known = {"schema": SCHEMA, "verifier": SCHEMA, "kind": KIND, "assumptions": list(ASSUMPTIONS)}
-    for key, value in known.items():
-        if header[key] != value or isinstance(header[key], bool):
-            raise CertificateError(
-                f"'{key}' in {path} is {quoted(header[key])}, and must be {quoted(value)}."
-            )
-    for key, form in (("model", MODEL), ("dictionary", HASH)):
-        if not isinstance(header[key], str) or not re.fullmatch(form, header[key]):
-            raise CertificateError(f"'{key}' in {path} must be a hash in hexadecimal digits.")
-    for key in ("shape", "hashes", "task", "cost", "claim"):
+    header = headers.read_header(path, KEYS)
+    headers.check_kind(header, KIND, ASSUMPTIONS, path)
+    headers.check_forms(header, {"model": MODEL, "dictionary": HASH}, path)
+    for key in ("shape", "hashes", "claim"):
         if not isinstance(header[key], dict):
             raise CertificateError(f"'{key}' in {path} must be an object.")
     statements = header["claim"].get("statements")
@@ -257,7 +242,7 @@ def _is_statement(value: Any) -> bool:
     whole = all(type(value[key]) is int and 0 <= value[key] < 2**53 for key in ("keep", "kept"))
     changes = (value["loss_change"], value["token_change"])
     return whole and value["mlps"] in (1, 2) and type(value["mlps"]) is int and all(
-        type(change) in (int, float) and 0 <= change <= 1e30 for change in changes
+        is_number(change) and change >= 0 for change in changes
     )  # fmt: skip
 
 

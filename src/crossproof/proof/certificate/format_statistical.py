@@ -17,22 +17,21 @@ import numpy.typing as npt
 from crossproof.proof.certificate.format import (
     HEADER,
     LARGEST_SUM,
-    TENSORS,
+    Described,
     Limits,
     Tensors,
+    bytes_of,
+    check_hashes,
+    check_names,
     check_range,
+    check_type,
+    load_tensors,
     part_of,
     tensors_hash,
 )
 from crossproof.proof.certificate.header_statistical import ASSUMPTIONS as ASSUMPTIONS
-from crossproof.proof.certificate.header_statistical import read_header
-from crossproof.proof.certificate.reading import (
-    CertificateError,
-    load,
-    quoted,
-    read_entries,
-    read_json,
-)
+from crossproof.proof.certificate.header_statistical import KIND, read_header
+from crossproof.proof.certificate.reading import CertificateError, quoted
 
 LAYOUT = {
     "text.digests": ("n 4", True),
@@ -92,12 +91,11 @@ class StatisticalCertificate:
     cost: Mapping[str, Any] = field(default_factory=dict)
     bytes: int = 0
 
-
-def kind_of(folder: Path) -> str:
-    """The kind that a certificate says it is of; "" if it says none. Errors as `read_json`."""
-    header = read_json(folder / HEADER)
-    kind = header.get("kind") if isinstance(header, dict) else ""
-    return kind if isinstance(kind, str) else ""
+    @property
+    def about(self) -> dict[str, str]:
+        """The hashes that a reader can insist on."""
+        names = {"model": self.model, "dictionary": self.dictionary}
+        return names | {"text": self.text["sha256"]}
 
 
 def read_statistical(folder: Path, limits: Limits | None = None) -> StatisticalCertificate:
@@ -106,17 +104,12 @@ def read_statistical(folder: Path, limits: Limits | None = None) -> StatisticalC
     Raises CertificateError, in one sentence, for anything that is not as the format says.
     """
     header = read_header(folder / HEADER)
-    path = folder / TENSORS
-    entries = read_entries(path)
     claim = header["claim"]
     shape = (claim["documents"], len(claim["statements"]))
-    check_entries({name: (e.shape, e.whole) for name, e in entries.items()}, *shape)
-    largest = max(entry.bytes for entry in entries.values())
-    needed = 8 * sum(entry.count for entry in entries.values()) + largest
-    (limits or Limits()).check(memory=needed + 100 * shape[0])
-    tensors = {name: load(path, entry) for name, entry in entries.items()}
+    _, tensors = load_tensors(folder, lambda d: check_entries(d, *shape), limits, 100 * shape[0])
     check_values(tensors)
-    _check_hashes(header, tensors, folder)
+    hashes = {name: tensors_hash(part_of(tensors, name)) for name in ("text", "values")}
+    check_hashes(folder, hashes, {"text": header["text"]["sha256"], "values": header["values"]})
     low, high = map(float, claim["range"])
     return StatisticalCertificate(
         delta=float(claim["delta"]),
@@ -131,27 +124,21 @@ def read_statistical(folder: Path, limits: Limits | None = None) -> StatisticalC
         treated_loss=tensors["values.treated_loss"],
         changed=tensors["values.changed"],
         **{key: header[key] for key in ("model", "dictionary", "text", "task", "cost")},
-        bytes=(folder / HEADER).stat().st_size + path.stat().st_size,
+        bytes=bytes_of(folder),
     )
 
 
-def check_entries(
-    described: Mapping[str, tuple[tuple[int, ...], bool]], documents: int, treatments: int
-) -> None:
+def check_entries(described: Described, documents: int, treatments: int) -> None:
     """Raises CertificateError for a tensor that is missing, foreign, or of another shape or type.
 
     Every document that is claimed must be there, and no other.
     """
-    for name in [*described, *LAYOUT]:
-        if name not in LAYOUT or name not in described:
-            wrong = "may not hold" if name in described else "must hold"
-            raise CertificateError(f"A statistical certificate {wrong} {quoted(name)}.")
+    check_names(KIND, described, LAYOUT)
     sizes = {"n": documents, "M": treatments, "4": 4}
     for name, (letters, whole) in LAYOUT.items():
         expected = tuple(sizes[letter] for letter in letters.split())
         shape, integers = described[name]
-        if integers != whole:
-            raise CertificateError(f"{name} must be {'integers' if whole else 'floating point'}.")
+        check_type(name, integers, whole)
         if shape != expected:
             raise CertificateError(
                 f"{name} has shape {quoted(list(shape))}, and {list(expected)} is needed for "
@@ -176,16 +163,6 @@ def check_values(tensors: Tensors) -> None:
         raise CertificateError(
             f"{repeated:,} of the {len(tokens):,} documents occur twice: each may count once."
         )
-
-
-def _check_hashes(header: Mapping[str, Any], tensors: Tensors, folder: Path) -> None:
-    for name, claimed in (("text", header["text"]["sha256"]), ("values", header["values"])):
-        hashed = tensors_hash(part_of(tensors, name))
-        if hashed != claimed:
-            raise CertificateError(
-                f"The {name} in {folder} has hash {hashed}, and the certificate speaks about "
-                f"{quoted(claimed)}: they do not belong together."
-            )
 
 
 def treatments_of(statements: Sequence[Statement]) -> tuple[str, ...]:

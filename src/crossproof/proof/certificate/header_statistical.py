@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from crossproof.proof.certificate import headers
 from crossproof.proof.certificate.format import LARGEST_SUM
-from crossproof.proof.certificate.reading import CertificateError, quoted, read_json
+from crossproof.proof.certificate.headers import HASH, MODEL, is_number
+from crossproof.proof.certificate.reading import CertificateError, quoted
 
-KIND, SCHEMA, MOST_TREATMENTS = "statistical", 1, 64
+KIND, MOST_TREATMENTS = "statistical", 64
 ASSUMPTIONS = (
     "The documents are independent draws from one distribution; what holds is about that "
     "distribution, not about any one text.",
-    "The dictionary did not see them, and neither it nor the treatments, the range and delta were "
-    "chosen by looking at them.",
+    "The dictionary did not see them, and neither it nor the treatments, the range, delta, and "
+    "which and how many documents these are were chosen by looking at them.",
     "The numbers saved are the model's, in the precision it was run in.",
 )
 """Every claim rests on these; the file states them, and the reader sees them."""
@@ -24,40 +25,22 @@ KEYS |= {"values", "task", "cost"}
 CLAIM = {"delta", "range", "documents", "spliced", "mlps", "statements"}
 STATEMENT = {"treatment", "loss_gap", "changed", "beyond"}
 TEXT = {"sha256", "split", "skip", "context", "vocabulary"}
-HASH, MODEL = "[0-9a-f]{64}", r"[0-9a-f,]{16,64}"
-TREATMENT = r"spliced|keep-(0|[1-9]\d{0,5})"
+TREATMENT = "spliced|keep-(0|[1-9][0-9]{0,5})"
+LEAST_DELTA = 1e-100
+"""What is smaller cannot be told from 0 once it is divided among statements."""
 
 
 def read_header(path: Path) -> dict[str, Any]:
     """The object in the file; CertificateError, in one sentence, unless it is well-formed."""
-    header = read_json(path)
-    if not isinstance(header, dict) or set(header) != KEYS:
-        raise CertificateError(f"{path} must be an object with exactly the keys {sorted(KEYS)}.")
-    for key in ("schema", "verifier"):
-        if type(header[key]) is not int or header[key] != SCHEMA:
-            raise CertificateError(
-                f"{path} has {key} {quoted(header[key])}, this verifier reads {SCHEMA}: use the "
-                f"version of crossproof that wrote it."
-            )
-    if header["kind"] != KIND:
-        raise CertificateError(f"{path} has kind {quoted(header['kind'])}, not '{KIND}'.")
-    if header["assumptions"] != list(ASSUMPTIONS):
-        raise CertificateError(
-            f"'assumptions' in {path} must be those of the format, word for word: a claim that "
-            f"leaves one out is another claim."
-        )
-    if not isinstance(header["task"], dict) or not isinstance(header["cost"], dict):
-        raise CertificateError(f"'task' and 'cost' in {path} must be objects.")
-    _check_subject(header, path)
+    header = headers.read_header(path, KEYS)
+    headers.check_kind(header, KIND, ASSUMPTIONS, path)
+    headers.check_forms(header, {"model": MODEL, "dictionary": HASH, "values": HASH}, path)
+    _check_text(header["text"], path)
     _check_claim(header["claim"], path)
     return header
 
 
-def _check_subject(header: Mapping[str, Any], path: Path) -> None:
-    for key, form in (("model", MODEL), ("dictionary", HASH), ("values", HASH)):
-        if not isinstance(header[key], str) or not re.fullmatch(form, header[key]):
-            raise CertificateError(f"'{key}' in {path} must be a hash in hexadecimal digits.")
-    text = header["text"]
+def _check_text(text: Any, path: Path) -> None:
     if not isinstance(text, dict) or set(text) != TEXT or not isinstance(text["sha256"], str):
         raise CertificateError(f"'text' in {path} must have exactly the keys {sorted(TEXT)}.")
     numbers = {"skip": 0, "context": 2, "vocabulary": 2}
@@ -72,13 +55,13 @@ def _check_subject(header: Mapping[str, Any], path: Path) -> None:
 def _check_claim(claim: Any, path: Path) -> None:
     if not isinstance(claim, dict) or set(claim) != CLAIM:
         raise CertificateError(f"'claim' in {path} must have exactly the keys {sorted(CLAIM)}.")
-    if not (_is_number(claim["delta"]) and 0 < claim["delta"] < 1):
+    if not (is_number(claim["delta"]) and LEAST_DELTA <= claim["delta"] < 1):
         raise CertificateError(
-            f"'delta' in {path} must lie between 0 and 1: with confidence 1 - delta something is "
-            f"claimed."
+            f"'delta' in {path} must lie between 0 and 1 ({LEAST_DELTA:g} at least): with "
+            f"confidence 1 - delta something is claimed."
         )
     ends = claim["range"]
-    numbers = isinstance(ends, list) and len(ends) == 2 and all(map(_is_number, ends))
+    numbers = isinstance(ends, list) and len(ends) == 2 and all(map(is_number, ends))
     if not numbers or not -1000 <= ends[0] < ends[1] <= 1000 or ends[1] - ends[0] < 1e-6:
         raise CertificateError(
             f"'range' in {path} must be two numbers, the lower first, from -1000 to 1000 nats."
@@ -116,10 +99,5 @@ def _check_statements(statements: Any, path: Path) -> None:
         raise CertificateError(f"{path} names a treatment twice.")
     for statement in statements:
         for key in sorted(STATEMENT - {"treatment"}):
-            if not _is_number(statement[key]):
+            if not is_number(statement[key]):
                 raise CertificateError(f"'{key}' of {statement['treatment']} must be a number.")
-
-
-def _is_number(value: Any) -> bool:
-    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return plain and abs(value) <= 1e30

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crossproof.errors import CrossproofError
+from crossproof.files import LFS, POINTER
 
 LARGEST_HEADER = 2**20
 """Bytes of JSON."""
@@ -58,6 +59,8 @@ def read_some(path: Path, limit: int, start: int = 0) -> bytes:
         with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise CertificateError(f"{path} is no file: give the folder of a certificate.")
+            if file.read(len(LFS)) == LFS:
+                raise CertificateError(POINTER.format(path))
             file.seek(start)
             return file.read(limit)
     except FileNotFoundError as error:

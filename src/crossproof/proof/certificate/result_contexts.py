@@ -73,7 +73,12 @@ class ContextsResult(Result):
     holds: bool
     bounds: tuple[ContextBound, ...]
     contexts: int
+    length: int
+    """Tokens of a context."""
     predictions: int
+    constant: int
+    """How many of the predictions are of the model's most frequent token: what is kept by always
+    giving that one."""
     vocabulary: int
     model_loss: float
     model: str
@@ -85,13 +90,19 @@ class ContextsResult(Result):
     bytes: int = 0
     measured: tuple[MeasuredContexts, ...] = field(default=())
     """What the prover measured, where it is at hand."""
-    recomputed: bool = False
-    """Whether streams, latents and weights were compared with the reader's model."""
+    recomputed: int | None = None
+    """At how many positions the latents saved are others than the reader's dictionary has, once
+    streams, latents and weights were compared with the reader's model; None: they were not."""
 
     def vacuous(self, bound: ContextBound) -> bool:
-        """Whether nothing is claimed: no prediction kept, and a loss no better than guessing."""
+        """Whether nothing is claimed.
+
+        No more predictions are kept than by always giving one token, and the loss is no better
+        than guessing.
+        """
         guess = math.log(self.vocabulary) - self.model_loss
-        return bound.claimed_kept == 0 and bound.claimed_loss_change >= guess
+        change = min(bound.claimed_loss_change, bound.claimed_token_change)
+        return bound.claimed_kept <= self.constant and change >= guess
 
     @property
     def claim_vacuous(self) -> bool:
@@ -134,9 +145,16 @@ class ContextsResult(Result):
         )
 
     def _about(self) -> Table:
-        own = "compared with your model's" if self.recomputed else "not compared with any model"
+        own = "not compared with any model"
+        if self.recomputed is not None:
+            own = "compared with your model's"
+            own += f"; other latents at {self.recomputed:,} positions" if self.recomputed else ""
         rows: dict[str, tuple[Value, ...]] = {
-            "contexts": (f"{self.contexts:,}, with {self.predictions:,} predictions",),
+            "contexts": (
+                f"{self.contexts:,} of {self.length:,} tokens, with {self.predictions:,} "
+                f"predictions that count, of {self.contexts * (self.length - 1):,}",
+            ),
+            "one token everywhere": (f"keeps {self.constant:,} predictions",),
             "the model's loss": (f"{self.model_loss:.4f} nats a token",),
             "operations": (f"{self.operations:,} at most: more than running the model",),
             "streams, latents, weights": (own,),

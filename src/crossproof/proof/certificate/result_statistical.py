@@ -94,13 +94,21 @@ class StatisticalResult(Result):
     def vacuous(self, bound: StatisticalBound) -> bool:
         """Whether what is claimed says nothing.
 
-        A share of 1 or more, a gap that the range itself allows, or one with which the model
-        would be no better than a uniform guess.
+        A confidence of a half or less; a share of 1 or more; a gap that the range itself allows,
+        that may be beyond the range in half of the documents, or with which the model would be no
+        better than a uniform guess.
         """
+        if self.delta >= 0.5:
+            return True
         if bound.quantity != "loss gap":
             return bound.claimed >= 1
         guess = math.log(self.vocabulary) - self.model_loss
-        return bound.claimed >= min(self.high, guess)
+        clipped = any(
+            other.claimed >= 0.5
+            for other in self.bounds
+            if (other.treatment, other.quantity) == (bound.treatment, "gap beyond range")
+        )
+        return clipped or bound.claimed >= min(self.high, guess)
 
     @property
     def claim_vacuous(self) -> bool:
@@ -156,7 +164,10 @@ class StatisticalResult(Result):
                 f"{_confidence(self.delta)} for all {len(self.bounds)} statements together "
                 f"(each may fail with {self.level:.3g})",
             ),
-            "statistical: the model's loss": (f"{self.model_loss:.4f} nats a token, measured",),
+            "statistical: the model's loss": (
+                f"{self.model_loss:.4f} nats a token, measured; {self.vocabulary:,} classes, a "
+                f"uniform guess has {math.log(self.vocabulary):.4f}",
+            ),
             "statistical: computed again": (self._again,),
         }
         if self.spliced:

@@ -21,14 +21,14 @@ from crossproof.interactions.config import MLPs
 from crossproof.interactions.views import mlp_views
 from crossproof.lm.model import LanguageModel
 from crossproof.lm.pair import ModelPair
-from crossproof.proof.certificate.format import HEADER, TENSORS, tensors_hash
+from crossproof.proof.certificate.format import HEADER, SCHEMA, TENSORS, tensors_hash
 from crossproof.proof.certificate.format_statistical import (
     Statement,
     StatisticalCertificate,
     read_statistical,
     treatments_of,
 )
-from crossproof.proof.certificate.header_statistical import ASSUMPTIONS, KIND, SCHEMA
+from crossproof.proof.certificate.header_statistical import ASSUMPTIONS, KIND
 from crossproof.proof.certificate.provers.documents import (
     KEEP,
     SPLICED,

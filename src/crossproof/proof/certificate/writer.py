@@ -27,7 +27,7 @@ from crossproof.proof.certificate.format import (
     tensors_hash,
 )
 from crossproof.proof.certificate.result import VerificationResult
-from crossproof.proof.certificate.verifier.verdict import judge, verify
+from crossproof.proof.certificate.verifier.verdict import judge, verify_network
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,7 @@ def publish(
         "brute_force_operations": proved.brute_force,
     }
     write_certificate(folder, draft, claim, task, notes)
-    return verify(folder)
+    return verify_network(folder)
 
 
 def _parts(draft: Draft) -> dict[str, Tensors]:

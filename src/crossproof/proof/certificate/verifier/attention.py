@@ -32,8 +32,6 @@ CLASS, QUERY, LABEL = 1, 2, 3
 """Grains: a bound for every (query, label, class), (query, label) or label."""
 CHUNK = 1_000_000
 """Numbers of the terms that are taken together."""
-LARGEST_EXPONENT = 700.0
-"""A larger exponent is no better as a lower bound, and would overflow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +69,7 @@ def _needs(certificate: Certificate, grain: int) -> tuple[int, int]:
     memory, operations = circuit_needs(certificate.sizes)
     subsets, classes = 2 ** (C - 1), V - 1 if grain == CLASS else 1
     if grain == LABEL:
-        each = V * V * (12 * C + 2 * subsets * (C + 2)) + 20 * C * V * V
+        each = V * V * (14 * C + 2 * subsets * (C + 2)) + 20 * C * V * V
         return certificate.memory + memory + 8 * 30 * C * V * V, operations + each
     at_once = CHUNK + 8 * C * V * classes
     memory += 8 * (8 * at_once + 4 * C * V * V)
@@ -105,7 +103,7 @@ class Gaps:
     def __init__(self, count: Arithmetic, circuits: Circuits, relative: float, each: bool) -> None:
         """`each`: of every class by itself; else of the worst, by position."""
         self.count, self.circuits, self.relative, self.each = count, circuits, relative, each
-        self.absolute = 4 * circuits.logit_error * UP
+        self.absolute = 4 * circuits.logit_error * (1 + relative) * UP
         charges = circuits.charges
         if not each:
             self.values, self.direct = (self._lead(t) for t in (circuits.values, circuits.direct))
@@ -209,11 +207,13 @@ def _by_label(
         here, mine = slice(label + 1), slice(label, label + 1)
         apart = read[:, here] - read[0, label]
         ends = fewest[label] * apart, largest[label] * apart
-        low = np.exp(np.minimum(np.minimum(*ends) + least[:, label, here], LARGEST_EXPONENT))
-        high = np.exp(np.maximum(*ends) + most[:, label, here])
+        highest = np.maximum(*ends) + most[:, label, here]
+        shift = highest.max()  # a positive factor of the whole sum, lest a term overflow
+        low = np.exp(np.minimum(*ends) + least[:, label, here] - shift)
+        high = np.exp(highest - shift)
         gap = gaps.values[:, here, label] + direct[mine]
         terms = _times(count, low, high, gap)
-        count.operations += 11 * terms.size
+        count.operations += 13 * terms.size
         lowest = floor(len(read), gaps.values[:, here, label], direct[mine])
         whole = Terms(terms[:, None, :, None], np.zeros((1, 1)), lowest)
         made = groups(count, whole, label, np.array([True]))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crossproof.proof.certificate.format import CertificateError, Limits
+from crossproof.proof.certificate.format import Limits, check_pins
 from crossproof.proof.certificate.format_contexts import ContextsCertificate, read_contexts
 from crossproof.proof.certificate.result_contexts import ContextsResult
 from crossproof.proof.certificate.verifier.checks import check_arithmetic
@@ -22,26 +22,16 @@ from crossproof.proof.certificate.verifier.model_end import CHUNK, ModelEnd
 
 
 def verify_contexts(
-    folder: str | Path,
-    *,
-    model: str | None = None,
-    dictionary: str | None = None,
-    limits: Limits | None = None,
+    folder: str | Path, *, limits: Limits | None = None, **pins: str | None
 ) -> ContextsResult:
     """Evaluates both models from the activations saved in `folder`, and compares.
 
-    `model` and `dictionary` are hashes it must speak about, where the caller knows them. Raises
-    CertificateError if the certificate is malformed, needs more than `limits` allow, or is about
-    something else.
+    `pins` are hashes of `model` and `dictionary`, as in `verify`. Raises CertificateError if the
+    certificate is malformed, needs more than `limits` allow, or is about something else.
     """
     began = time.perf_counter()
     certificate = read_contexts(Path(folder), limits)
-    known = {"model": model, "dictionary": dictionary}
-    for name, expected in known.items():
-        told = getattr(certificate, name)
-        if expected is not None and told != expected:
-            raise CertificateError(f"{folder} speaks about the {name} {told}, not {expected}.")
-    pinned = tuple(name for name, expected in known.items() if expected is not None)
+    pinned = check_pins(folder, certificate.about, pins)
     return judge_contexts(certificate, limits, pinned, began)
 
 
@@ -64,7 +54,9 @@ def judge_contexts(
         holds=all(bound.holds for bound in bounds),
         bounds=bounds,
         contexts=certificate.sizes["S"],
+        length=certificate.sizes["T"],
         predictions=len(end.labels),
+        constant=int(np.bincount(end.model.best + 1)[1:].max(initial=0)),
         vocabulary=certificate.sizes["V"],
         model_loss=math.fsum(end.model.loss) / len(end.labels),
         model=certificate.model,

@@ -63,7 +63,8 @@ class Enumeration:
         circuits = self.circuits
         self.weighted = exponentials(count, circuits.low, circuits.low, circuits.score_error)
         size = np.abs(circuits.values).max() + np.abs(circuits.direct).max()
-        self.slack = 2 * (self.weighted.relative * size + 2 * circuits.logit_error) * UP
+        relative = self.weighted.relative
+        self.slack = 2 * (relative * size + 2 * circuits.logit_error * (1 + relative)) * UP
         self.floor = floor(weights.length, circuits.values, circuits.direct)
 
     def rows(self, query: int) -> Array:

@@ -6,12 +6,14 @@ their draw and under the stated assumptions. It proves nothing about any one inp
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from crossproof.proof.certificate.format import CertificateError, Limits
+from crossproof.proof.certificate.format import Limits, check_pins
 from crossproof.proof.certificate.format_statistical import (
     StatisticalCertificate,
     read_statistical,
@@ -32,32 +34,19 @@ QUANTITIES = 3
 
 
 def verify_statistical(
-    folder: str | Path,
-    *,
-    model: str | None = None,
-    dictionary: str | None = None,
-    text: str | None = None,
-    limits: Limits | None = None,
+    folder: str | Path, *, limits: Limits | None = None, **pins: str | None
 ) -> StatisticalResult:
     """Recomputes the bounds of the certificate in `folder` from its documents' numbers.
 
-    `model`, `dictionary` and `text` are hashes it must speak about, where the caller knows them.
-    That the numbers are the model's is not looked at: `recompute` runs it again on some documents.
+    `pins` are hashes of `model`, `dictionary` and `text`, as in `verify`. That the numbers are the
+    model's is not looked at: `recompute` runs it again on some documents.
 
     Raises CertificateError if the certificate is malformed, needs more than `limits` allow, or is
     about something else.
     """
     began = time.perf_counter()
     certificate = read_statistical(Path(folder), limits)
-    known = {"model": model, "dictionary": dictionary, "text": text}
-    told = {"model": certificate.model, "dictionary": certificate.dictionary}
-    told["text"] = certificate.text["sha256"]
-    for name, expected in known.items():
-        if expected is not None and told[name] != expected:
-            raise CertificateError(
-                f"{folder} speaks about the {name} {told[name]}, not {expected}."
-            )
-    pinned = tuple(name for name, expected in known.items() if expected is not None)
+    pinned = check_pins(folder, certificate.about, pins)
     return judge_statistical(certificate, limits, pinned, began)
 
 
@@ -73,9 +62,10 @@ def judge_statistical(
     documents, treatments = certificate.treated_loss.shape
     operations = 12 * STEPS * QUANTITIES * documents * treatments
     (limits or Limits()).check(memory=200 * documents, operations=operations)
-    level = certificate.delta / (QUANTITIES * treatments)
+    level = math.nextafter(certificate.delta / (QUANTITIES * treatments), 0)
+    ordered = in_order(certificate)
     bounds = tuple(
-        bound for column in range(treatments) for bound in _bounds(certificate, column, level)
+        bound for column in range(treatments) for bound in _bounds(ordered, column, level)
     )
     return StatisticalResult(
         kind="statistical",
@@ -99,6 +89,17 @@ def judge_statistical(
         seconds=time.perf_counter() - began,
         bytes=certificate.bytes,
     )
+
+
+def in_order(certificate: StatisticalCertificate) -> StatisticalCertificate:
+    """The same with documents in the order of their digests.
+
+    Bets are made one document after the other: whoever could choose the order by looking at the
+    numbers could prove too much. A hash of what documents say knows nothing of what they cost.
+    """
+    order = np.lexsort(certificate.digests.T[::-1])
+    names = ("digests", "tokens", "loss", "treated_loss", "changed")
+    return replace(certificate, **{name: getattr(certificate, name)[order] for name in names})
 
 
 def _bounds(

@@ -1,12 +1,8 @@
-"""What a certificate proves, as computed by the verifier alone."""
+"""What a certificate of any kind proves, as computed by the verifier alone."""
 
 from __future__ import annotations
 
-import hashlib
-import math
 import time
-from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -15,23 +11,21 @@ from crossproof.proof.certificate.format import (
     Certificate,
     CertificateError,
     Limits,
+    check_pins,
+    kind_of,
     read_certificate,
 )
-from crossproof.proof.certificate.result import Subject, VerificationResult
-from crossproof.proof.certificate.verifier import (
-    attention,
-    balls,
-    balls_attention,
-    balls_boxes,
-    balls_products,
-    boxes,
-    pairs,
-    points,
-    products,
-    sequences,
-)
-from crossproof.proof.certificate.verifier.arithmetic import UNIT, UP, Arithmetic, Array
+from crossproof.proof.certificate.result import VerificationResult
+from crossproof.proof.certificate.result_contexts import ContextsResult
+from crossproof.proof.certificate.result_statistical import StatisticalResult
+from crossproof.proof.certificate.verifier.arithmetic import Arithmetic
 from crossproof.proof.certificate.verifier.checks import check_arithmetic
+from crossproof.proof.certificate.verifier.contexts import verify_contexts
+from crossproof.proof.certificate.verifier.figures import FIGURES
+from crossproof.proof.certificate.verifier.statistical import verify_statistical
+
+Verdict = VerificationResult | StatisticalResult | ContextsResult
+"""Each says what it is of (`kind`), whether the claim `holds`, a `verdict` and `tables()`."""
 
 
 def verify(
@@ -39,29 +33,42 @@ def verify(
     *,
     network: str | None = None,
     domain: str | None = None,
+    model: str | None = None,
+    dictionary: str | None = None,
+    text: str | None = None,
     arb: bool = False,
     limits: Limits | None = None,
-) -> VerificationResult:
-    """Verifies the certificate in `folder`.
+) -> Verdict:
+    """Verifies the certificate in `folder`, whatever its kind.
 
-    `network` and `domain` are hashes it must speak about, where the caller knows them. With `arb`
-    the final inequalities are derived again in ball arithmetic (python-flint): of every group, or
-    of a fresh draw of them where that would take long.
+    Hashes are what it must speak about, where the caller knows them: `network`, `domain` and
+    `dictionary`, or of a language model `model`, `dictionary` and (statistical) `text`. With `arb`
+    the final inequalities about a network are derived again in ball arithmetic (python-flint): of
+    every group, or of a fresh draw of them where that would take long.
 
     Raises CertificateError if the certificate is malformed, needs more than `limits` allow, is
     about something else, or the ball arithmetic contradicts the verdict.
     """
+    pins = {"network": network, "domain": domain, "model": model, "text": text}
+    pins["dictionary"] = dictionary
+    kind = kind_of(Path(folder))
+    if kind not in ("statistical", "contexts"):
+        return verify_network(folder, arb=arb, limits=limits, **pins)
+    if arb:
+        raise CertificateError(f"{folder} is about a language model, not for ball arithmetic.")
+    if kind == "contexts":
+        return verify_contexts(folder, limits=limits, **pins)
+    return verify_statistical(folder, limits=limits, **pins)
+
+
+def verify_network(
+    folder: str | Path, *, arb: bool = False, limits: Limits | None = None, **pins: str | None
+) -> VerificationResult:
+    """The same of a certificate about a network; `pins` are hashes by name."""
     began = time.perf_counter()
-    limits = limits or Limits()
     certificate = read_certificate(Path(folder), limits)
-    pinned = {"network": network, "domain": domain}
-    for name, expected in pinned.items():
-        if expected is not None and certificate.hashes[name] != expected:
-            raise CertificateError(
-                f"{folder} speaks about the {name} {certificate.hashes[name]}, not {expected}."
-            )
-    known = tuple(name for name, expected in pinned.items() if expected is not None)
-    return judge(certificate, arb, limits, known, began)
+    pinned = check_pins(folder, certificate.hashes, pins)
+    return judge(certificate, arb, limits, pinned, began)
 
 
 def judge(
@@ -108,182 +115,3 @@ def judge(
         ball_groups=figures.ball_groups,
         by_bound=figures.by_bound,
     )
-
-
-@dataclass(frozen=True)
-class _Figures:
-    subject: Subject
-    accuracy: float
-    cross_entropy: float | None
-    right: int
-    majority: float
-    label_entropy: float | None
-    brute_force: int | None
-    balls: int
-    ball_groups: int
-    by_bound: dict[str, float] = field(default_factory=dict)
-
-
-def _points(
-    arithmetic: Arithmetic, certificate: Certificate, arb: bool, limits: Limits
-) -> _Figures:
-    problem = points.read(certificate, limits)
-    count, (width, classes) = len(problem.labels), problem.weights.W_out.shape
-    worst, entropy = np.empty(count), np.empty(count)
-    for rows, margin, bound in points.evaluate(arithmetic, problem):
-        worst[rows], entropy[rows] = margin, bound
-    labels = np.bincount(problem.labels)
-    shares = labels[labels > 0] / count
-    inputs = {hashlib.sha256(row + 0.0).digest() for row in problem.inputs}  # -0.0 is 0.0
-    return _Figures(
-        subject=Subject(inputs=count, distinct=len(inputs)),
-        accuracy=_share(worst),
-        cross_entropy=_mean(entropy),
-        right=int((worst > 0).sum()),
-        majority=int(labels.max()) / count,
-        label_entropy=abs(math.fsum(shares * np.log(shares))),
-        brute_force=count * forward(problem.inputs.shape[1], width, classes),
-        balls=balls.check_points(problem, worst, entropy) if arb else 0,
-        ball_groups=count,
-    )
-
-
-def _pairs(arithmetic: Arithmetic, certificate: Certificate, arb: bool, limits: Limits) -> _Figures:
-    problem = pairs.read(certificate, limits)
-    p, width = len(problem.left), problem.weights.W_in.shape[1]
-    worst, entropy = np.empty((2, p, p))
-    for a, margin, bound in pairs.evaluate(arithmetic, problem):
-        worst[a], entropy[a] = margin, bound
-    skips = bool(problem.weights.skip.any())
-    return _Figures(
-        subject=Subject(inputs=p * p, modulus=p),
-        accuracy=_share(worst),
-        cross_entropy=_mean(entropy),
-        right=int((worst > 0).sum()),
-        majority=1 / p,
-        label_entropy=math.log(p),
-        brute_force=brute_force_pairs(p, problem.left.shape[1], width, skips),
-        balls=balls.check_pairs(problem, worst, entropy) if arb else 0,
-        ball_groups=p * p,
-    )
-
-
-def _boxes(arithmetic: Arithmetic, certificate: Certificate, arb: bool, limits: Limits) -> _Figures:
-    problem = boxes.read(certificate, limits)
-    proved, sizes = boxes.evaluate(arithmetic, problem), certificate.sizes
-    count = int((problem.tree >= 0).sum())
-    return _Figures(
-        subject=Subject(sets=sizes["G"], active=sizes["K"], boxes=count),
-        accuracy=proved.accuracy,
-        cross_entropy=None,
-        right=len(proved.leaves),
-        majority=proved.majority,
-        label_entropy=None,
-        brute_force=None,
-        balls=balls_boxes.check_boxes(problem, proved.leaves) if arb else 0,
-        ball_groups=len(proved.leaves),
-        by_bound=proved.by_bound,
-    )
-
-
-def _products(
-    arithmetic: Arithmetic, certificate: Certificate, arb: bool, limits: Limits
-) -> _Figures:
-    problem = products.read(certificate, limits)
-    p, width = len(problem.left), problem.weights.W_in.shape[1]
-    worst, entropy = np.empty((2, p, p))
-    for a, margin, bound in products.evaluate(arithmetic, problem):
-        worst[a], entropy[a] = margin, bound
-    skips = bool(problem.weights.skip.any())
-    return _Figures(
-        subject=Subject(inputs=p * p, elements=p),
-        accuracy=_share(worst),
-        cross_entropy=_mean(entropy),
-        right=int((worst > 0).sum()),
-        majority=1 / p,
-        label_entropy=math.log(p),
-        brute_force=brute_force_pairs(p, problem.left.shape[1], width, skips),
-        balls=balls_products.check_products(problem, worst, entropy) if arb else 0,
-        ball_groups=p * p,
-    )
-
-
-def _sequences(
-    arithmetic: Arithmetic, certificate: Certificate, arb: bool, limits: Limits
-) -> _Figures:
-    weights = sequences.read(certificate, limits)
-    enumeration = sequences.Enumeration(arithmetic, weights)
-    right = sum(
-        int(block.sum()) for q in range(weights.vocabulary) for block in enumeration.blocks(q)
-    )
-    balls_of = balls_attention.check_sequences
-    return _largest(certificate, right, balls_of(enumeration) if arb else 0, None)
-
-
-def _attention(
-    arithmetic: Arithmetic, certificate: Certificate, arb: bool, limits: Limits
-) -> _Figures:
-    problem = attention.read(certificate, limits)
-    grouped = list(attention.evaluate(arithmetic, problem))
-    right = sum(map(attention.right, grouped))
-    groups = balls_attention.check_groups(problem.weights, grouped) if arb else (0, 0)
-    return _largest(certificate, right, *groups)
-
-
-def _largest(certificate: Certificate, right: int, balls: int, groups: int | None) -> _Figures:
-    """Figures of all sequences, whose label is their largest token."""
-    vocabulary, length = certificate.sizes["V"], certificate.sizes["C"]
-    count = vocabulary**length
-    shares = [((y + 1) ** length - y**length) / count for y in range(vocabulary)]
-    return _Figures(
-        subject=Subject(inputs=count, tokens=vocabulary, length=length),
-        accuracy=_down(Fraction(right, count)),
-        cross_entropy=None,
-        right=right,
-        majority=shares[-1],
-        label_entropy=abs(math.fsum(share * math.log(share) for share in shares)),
-        brute_force=vocabulary * sequences.brute_force(vocabulary, length),
-        balls=balls,
-        ball_groups=count if groups is None else groups,
-    )
-
-
-FIGURES = {
-    "points": _points,
-    "pairs": _pairs,
-    "boxes": _boxes,
-    "products": _products,
-    "sequences": _sequences,
-    "attention": _attention,
-    "attention-latents": _attention,
-}
-
-
-def forward(inputs: int, width: int, classes: int) -> int:
-    """Operations of one run of the network, its margins and its cross-entropy."""
-    return 2 * inputs * (width + classes) + 2 * width + 2 * width * classes + 8 * classes
-
-
-def brute_force_pairs(p: int, inputs: int, width: int, skips: bool) -> int:
-    """The same for all pairs of summands, with both embeddings projected once."""
-    once = 4 * p * inputs * (width + (p if skips else 0)) + p * width
-    return once + p * p * (2 * width + 2 * width * p + (9 if skips else 7) * p)
-
-
-def _share(worst: Array) -> float:
-    """The share of positive margins, rounded down. NaN is not positive."""
-    return _down(Fraction(int((worst > 0).sum()), worst.size))
-
-
-def _down(exact: Fraction) -> float:
-    """The largest float64 that is no larger, or the next below it."""
-    share = float(exact)
-    return share if Fraction(share) <= exact else math.nextafter(share, 0.0)
-
-
-def _mean(bounds: Array) -> float | None:
-    """The mean of upper bounds, rounded up; None unless all are numbers."""
-    if not np.isfinite(bounds).all():
-        return None
-    mean = math.fsum(bounds.ravel().tolist()) / bounds.size
-    return mean * UP + UNIT
