@@ -141,6 +141,21 @@ def random_kind(
     return made
 
 
+def dense(layout: Layout, weights: Tensor, side: str, n_places: int) -> Tensor:
+    """W_enc ("enc") or W_dec ("dec") as [H, P, D], zero where a latent has no place."""
+    rows, start = [], 0
+    for group in layout.groups:
+        places = group.reads if side == "enc" else group.writes
+        own = weights[start : start + group.latents]
+        whole = [
+            own[:, places.index(p)] if p in places else torch.zeros_like(own[:, 0])
+            for p in range(n_places)
+        ]
+        rows.append(torch.stack(whole, 1))
+        start += group.latents
+    return torch.cat(rows)
+
+
 def random_transcoder(model: LanguageModel, block: int, skip: bool, rule: str) -> Crosscoder:
     names = [f"blocks.{block}.mlp.hook_in", f"blocks.{block}.hook_mlp_out"]
     layout = Layout((LatentGroup(9, (0,), (1,)),), ((0, 1),) if skip else ())

@@ -6,6 +6,7 @@ masks are dense [B, H].
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -123,26 +124,45 @@ def batch_topk_mask(pre: Tensor, k: int) -> Tensor:
     return mask.view_as(pre) & (pre > 0)
 
 
-def relative_error(mlp: DenseMLP, x: Tensor, output: Tensor) -> Tensor:
-    target = mlp(x)
-    variance = (target - target.mean(0)).pow(2).sum(1).mean()
-    return (output - target).pow(2).sum(1).mean() / variance
+def second_norm(mlp: DenseMLP, second: object, x: Tensor) -> tuple[DenseMLP, Tensor]:
+    """The MLP behind the linear part of a norm on its output, and 1 / s of that norm at x."""
+
+    def centred(v: Tensor) -> Tensor:
+        return v - v.mean(-1, keepdim=True) if second.centred else v
+
+    made = copy.copy(mlp)
+    made.W_out, made.b_out = (second.weight * centred(v) for v in (mlp.W_out, mlp.b_out))
+    return made, 1 / (centred(mlp(x)).pow(2).mean(1) + second.epsilon).sqrt()
 
 
 def block_terms(
-    mlp: DenseMLP, activations: Tensor, decoder: Tensor, bias: Tensor, x: Tensor, x_hat: Tensor
+    mlp: DenseMLP,
+    activations: Tensor,
+    decoder: Tensor,
+    bias: Tensor,
+    x: Tensor,
+    x_hat: Tensor,
+    second: object = None,
 ) -> dict[str, Tensor]:
-    """Every objective term of one MLP, in raw units."""
-    view, target = DenseView(mlp, activations, decoder, bias), mlp(x)
+    """Every objective term of one MLP, in raw units; `second`: a norm on its output."""
+    own = torch.ones(len(x), dtype=x.dtype)
+    if second is not None:
+        mlp, own = second_norm(mlp, second, x)
+    view, target = DenseView(mlp, activations, decoder, bias), own[:, None] * mlp(x)
     spread = (target - target.mean(0)).pow(2).sum(1).mean()
     norms, bound = mlp.norms(), view.interaction()
+
+    def relative_error(output: Tensor) -> Tensor:
+        return (own[:, None] * output - target).pow(2).sum(1).mean() / spread
+
+    certified = view.residual(x, x_hat) + (bound if view.gated else mlp.L * bound)
+    by_size = view.interaction(norms / norms.mean())
     return {
         "interaction": view.interaction(torch.ones_like(norms)).mean() / len(norms),
-        "output_norm": view.interaction(norms / norms.mean()).mean() / len(norms),
-        "keep_largest": relative_error(mlp, x, view.dominant_output()),
-        "all_latents": relative_error(mlp, x, mlp(x_hat)),
-        "certified": (view.residual(x, x_hat) + (bound if view.gated else mlp.L * bound)).mean()
-        / spread.sqrt(),
+        "output_norm": (own * by_size).mean() / own.mean() / len(norms),
+        "keep_largest": relative_error(view.dominant_output()),
+        "all_latents": relative_error(mlp(x_hat)),
+        "certified": (own * certified).mean() / spread.sqrt(),
         "dominant_share": 1 - view.share().mean(),
         "mlp_in": (x - x_hat).pow(2).sum(1).mean() / (x - x.mean(0)).pow(2).sum(1).mean(),
     }

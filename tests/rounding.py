@@ -9,6 +9,7 @@ Numerical Algorithms, section 3.1). An inner product of length k has k roundings
 from __future__ import annotations
 
 import torch
+from dictionaries import dense
 from torch import Tensor
 
 from crossproof.crosscoder import Crosscoder, SparseLatents
@@ -38,13 +39,15 @@ def close(
 
 def encode_close(crosscoder: Crosscoder, x: Tensor) -> dict[str, float]:
     """`close` for latent activations of x [T, P, D], by weights into which scales are folded."""
-    W, b = crosscoder.W_enc.flatten(1), crosscoder.b_enc
+    n_places = len(crosscoder.hookpoints)
+    W = dense(crosscoder.layout, crosscoder.W_enc, "enc", n_places).flatten(1)
+    b = crosscoder.b_enc
     return close(2 * W.shape[1] + 8, x.flatten(1).abs() @ W.abs().T + b.abs(), W.dtype)
 
 
 def decode_close(crosscoder: Crosscoder, latents: SparseLatents) -> dict[str, float]:
     """`close` for what these latents decode to, by weights into which scales are folded."""
-    W, b = crosscoder.W_dec.flatten(1), crosscoder.b_dec.flatten()
+    W, b = crosscoder.whole_decoder().flatten(1), crosscoder.b_dec.flatten()
     size = latents.dense().abs() @ W.abs() + b.abs()
     if crosscoder.is_affine:  # a skip of unit-sized tokens, or their own scales and means
         skips = sum(

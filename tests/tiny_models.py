@@ -8,6 +8,14 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    Exaone4Config,
+    Exaone4ForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    Glm4Config,
+    Glm4ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoConfig,
@@ -16,10 +24,14 @@ from transformers import (
     GPTNeoXForCausalLM,
     GptOssConfig,
     GptOssForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
     OlmoeConfig,
     OlmoeForCausalLM,
     PreTrainedModel,
@@ -98,6 +110,58 @@ def llama(blocks: int = N_BLOCKS) -> PreTrainedModel:
         )
     )
 
+
+_GATED = {
+    "hidden_size": D_MODEL,
+    "num_hidden_layers": N_BLOCKS,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "intermediate_size": N_NEURONS,
+    "max_position_embeddings": CONTEXT,
+    "pad_token_id": END,
+    **IDS,
+}
+
+
+def gemma2() -> PreTrainedModel:
+    """RMS norms with 1 + γ, a second norm on what attention and MLP write, gated tanh GELU."""
+    return Gemma2ForCausalLM(Gemma2Config(**_GATED))
+
+
+def gemma3() -> PreTrainedModel:
+    """The same with norms of queries and keys, too."""
+    return Gemma3ForCausalLM(Gemma3TextConfig(**_GATED))
+
+
+def olmo2() -> PreTrainedModel:
+    """Norms on what attention and MLP write alone: both read the stream as it is."""
+    return Olmo2ForCausalLM(Olmo2Config(**_GATED))
+
+
+def exaone4() -> PreTrainedModel:
+    """The same in another family."""
+    return Exaone4ForCausalLM(Exaone4Config(**_GATED))
+
+
+def glm4() -> PreTrainedModel:
+    """Norms before and behind attention and MLP, γ as it is stored."""
+    return Glm4ForCausalLM(Glm4Config(**_GATED))
+
+
+def granite(residual_multiplier: float) -> PreTrainedModel:
+    """Blocks that scale what attention and MLP put out before the stream takes it."""
+    return GraniteForCausalLM(GraniteConfig(residual_multiplier=residual_multiplier, **_GATED))
+
+
+SECOND_NORMS: dict[str, Callable[[], PreTrainedModel]] = {
+    "gemma2": gemma2,
+    "gemma3": gemma3,
+    "glm4": glm4,
+    "olmo2": olmo2,
+    "exaone4": exaone4,
+}
+"""Families whose MLPs' outputs pass a norm before the stream takes them."""
 
 _MIXTURE = {
     "hidden_size": D_MODEL,

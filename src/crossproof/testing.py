@@ -27,6 +27,7 @@ from crossproof.errors import CrossproofError
 from crossproof.lm.activation import Activation
 from crossproof.lm.hookpoints import Hookpoints
 from crossproof.lm.mlp import MLPWeights
+from crossproof.lm.norms import Norm
 from crossproof.training.objective import Objective
 from crossproof.training.objectives import penalties
 from crossproof.training.step import BlockStep, Step, TargetMLP
@@ -123,7 +124,8 @@ class _Problem:
             weights = draw(WIDTH, NEURONS), draw(NEURONS), draw(NEURONS, WIDTH), draw(WIDTH)
             gate = (draw(WIDTH, NEURONS), draw(NEURONS)) if gated else (None, None)
             mlp = MLPWeights(*weights, activation, *gate)
-            self.targets.append(TargetMLP.build(index, mlp, seed=1))
+            second = Norm(1 + 0.3 * draw(WIDTH), draw(WIDTH), 1e-5, centred=True) if index else None
+            self.targets.append(TargetMLP.build(index, mlp, seed=1, second=second))
         self.x = draw(TOKENS, MLPS, WIDTH)
 
     def step(self, order: Tensor | None = None) -> Step:

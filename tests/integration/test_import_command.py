@@ -98,6 +98,24 @@ def test_every_command_accepts_the_run(chain: Path, capsys: pytest.CaptureFixtur
     assert "imported" in capsys.readouterr().out
 
 
+def test_rows_that_begin_where_documents_do(
+    tmp_path: Path, model_folders: dict[str, Path], text: Path
+) -> None:
+    save_saelens(tmp_path / "sae", "blocks.1.ln2.hook_normalized", 0)
+    given = ["--model", str(model_folders["gpt-neo"]), "--text", str(text), "--rows", "documents"]
+    main(["import", str(tmp_path / "sae"), *given, "--out", str(tmp_path / "run")])
+    short = ["--context", "24", "--tokens", "60", "--no-attention", "--shapley-tokens", "0"]
+    rows = {}
+    for name, more in {"own": [], "packed": ["--rows", "packed"]}.items():
+        out = tmp_path / name
+        main(["measure", str(tmp_path / "run"), *short, *more, "--out", str(out)])
+        content = json.loads((out / "measure.json").read_text())
+        rows[name] = content["corpus"].get("rows", "packed")
+        if name == "own":  # two documents of 40 words and more, behind the token that begins them
+            assert content["runs"]["imported"]["tokens"] == 23 * content["corpus"]["sequences"]
+    assert rows == {"own": "documents", "packed": "packed"}
+
+
 def test_several_dictionaries_are_a_crosscoder_each(
     tmp_path: Path,
     model_folders: dict[str, Path],

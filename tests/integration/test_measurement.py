@@ -109,9 +109,7 @@ def test_totals_are_those_of_the_formulas(model: LanguageModel) -> None:
         dominance = view.dominance(latents)
         whole = float(interaction(view, latents, dominance).sum())
         ours = found.totals["I"][:, place].sum()
-        if view.mlp.gated:
-            ours += found.totals["AND"][:, place].sum()
-        else:
+        if not view.mlp.gated:
             j = float(additive_interaction(view, latents, dominance).sum())
             assert found.totals["J"][:, place].sum() == pytest.approx(j, rel=1e-9)
         assert ours == pytest.approx(whole, rel=1e-9)
@@ -222,6 +220,4 @@ def test_a_dictionary_of_the_stream_is_measured_as_brute_force_has_it(
     if view.gated:
         view.beta_gate = u @ mlp.W_gate + mlp.b_gate - view.q.sum(2)
     expected = float(view.interaction().mean())
-    assert result.totals["I"].by_block[1] + (
-        result.totals["AND"].by_block[1] if view.gated else 0
-    ) == pytest.approx(expected, rel=1e-5)
+    assert result.totals["I"].by_block[1] == pytest.approx(expected, rel=1e-5)

@@ -50,10 +50,17 @@ class Stream:
         return StreamView.build(self.mlp, self.norm, self.decoder)
 
 
+def centred(r: Tensor, norm: Norm) -> Tensor:
+    return r - r.mean(-1, keepdim=True) if norm.centred else r
+
+
+def denominator(r: Tensor, norm: Norm) -> Tensor:
+    return (centred(r, norm).square().mean(-1, keepdim=True) + norm.epsilon).sqrt()
+
+
 def normed(r: Tensor, norm: Norm) -> Tensor:
     """The norm as models write it."""
-    r = r - r.mean(-1, keepdim=True) if norm.centred else r
-    return norm.weight * r / (r.square().mean(-1, keepdim=True) + norm.epsilon).sqrt() + norm.bias
+    return norm.weight * centred(r, norm) / denominator(r, norm) + norm.bias
 
 
 def stream(seed: int, activation: Activation, gated: bool, centred: bool) -> Stream:
@@ -207,17 +214,19 @@ def test_a_dictionary_of_every_coordinate_is_the_mlp(case: Stream) -> None:
 def test_a_second_norm_weighs_neurons_by_what_the_stream_takes(case: Stream) -> None:
     generator = torch.Generator().manual_seed(3)
     weight = torch.randn(WIDTH, generator=generator, dtype=F64)
-    post = Norm(weight, torch.zeros(WIDTH, dtype=F64), 1e-5, case.norm.centred)
+    shift = torch.randn(WIDTH, generator=generator, dtype=F64)
+    post = Norm(weight, shift, 1e-5, case.norm.centred)
     view = StreamView.build(case.mlp, case.norm, case.decoder, post)
-    output = case.mlp(normed(case.r, case.norm))
-    seen = view.at(case.latents, case.r, output=output)
-    assert seen.weight is not None
-    moved = normed(output, post) - normed(torch.zeros_like(output), post)
-    step = torch.zeros_like(case.mlp.W_out[0])
-    frozen = case.norm.centre(output) if post.centred else output
-    torch.testing.assert_close(seen.weight[:, None] * weight * frozen, moved + step)
-    expected = (weight * post.centre(case.mlp.W_out)).norm(dim=1)
-    torch.testing.assert_close(seen.dictionary.output_norms, expected)
+    output, neurons = (
+        case.mlp(normed(case.r, case.norm)),
+        case.mlp.neurons(normed(case.r, case.norm)),
+    )
+    s, written = denominator(output, post), view.frozen.output_vectors
+    bias = post.weight * centred(case.mlp.b_out, post)
+    taken = (neurons @ written + bias) / s + post.bias
+    torch.testing.assert_close(taken, normed(output, post), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(view.frozen.output_norms, written.norm(dim=1))
+    torch.testing.assert_close(post.denominator(output)[:, None], s, rtol=CLOSE, atol=CLOSE)
 
 
 @CASES

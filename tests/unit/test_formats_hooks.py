@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from dictionaries import dense
 from safetensors.torch import save_file
 from tiny_models import random_tokens
 from torch import Tensor
 
 import crossproof
+from crossproof.crosscoder import Crosscoder
 from crossproof.crosscoder.formats.hooks import resolve_hook
+from crossproof.crosscoder.store import save_crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
 
@@ -142,6 +145,34 @@ def test_joined_dictionaries_compute_what_each_computes_alone(
     assert list(crossproof.import_dictionaries([folders[0], folders[0]], gpt_neo)) == ["0", "0+"]
 
 
+def test_joined_they_take_the_room_that_they_take_apart_and_mean_what_zeros_mean(
+    tmp_path: Path, gpt_neo: LanguageModel
+) -> None:
+    for i, hook in enumerate(HOOKS[:2]):
+        save_sae(tmp_path / "saes" / f"{i}", hook, i, "topk")
+    union, provenance = crossproof.import_dictionary(tmp_path / "saes", gpt_neo)
+    assert union.W_enc.shape == union.W_dec.shape == (2 * F, 1, D)
+    save_crosscoder(union, tmp_path / "union", provenance)
+    size = (tmp_path / "union" / "crosscoder.safetensors").stat().st_size
+    apart = 0
+    for name, (each, origin) in crossproof.import_dictionaries(tmp_path / "saes", gpt_neo).items():
+        save_crosscoder(each, tmp_path / name, origin)
+        apart += (tmp_path / name / "crosscoder.safetensors").stat().st_size
+    assert size < apart + 500  # the header names each tensor's place
+    wide = Crosscoder(union.config, union.hookpoints, D)  # as older versions stored them
+    with torch.no_grad():
+        for side in ("enc", "dec"):
+            weights = dense(union.layout, getattr(union, f"W_{side}"), side, 2)
+            getattr(wide, f"W_{side}").copy_(weights)
+        wide.b_enc.copy_(union.b_enc)
+        wide.b_dec.copy_(union.b_dec)
+    tokens = random_tokens(3, 9)
+    ours, theirs = (crossproof.measure(gpt_neo, each, tokens) for each in (union, wide))
+    assert [pair.latents for pair in ours.top_pairs] == [pair.latents for pair in theirs.top_pairs]
+    for form, figure in theirs.totals.items():
+        assert ours.totals[form].mean == pytest.approx(figure.mean, rel=1e-5), form
+
+
 def test_layers_come_in_their_natural_order(tmp_path: Path, gpt_neo: LanguageModel) -> None:
     for name, hook in [("part_10", HOOKS[2]), ("part_2", HOOKS[0])]:
         save_sae(tmp_path / "run" / name, hook, 0)
@@ -186,6 +217,6 @@ def test_a_union_beyond_the_memory_is_refused(
     tmp_path: Path, gpt_neo: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = [save_sae(tmp_path / str(i), hook, i) for i, hook in enumerate(HOOKS)]
-    monkeypatch.setattr("os.sysconf", lambda name: 100)
-    with pytest.raises(CrossproofError, match=r"The union of 3 dictionaries \(60 latents, 3 hook"):
+    monkeypatch.setattr("os.sysconf", lambda name: 90)
+    with pytest.raises(CrossproofError, match=r"The union of 3 dictionaries \(60 latents, 2 vec"):
         crossproof.import_dictionary(folders, gpt_neo)

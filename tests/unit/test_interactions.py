@@ -26,6 +26,7 @@ from crossproof.interactions import (
 )
 from crossproof.lm import Activation
 from crossproof.lm.constants import lipschitz, oscillation
+from crossproof.proof.attribution.costs import _pair_charges
 
 KERNELS = ("numba", "torch")
 
@@ -79,6 +80,7 @@ def brute_force(case: Case) -> dict[str, Tensor]:
                     forms["I"][h, k] += norm * charge
                 if h != owner and k != owner:
                     forms["AND"][h, k] += norm * slope * abs(g[h]) * abs(p[k])
+                    forms["I"][h, k] += norm * slope * abs(g[h]) * abs(p[k])
                 if h != k:
                     crossed = abs(g[h]) * abs(p[k]) + abs(g[k]) * abs(p[h])
                     bent = abs(beta) * swing * min(abs(g[h]), abs(g[k]))
@@ -97,7 +99,8 @@ def _owner(sizes: dict[int, float]) -> int | None:
 
 def matrix(found: Interactions, form: str) -> Tensor:
     out = found.matrix(form, normalise="sum")
-    return out + torch.diag(found.diagonal.sum(0)) if form == "AND" else out
+    whole = found.gated and form in ("I", "AND")
+    return out + torch.diag(found.diagonal.sum(0)) if whole else out
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
@@ -137,12 +140,39 @@ def test_totals_are_the_interaction_of_the_theorem(gated: bool) -> None:
     found = measure_interactions(case.latents, {2: case.view})
     whole = interaction(case.view, case.latents, case.view.dominance(case.latents))
     total = found.total("I", normalise="mean")
-    if gated:
-        total = total + found.total("AND", normalise="mean")
     torch.testing.assert_close(total, whole.mean()[None], rtol=1e-10, atol=0)
     totals = token_pairs(case.latents, {2: case.view}).token_totals()
-    by_token = totals["I"][:, 0] + (totals["AND"][:, 0] if gated else 0)
-    torch.testing.assert_close(by_token, whole, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(totals["I"][:, 0], whole, rtol=1e-10, atol=1e-12)
+
+
+def test_sums_of_an_older_schema_get_what_they_lacked(tmp_path: Path) -> None:
+    case = random_case(7, Activation.SILU, gated=True)
+    found = measure_interactions(case.latents, {2: case.view})
+    found.save(tmp_path / "new")
+    sides = {"forward": found.forward, "backward": found.backward}
+    without = {side: sums | {"I": sums["I"] - sums["AND"]} for side, sums in sides.items()}
+    replace(found, **without).save(tmp_path / "old")
+    facts = tmp_path / "old" / "interactions.json"
+    facts.write_text(facts.read_text().replace('"schema": 2', '"schema": 1'))
+    for name in ("new", "old"):
+        again = Interactions.load(tmp_path / name)
+        torch.testing.assert_close(again.forward, found.forward, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(again.backward, found.backward, rtol=1e-12, atol=1e-12)
+    facts.write_text(facts.read_text().replace('"schema": 1', '"schema": 3'))
+    with pytest.raises(CrossproofError, match="no interactions of schema 2 or older"):
+        Interactions.load(tmp_path / "old")
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_what_attribution_charges_a_pairs_neurons_is_the_pairs_sum(gated: bool) -> None:
+    case = random_case(9, Activation.SILU, gated=gated, tokens=20)
+    found = measure_interactions(case.latents, {0: case.view})
+    owner = case.view.dominance(case.latents).owner
+    slope = 1.0 if gated else LIPSCHITZ["silu"]
+    for row, (h, k) in enumerate(found.pairs.tolist()):
+        charged = _pair_charges(case.view, case.latents, owner, h, k).sum()
+        expected = slope * found.pair_sums("I", normalise="sum")[row]
+        torch.testing.assert_close(charged, expected, rtol=1e-6, atol=1e-9)
 
 
 def test_the_total_of_the_additive_form_is_j() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from dictionaries import F64, random_mlp
+from dictionaries import F64, dense, random_mlp
 from torch import Tensor
 
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig, load_crosscoder
@@ -54,21 +54,6 @@ def batch(seed: int = 1) -> Tensor:
     return torch.randn(TOKENS, 4, WIDTH, generator=generator, dtype=F64)
 
 
-def dense(layout: Layout, weights: Tensor, side: str) -> Tensor:
-    """The weights [H, 4, D], zero where a latent has no place."""
-    rows, start = [], 0
-    for group in layout.groups:
-        places = getattr(group, side)
-        own = weights[start : start + group.latents]
-        whole = [
-            own[:, places.index(p)] if p in places else torch.zeros_like(own[:, 0])
-            for p in range(4)
-        ]
-        rows.append(torch.stack(whole, 1))
-        start += group.latents
-    return torch.cat(rows)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_values_and_gradients_equal_dense_autograd(kind: str) -> None:
     layout = KINDS[kind]
@@ -79,7 +64,7 @@ def test_values_and_gradients_equal_dense_autograd(kind: str) -> None:
     ((decoded - x).pow(2) * weight).sum().add(vectors.pow(3).sum()).backward()
 
     leaves = {n: p.detach().clone().requires_grad_() for n, p in crosscoder.named_parameters()}
-    W_enc, W_dec = dense(layout, leaves["W_enc"], "reads"), dense(layout, leaves["W_dec"], "writes")
+    W_enc, W_dec = (dense(layout, leaves[f"W_{side}"], side, 4) for side in ("enc", "dec"))
     pre = x.flatten(1) @ W_enc.flatten(1).T + leaves["b_enc"]
     mask = torch.zeros_like(pre).scatter(1, pre.topk(4, dim=1).indices, 1)
     code = pre.relu() * mask

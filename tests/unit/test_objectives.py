@@ -114,7 +114,7 @@ def dense_terms(case: Setup, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
         if site.upstream is not None:
             *arguments, x, x_hat_there = dense_stream(case, site, code, x_hat, leaves)
             values = x, x_hat_there
-        terms = block_terms(DenseMLP(site.mlp), *arguments, *values)
+        terms = block_terms(DenseMLP(site.mlp), *arguments, *values, site.second)
         turned = DenseMLP(site.mlp)
         turned.W_in = site.rotation @ turned.W_in
         turned.W_gate = None if turned.W_gate is None else site.rotation @ turned.W_gate
@@ -154,6 +154,18 @@ def test_values_and_gradients_equal_the_dense_formulas(blocks: int, gated: bool)
 @pytest.mark.parametrize("centred", [False, True])
 def test_upstream_of_a_norm_too(gated: bool, centred: bool) -> None:
     assert_dense(stream_setup(gated, centred))
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("upstream", [False, True])
+def test_behind_a_second_norm_too(gated: bool, centred: bool, upstream: bool) -> None:
+    case = stream_setup(gated, centred) if upstream else setup(2, gated)
+    generator = torch.Generator().manual_seed(6)
+    weight = torch.randn(WIDTH, generator=generator, dtype=F64)
+    second = Norm(weight, torch.randn(WIDTH, generator=generator, dtype=F64), 1e-5, centred)
+    sites = [replace(site, second=second) for site in case.sites]
+    assert_dense(replace(case, sites=sites))
 
 
 def assert_dense(case: Setup) -> None:

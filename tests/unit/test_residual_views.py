@@ -14,16 +14,12 @@ from tiny_models import (
     IDS,
     N_BLOCKS,
     N_NEURONS,
+    gemma2,
+    olmo2,
     random_tokens,
     word_tokenizer,
 )
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GPTJConfig,
-    GPTJForCausalLM,
-    PreTrainedModel,
-)
+from transformers import GPTJConfig, GPTJForCausalLM, PreTrainedModel
 
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.crosscoder.encode import EncodedBatch, encode_batches
@@ -38,29 +34,20 @@ CLOSE_RMS = 2.0**-20
 LATENTS = 24
 
 
-def gemma2() -> PreTrainedModel:
-    """RMS norms with 1 + γ, a second norm on what attention and MLP write, gated tanh GELU."""
-    return Gemma2ForCausalLM(
-        Gemma2Config(
-            hidden_size=D_MODEL,
-            num_hidden_layers=N_BLOCKS,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=8,
-            intermediate_size=N_NEURONS,
-            max_position_embeddings=CONTEXT,
-            **IDS,
-        )
-    )
-
-
 def gptj() -> PreTrainedModel:
     """Attention and MLP side by side behind one norm."""
     sizes = {"n_positions": CONTEXT, "n_embd": D_MODEL, "n_layer": N_BLOCKS, "n_head": 2}
     return GPTJForCausalLM(GPTJConfig(n_inner=N_NEURONS, rotary_dim=4, **sizes, **IDS))
 
 
-FORMS: dict[str, Callable[[], PreTrainedModel]] = {**ARCHITECTURES, "gemma2": gemma2, "gptj": gptj}
+FORMS: dict[str, Callable[[], PreTrainedModel]] = {
+    **ARCHITECTURES,
+    "gemma2": gemma2,
+    "olmo2": olmo2,
+    "gptj": gptj,
+}
+IN_FLOAT32 = ("llama", "gemma2", "olmo2")
+"""Those whose RMS norms are."""
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +97,7 @@ def test_contributions_add_up_to_the_models_own_pre_activations(
             value, gate = seen.dictionary.sums(seen.latents)
             size = float((u.abs() @ mlp.W_in.abs()).max())
             gap = seen.dictionary.baseline + value - (u @ mlp.W_in + mlp.b_in)
-            close = CLOSE_RMS if form in ("llama", "gemma2") else CLOSE
+            close = CLOSE_RMS if form in IN_FLOAT32 else CLOSE
             assert gap.abs().max() <= close * size
             output = seen.dictionary.output(value, gate)
             torch.testing.assert_close(output, mlp(u), rtol=0, atol=64 * close * size)

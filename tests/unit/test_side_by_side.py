@@ -12,7 +12,6 @@ from crossproof.crosscoder.layout import LatentGroup, Layout
 from crossproof.crosscoder.side_by_side import side_by_side
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.naming import latent_name
-from crossproof.interactions.stream import rms
 from crossproof.interactions.views import mlp_views, needs_of, seen_by
 from crossproof.lm import LanguageModel, load_model
 from crossproof.lm.stream import mlp_input
@@ -45,7 +44,7 @@ def test_latents_of_a_set_add_up_to_what_subtracting_each_layer_does(model: Lang
     seen = seen_by(views, batch)[last]
     mlp, norm = model.mlp(last).to(dtype=F64), mlp_input(model, last).norm.to(batch.x)
     stream = batch.model_activations[mlp_input(model, last).stream][batch.scored].to(F64)
-    s = rms(norm, stream)[:, None]
+    s = norm.denominator(stream)[:, None]
 
     def pre(r: torch.Tensor) -> torch.Tensor:
         return (norm.weight * norm.centre(r) / s + norm.bias) @ mlp.W_in + mlp.b_in

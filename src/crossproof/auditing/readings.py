@@ -64,10 +64,9 @@ class TextReading(EncodedBatch):
 
     @cached_property
     def interactions(self) -> PairWeights:
-        """I(h,k) + I(k,h) of every pair at every token (gated MLPs: I and AND)."""
+        """I(h,k) + I(k,h) of every pair at every token."""
         pairs = token_pairs(self.latents, self.views)
-        columns = [c for form in pairs.forms if form in ("I", "AND") for c in COLUMNS[form]]
-        weight = pairs.sums[..., columns].sum((1, 2)).float()
+        weight = pairs.sums[..., COLUMNS["I"]].sum((1, 2)).float()
         active, (first, second) = pairs.latents, pairs.entries
         key = active.indices[first] * active.n_latents + active.indices[second]
         return PairWeights(active.token_index[first], key, weight)

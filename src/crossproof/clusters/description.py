@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from crossproof.clusters.clustering import Partition
@@ -136,7 +136,7 @@ def internal_interaction(
 
     `labels` numbers each latent's cluster, -1 where it is in none. Summed over neurons this is I
     of the cluster's pairs, both directions, as `Interactions` counts it (claim 2; T3 for gated
-    MLPs, whose terms with two latents beside the dominant one are not counted here). float64.
+    MLPs, with AND). float64.
     """
     labels = labels.to(latents.indices.device)
     count = int(labels.max()) + 1 if len(labels) else 0
@@ -173,16 +173,36 @@ def strongest_neurons(
 def _add(out: Float[Tensor, "C N"], seen: TokenView, labels: Tensor) -> None:
     view, latents = seen.dictionary, seen.latents
     cluster, token = labels[latents.indices], latents.token_index
+    member = (cluster >= 0).nonzero()[:, 0]
     dominance = view.dominance(latents)
     owner = dominance.owner.to(torch.int64)
     leading = torch.where(owner >= 0, cluster[owner.clamp_min(0)], -1)[token]
     entry = torch.arange(len(cluster), device=cluster.device)[:, None]
     inside = (leading == cluster[:, None]) & (cluster[:, None] >= 0) & (owner[token] != entry)
-    charged = _charges(view, latents, dominance)
+    charged = inside * _charges(view, latents, dominance)
+    if view.G_gate is not None:
+        free = (owner[token] != entry) & (cluster[:, None] >= 0)
+        charged += _both_paths(view, latents, free, token * len(out) + cluster)
     if seen.weight is not None:
         charged = charged * seen.weight[token, None]
-    member = (cluster >= 0).nonzero()[:, 0]
-    out.index_add_(0, cluster[member], (charged * inside)[member])
+    out.index_add_(0, cluster[member], charged[member])
+
+
+def _both_paths(
+    view: MLPDictionary,
+    latents: SparseLatents,
+    free: Bool[Tensor, "E N"],
+    key: Int[Tensor, " E"],
+) -> Float[Tensor, "E N"]:
+    """AND of each entry on the gate with all others of its `key` on the linear path, L ‖o_n‖ g u,
+    among those that are `free`: of a cluster, and not the dominant one."""
+    assert view.G_gate is not None
+    values = latents.values.double()[:, None]
+    gate, linear = ((values * G[latents.indices]).abs() * free for G in (view.G_gate, view.G))
+    row = key.unique(return_inverse=True)[1]
+    whole = linear.new_zeros(len(linear), linear.shape[1]).index_add_(0, row, linear)
+    slope = LIPSCHITZ[view.mlp.activation] * view.output_norms.double()
+    return slope * gate * (whole[row] - linear)
 
 
 def _charges(

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from crossproof.activations.config import RowKind
 from crossproof.commands.models import ModelOptions, first_run
 from crossproof.commands.parsing import parse
 from crossproof.crosscoder.folders import finished_crosscoders
@@ -28,6 +29,9 @@ class Evaluate:
     language_model: ModelOptions = field(default_factory=ModelOptions)
     text: str | None = None
     """Text to evaluate on; by default the run's own source."""
+    rows: RowKind | None = None
+    """How it is cut: packed, or each sequence the beginning of a document; by default as the run's
+    own."""
     split: Literal["held_out", "validation", "train"] = "held_out"
     sequences: int = 256
     """How many sequences."""
@@ -61,8 +65,8 @@ def run(arguments: Sequence[str], began: float) -> None:
     thread_setting(options.threads)
     model, config = options.language_model.load(run)
     context = fitting_context(options.context, model)
-    source = options.text or config.text
-    text = TextSlice(source, options.split, options.sequences, context, options.skip, config.rows)
+    source, rows = options.text or config.text, options.rows or config.rows
+    text = TextSlice(source, options.split, options.sequences, context, options.skip, rows)
     usual = "together" if options.together else f"evaluation-{options.split}"
     output = options.out or run / usual
     settings = EvaluationOptions(seed=options.seed, mlps=named or mlps_of(config.penalise))

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from crossproof.activations.config import RowKind
 from crossproof.commands.parsing import parse
 from crossproof.crosscoder.formats.registry import FORMATS
 from crossproof.errors import CrossproofError
@@ -69,6 +70,9 @@ class Import:
     """Run the code that the language model brings, if transformers does not know its kind."""
     text: str = ""
     """Text that later commands use unless they are given another; see `crossproof train --help`."""
+    rows: RowKind = "packed"
+    """How they cut it: from documents packed end to end, or each sequence the beginning of a
+    document, as dictionaries may have been trained on."""
 
 
 def run(arguments: Sequence[str], began: float) -> None:
@@ -98,7 +102,8 @@ def run(arguments: Sequence[str], began: float) -> None:
     _check_new(options.out, made)
     text = options.text or ("bundled" if options.model == "bundled" else "")
     for name, (crosscoder, provenance) in made.items():
-        training = {**provenance.training, "text": text, "dtype": options.dtype}
+        given = {"text": text, "rows": options.rows, "dtype": options.dtype}
+        training = {**provenance.training, **given}
         folder = options.out / name / "crosscoder"
         save_crosscoder(crosscoder, folder, replace(provenance, training=training))
         for origin in training["imported"]:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from crossproof.activations.config import RowKind
 from crossproof.commands.models import ModelOptions, first_run
 from crossproof.commands.parsing import parse
 from crossproof.crosscoder.folders import finished_crosscoders
@@ -38,6 +39,9 @@ class Measure:
     language_model: ModelOptions = field(default_factory=ModelOptions)
     text: str | None = None
     """Text to measure on; by default the run's own source."""
+    rows: RowKind | None = None
+    """How it is cut: packed, or each sequence the beginning of a document; by default as the run's
+    own."""
     split: Literal["held_out", "validation", "train"] = "held_out"
     tokens: float = 100_000.0
     """How many tokens (1e6 is a million); the whole split if it has fewer."""
@@ -84,8 +88,8 @@ def measured(options: Measure, leave_half: bool = False) -> None:
     keep_freed_memory()
     model, config = options.language_model.load(run)
     context = fitting_context(options.context, model)
-    source = options.text or config.text
-    text = TextSlice.of_tokens(source, options.split, int(options.tokens), context, config.rows)
+    source, rows = options.text or config.text, options.rows or config.rows
+    text = TextSlice.of_tokens(source, options.split, int(options.tokens), context, rows)
     if leave_half:
         every = len(replace(text, sequences=2**62).read(model))
         text = replace(text, sequences=min(text.sequences, max(1, every // 2)))

@@ -5,18 +5,17 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise, permutations, product
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from crossproof.activations.config import PositionRule
+from crossproof.crosscoder.assembling import GroupWeights, assembled
 from crossproof.crosscoder.autograd import of_span
 from crossproof.crosscoder.config import CrosscoderConfig
 from crossproof.crosscoder.latents import SparseLatents
-from crossproof.crosscoder.layout import LatentGroup, Layout, Places, PlaceSpan
+from crossproof.crosscoder.layout import LatentGroup, PlaceSpan
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.crosscoder.sparsity import Sparsity
 from crossproof.errors import CrossproofError
@@ -66,20 +65,17 @@ def side_by_side(model: LanguageModel, dictionaries: Mapping[str, Crosscoder]) -
     names = [name for each in dictionaries.values() for name in each.hookpoints.names]
     hookpoints = model.hookpoints(list(dict.fromkeys(names)))
     folded = [copy.deepcopy(each) for each in dictionaries.values()]
-    parts: list[_Part] = []
+    groups: list[GroupWeights] = []
     skips: list[tuple[int, int]] = []
     for each in folded:
         each.fold()
         places = [hookpoints.index(name) for name in each.hookpoints.names]
-        parts += _parts(each, places)
+        groups += _groups(each, places)
         skips += [(places[read], places[written]) for read, written in each.layout.skips]
-    layout = Layout(tuple(part.group for part in parts), tuple(skips))
-    config = CrosscoderConfig(layout.n_latents, "relu")  # the members' rules take its place
-    joined = Crosscoder(config, hookpoints, model.d_model, layout)
-    joined.to(folded[0].b_dec)
-    with torch.no_grad():
-        _fill(joined, folded, parts)
     sizes = [each.n_latents for each in folded]
+    config = CrosscoderConfig(sum(sizes), "relu")  # the members' rules take its place
+    joined = assembled(config, hookpoints, groups, tuple(skips), folded[0].b_dec)
+    _take_beside(joined, folded)
     starts = [sum(sizes[:at]) for at in range(len(sizes))]
     joined.members = dict(zip(dictionaries, starts, strict=True))
     joined.sparsity = SideBySide([each.sparsity for each in folded], sizes)
@@ -90,48 +86,36 @@ def side_by_side(model: LanguageModel, dictionaries: Mapping[str, Crosscoder]) -
 def compacted(dictionary: Crosscoder) -> Crosscoder:
     """The same dictionary, each latent with the places that it uses.
 
-    Imported transcoders have vectors of zeros where they only read or write; this tells their kind.
+    Older imports have vectors of zeros where they only read or write; this tells their kind.
     """
-    parts = _parts(dictionary, range(len(dictionary.hookpoints)))
-    layout = Layout(tuple(part.group for part in parts), dictionary.layout.skips)
-    if layout == dictionary.layout:
+    groups, skips = _groups(dictionary, range(len(dictionary.hookpoints))), dictionary.layout.skips
+    if tuple(each.group for each in groups) == dictionary.layout.groups:
         return dictionary
-    config = CrosscoderConfig(layout.n_latents, "relu")  # its own rule takes the place
-    compact = Crosscoder(config, dictionary.hookpoints, dictionary.d_model, layout)
-    compact.to(dictionary.b_dec)
-    with torch.no_grad():
-        _fill(compact, [dictionary], parts)
-        compact.scale.copy_(dictionary.scale)
+    config = CrosscoderConfig(dictionary.n_latents, "relu")  # its own rule takes the place
+    compact = assembled(config, dictionary.hookpoints, groups, skips, dictionary.b_dec)
+    _take_beside(compact, [dictionary])
+    compact.scale.copy_(dictionary.scale)
     compact.sparsity, compact.positions = dictionary.sparsity, dictionary.positions
     compact.members = dict(dictionary.members)
     return compact.eval()
 
 
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """A group of one dictionary's latents at its places among those of all."""
-
-    group: LatentGroup
-    W_enc: Float[Tensor, "S R D"]
-    W_dec: Float[Tensor, "S W D"]
-
-
-def _parts(dictionary: Crosscoder, places: Sequence[int]) -> list[_Part]:
+def _groups(dictionary: Crosscoder, places: Sequence[int]) -> list[GroupWeights]:
     """The groups without the places at which all their vectors are zero."""
-    parts, start = [], 0
-    for group in _groups(dictionary):
+    groups, start = [], 0
+    for group in _runs(dictionary):
         rows = slice(start, start + group.latents)
         start = rows.stop
-        reads, W_enc = _used(dictionary.W_enc[rows], group.reads, places)
-        writes, W_dec = _used(dictionary.W_dec[rows], group.writes, places)
-        parts.append(_Part(LatentGroup(group.latents, reads, writes), W_enc, W_dec))
-    return parts
+        reads, writes = (tuple(places[at] for at in each) for each in (group.reads, group.writes))
+        vectors = dictionary.W_enc[rows], dictionary.W_dec[rows]
+        groups.append(GroupWeights.of(*vectors, reads, writes))
+    return groups
 
 
-def _groups(dictionary: Crosscoder) -> tuple[LatentGroup, ...]:
+def _runs(dictionary: Crosscoder) -> tuple[LatentGroup, ...]:
     """The groups, or runs of latents with the same places where that tells more.
 
-    A joined set of transcoders is one group of which most vectors are zero.
+    A joined set of an older import is one group of which most vectors are zero.
     """
     groups = dictionary.layout.groups
     if len(groups) > 1 or len(dictionary.hookpoints) == 1:
@@ -147,29 +131,15 @@ def _groups(dictionary: Crosscoder) -> tuple[LatentGroup, ...]:
     )
 
 
-def _used(
-    weights: Float[Tensor, "S R D"], own: Places, places: Sequence[int]
-) -> tuple[Places, Float[Tensor, "S used D"]]:
-    slots = [at for at in range(len(own)) if bool(weights[:, at].any())] or [0]
-    slots.sort(key=lambda at: places[own[at]])
-    if slots == list(range(len(own))):
-        return tuple(places[at] for at in own), weights[:, : len(own)]  # not a copy of all
-    return tuple(places[own[at]] for at in slots), weights[:, slots]
-
-
-def _fill(joined: Crosscoder, dictionaries: Sequence[Crosscoder], parts: Sequence[_Part]) -> None:
-    start = 0
-    for part in parts:
-        rows = slice(start, start + part.group.latents)
-        start = rows.stop
-        joined.W_enc[rows, : part.W_enc.shape[1]] = part.W_enc
-        joined.W_dec[rows, : part.W_dec.shape[1]] = part.W_dec
-    joined.b_enc.copy_(torch.cat([each.b_enc for each in dictionaries]))
+@torch.no_grad()
+def _take_beside(made: Crosscoder, dictionaries: Sequence[Crosscoder]) -> None:
+    """Biases and skips."""
+    made.b_enc.copy_(torch.cat([each.b_enc for each in dictionaries]))
     for each in dictionaries:
-        at = [joined.hookpoints.index(name) for name in each.hookpoints.names]
-        joined.b_dec[at] += each.b_dec  # at most one of them writes there
-    if joined.layout.skips:
-        joined.W_skip.copy_(torch.cat([e.W_skip for e in dictionaries if e.layout.skips]))
+        at = [made.hookpoints.index(name) for name in each.hookpoints.names]
+        made.b_dec[at] += each.b_dec  # at most one of them writes there
+    if made.layout.skips:
+        made.W_skip.copy_(torch.cat([e.W_skip for e in dictionaries if e.layout.skips]))
 
 
 def _positions(names: Sequence[str], dictionaries: Sequence[Crosscoder]) -> PositionRule:

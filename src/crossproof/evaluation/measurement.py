@@ -16,14 +16,15 @@ from crossproof.evaluation.views_note import views_note
 from crossproof.result import ABSENT, Result
 from crossproof.tables import Row, Table, Value, fixed, percent
 
-SCHEMA = 1
+SCHEMA = 2
+"""1: I of gated MLPs was without AND."""
 Totals = dict[str, BlockEstimate]
 """By form, I and Q with J (plain MLPs) or AND (gated ones), and `dominated`."""
 
 FORMS = {
     "I": ("Interaction I", "every latent but the dominant one, by size; a token and block"),
     "J": ("Additive form J", "zero for latents that a neuron adds up"),
-    "AND": ("Gate times value, AND", "latents meeting on the two paths of gated neurons"),
+    "AND": ("Of it gate times value, AND", "latents meeting on the two paths of gated neurons"),
     "Q": ("Pair form Q", "every two latents, by the smaller contribution"),
     "dominated": ("Dominated neurons", "share with one latent above 90%"),
 }
@@ -132,11 +133,17 @@ class RunMeasurement(Result):
 
     @classmethod
     def check(cls, content: Mapping[str, Any]) -> None:
-        """Raises CrossproofError for another schema."""
-        if content.get("schema", SCHEMA) != SCHEMA:
+        """Raises CrossproofError for a newer schema, and an older one's figures of gated MLPs."""
+        schema = content.get("schema", SCHEMA)
+        if schema == 1 and any(run.get("gated") for run in content.get("runs", {}).values()):
             raise CrossproofError(
-                f"measure.json has schema {content['schema']}, and this version reads schema "
-                f"{SCHEMA}: use the version of crossproof that wrote it."
+                "measure.json is of a version whose interaction I of gated MLPs left out AND, "
+                "gate times value: run `crossproof measure` again."
+            )
+        if schema not in range(1, SCHEMA + 1):
+            raise CrossproofError(
+                f"measure.json has schema {schema}, and this version reads up to {SCHEMA}: use "
+                f"the version of crossproof that wrote it."
             )
 
 

@@ -20,6 +20,7 @@ from crossproof import kernels
 from crossproof.crosscoder.autograd import sparse_product
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.lm.mlp import MLPWeights
+from crossproof.lm.norms import Norm
 
 
 class _Owned(torch.autograd.Function):
@@ -146,6 +147,15 @@ class MLPDictionary:
         if gate is not None and mlp.W_gate is not None:
             gate = gate + x @ mlp.W_gate
         return replace(self, baseline=baseline, baseline_gate=gate)
+
+    def with_second_norm(self, second: Norm | None) -> MLPDictionary:
+        """The same where a norm follows the MLP: o_n is weight ⊙ C o_n, over its denominator.
+
+        That is each token's own, `TokenView.weight`. None: itself.
+        """
+        if second is None:
+            return self
+        return replace(self, written=second.to(self.mlp.W_out).linear(self.mlp.W_out))
 
     def of_tokens(self, tokens: slice | Int[Tensor, " tokens"]) -> MLPDictionary:
         """The same at some of the tokens, where baselines are each token's own."""

@@ -1,7 +1,8 @@
 """Pair sums of a gated MLP: theorem T3's explicit terms, both paths, and the pair form Q.
 
-With i the owner of neuron n, w = ‖o_n‖, g and u the magnitudes |p^gate| and |p^linear|:
-I(i, j) = w (L |υ_dom| g_j + |σ(γ_dom)| u_j); AND(j, k) = w L g_j u_k for j, k other than i; Q is
+With i the owner of neuron n, w = ‖o_n‖, g and u the magnitudes |p^gate| and |p^linear|: latent i
+is charged w (L |υ_dom| g_j + |σ(γ_dom)| u_j) with every other j, and AND(j, k) = w L g_j u_k is
+charged to any j, k other than i. I(h, k) is all that is charged to h with k; Q is
 `gated_pair_form`. Products over neurons are matrix products of a few tokens at a time; the smaller
 of two contributions, which is none, is left to the kernel.
 """
@@ -52,7 +53,8 @@ def gated_pairs(
             latents.indices[entry],
             owned,
         )
-        charged, both = rows.charged(), rows.both()
+        both = rows.both()
+        charged = rows.charged() + both
         swings[low:high], crossed = rows.pair_form()
         columns = [charged, charged.mT, both, both.mT, crossed]
         out[starts[low] : starts[high]] = torch.stack(columns, -1)[upper(present)]
@@ -122,7 +124,7 @@ class _Rows:
         )
 
     def charged(self) -> Float[Tensor, "B K K"]:
-        """I. Row: the owner; column: the latent charged against it."""
+        """I without AND. Row: the owner; column: the latent charged against it."""
         return (self.owned * self.norms) @ self.terms.alone.mT
 
     def both(self) -> Float[Tensor, "B K K"]:

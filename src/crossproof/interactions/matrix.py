@@ -21,9 +21,9 @@ from crossproof.errors import CrossproofError
 from crossproof.files import atomic_folder, read_json, read_tensors
 
 Form = Literal["I", "J", "AND", "Q"]
-"""I(i,j) of the theory (i dominant; directed); J, its additive form (plain MLPs; directed); AND,
-gate latent times value latent beside the dominant one (gated MLPs; directed); Q, the symmetric
-pair form."""
+"""I(i,j), what theorem T1 charges for j where i is dominant (directed); of gated MLPs all that T3
+charges, AND in it: j on the linear path with i on the gate, beside the dominant one, which is also
+a form of its own. J, the additive form of I (plain MLPs; directed). Q, the symmetric pair form."""
 
 Normalisation = Literal["sum", "mean", "coactive"]
 """sum: over all tokens; mean: the sum over the number of tokens; coactive: the sum over the number
@@ -31,8 +31,11 @@ of tokens at which both latents are active."""
 
 PLAIN: tuple[Form, ...] = ("I", "J", "Q")
 GATED: tuple[Form, ...] = ("I", "AND", "Q")
+WITH_DIAGONAL: tuple[Form, ...] = ("I", "AND")
+"""Of gated MLPs: their totals hold what a latent's gate times its own value is charged."""
 
-SCHEMA = 1
+SCHEMA = 2
+"""1: I of gated MLPs was without AND."""
 SUMS, FACTS_FILE = "interactions.safetensors", "interactions.json"
 TENSORS = {name: name for name in ("pairs", "coactive", "active", "owned")} | {"diagonal": "own"}
 """Attributes, and the names of their tensors in the file."""
@@ -43,8 +46,8 @@ FACTS = ("n_latents", "blocks", "gated", "tokens")
 class Interactions:
     """Sums over `tokens` tokens for the M pairs (h, k), h < k, of latents ever active together.
 
-    `forward[form][l, m]` is form(h, k) in block `blocks[l]`, h being the dominant one (or on the
-    gate, for AND); backward the same with h and k exchanged. Symmetric forms have no backward.
+    `forward[form][l, m]` is form(h, k) in block `blocks[l]`, h being the dominant one or, of what
+    AND is, on the gate; backward the same with h and k exchanged. Symmetric forms have no backward.
     """
 
     n_latents: int
@@ -77,14 +80,14 @@ class Interactions:
         return GATED if self.gated else PLAIN
 
     def total(self, form: Form, *, normalise: Literal["sum", "mean"]) -> Float[Tensor, " L"]:
-        """The form summed over all pairs, of each block; for gated MLPs I and AND add up to I(x).
+        """The form summed over all pairs, of each block; that of I is I(x).
 
         Raises CrossproofError for a form that is not measured, or a mean over no tokens.
         """
         total = self._sums(form).sum(1)
         if form in self.backward:
             total = total + self.backward[form].sum(1)
-        if form == "AND":
+        if self.gated and form in WITH_DIAGONAL:
             total = total + self.diagonal.sum(1)
         return self._scaled(total, normalise)
 
@@ -157,14 +160,21 @@ class Interactions:
 
     @classmethod
     def load(cls, folder: Path) -> Interactions:
-        """What `save` wrote. Raises CrossproofError if it is missing, damaged or foreign."""
+        """What `save` wrote, in this version or an older one.
+
+        Raises CrossproofError if it is missing, damaged or foreign.
+        """
         facts, tensors = read_json(folder / FACTS_FILE), read_tensors(folder / SUMS)
-        if facts.get("schema") != SCHEMA or not tensors.keys() >= set(TENSORS.values()):
-            raise CrossproofError(f"{folder} holds no interactions of schema {SCHEMA}.")
+        schema = facts.get("schema")
+        if schema not in range(1, SCHEMA + 1) or not tensors.keys() >= set(TENSORS.values()):
+            raise CrossproofError(f"{folder} holds no interactions of schema {SCHEMA} or older.")
         sides: dict[str, dict[str, Tensor]] = {"forward": {}, "backward": {}}
         for name in tensors.keys() - set(TENSORS.values()):
             side, form = name.split(".")
             sides[side][form] = tensors[name]
+        if schema == 1 and facts["gated"]:
+            for sums in sides.values():
+                sums["I"] = sums["I"] + sums["AND"]
         known: dict[str, Any] = {name: facts[name] for name in FACTS}
         known |= {name: tensors[stored] for name, stored in TENSORS.items()}
         return cls(**(known | {"blocks": tuple(facts["blocks"])} | sides))

@@ -15,7 +15,7 @@ from crossproof.crosscoder.latents import SparseLatents, ranges
 from crossproof.errors import CrossproofError
 from crossproof.interactions.contributions import Dominance, MLPDictionary
 from crossproof.interactions.gated_pairs import gated_pairs
-from crossproof.interactions.matrix import GATED, PLAIN, Form, Interactions
+from crossproof.interactions.matrix import GATED, PLAIN, WITH_DIAGONAL, Form, Interactions
 from crossproof.interactions.stream import TokenMixture, TokenView
 from crossproof.kernels.torch_any import entry_pairs
 from crossproof.lm.constants import oscillation
@@ -69,7 +69,7 @@ class TokenPairs:
         return entry_pairs(self.latents.offsets)
 
     def token_totals(self) -> dict[Form, Float[Tensor, "B L"]]:
-        """Each form summed over pairs of each token, at each block; I and AND sum to I(x)."""
+        """Each form summed over pairs of each token, at each block; that of I is I(x)."""
         counts = self.starts.diff()
         if len(self.sums) == 0:  # `segment_reduce` refuses nothing at all
             whole = self.sums.new_zeros(len(counts), 5 * len(self.blocks))
@@ -79,7 +79,8 @@ class TokenPairs:
         totals = {form: by_column[..., COLUMNS[form]].sum(2) for form in self.forms}
         if self.gated:
             diagonal = self.diagonal.new_zeros(self.latents.n_tokens, len(self.blocks))
-            totals["AND"] += diagonal.index_add_(0, self.latents.token_index, self.diagonal.T)
+            diagonal.index_add_(0, self.latents.token_index, self.diagonal.T)
+            totals |= {form: totals[form] + diagonal for form in WITH_DIAGONAL}
         return totals
 
     def collected(self) -> Interactions:

@@ -9,7 +9,6 @@ changes, and activations divided by one number a token. Everything that is defin
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -124,50 +123,37 @@ class StreamView:
     """The MLP behind the linear part of its norm; baselines hold its and the norm's biases."""
     norm: Norm
     decoder: Float[Tensor, "H D"]
-    post: Norm | None = None
-    """A second norm, on the MLP's output before the stream takes it (Gemma 2 and 3)."""
 
     @classmethod
     def build(
-        cls, mlp: MLPWeights, norm: Norm, decoder: Float[Tensor, "H D"], post: Norm | None = None
+        cls, mlp: MLPWeights, norm: Norm, decoder: Float[Tensor, "H D"], second: Norm | None = None
     ) -> StreamView:
-        """`mlp` in the space that the norm writes, `norm` from the stream to it."""
-        norm, post = norm.to(decoder), None if post is None else post.to(decoder)
+        """`mlp` in the space that `norm` writes from the stream; `second`: a norm behind it."""
+        norm = norm.to(decoder)
         frozen = MLPDictionary.build(behind(norm, mlp), decoder, torch.zeros_like(decoder[0]))
-        if post is not None:
-            frozen = replace(frozen, written=post.weight * post.centre(mlp.W_out))
-        return cls(frozen, norm, decoder, post)
+        return cls(frozen.with_second_norm(second), norm, decoder)
 
     def at(
         self,
         latents: SparseLatents,
         stream: Float[Tensor, "B D"],
         rest: Float[Tensor, " D"] | None = None,
-        output: Float[Tensor, "B D"] | None = None,
     ) -> TokenView:
         """The view of B tokens, at the denominators of `stream`, the norm's input.
 
         `rest` is what the stream holds, divided by s, beside the dictionary: each token's own
         (None: pre-activations are then the model's), or one vector for all, such as the mean of
-        `rest_of`. `output`, of the MLP, is needed where a second norm follows.
+        `rest_of`.
         """
         by_entry = self.denominators(stream)[latents.token_index]
         scaled = latents.with_values(latents.values / by_entry)
         if rest is None:
             rest = self.rest_of(latents, stream)
-        moved = self.frozen.shifted(rest)
-        return TokenView(moved, scaled, self.output_weight(output))
-
-    def output_weight(self, output: Float[Tensor, "B D"] | None) -> Float[Tensor, " B"] | None:
-        """1 / s of the norm on the MLP's `output`; None where there is none."""
-        if self.post is None:
-            return None
-        assert output is not None
-        return 1 / rms(self.post, output)
+        return TokenView(self.frozen.shifted(rest), scaled)
 
     def denominators(self, stream: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
         """s(r) of each token."""
-        return rms(self.norm, stream)
+        return self.norm.denominator(stream)
 
     def rest_of(self, latents: SparseLatents, stream: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
         """(r - Σ_h a_h d_h) / s: decoder bias, reconstruction error and all other writers."""
@@ -206,8 +192,3 @@ def behind(norm: Norm, mlp: MLPWeights) -> MLPWeights:
         return moved
     b_gate = mlp.b_gate + norm.bias @ mlp.W_gate
     return replace(moved, W_gate=through(mlp.W_gate), b_gate=b_gate)
-
-
-def rms(norm: Norm, values: Float[Tensor, "*tokens D"]) -> Float[Tensor, "*tokens"]:
-    """√(mean((C r)²) + ε), what the norm divides by."""
-    return norm.scale(values) / math.sqrt(norm.width)

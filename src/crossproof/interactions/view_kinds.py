@@ -15,6 +15,7 @@ from crossproof.crosscoder.encode import EncodedBatch
 from crossproof.interactions.contributions import MLPDictionary
 from crossproof.interactions.stream import ExpertView, StreamView, TokenMixture, TokenView
 from crossproof.lm.mixture import MixtureWeights
+from crossproof.lm.stream import SecondNorm
 
 Besides = Callable[[Tensor], Tensor]
 """From activations [B, D] at a hookpoint to what is added [B, D] at an MLP's input."""
@@ -30,19 +31,23 @@ class InputView:
     besides: tuple[tuple[str, Besides], ...] = ()
     """What is reconstructed there besides latents and bias: the hookpoints that it reads, and what
     it makes of their activations."""
+    second: SecondNorm | None = None
+    """The norm that the MLP's output passes before the stream takes it."""
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Hookpoints whose activations a batch must hold."""
-        return tuple(name for name, _ in self.besides)
+        return (*(name for name, _ in self.besides), *_outputs(self.second))
 
     def at(self, batch: EncodedBatch) -> TokenView:
         """The view of a batch's tokens."""
-        if not self.besides:
-            return TokenView(self.dictionary, batch.latents)
-        added = [made(batch.model_activations[name][batch.scored]) for name, made in self.besides]
-        beside = torch.stack(added).sum(0)
-        return TokenView(self.dictionary.shifted(beside), batch.latents)
+        dictionary, weight = self.dictionary, _weight(self.second, batch)
+        if self.besides:
+            added = [
+                made(batch.model_activations[name][batch.scored]) for name, made in self.besides
+            ]
+            dictionary = dictionary.shifted(torch.stack(added).sum(0))
+        return TokenView(dictionary, batch.latents, weight)
 
     def inputs(
         self, batch: EncodedBatch, x_hat: Float[Tensor, "B P D"]
@@ -60,8 +65,8 @@ class UpstreamView:
     hookpoints: tuple[int, ...]
     """The crosscoder's hookpoints whose decoder vectors add up in the stream."""
     stream: str
-    output: str | None
-    """The hookpoint of the MLP's output, where a second norm follows."""
+    second: SecondNorm | None = None
+    """The norm that the MLP's output passes before the stream takes it."""
     rest: Float[Tensor, " D"] | None = None
     """The mean rest; None: each token's own."""
 
@@ -73,18 +78,18 @@ class UpstreamView:
     @cached_property
     def needs(self) -> tuple[str, ...]:
         """Hookpoints whose activations a batch must hold."""
-        return tuple(name for name in (self.stream, self.output) if name is not None)
+        return (self.stream, *_outputs(self.second))
 
     def at(self, batch: EncodedBatch) -> TokenView:
         """The view of a batch's tokens, at the model's own denominators."""
-        stream, output = self._read(batch, self.stream), self._output(batch)
-        return self.view.at(batch.latents, stream, self.rest, output)
+        seen = self.view.at(batch.latents, _read(batch, self.stream), self.rest)
+        return replace(seen, weight=_weight(self.second, batch))
 
     def inputs(
         self, batch: EncodedBatch, x_hat: Float[Tensor, "B P D"]
     ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]:
         """The stream over its denominator, and the same less the reconstruction's error."""
-        stream = self._read(batch, self.stream)
+        stream = _read(batch, self.stream)
         at = list(self.hookpoints)
         error = (batch.x[:, at] - x_hat[:, at]).sum(1)
         s = self.view.denominators(stream)[:, None]
@@ -96,11 +101,11 @@ class UpstreamView:
 
     def rest_of(self, batch: EncodedBatch) -> Float[Tensor, "B D"]:
         """What the stream holds beside the dictionary at each token, over its denominator."""
-        return self.view.rest_of(batch.latents, self._read(batch, self.stream))
+        return self.view.rest_of(batch.latents, _read(batch, self.stream))
 
     def norm_interaction(self, batch: EncodedBatch) -> Float[Tensor, "B 2"]:
         """T7 with everything the latents wrote taken out, and the mean over single latents."""
-        stream = self._read(batch, self.stream)
+        stream = _read(batch, self.stream)
         latents, decoder = batch.latents, self.view.decoder
         whole = torch.zeros_like(stream)
         written = latents.values[:, None] * decoder[latents.indices]
@@ -109,14 +114,24 @@ class UpstreamView:
         mean = torch.zeros_like(stream[:, 0]).index_add_(0, latents.token_index, single)
         counts = latents.offsets.diff().clamp_min(1)
         both = torch.stack([self.view.norm_interaction(stream, whole), mean / counts], 1)
-        weight = self.view.output_weight(self._output(batch))
+        weight = _weight(self.second, batch)
         return both if weight is None else both * weight[:, None]
 
-    def _output(self, batch: EncodedBatch) -> Float[Tensor, "B D"] | None:
-        return None if self.output is None else self._read(batch, self.output)
 
-    def _read(self, batch: EncodedBatch, name: str) -> Float[Tensor, "B D"]:
-        return batch.model_activations[name][batch.scored].to(batch.x.dtype)
+def _outputs(second: SecondNorm | None) -> tuple[str, ...]:
+    return () if second is None else (second.output,)
+
+
+def _weight(second: SecondNorm | None, batch: EncodedBatch) -> Float[Tensor, " B"] | None:
+    """1 / s of the norm on the MLP's output, by the model's own run; None where there is none."""
+    if second is None:
+        return None
+    output = _read(batch, second.output)
+    return 1 / second.norm.to(output).denominator(output)
+
+
+def _read(batch: EncodedBatch, name: str) -> Float[Tensor, "B D"]:
+    return batch.model_activations[name][batch.scored].to(batch.x.dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -25,7 +25,16 @@ from crossproof.interactions.view_kinds import n_neurons as n_neurons
 from crossproof.lm.hookpoints import Hookpoints
 from crossproof.lm.mlp import MLPWeights
 from crossproof.lm.model import LanguageModel
-from crossproof.lm.stream import mlp_input, mlp_place, next_blocks, stream_place, upstream
+from crossproof.lm.norms import Unnormed
+from crossproof.lm.stream import (
+    SecondNorm,
+    mlp_input,
+    mlp_place,
+    next_blocks,
+    second_norm,
+    stream_place,
+    upstream,
+)
 
 
 def mlp_views(
@@ -45,34 +54,34 @@ def mlp_views(
     views: dict[int, MLPView] = {}
     with torch.no_grad():
         for block, upstream_of_it in reading.items():
-            if not (mixtures and model.is_mixture(block)):
-                mlp = model.mlp(block)
-                views[block] = _view(model, crosscoder, block, mlp, upstream_of_it)
-                continue
-            mixture = model.mixture(block)
-            experts = (
-                _view(model, crosscoder, block, mlp, upstream_of_it) for mlp in mixture.experts
-            )
-            views[block] = MixtureView(block, mixture, tuple(experts))
+            mixed = mixtures and model.is_mixture(block)
+            mlps_of_it = model.mixture(block).experts if mixed else (model.mlp(block),)
+            seen = _views(model, crosscoder, block, mlps_of_it, upstream_of_it)
+            views[block] = MixtureView(block, model.mixture(block), seen) if mixed else seen[0]
     return views
 
 
-def _view(
+def _views(
     model: LanguageModel,
     crosscoder: Crosscoder,
     block: int,
-    mlp: MLPWeights,
+    mlps: Sequence[MLPWeights],
     upstream_of_it: tuple[int, ...],
-) -> InputView | UpstreamView:
-    at = crosscoder.hookpoints.blocks[block].mlp_in
+) -> tuple[InputView | UpstreamView, ...]:
+    """Of a block's MLP, or of each of its experts."""
+    at, second = crosscoder.hookpoints.blocks[block].mlp_in, second_norm(model, block)
     if at is not None:
-        return _input_view(mlp, crosscoder, block, at)
-    return _upstream_view(model, mlp, crosscoder, upstream_of_it, block)
+        return tuple(_input_view(mlp, crosscoder, block, at, second) for mlp in mlps)
+    reads, norm = mlp_input(model, block), None if second is None else second.norm
+    decoder = torch.stack([crosscoder.decoder_vectors(i) for i in upstream_of_it]).sum(0)
+    built = (StreamView.build(mlp, reads.norm, decoder, norm) for mlp in mlps)
+    return tuple(UpstreamView(block, view, upstream_of_it, reads.stream, second) for view in built)
 
 
 def input_dictionaries(model: LanguageModel, crosscoder: Crosscoder) -> dict[int, MLPDictionary]:
     """By block: the dictionary at each MLP's input at which the crosscoder decodes.
 
+    Output vectors are the MLP's own, also where a second norm follows it (`mlp_views` counts that).
     Raises CrossproofError where baselines are each token's own (`Crosscoder.is_affine`).
     """
     check_constant(crosscoder.layout.skips, crosscoder.token_scale, "the MLPs' inputs")
@@ -84,7 +93,13 @@ def input_dictionaries(model: LanguageModel, crosscoder: Crosscoder) -> dict[int
         }
 
 
-def _input_view(mlp: MLPWeights, crosscoder: Crosscoder, block: int, at: int) -> InputView:
+def _input_view(
+    mlp: MLPWeights,
+    crosscoder: Crosscoder,
+    block: int,
+    at: int,
+    second: SecondNorm | None = None,
+) -> InputView:
     decoder, bias = crosscoder.decoder_vectors(at), crosscoder.b_dec[at] / crosscoder.scale[at]
     names, scale = crosscoder.hookpoints.names, crosscoder.scale
     besides: list[tuple[str, Besides]] = [
@@ -94,7 +109,9 @@ def _input_view(mlp: MLPWeights, crosscoder: Crosscoder, block: int, at: int) ->
     ]
     if crosscoder.token_scale.kind is not None:
         besides.append((names[at], partial(_rescaled, crosscoder.token_scale, bias)))
-    return InputView(block, MLPDictionary.build(mlp, decoder, bias), at, tuple(besides))
+    dictionary = MLPDictionary.build(mlp, decoder, bias)
+    dictionary = dictionary.with_second_norm(None if second is None else second.norm)
+    return InputView(block, dictionary, at, tuple(besides), second)
 
 
 def _skipped(weights: Tensor, x: Tensor) -> Tensor:
@@ -139,6 +156,8 @@ def described(view: MLPView, crosscoder: Crosscoder) -> str:
     if isinstance(view, InputView):
         return f"MLP input {names[view.hookpoint]}"
     written = ", ".join(names[at] for at in view.hookpoints)
+    if isinstance(view.view.norm, Unnormed):
+        return f"residual stream {written}, which {view.stream} holds without a norm"
     return f"residual stream {written}, at the denominator of {view.stream}"
 
 
@@ -191,13 +210,3 @@ def reading_mlps(
             f"{', '.join(map(str, sorted(reading)))}."
         )
     return {block: reading[block] for block in chosen}
-
-
-def _upstream_view(
-    model: LanguageModel, mlp: MLPWeights, crosscoder: Crosscoder, at: tuple[int, ...], block: int
-) -> UpstreamView:
-    reads = mlp_input(model, block)
-    decoder = torch.stack([crosscoder.decoder_vectors(i) for i in at]).sum(0)
-    view = StreamView.build(mlp, reads.norm, decoder, reads.post)
-    output = None if reads.post is None else f"blocks.{block}.mlp.hook_out"
-    return UpstreamView(block, view, at, reads.stream, output)

@@ -79,6 +79,10 @@ class LanguageModel:
         """How many numbers the model's weights are; tied ones count once."""
         return sum(parameter.numel() for parameter in self._bare.parameters())
 
+    def owner(self, block: int) -> tuple[LanguageModel, int]:
+        """The model that has a block, and its number there: itself, unless it is a pair."""
+        return self, block
+
     def available_hookpoints(self) -> tuple[str, ...]:
         """Every hookpoint of width d_model that can be read and replaced, in forward order."""
         return tuple(self._sites)
@@ -134,10 +138,8 @@ class LanguageModel:
         if not self.is_mixture(block):
             raise CrossproofError(f"Block {block} of '{self.name}' has no mixture of experts.")
         if block not in self._mixtures:
-            site, where = (
-                self._site(f"blocks.{block}.mlp.hook_in"),
-                f"Block {block} of '{self.name}'",
-            )
+            site = self._site(f"blocks.{block}.mlp.hook_in")
+            where = f"Block {block} of '{self.name}'"
             read, written = (value.flatten(0, 1) for value in self._tried(block))
             self._mixtures[block] = read_mixture(self._bare, site, (read, written), where)
         return self._mixtures[block]

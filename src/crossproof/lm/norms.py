@@ -43,6 +43,14 @@ class Norm:
         squared: Tensor = self.centre(r).square().sum(-1) + self.width * self.epsilon
         return squared.sqrt()
 
+    def denominator(self, r: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
+        """√(mean((P r)²) + ε), what it divides by."""
+        return self.scale(r) / math.sqrt(self.width)
+
+    def linear(self, r: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """weight ⊙ P r: norm(r) but for the denominator and the bias."""
+        return self.weight * self.centre(r)
+
     def __call__(self, r: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
         """norm(r)."""
         direction = self.centre(r) / self.scale(r)[..., None]
@@ -63,6 +71,27 @@ class Norm:
     def directions(self, unembedding: Float[Tensor, "V D"]) -> Float[Tensor, "V D"]:
         """P(weight ⊙ U_v): <ũ, r> √D / s + <bias, U_v> is the logit of v."""
         return self.centre(self.weight * unembedding)
+
+
+@dataclass(frozen=True, eq=False)
+class Unnormed(Norm):
+    """Where there is none: r itself, over 1 (OLMo 2's MLPs read the stream as it is)."""
+
+    @classmethod
+    def of_width(cls, width: int) -> Unnormed:
+        """In float64."""
+        ones = torch.ones(width, dtype=torch.float64)
+        return cls(ones, torch.zeros_like(ones), 0.0, centred=False)
+
+    def scale(self, r: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
+        """√D, whatever r is."""
+        return torch.full_like(r[..., 0], math.sqrt(self.width))
+
+    def scale_range(
+        self, r: Float[Tensor, "*batch D"], radius: Float[Tensor, "*batch"]
+    ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+        """√D at either end."""
+        return self.scale(r), self.scale(r)
 
 
 def margins_through_norm(

@@ -85,6 +85,11 @@ class ModelPair(LanguageModel):
             names += [prefix + name for name in found.names]
         return Hookpoints(tuple(names), tuple(blocks))
 
+    def owner(self, block: int) -> tuple[LanguageModel, int]:
+        """The model that has a block, and its number there."""
+        model, place = self._owner(block)
+        return self.models[model], place
+
     def mlp(self, block: int) -> MLPWeights:
         """The MLP of a block, the second model's blocks behind the first's."""
         model, place = self._owner(block)

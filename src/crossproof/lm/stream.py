@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from crossproof.errors import CrossproofError
 from crossproof.lm.model import LanguageModel
-from crossproof.lm.norms import Norm
-from crossproof.lm.unembedding import norm_of
+from crossproof.lm.norms import Norm, Unnormed
+from crossproof.lm.unembedding import norm_of, reads_the_stream
 
 _PART = re.compile(r"blocks\.(\d+)\.(.+)")
 _STEPS = {
@@ -23,8 +23,12 @@ _STEPS = {
     "hook_resid_post": 4,
     "hook_out": 4,
 }
-_BEHIND_A_NORM = {"attn.hook_out": "ln1_post", "mlp.hook_out": "ln2_post"}
-"""Outputs that the stream takes only through a second norm, where the block has one."""
+_TAKEN = {
+    "attn.hook_out": ("ln1_post", "hook_attn_out"),
+    "mlp.hook_out": ("ln2_post", "hook_mlp_out"),
+}
+"""Outputs that the stream takes only through a second norm, where the block has one, and what it
+takes; that is missing where the block scales it."""
 
 
 @dataclass(frozen=True, order=True)
@@ -48,8 +52,16 @@ class MLPInput:
     stream: str
     """The hookpoint of what the norm reads."""
     norm: Norm
-    post: Norm | None
-    """The norm on the MLP's output, where there is one."""
+    """`Unnormed` where the MLP reads the stream as it is."""
+
+
+@dataclass(frozen=True, eq=False)
+class SecondNorm:
+    """The norm that an MLP's output passes before it is added to the stream (Gemma 2, OLMo 2)."""
+
+    output: str
+    """The hookpoint of what it reads: the MLP's output."""
+    norm: Norm
 
 
 def stream_place(model: LanguageModel, name: str) -> StreamPlace | None:
@@ -60,9 +72,11 @@ def stream_place(model: LanguageModel, name: str) -> StreamPlace | None:
     if match is None or match[2] not in _STEPS:
         return None
     block, step = int(match[1]), _STEPS[match[2]]
-    second = _BEHIND_A_NORM.get(match[2])
-    if second and f"blocks.{block}.{second}.hook_in" in model.available_hookpoints():
-        return None
+    if match[2] in _TAKEN:
+        hookpoints, (norm, taken) = model.available_hookpoints(), _TAKEN[match[2]]
+        at = f"blocks.{block}."
+        if f"{at}{norm}.hook_in" in hookpoints or f"{at}{taken}" not in hookpoints:
+            return None
     return StreamPlace(block + 1, 0) if step == 4 else StreamPlace(block, step)
 
 
@@ -75,14 +89,26 @@ def mlp_place(model: LanguageModel, block: int) -> StreamPlace:
 def mlp_input(model: LanguageModel, block: int) -> MLPInput:
     """How a block's MLP reads the stream.
 
-    Raises CrossproofError where no norm of a known form lies before it.
+    Raises CrossproofError where it reads neither the stream nor a norm of it that has a known form.
     """
     hookpoints, at = model.available_hookpoints(), f"blocks.{block}."
-    before = next((n for n in ("ln2", "ln1") if f"{at}{n}.hook_in" in hookpoints), "ln2")
-    norm = norm_of(model, at + before, f"{at}mlp.hook_in")
-    second = f"{at}ln2_post"
-    post = norm_of(model, second) if f"{second}.hook_in" in hookpoints else None
-    return MLPInput(f"{at}{before}.hook_in", norm, post)
+    before = next((n for n in ("ln2", "ln1") if f"{at}{n}.hook_in" in hookpoints), None)
+    if before is None and reads_the_stream(model, block):
+        return MLPInput(f"{at}mlp.hook_in", Unnormed.of_width(model.d_model))
+    before = before or "ln2"
+    return MLPInput(f"{at}{before}.hook_in", norm_of(model, at + before, f"{at}mlp.hook_in"))
+
+
+def second_norm(model: LanguageModel, block: int) -> SecondNorm | None:
+    """The norm behind a block's MLP, if there is one before the stream takes its output.
+
+    Raises CrossproofError where its form is not known.
+    """
+    owner, own = model.owner(block)
+    name = f"blocks.{own}.ln2_post"
+    if f"{name}.hook_in" not in owner.available_hookpoints():
+        return None
+    return SecondNorm(f"blocks.{block}.mlp.hook_out", norm_of(owner, name))
 
 
 def upstream(places: Mapping[int, StreamPlace], reader: StreamPlace) -> tuple[int, ...]:

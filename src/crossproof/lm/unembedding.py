@@ -89,6 +89,16 @@ def norm_of(model: LanguageModel, component: str, written: str | None = None) ->
     )
 
 
+def reads_the_stream(model: LanguageModel, block: int) -> bool:
+    """Whether a block's MLP reads, without a norm, the stream to which attention has added."""
+    roles = ("hook_resid_pre", "hook_attn_out", "mlp.hook_in")
+    names = [f"blocks.{block}.{role}" for role in roles]
+    if any(name not in model.available_hookpoints() for name in names):
+        return False
+    pre, attended, read = model.activations(_tokens(model), names).double().unbind(2)
+    return _same(model, pre + attended, read)
+
+
 def unembedding(model: LanguageModel) -> Unembedding:
     """The final norm and the unembedding.
 

@@ -196,11 +196,11 @@ def config_from_dict(values: Mapping[str, Any]) -> RunConfig:
     """The RunConfig that `config_to_dict` turned into `values`; CrossproofError if it is not one.
 
     Settings that were called otherwise in older versions are known. Of an imported crosscoder,
-    which was not trained here, only the text and the model's dtype are known.
+    which was not trained here, only the text, its rows and the model's dtype are known.
     """
     if "imported" in values:
-        dtype = values.get("dtype", "float32")
-        return RunConfig(text=str(values.get("text", "")), dtype=dtype, steps=0, batch_tokens=0)
+        known = {name: values[name] for name in ("text", "rows", "dtype") if name in values}
+        return RunConfig(**({"text": ""} | known), steps=0, batch_tokens=0)
     try:
         optimisation = {RENAMED.get(k, k): v for k, v in values["optimisation"].items()}
         parts: dict[str, Any] = {

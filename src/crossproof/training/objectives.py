@@ -33,15 +33,13 @@ def interaction(block: BlockStep, weights: str = "uniform") -> Tensor:
     over both paths. `weights` weighs neurons equally ("uniform", as the paper trains) or by ‖o_n‖
     over its mean ("output_norm", as its measure I is defined).
     """
-    if weights == "output_norm":
-        norms = block.view.output_norms
-        return _interaction(block, norms / norms.mean())
-    return _interaction(block, torch.ones_like(block.target.mlp.b_in))
-
-
-def _interaction(block: BlockStep, weights: Tensor) -> Tensor:
-    summed = penalty.interaction(block.view, block.latents, block.dominance, weights)
-    return summed.mean() / len(weights)
+    by_size = weights == "output_norm"
+    norms = block.view.output_norms if by_size else torch.ones_like(block.target.mlp.b_in)
+    norms = norms / norms.mean() if by_size else norms
+    summed = penalty.interaction(block.view, block.latents, block.dominance, norms)
+    if by_size and block.weight is not None:  # ‖o_n‖ is each token's own
+        summed = summed * (block.weight / block.weight.mean())
+    return summed.mean() / len(norms)
 
 
 def rotated(block: BlockStep) -> Tensor:
@@ -53,7 +51,7 @@ def keep_largest(block: BlockStep) -> Tensor:
     """‖MLP(x) - MLP_dom‖² over the variance of MLP(x): the error of one latent per neuron.
 
     MLP_dom replaces every pre-activation by β_n + p_{n,i(n)}, i(n) being the dominant latent: the
-    left-hand side of theorem T1, squared.
+    left-hand side of theorem T1, squared. Outputs are as the stream takes them, here and below.
     """
     return block.relative_error(block.view.output(block.dominance.value, block.dominance.gate))
 
@@ -69,7 +67,7 @@ def certified(block: BlockStep) -> Tensor:
     if not block.target.mlp.gated:  # the gated form carries its constant inside
         bound = bound * LIPSCHITZ[block.target.mlp.activation]
     lost = penalty.residual(block.view, block.x, block.x_hat)
-    return (lost + bound).mean() / block.variance.sqrt()
+    return block.weighed(lost + bound).mean() / block.variance.sqrt()
 
 
 def dominant_share(block: BlockStep) -> Tensor:

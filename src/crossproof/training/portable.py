@@ -13,7 +13,7 @@ from crossproof.errors import CrossproofError
 from crossproof.lm.mlp import MLPWeights
 from crossproof.lm.model import LanguageModel
 from crossproof.lm.norms import Norm
-from crossproof.lm.stream import mlp_input
+from crossproof.lm.stream import mlp_input, second_norm
 from crossproof.training.objective import Objective
 from crossproof.training.objectives import about_mlps, mlp_terms
 from crossproof.training.step import BlockStep, StreamReading, TargetMLP
@@ -32,8 +32,15 @@ class MLPPenalty:
         loss = loss + penalty.in_stream(latents, sae.W_dec, stream, error=x - reconstruction)
     """
 
-    def __init__(self, mlp: MLPWeights, objective: Objective, norm: Norm | None = None) -> None:
-        """`norm`: what the MLP reads the residual stream through, for `in_stream`.
+    def __init__(
+        self,
+        mlp: MLPWeights,
+        objective: Objective,
+        norm: Norm | None = None,
+        second: Norm | None = None,
+    ) -> None:
+        """`norm`: what the MLP reads the residual stream through, for `in_stream`. `second`: what
+        its output passes before the stream takes it, where there is such a norm (Gemma 2).
 
         Raises CrossproofError if the objective has no term about MLPs.
         """
@@ -43,13 +50,15 @@ class MLPPenalty:
                 "give one such as Objective(keep_largest=1.0)."
             )
         self.objective = objective
-        self._mlp, self._norm = mlp, norm
+        self._mlp, self._norm, self._second = mlp, norm, second
         self._target = lru_cache(maxsize=4)(self._built)
 
     @classmethod
     def of(cls, model: LanguageModel, block: int, objective: Objective) -> MLPPenalty:
-        """Of a model's own MLP and the norm before it; errors as those of `model.mlp`."""
-        return cls(model.mlp(block), objective, mlp_input(model, block).norm)
+        """Of a model's own MLP and the norms around it; errors as those of `model.mlp`."""
+        second = second_norm(model, block)
+        norms = mlp_input(model, block).norm, None if second is None else second.norm
+        return cls(model.mlp(block), objective, *norms)
 
     def at_input(
         self,
@@ -103,13 +112,14 @@ class MLPPenalty:
     def _built(self, device: torch.device, dtype: torch.dtype, in_stream: bool) -> TargetMLP:
         mlp = self._mlp.to(device, dtype)
         if not in_stream:
-            return TargetMLP.build(0, mlp, seed=0)
+            return TargetMLP.build(0, mlp, seed=0, second=self._second)
         if self._norm is None:
             raise CrossproofError(
                 "This penalty knows no norm before its MLP, so it cannot read the residual stream: "
                 "make it with MLPPenalty.of(model, block, objective), or give `norm`."
             )
-        return TargetMLP.build(0, mlp, seed=0, upstream=StreamReading((0,), self._norm, 0))
+        reading = StreamReading((0,), self._norm, 0, self._second)
+        return TargetMLP.build(0, mlp, seed=0, upstream=reading)
 
     def _weighted(self, terms: dict[str, Tensor]) -> Tensor:
         strengths = self.objective.strengths()

@@ -12,7 +12,8 @@ from crossproof.interactions.config import mlps_of
 from crossproof.interactions.views import reading_mlps
 from crossproof.lm.mlp import MLPWeights
 from crossproof.lm.model import LanguageModel
-from crossproof.lm.stream import mlp_input
+from crossproof.lm.norms import Norm
+from crossproof.lm.stream import mlp_input, second_norm
 from crossproof.training.config import RunConfig
 from crossproof.training.kinds import DictionaryPlan
 from crossproof.training.objectives import about_mlps
@@ -26,6 +27,8 @@ class PenalisedMLPs:
 
     at_inputs: dict[int, MLPWeights] = field(default_factory=dict)
     """By the hookpoint at their input."""
+    second_norms: dict[int, Norm] = field(default_factory=dict)
+    """Those behind some of them, by the same hookpoints."""
     upstream: tuple[tuple[MLPWeights, StreamReading], ...] = ()
     """Those that read hookpoints of the stream before their norm."""
     streams: tuple[str, ...] = ()
@@ -72,6 +75,7 @@ class DictionarySpec:
             config.seed,
             about.upstream,
             self.columns(names),
+            about.second_norms,
         )
 
 
@@ -83,17 +87,22 @@ def about_mlps_of(model: LanguageModel, plan: DictionaryPlan, config: RunConfig)
         hookpoints = hookpoints.playing_parts_at(plan.written)
     reading = reading_mlps(model, hookpoints, plan.written, mlps_of(config.penalise))
     at_inputs: dict[int, MLPWeights] = {}
+    second_norms: dict[int, Norm] = {}
     upstream: list[tuple[MLPWeights, StreamReading]] = []
     streams: list[str] = []
     for block, read in reading.items():
         at, mlp = hookpoints.blocks[block].mlp_in, model.mlp(block)
+        behind = second_norm(model, block)
+        second = None if behind is None else behind.norm
         if at is not None:
             at_inputs[at] = mlp
+            if second is not None:
+                second_norms[at] = second
             continue
         before = mlp_input(model, block)
-        upstream.append((mlp, StreamReading(read, before.norm, len(streams))))
+        upstream.append((mlp, StreamReading(read, before.norm, len(streams), second)))
         streams.append(before.stream)
-    return PenalisedMLPs(at_inputs, tuple(upstream), tuple(streams))
+    return PenalisedMLPs(at_inputs, second_norms, tuple(upstream), tuple(streams))
 
 
 def check_read(config: RunConfig, abouts: Sequence[PenalisedMLPs]) -> None:

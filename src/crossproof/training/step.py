@@ -14,7 +14,7 @@ from crossproof.crosscoder.autograd import index_on, sparse_product
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.model import Crosscoder, Encoding
 from crossproof.interactions.contributions import Dominance, MLPDictionary
-from crossproof.interactions.stream import behind, rms
+from crossproof.interactions.stream import behind
 from crossproof.lm.mlp import MLPWeights
 from crossproof.lm.norms import Norm
 
@@ -28,6 +28,8 @@ class StreamReading:
     norm: Norm
     stream: int
     """Where a batch holds what the norm reads, among its hookpoints beyond the crosscoder's."""
+    second: Norm | None = None
+    """The norm that the MLP's output passes before the stream takes it (Gemma 2, OLMo 2)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,19 +43,31 @@ class TargetMLP:
     """Orthogonal; the control turns the neurons' input weights by it."""
     upstream: StreamReading | None = None
     """Where the crosscoder decodes before the norm; `mlp` is then behind the norm's linear part."""
+    second: Norm | None = None
+    """The norm that the MLP's output passes before the stream takes it (Gemma 2, OLMo 2)."""
 
     @classmethod
     def build(
-        cls, hookpoint: int, mlp: MLPWeights, seed: int, upstream: StreamReading | None = None
+        cls,
+        hookpoint: int,
+        mlp: MLPWeights,
+        seed: int,
+        upstream: StreamReading | None = None,
+        second: Norm | None = None,
     ) -> TargetMLP:
-        """With a random rotation, from `seed` and the hookpoint; `mlp` is the model's own."""
+        """With a random rotation, from `seed` and the hookpoint; `mlp` is the model's own.
+
+        `second` is the norm behind an MLP that is read at its input; else `upstream` has it.
+        """
+        behind_it = second if upstream is None else upstream.second
+        second = None if behind_it is None else behind_it.to(mlp.W_in)
         generator = torch.Generator().manual_seed(seed * 1000 + hookpoint)
         noise = torch.randn(mlp.d_model, mlp.d_model, generator=generator)
         rotation = torch.linalg.qr(noise)[0].to(mlp.W_in)
         if upstream is None:
-            return cls(hookpoint, mlp, rotation)
+            return cls(hookpoint, mlp, rotation, second=second)
         upstream = replace(upstream, norm=upstream.norm.to(mlp.W_in))
-        return cls(hookpoint, behind(upstream.norm, mlp), rotation, upstream)
+        return cls(hookpoint, behind(upstream.norm, mlp), rotation, upstream, second)
 
     @property
     def hookpoints(self) -> tuple[int, ...]:
@@ -109,7 +123,7 @@ class BlockStep:
         `error` is what the dictionary leaves out of the stream (x - x̂); None: nothing.
         """
         assert target.upstream is not None
-        s = rms(target.upstream.norm, stream)[:, None]
+        s = target.upstream.norm.denominator(stream)[:, None]
         frozen = latents.with_values(latents.values / s[latents.token_index, 0])
         x = stream / s
         x_hat = x if error is None else x - error / s
@@ -118,7 +132,8 @@ class BlockStep:
     @cached_property
     def view(self) -> MLPDictionary:
         """Virtual weights ⟨w_n, d_h⟩ and what else the interaction measures need."""
-        return MLPDictionary.build(self.target.mlp, self.decoder, self.bias)
+        view = MLPDictionary.build(self.target.mlp, self.decoder, self.bias)
+        return view.with_second_norm(self.target.second)
 
     @cached_property
     def dominance(self) -> Dominance:
@@ -132,13 +147,33 @@ class BlockStep:
             return self.target.mlp(self.x)
 
     @cached_property
+    def weight(self) -> Float[Tensor, " B"] | None:
+        """1 / s of the second norm at the model's own output, by which ‖o_n‖ counts at each token;
+        None where there is none."""
+        second = self.target.second
+        return None if second is None else 1 / second.denominator(self.output)
+
+    def weighed(self, values: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """Sums over neurons by ‖o_n‖ at each token, as the stream takes them."""
+        return values if self.weight is None else values * self.weight
+
+    def taken(self, output: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        """What the stream takes of an MLP output, but for a second norm's bias: itself, or behind
+        that norm at the denominator of the model's own."""
+        if self.target.second is None or self.weight is None:
+            return output
+        return self.target.second.linear(output) * self.weight[:, None]
+
+    @cached_property
     def variance(self) -> Tensor:
-        """Mean squared distance of the MLP's output from its mean, over the batch."""
-        return (self.output - self.output.mean(0)).pow(2).sum(1).mean()
+        """Mean squared distance of what the stream takes of the MLP's output from its mean, over
+        the batch."""
+        taken = self.taken(self.output)
+        return (taken - taken.mean(0)).pow(2).sum(1).mean()
 
     def relative_error(self, output: Float[Tensor, "B D"]) -> Tensor:
-        """Mean squared error of an MLP output over the output's variance."""
-        return (output - self.output).pow(2).sum(1).mean() / self.variance
+        """Mean squared error of an MLP output, as the stream takes it, over the variance."""
+        return self.taken(output - self.output).pow(2).sum(1).mean() / self.variance
 
 
 @dataclass(frozen=True, eq=False)

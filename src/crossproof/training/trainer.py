@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.model import Crosscoder, Encoding
 from crossproof.errors import CrossproofError
 from crossproof.lm.mlp import MLPWeights
+from crossproof.lm.norms import Norm
 from crossproof.training import distributed
 from crossproof.training.config import Optimisation as Optimisation
 from crossproof.training.objective import Objective
@@ -50,6 +51,8 @@ class Trainer:
     objective has no term about MLPs. Nothing here knows of language models.
 
     `columns` picks these P + E out of batches that hold more, for other dictionaries.
+    `second_norms`, by hookpoint as `mlps`, are those that the outputs of some of these pass before
+    the stream takes them.
 
     Where several processes train together (`training.distributed`), each trainer gets its own
     share of every batch and all take the same step: from the mean of their gradients. BatchTopK
@@ -66,17 +69,19 @@ class Trainer:
         seed: int = 0,
         streams: Sequence[tuple[MLPWeights, StreamReading]] = (),
         columns: Sequence[int] | None = None,
+        second_norms: Mapping[int, Norm] | None = None,
     ) -> None:
         self.columns = None if columns is None else tuple(columns)
         self.crosscoder, self.objective, self.optimisation = crosscoder, objective, optimisation
         self.targets: list[TargetMLP] = []
         if about_mlps(objective):
             dtype = crosscoder.b_enc.dtype  # the model's may be wider
-            at_inputs = [(p, mlp, None) for p, mlp in mlps.items()]
-            before = [(reading.hookpoints[0], mlp, reading) for mlp, reading in streams]
+            second = second_norms or {}
+            at_inputs = [(p, mlp, None, second.get(p)) for p, mlp in mlps.items()]
+            before = [(read.hookpoints[0], mlp, read, None) for mlp, read in streams]
             self.targets = [
-                TargetMLP.build(p, mlp.to(dtype=dtype), seed, reading)
-                for p, mlp, reading in (*at_inputs, *before)
+                TargetMLP.build(p, mlp.to(dtype=dtype), seed, reading, norm)
+                for p, mlp, reading, norm in (*at_inputs, *before)
             ]
         self.steps, self.step_index = steps, 0
         self.rate = Schedule(steps, optimisation.warmup, optimisation.decay)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from crossproof.crosscoder.assembling import GroupWeights, assembled
 from crossproof.crosscoder.formats.foreign import ForeignDictionary
 from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
 from crossproof.crosscoder.signed import SignedJumpReLU
@@ -18,29 +19,31 @@ from crossproof.lm.model import LanguageModel
 def joined(dictionaries: Sequence[ForeignDictionary], model: LanguageModel) -> Crosscoder:
     """The crosscoder whose latents are those of all dictionaries, in their order.
 
-    Each dictionary keeps its own hookpoints (already the model's), its weights zero at the
-    others', so that it computes what it computed alone. Raises CrossproofError if two write the
-    same hookpoint, if their sparsity rules cannot stand together, or if the union outgrows the
-    memory.
+    Each latent has vectors at its own dictionary's hookpoints (already the model's) alone, so that
+    memory grows with the dictionaries and not with their square. Raises CrossproofError if two
+    write the same hookpoint, if their sparsity rules cannot stand together, or if the union
+    outgrows the memory.
     """
     _check_writers(dictionaries)
     names = [str(name) for foreign in dictionaries for name in foreign.hooks]
     hookpoints = model.hookpoints(list(dict.fromkeys(names)))
-    width = sum(foreign.n_latents for foreign in dictionaries)
-    _check_memory(width, len(hookpoints), model.d_model, len(dictionaries))
-    crosscoder = Crosscoder(_config(dictionaries, width), hookpoints, model.d_model)
+    places = [tuple(hookpoints.index(str(name)) for name in f.hooks) for f in dictionaries]
+    groups = [
+        GroupWeights.of(foreign.W_enc, foreign.W_dec, where, where)
+        for foreign, where in zip(dictionaries, places, strict=True)
+    ]
+    _check_memory(groups, model.d_model)
+    config = _config(dictionaries, sum(foreign.n_latents for foreign in dictionaries))
+    crosscoder = assembled(config, hookpoints, groups)
     start = 0
     with torch.no_grad():
-        for foreign in dictionaries:
+        for foreign, where in zip(dictionaries, places, strict=True):
             rows = slice(start, start + foreign.n_latents)
-            where = torch.tensor([hookpoints.index(str(name)) for name in foreign.hooks])
-            crosscoder.W_enc[rows, where] = foreign.W_enc
-            crosscoder.W_dec[rows, where] = foreign.W_dec
             crosscoder.b_enc[rows] = foreign.b_enc
-            crosscoder.b_dec[where] += foreign.b_dec  # zero for all but the one that writes there
+            crosscoder.b_dec[list(where)] += foreign.b_dec  # zero but for the one that writes there
             _set_threshold(crosscoder.sparsity, rows, foreign)
             for (read, written), weights in foreign.skips.items():
-                crosscoder.add_skip(int(where[read]), int(where[written]), weights)
+                crosscoder.add_skip(where[read], where[written], weights)
             if foreign.normalisation is not None:
                 crosscoder.token_scale.normalise(foreign.normalisation)
             start = rows.stop
@@ -94,12 +97,15 @@ def _config(dictionaries: Sequence[ForeignDictionary], width: int) -> Crosscoder
     return CrosscoderConfig(width, first.rule, first.k, groups)
 
 
-def _check_memory(width: int, points: int, d_model: int, count: int) -> None:
-    needed = 2 * 4 * width * points * d_model
+def _check_memory(groups: Sequence[GroupWeights], d_model: int) -> None:
+    width = sum(each.group.latents for each in groups)
+    vectors = max(len(each.group.reads) for each in groups)
+    vectors += max(len(each.group.writes) for each in groups)
+    needed = 4 * width * vectors * d_model
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > 0.8 * there:
         raise CrossproofError(
-            f"The union of {count} dictionaries ({width} latents, {points} hookpoints) takes "
-            f"{needed / 1e9:.0f} GB and this machine has {there / 1e9:.0f} GB: import fewer "
+            f"The union of {len(groups)} dictionaries ({width} latents, {vectors} vectors of each) "
+            f"takes {needed / 1e9:.0f} GB and this machine has {there / 1e9:.0f} GB: import fewer "
             f"dictionaries at once."
         )

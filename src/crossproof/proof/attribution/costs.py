@@ -114,7 +114,8 @@ def neuron_charges(view: MLPDictionary, latents: SparseLatents) -> Float[Tensor,
 def _pair_charges(
     view: MLPDictionary, latents: SparseLatents, owner: Tensor, h: int, k: int
 ) -> Tensor:
-    """L ‖o_n‖ |p| of either where the other is dominant, summed over tokens (value and gate)."""
+    """What `Interactions` sums as I of the pair, at each neuron: L ‖o_n‖ |p| of either where the
+    other is dominant; T3's charges if gated."""
     slope, total = LIPSCHITZ[view.mlp.activation], view.G.new_zeros(view.mlp.n_neurons)
     entry_owner = torch.where(owner >= 0, latents.indices[owner.clamp_min(0).long()], -1)
     for leader, other in ((h, k), (k, h)):
@@ -130,8 +131,26 @@ def _pair_charges(
         gate = (view.baseline_gate + owned_contributions(latents, view.G_gate, owner))[tokens]
         opening = view.mlp.activation(gate).abs()
         terms = gated_terms(slope, opening, value.abs(), gates, sizes)
-        total = total + (led * (terms.gate + terms.linear)).sum(0)
+        total = total + (led * terms.alone).sum(0)
+    if view.G_gate is not None:
+        total = total + slope * _both_paths(view, latents, entry_owner, h, k)
     return total * view.output_norms
+
+
+def _both_paths(
+    view: MLPDictionary, latents: SparseLatents, owner: Tensor, h: int, k: int
+) -> Float[Tensor, " N"]:
+    """Of one on the gate and the other on the linear path where neither is dominant, summed over
+    tokens."""
+    assert view.G_gate is not None
+    pair = []
+    for latent in (h, k):
+        mask = latents.indices == latent
+        sizes = latents.values.new_zeros(latents.n_tokens)
+        pair.append(sizes.index_add_(0, latents.token_index[mask], latents.values[mask].abs()))
+    crossed = view.G_gate[h].abs() * view.G[k].abs() + view.G_gate[k].abs() * view.G[h].abs()
+    free = ((owner != h) & (owner != k)).to(view.G.dtype)
+    return crossed * ((pair[0] * pair[1]) @ free)
 
 
 def _slope(views: dict[int, MLPDictionary]) -> float:
