@@ -39,7 +39,8 @@ def run(arguments: Sequence[str], began: float) -> None:
             not (options.out / "config.json").exists() and any(options.out.iterdir())
         ):
             raise CrossproofError(
-                f"{options.out} holds something that is not a run: give another --out."
+                f"{options.out} holds something that is not a run: give another --out.",
+                code="CP-OUT",
             )
         shutil.rmtree(options.out)
     prepared = start(config, options.out)

@@ -48,7 +48,8 @@ def run(arguments: Sequence[str], began: float) -> None:
     for name in names:
         if name not in folder.names:
             raise CrossproofError(
-                f"{options.run} has no crosscoder '{name}'.{nearest(name, folder.names)}"
+                f"{options.run} has no crosscoder '{name}'.{nearest(name, folder.names)}",
+                code="CP-NAME",
             )
     crosscoders = {name: Crosscoder.from_pretrained(folder.folders[name]) for name in names}
     for path in export(crosscoders, options.out, options.format):

@@ -150,5 +150,6 @@ def _check_new(out: Path, names: Iterable[str]) -> None:
         if (out / name / "crosscoder").exists():
             raise CrossproofError(
                 f"{out / name} already holds a crosscoder: choose another --out or --name, or "
-                f"remove it."
+                f"remove it.",
+                code="CP-OUT",
             )

@@ -60,6 +60,7 @@ class ModelOptions:
                 raise
             raise CrossproofError(
                 f"{error} (The crosscoders in {run} explain that model: give --model if it is "
-                f"elsewhere now.)"
+                f"elsewhere now.)",
+                code=error.code,
             ) from error
         return model, config

@@ -160,7 +160,9 @@ class Interactions:
         """What `save` wrote. Raises CrossproofError if it is missing, damaged or foreign."""
         facts, tensors = read_json(folder / FACTS_FILE), read_tensors(folder / SUMS)
         if facts.get("schema") != SCHEMA or not tensors.keys() >= set(TENSORS.values()):
-            raise CrossproofError(f"{folder} holds no interactions of schema {SCHEMA}.")
+            raise CrossproofError(
+                f"{folder} holds no interactions of schema {SCHEMA}.", code="CP-VERSION"
+            )
         sides: dict[str, dict[str, Tensor]] = {"forward": {}, "backward": {}}
         for name in tensors.keys() - set(TENSORS.values()):
             side, form = name.split(".")

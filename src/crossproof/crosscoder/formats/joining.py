@@ -101,5 +101,6 @@ def _check_memory(width: int, points: int, d_model: int, count: int) -> None:
         raise CrossproofError(
             f"The union of {count} dictionaries ({width} latents, {points} hookpoints) takes "
             f"{needed / 1e9:.0f} GB and this machine has {there / 1e9:.0f} GB: import fewer "
-            f"dictionaries at once."
+            f"dictionaries at once.",
+            code="CP-MEMORY",
         )
