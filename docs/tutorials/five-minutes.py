@@ -16,19 +16,19 @@ print(model.name, model.n_blocks, "blocks of width", model.d_model)
 # ## Train
 #
 # `RunConfig` holds every setting that `crossproof train` has. The defaults train for several
-# minutes; a quarter of the model (block 2) and few steps will do to see the effect. With
+# minutes; one block and few steps will do to see the effect. With
 # `baseline=True`, the default, an unpenalised twin is trained beside the penalised crosscoder:
 # same seed, same batches.
 
 # %%
 config = crossproof.RunConfig(
     hookpoints=("blocks.2.*",),
-    crosscoder=crossproof.CrosscoderConfig(n_latents=512, k=16),
+    crosscoder=crossproof.CrosscoderConfig(n_latents=256, k=16),
     objective=crossproof.Objective(keep_largest=200.0, all_latents=50.0, interaction=5.0),
-    steps=150,
+    steps=120,
     batch_tokens=512,
     context=128,
-    log_every=50,
+    log_every=40,
 )
 training = crossproof.train(
     config,
@@ -45,7 +45,7 @@ print(training)
 # that contributes most. If one latent a neuron is enough, latents act alone.
 
 # %%
-text = crossproof.read_sequences("bundled", model, context=128, split="held_out")[:48]
+text = crossproof.read_sequences("bundled", model, context=128, split="held_out")[:32]
 figures = {}
 for name in training.runs:
     figures[name] = crossproof.evaluate(model, training.crosscoder(name), text)

@@ -66,7 +66,7 @@ print(measured)
 # %%
 for pair in measured.top_pairs[:6]:
     forms = "  ".join(f"{form} {value:.2f}" for form, value in pair.per_coactive_token.items())
-    print(f"{pair.latents}: both at {pair.coactive} tokens; {forms}; δ² {pair.second_difference:.2f}")
+    print(f"{pair.latents}: both {pair.coactive} times; {forms}; δ² {pair.second_difference:.2f}")
 
 # %% [markdown]
 # What are these latents? Read where each is strongest, and where the two meet.
@@ -96,7 +96,9 @@ for context in pair.contexts[:3]:
 
 # %%
 figures = crossproof.evaluate(model, sae, text)
-print(figures.fidelity("keep-largest"))
+keep = figures.fidelity("keep-largest")
+low, high = keep.ci
+print(f"Φ(keep-largest) {keep.mean:.3f}, 95% interval {low:.3f} to {high:.3f}")
 own = float(model.token_losses(text).mean())
 with crossproof.spliced(model, sae):
     spliced = float(model.token_losses(text).mean())

@@ -33,10 +33,10 @@ crossproof.register_objective(
 )
 
 # %% [markdown]
-# A `BlockStep` is one MLP's part of a step: `latents` are the batch's active latents, sparse; `view.G`
-# [H, N] holds what a unit of each latent adds to each neuron; `x`, `x_hat` [B, D] are the MLP's
-# input and its reconstruction. [The contract](../extending/objectives.md#the-contract) has shapes,
-# units and what must not happen.
+# A `BlockStep` is one MLP's part of a step: `latents` are the batch's active latents, sparse;
+# `view.G` [H, N] holds what a unit of each latent adds to each neuron; `x`, `x_hat` [B, D] are the
+# MLP's input and its reconstruction. [The contract](../extending/objectives.md#the-contract) has
+# shapes, units and what must not happen.
 #
 # ## Check it
 #
@@ -50,14 +50,14 @@ print("few_neurons keeps the contract")
 # %% [markdown]
 # ## Train with it
 #
-# The strength is a setting like any other. With `baseline=True` its twin without the term is trained
-# on the same batches, so the difference is the term's.
+# The strength is a setting like any other. With `baseline=True` its twin without the term is
+# trained on the same batches, so the difference is the term's.
 
 # %%
 config = crossproof.RunConfig(
     hookpoints=("blocks.1.*",),
     crosscoder=crossproof.CrosscoderConfig(n_latents=256, k=8),
-    objective=crossproof.Objective(few_neurons=2.0),
+    objective=crossproof.Objective(few_neurons=400.0),
     steps=120,
     batch_tokens=256,
     context=128,
@@ -91,7 +91,7 @@ for name in training.runs:
 # From a shell, put the function into `my_terms.py` and name the module:
 #
 # ```
-# crossproof train --plugin my_terms --few-neurons 2 --out runs/mine
+# crossproof train --plugin my_terms --few-neurons 400 --out runs/mine
 # ```
 #
 # A package can register without `--plugin`, through an entry point

@@ -45,9 +45,9 @@ def batches() -> Iterator[torch.Tensor]:
 # %% [markdown]
 # ## The subclass
 #
-# `training_forward_pass` takes the stream off the batch; `calculate_aux_loss` adds the term. Latents
-# and decoder must be in one unit: SAELens rescales TopK codes by the decoder's norms, so we divide
-# them by these again.
+# `training_forward_pass` takes the stream off the batch; `calculate_aux_loss` adds the term.
+# Latents and decoder must be in one unit: SAELens rescales TopK codes by the decoder's norms, so we
+# divide them by these again.
 
 
 # %%
@@ -91,7 +91,9 @@ def trained(strength: float) -> PenalisedSAE:
     data = batches()
     first = next(data)[:, : model.d_model]
     metadata = SAEMetadata(
-        hook_name=HOOKPOINT, model_from_pretrained_kwargs={}, model_class_name="AutoModelForCausalLM"
+        hook_name=HOOKPOINT,
+        model_from_pretrained_kwargs={},
+        model_class_name="AutoModelForCausalLM",
     )
     sae = PenalisedSAE(
         TopKTrainingSAEConfig(d_in=model.d_model, d_sae=512, k=16, metadata=metadata)

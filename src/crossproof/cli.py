@@ -22,6 +22,7 @@ COMMANDS = {
     "train": "train crosscoders on any model and text, with and without interaction penalties",
     "import": "turn a dictionary that another library saved into a run folder",
     "export": "write finished crosscoders in another library's format",
+    "push": "put a finished crosscoder onto the Hugging Face Hub, with a model card",
     "evaluate": "reconstruction and fidelity of finished crosscoders on held-out text",
     "measure": "which latents interact: where, how strongly, on which texts",
     "cluster": "group latents by interaction, explain the groups, judge them beside controls",

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import mkdocs_gen_files
 
+from tools import tutorials
 from tools.site.commands import command_page
 from tools.site.copies import COPIES
 from tools.site.names import GROUPS, python_page
-from tools.tutorials import page, scripts
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,10 +51,10 @@ def python() -> None:
     )
 
 
-def tutorials() -> None:
+def notebooks() -> None:
     """One page a tutorial."""
-    for script in scripts():
-        write(f"tutorials/{script.stem}.md", page(script.stem))
+    for script in tutorials.scripts():
+        write(f"tutorials/{script.stem}.md", tutorials.page(script.stem))
 
 
 def copies() -> None:
@@ -69,5 +69,5 @@ def copies() -> None:
 
 commands()
 python()
-tutorials()
+notebooks()
 copies()

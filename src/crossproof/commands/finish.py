@@ -11,6 +11,7 @@ from pathlib import Path
 
 from crossproof.activations import massive_table
 from crossproof.activations.corpus import TextSlice
+from crossproof.commands.following import next_step
 from crossproof.errors import printable
 from crossproof.evaluation import EvaluationOptions
 from crossproof.evaluation.run_figures import evaluate_run, evaluate_together
@@ -23,6 +24,7 @@ from crossproof.result import Result
 from crossproof.training import distributed
 from crossproof.training.config import RunConfig
 from crossproof.training.run import Interrupted, Run, train_run
+from crossproof.working import working
 
 
 def train_to_the_end(prepared: Run) -> None:
@@ -64,10 +66,12 @@ def finish(
             results = evaluate_run(model, folder, config, text, options, progress)
     results = replace(results, seconds=round(time.perf_counter() - began, 1))
     results.save(output / "results.json")
-    page = report_run(output if together else folder, output, results)
+    with working("writing the report"):
+        page = report_run(output if together else folder, output, results)
     print_tables(results.tables())
     say(f"Figures: {output / 'results.json'}")
     say(f"Report: {page}")
+    say(next_step(folder, together))
 
 
 def finish_run(prepared: Run, began: float) -> None:
@@ -82,7 +86,8 @@ def finish_run(prepared: Run, began: float) -> None:
 
 def show(result: Result, *lines: str, run: Path | None = None) -> None:
     """Prints a result that is written, and lines about it; renews the reports on `run` before."""
-    pages = [] if run is None else [f"Report: {page}" for page in refresh_reports(run)]
+    with working("writing the report"):
+        pages = [] if run is None else [f"Report: {page}" for page in refresh_reports(run)]
     print_tables(result.tables())
     for line in (*lines, *pages):
         say(line)

@@ -16,6 +16,7 @@ from crossproof.commands.parsing import parse
 from crossproof.commands.prove_text import KINDS
 from crossproof.commands.verify_text import TextSubject, report_text
 from crossproof.errors import CrossproofError
+from crossproof.working import working
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,12 @@ def _report(options: Verify) -> bool:
     verified = not of_text or report_text(of_text, options.text_model, limits)
     if not folders:
         return verified
-    results = {
-        folder: verify(
-            folder, network=network, domain=options.domain, arb=options.arb, limits=limits
-        )
-        for folder in folders
-    }
+    results = {}
+    for folder in folders:
+        with working(f"verifying {folder}"):
+            results[folder] = verify(
+                folder, network=network, domain=options.domain, arb=options.arb, limits=limits
+            )
     names = [folder.name for folder in results]
     several = {
         str(folder) if names.count(folder.name) > 1 else folder.name: result

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from crossproof.errors import CrossproofError
 from crossproof.training.config import Precision
+from crossproof.working import working
 
 if TYPE_CHECKING:
     from crossproof.crosscoder.model import Crosscoder
@@ -70,20 +71,24 @@ def report_text(folders: Mapping[Path, str], subject: TextSubject, limits: Limit
     from crossproof.proof.certificate.verifier.contexts import verify_contexts
     from crossproof.proof.certificate.verifier.statistical import verify_statistical
 
-    statistical = {
-        folder: verify_statistical(folder, limits=limits)
-        for folder, kind in folders.items()
-        if kind == "statistical"
-    }
-    contexts = {
-        folder: verify_contexts(folder, limits=limits)
-        for folder, kind in folders.items()
-        if kind == "contexts"
-    }
+    with working("verifying"):
+        statistical = {
+            folder: verify_statistical(folder, limits=limits)
+            for folder, kind in folders.items()
+            if kind == "statistical"
+        }
+        contexts = {
+            folder: verify_contexts(folder, limits=limits)
+            for folder, kind in folders.items()
+            if kind == "contexts"
+        }
     if subject.given:
         model, crosscoder = subject.load(text=bool(statistical))
-        statistical = {f: _again(f, r, model, crosscoder, subject) for f, r in statistical.items()}
-        contexts = {f: _compared(f, r, model, crosscoder) for f, r in contexts.items()}
+        with working("running the model again"):
+            statistical = {
+                f: _again(f, r, model, crosscoder, subject) for f, r in statistical.items()
+            }
+            contexts = {f: _compared(f, r, model, crosscoder) for f, r in contexts.items()}
     results: dict[Path, StatisticalResult | ContextsResult] = {**statistical, **contexts}
     first = next(iter(results.values()))
     tables = first.tables()
