@@ -44,7 +44,7 @@ def run(tmp_path: Path) -> Path:
     """A run folder with two crosscoders, one of which was evaluated."""
     for seed, name in enumerate(("unpenalised", "penalised")):
         config = CrosscoderConfig(12, "topk", 3)
-        made = random_crosscoder(config, mlp_hookpoints(2), seed, dtype=torch.float32)
+        made = random_crosscoder(config, mlp_hookpoints(2), 5, seed, dtype=torch.float32)
         made.save_pretrained(tmp_path / "run" / name / "crosscoder", ORIGIN)
     figures = EvaluationResult(
         sequences=48,

@@ -95,11 +95,8 @@ def audit(
     say(f"fitting detectors on {len(parts.fit)} trusted texts")
     fitted = _fitted(model, used, parts.fit, partial(progress, "fitting"))
     say(f"scoring {len(parts.calibrate)} other trusted texts and {len(odd)} suspect ones")
-    rows = {"calibrating": parts.calibrate, "scoring": odd.tokens}
-    calibration, scores = (
-        score_all(fitted, _told(read_batches(model, used, r), len(r), partial(progress, doing)))
-        for doing, r in rows.items()
-    )
+    calibration = _scored(model, used, fitted, parts.calibrate, partial(progress, "calibrating"))
+    scores = _scored(model, used, fitted, odd.tokens, partial(progress, "scoring"))
     p_values = {name: chances(calibration[name], scores[name]) for name in scores}
     order = np.lexsort((-scores[settings.detector], p_values[settings.detector]))
     level = flag_level(len(parts.calibrate))
@@ -216,6 +213,16 @@ def _fitted(
     made = detectors(gated=any(view.dictionary.mlp.gated for view in readings[0].seen.values()))
     fit_all(made, readings)
     return made
+
+
+def _scored(
+    model: LanguageModel,
+    crosscoder: Crosscoder,
+    fitted: dict[str, Detector],
+    rows: Int[Tensor, "S T"],
+    tell: Tell,
+) -> Scores:
+    return score_all(fitted, _told(read_batches(model, crosscoder, rows), len(rows), tell))
 
 
 def _told(readings: Iterable[TextReading], total: int, tell: Tell) -> Iterator[TextReading]:
