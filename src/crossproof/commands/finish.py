@@ -17,6 +17,7 @@ from crossproof.evaluation import EvaluationOptions
 from crossproof.evaluation.run_figures import evaluate_run, evaluate_together
 from crossproof.files import make_folder
 from crossproof.interactions.config import mlps_of
+from crossproof.kernels import HAVE_NUMBA
 from crossproof.lm import LanguageModel
 from crossproof.report import refresh_reports, report_run
 from crossproof.report.terminal import evaluation_display, print_tables, say, training_display
@@ -30,6 +31,8 @@ from crossproof.working import working
 def train_to_the_end(prepared: Run) -> None:
     """Trains with a live display; exits with 130 after Ctrl-C, the checkpoint saved."""
     first = distributed.rank() == 0
+    if first and not HAVE_NUMBA and prepared.model.device.type == "cpu":
+        say("Compiled kernels are missing: pip install 'crossproof[fast]' makes this much faster.")
     if first and prepared.training.massive:
         print_tables([massive_table(prepared.training.massive)])
     display = training_display(prepared.config.steps, prepared.training.step)
