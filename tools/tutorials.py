@@ -88,8 +88,10 @@ def page(name: str) -> str:
             parts.append(source)
             continue
         parts.append(f"```python\n{source}\n```")
-        parts += [f"```text\n{''.join(each['text']).rstrip()}\n```" for each in cell["outputs"]]
-    parts.insert(2, parts.pop(0))  # behind the title
+        for each in cell["outputs"]:
+            printed = "".join(each["text"]).rstrip()
+            parts.append(f'```text title="prints"\n{printed}\n```')
+    parts.insert(1, parts.pop(0))  # behind the title and what it is about
     return "\n\n".join(parts) + "\n"
 
 

@@ -74,7 +74,8 @@ def finish(
     print_tables(results.tables())
     say(f"Figures: {output / 'results.json'}")
     say(f"Report: {page}")
-    say(next_step(folder, together))
+    read = any(figures.unread is None for figures in results.runs.values())
+    say(next_step(folder, together) if read else f"Next: open {page}; no MLP reads what is there.")
 
 
 def finish_run(prepared: Run, began: float) -> None:

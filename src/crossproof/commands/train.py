@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -63,7 +64,8 @@ def run(arguments: Sequence[str], began: float) -> None:
         name_ignored(arguments, options.out)
     with distributed.process_group():
         begin = resume if options.resume else partial(start, options.config)
-        with working("reading the model and its text"):
+        first = distributed.rank() == 0
+        with working("reading the model and its text") if first else nullcontext():
             prepared = begin(options.out, trust_remote_code=options.trust_remote_code)
         train_to_the_end(prepared)
         if distributed.rank() > 0:
