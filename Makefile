@@ -59,11 +59,24 @@ bench: $(VENV)/.installed-dev  ## Every benchmark, one after another
 certificates: $(VENV)/.installed  ## Verify every example certificate
 	$(BIN)/crossproof verify $(dir $(wildcard examples/certificates/*/certificate.json))
 
-.PHONY: docs mutants release
+.PHONY: docs tutorials locks mutants release
 
 docs: $(VENV)/.installed-docs  ## The documentation site into site/, links checked (offline)
 	DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "Site: $(CURDIR)/site/index.html"
+
+tutorials: $(VENV)/.installed  ## Run the tutorials and store what they print (offline)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tools.tutorials
+
+LOCK = uv pip compile --quiet pyproject.toml --universal --python-version 3.11 \
+	--extra arb --extra embedding --extra fast --extra gguf --extra llm --extra pandas \
+	--extra shapley --no-header --no-annotate
+
+locks:  ## requirements/: the lowest and the newest versions that work (needs uv)
+	@for each in lowest:lowest-direct newest:highest; do \
+		name=$${each%%:*}; { \
+		echo "# The $$name versions that pyproject.toml allows, of crossproof and its extras: \`make locks\`."; \
+		$(LOCK) --resolution $${each##*:}; } > requirements/$$name.txt; done
 
 mutants: $(VENV)/.installed-dev  ## Mutants of MODULE=src/crossproof/... that no test notices; LIMIT=50 draws
 	$(TEST_THREADS) $(BIN)/python -m tools.mutants $(MODULE) --limit $(or $(LIMIT),0) \

@@ -1,12 +1,14 @@
-"""A server that answers as the Hugging Face Hub does, for what downloads ask of it.
+"""A server that answers as the Hugging Face Hub does, for what downloads and uploads ask of it.
 
 Repositories are folders below `root`; one with a file `.gated` or `.private` is refused. Large
 files (by suffix) are served as the Hub serves them: a redirect to another address, which knows
-ranges. `break_at` makes the next downloads of a file end early, as a lost connection does.
+ranges. `breaks` makes the next downloads of a file end early, as a lost connection does. Uploads
+need the token `TOKEN`: small files come inside the commit, large ones to the other address before.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -19,6 +21,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "c0ffee" + "0" * 34
+TOKEN = "hf_writes"
 LARGE = (".safetensors", ".npz", ".pt", ".pth", ".bin")
 
 
@@ -34,6 +37,8 @@ class HubServer:
     """Method, path and, if there was one, range of every request."""
     breaks: dict[str, int] = field(default_factory=dict)
     """By file name: how many of its next downloads break off half way."""
+    stored: dict[str, bytes] = field(default_factory=dict)
+    """Large files that were uploaded, by SHA-256."""
 
     def repository(self, name: str) -> Path:
         """The folder of a repository, made if need be."""
@@ -86,6 +91,56 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET  # noqa: N815
 
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        path = unquote(urlsplit(self.path).path).strip("/")
+        self.hub.asked.append(f"POST {self.path}")
+        if path == "api/validate-yaml":
+            self._json({"errors": [], "warnings": []})
+        elif self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            self._say(401, "")
+        elif path == "api/repos/create":
+            given = json.loads(body)
+            name = "/".join(filter(None, (given.get("organization") or "me", given["name"])))
+            there = (self.hub.root / name).exists()
+            self.hub.repository(name)
+            self._json({"url": f"{self.hub.address}/{name}"}, 409 if there else 200)
+        elif "/preupload/" in path:
+            files = json.loads(body)["files"]
+            modes = {True: "lfs", False: "regular"}
+            told = [
+                {"path": f["path"], "uploadMode": modes[f["path"].endswith(LARGE)]} for f in files
+            ]
+            self._json({"files": [{**f, "shouldIgnore": False, "oid": None} for f in told]})
+        elif path.endswith("/info/lfs/objects/batch"):
+            objects = json.loads(body)["objects"]
+            for each in objects:
+                href = f"{self.hub.elsewhere}/upload/{each['oid']}"
+                each["actions"] = {"upload": {"href": href}}
+            self._json({"transfer": "basic", "objects": objects})
+        else:
+            self._commit(path.removeprefix("api/models/").partition("/commit/")[0], body)
+
+    def do_PUT(self) -> None:
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        oid = self.path.rpartition("/")[2]
+        assert hashlib.sha256(content).hexdigest() == oid
+        self.hub.stored[oid] = content
+        self._body(200, b"", {})
+
+    def _commit(self, repository: str, body: bytes) -> None:
+        for line in map(json.loads, body.splitlines()):
+            value = line["value"]
+            if line["key"] == "header":
+                continue
+            large = line["key"] == "lfsFile"
+            content = self.hub.stored[value["oid"]] if large else base64.b64decode(value["content"])
+            path = self.hub.repository(repository) / value["path"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        url = f"{self.hub.address}/{repository}/commit/{COMMIT}"
+        self._json({"success": True, "commitUrl": url, "commitOid": COMMIT})
+
     def _refused(self, repository: str, revision: str) -> bool:
         folder = self.hub.root / repository
         if not folder.is_dir() or (folder / ".private").exists():
@@ -99,8 +154,13 @@ class _Handler(BaseHTTPRequestHandler):
         return True
 
     def _info(self, path: str) -> None:
-        repository, _, revision = path.partition("/revision/")
+        repository, tree, revision = path.partition("/tree/")
+        if not tree:
+            repository, _, revision = path.partition("/revision/")
         if self._refused(repository, revision):
+            return
+        if tree:
+            self._json(list(self._entries(self.hub.root / repository)))
             return
         folder = self.hub.root / repository
         names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
@@ -108,6 +168,14 @@ class _Handler(BaseHTTPRequestHandler):
         content = {"id": repository, "modelId": repository, "sha": COMMIT, "siblings": siblings}
         more: dict[str, Any] = {"private": False, "tags": [], "downloads": 0, "likes": 0}
         self._body(200, json.dumps(content | more).encode(), {"Content-Type": "application/json"})
+
+    def _entries(self, folder: Path) -> Iterator[dict[str, Any]]:
+        for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+            content, name = path.read_bytes(), path.relative_to(folder).as_posix()
+            oid = hashlib.sha256(content).hexdigest()
+            entry = {"type": "file", "path": name, "size": len(content), "oid": oid}
+            lfs = {"oid": oid, "size": len(content), "pointerSize": 130}
+            yield entry | ({"lfs": lfs} if name.endswith(LARGE) else {})
 
     def _file(self, repository: str, name: str) -> None:
         path = self.hub.root / repository / name
@@ -147,8 +215,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self._head(status, len(body), headers)
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body)
+
+    def _json(self, content: Any, status: int = 200) -> None:
+        self._body(status, json.dumps(content).encode(), {"Content-Type": "application/json"})
 
     def _head(self, status: int, length: int, headers: dict[str, str]) -> None:
         self.send_response(status)

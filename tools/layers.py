@@ -18,8 +18,9 @@ from tools.source import Import, Module, read_modules, resolve
 PACKAGE = "crossproof"
 
 LAYERS = (
-    *("errors", "extras", "files", "tables", "result", "registry", "rounding", "kernels", "lm"),
-    *("activations", "crosscoder", "interactions", "training", "evaluation", "proof"),
+    *("codes", "errors", "working", "extras", "files", "tables", "result", "registry", "rounding"),
+    *("kernels", "lm", "activations", "crosscoder", "interactions", "training", "evaluation"),
+    "proof",
     *("clusters", "auditing", "report", "testing", "commands", "cli", "__main__", ""),
 )
 """Folders and modules of the package: each imports only itself and those before it.

@@ -1,11 +1,14 @@
 """Builds sdist and wheel, and tries the wheel alone before either lands in the output folder.
 
     python -m tools.release [--out dist] [--torch torch==2.13.0] [--reuse-dependencies]
+        [--constraints requirements/lowest.txt] [--python python3.12]
 
 The trial happens in a fresh environment in a temporary folder, away from the checkout: what the
 wheel lacks, or needs and does not declare, fails there. --reuse-dependencies takes the packages
 of the running environment (never its crossproof) instead of installing them: seconds instead of
-minutes, but a dependency that is not declared goes unnoticed.
+minutes, but a dependency that is not declared goes unnoticed. --constraints pins all versions but
+PyTorch's, which --torch says: which build of it there is depends on the machine. --python is the
+interpreter of the environment.
 """
 
 from __future__ import annotations
@@ -53,6 +56,8 @@ class Options:
     out: Path
     torch: str
     reuse_dependencies: bool
+    constraints: Path | None = None
+    python: str = sys.executable
 
 
 def versions(root: Path) -> dict[str, str]:
@@ -108,7 +113,7 @@ def build(root: Path, folder: Path) -> tuple[Path, Path]:
 
 def make_environment(folder: Path, wheel: Path, options: Options) -> Path:
     """A fresh environment that holds the wheel; the folder of its commands."""
-    run([sys.executable, "-m", "venv", folder], folder.parent)
+    run([options.python, "-m", "venv", folder], folder.parent)
     python = folder / "bin" / "python"
     install: list[str | Path] = [python, "-m", "pip", "install", "--quiet"]
     if options.reuse_dependencies:
@@ -121,6 +126,11 @@ def make_environment(folder: Path, wheel: Path, options: Options) -> Path:
             run([*install, options.torch], folder)
         except ReleaseError:
             run([*install, "torch>=2.6"], folder)
+        if options.constraints is not None:
+            pins = options.constraints.read_text(encoding="utf-8").splitlines()
+            kept = folder / "constraints.txt"
+            kept.write_text("\n".join(pin for pin in pins if not pin.startswith("torch==")))
+            install += ["--constraint", kept]
         run([*install, wheel], folder)
     return python.parent
 
@@ -166,10 +176,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("dist"))
     parser.add_argument("--torch", default="torch==2.13.0", help="falls back to torch>=2.6")
     parser.add_argument("--reuse-dependencies", action="store_true")
+    parser.add_argument(
+        "--constraints", type=Path, help="versions, such as requirements/lowest.txt"
+    )
+    parser.add_argument("--python", default=sys.executable, help="interpreter of the trial")
     given = parser.parse_args(arguments)
     root = Path(__file__).resolve().parents[1]
+    options = Options(
+        root, given.out, given.torch, given.reuse_dependencies, given.constraints, given.python
+    )
     try:
-        made = release(Options(root, given.out, given.torch, given.reuse_dependencies))
+        made = release(options)
     except ReleaseError as error:
         sys.exit(f"release: {error}")
     print("Ready:", *made)

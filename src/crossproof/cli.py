@@ -12,15 +12,17 @@ import time
 import traceback
 from collections.abc import Sequence
 from importlib import metadata
+from typing import NoReturn
 
 from crossproof.commands.output import forgiving_output
-from crossproof.errors import CrossproofError, first_line, printable
+from crossproof.errors import CrossproofError, first_line, nearest, printable, with_code
 
 COMMANDS = {
     "demo": "train two crosscoders on the bundled model and report what the penalty buys",
     "train": "train crosscoders on any model and text, with and without interaction penalties",
     "import": "turn a dictionary that another library saved into a run folder",
     "export": "write finished crosscoders in another library's format",
+    "push": "put a finished crosscoder onto the Hugging Face Hub, with a model card",
     "evaluate": "reconstruction and fidelity of finished crosscoders on held-out text",
     "measure": "which latents interact: where, how strongly, on which texts",
     "cluster": "group latents by interaction, explain the groups, judge them beside controls",
@@ -45,6 +47,8 @@ USAGE = "\n".join(
 
 
 _MEMORY = re.compile("not enough memory|can't allocate memory|out of memory", re.IGNORECASE)
+FAULT = "CP-FAULT"
+"""The code of what is nobody else's fault."""
 ISSUES = "https://github.com/crossproof/crossproof/issues"
 
 
@@ -60,17 +64,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             _run(given, began)
         except CrossproofError as error:
-            sys.exit(printable(f"crossproof: {error}"))
+            _stop(str(error), error.code)
         except KeyboardInterrupt:
             print("crossproof: stopped.", file=sys.stderr)
             sys.exit(130)
         except Exception as error:  # whatever it is, a user gets a sentence
-            sys.exit(printable(f"crossproof: {_unforeseen(error, given)}"))
+            _stop(*_unforeseen(error, given))
     if lost:
-        sys.exit(
-            f"crossproof: Standard output cannot be written ({lost[0].strerror}): files that the "
-            f"command writes are complete, what it prints is lost; free the disk, and repeat it."
+        sentence = (
+            f"Standard output cannot be written ({lost[0].strerror}): files that the command "
+            f"writes are complete, what it prints is lost; free the disk, and repeat it."
         )
+        _stop(sentence, "CP-FILE")
+
+
+def _stop(sentence: str, code: str) -> NoReturn:
+    sys.exit(printable(with_code(f"crossproof: {sentence}", code)))
 
 
 def _run(given: Sequence[str], began: float) -> None:
@@ -81,7 +90,10 @@ def _run(given: Sequence[str], began: float) -> None:
         print(_version())
         return
     if given[0] not in COMMANDS:
-        raise CrossproofError(f"There is no command '{given[0]}'.\n\n{USAGE}")
+        close = nearest(given[0], COMMANDS, 1)
+        raise CrossproofError(
+            f"There is no command '{given[0]}'; `crossproof --help` lists them.{close}"
+        )
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Imported late: `--help` and typing errors should not wait for torch and transformers.
     rest = _import_plugins(given[1:])
@@ -96,17 +108,18 @@ def _version() -> str:
         return "of an unknown version"
 
 
-def _unforeseen(error: Exception, given: Sequence[str]) -> str:
-    """One sentence about an error that no function foresaw; the rest goes into a file.
+def _unforeseen(error: Exception, given: Sequence[str]) -> tuple[str, str]:
+    """A sentence about an error that no function foresaw, and its code; the rest goes into a file.
 
     Two kinds are nobody's fault: what the file system says of a path, and too little memory.
     """
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.strerror}: '{error.filename}'; give another path, or free it."
+        return f"{error.strerror}: '{error.filename}'; give another path, or free it.", "CP-FILE"
     if isinstance(error, ValueError) and "null byte" in str(error):
-        return "A path holds a null byte, which no path can: give another."
+        return "A path holds a null byte, which no path can: give another.", "CP-FILE"
     if isinstance(error, MemoryError) or _MEMORY.search(str(error)):
-        return f"There is not enough memory ({first_line(error)}): ask for less at a time."
+        less = f"There is not enough memory ({first_line(error)}): ask for less at a time."
+        return less, "CP-MEMORY"
     told = (
         f"crossproof {_version()}, Python {sys.version}, {platform.platform()}\n"
         f"{list(given)}\n\n{''.join(traceback.format_exception(error))}"
@@ -117,8 +130,8 @@ def _unforeseen(error: Exception, given: Sequence[str]) -> str:
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(told)
     except OSError as unwritable:
-        return f"{what} (no log: {first_line(unwritable)}): please report it at {ISSUES}."
-    return f"{what}: please report it at {ISSUES}, with {log}."
+        return f"{what} (no log: {first_line(unwritable)}): please report it at {ISSUES}.", FAULT
+    return f"{what}: please report it at {ISSUES}, with {log}.", FAULT
 
 
 def _import_plugins(arguments: Sequence[str]) -> list[str]:
@@ -136,7 +149,8 @@ def _import_plugins(arguments: Sequence[str]) -> list[str]:
         except (ImportError, SyntaxError, ValueError) as error:
             raise CrossproofError(
                 f"The plugin '{name}' cannot be imported ({error}): give the name of a module, "
-                f"installed or in this folder."
+                f"installed or in this folder.",
+                code="CP-PLUGIN",
             ) from error
         finally:
             sys.path.pop(0)

@@ -6,13 +6,47 @@ import difflib
 import re
 from collections.abc import Iterable
 
-__all__ = ("CrossproofError", "CrossproofWarning", "first_line", "nearest", "printable")
+from crossproof.codes import ADDRESS, code_of_module
+
+__all__ = (
+    "CrossproofError",
+    "CrossproofWarning",
+    "first_line",
+    "nearest",
+    "printable",
+    "with_code",
+)
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 class CrossproofError(Exception):
-    """Bad input: one sentence that names the thing and the remedy. The CLI prints it, exits 1."""
+    """Bad input: one sentence that names the thing and the remedy. The CLI prints it, exits 1.
+
+    `code` is given where the module that raises has several kinds of cause (`crossproof.codes`).
+    """
+
+    def __init__(self, sentence: str = "", *, code: str | None = None) -> None:
+        super().__init__(sentence)
+        self._code = code
+
+    @property
+    def code(self) -> str:
+        """The stable code of its kind, such as `CP-TEXT`: a section of docs/errors.md.
+
+        That of the module in which it was raised, unless it was given one.
+        """
+        if self._code is not None:
+            return self._code
+        at = self.__traceback__
+        while at is not None and at.tb_next is not None:
+            at = at.tb_next
+        return code_of_module("" if at is None else at.tb_frame.f_globals["__name__"])
+
+
+def with_code(sentence: str, code: str) -> str:
+    """The sentence as the command line ends with it: behind it its code, and where it is told."""
+    return f"{sentence} [{code}: {ADDRESS}#{code.lower()}]"
 
 
 class CrossproofWarning(UserWarning):

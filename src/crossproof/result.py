@@ -63,7 +63,8 @@ class Result:
             made: R = _converter().structure(_restored(plain, "", missing), cls)
         except Exception as error:  # cattrs groups errors of every kind under its own
             raise CrossproofError(
-                f"This is no {cls.__name__} of this version of crossproof: make it again."
+                f"This is no {cls.__name__} of this version of crossproof: make it again.",
+                code="CP-VERSION",
             ) from error
         return made
 
@@ -78,7 +79,7 @@ class Result:
         try:
             return cls.from_json(content)
         except CrossproofError as error:
-            raise CrossproofError(f"{path}: {error}") from error
+            raise CrossproofError(f"{path}: {error}", code=error.code) from error
 
     def to_frame(self) -> pandas.DataFrame:
         """The main table as a data frame; CrossproofError if pandas is not installed."""

@@ -114,7 +114,7 @@ def test_what_nobody_foresaw_is_a_sentence_and_a_file(
     sentence = str(stopped.value.code)
     (log,) = tmp_path.iterdir()
     assert sentence.startswith(f"crossproof: {type(error).__name__}")
-    assert sentence.endswith(f"please report it at {cli.ISSUES}, with {log}.")
+    assert f"please report it at {cli.ISSUES}, with {log}. [CP-FAULT: " in sentence
     assert "\n" not in sentence
     assert "\x1b" not in sentence
     assert "Traceback" in log.read_text()
@@ -201,4 +201,4 @@ def test_errors_do_not_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(verify, "run", work)
     with pytest.raises(SystemExit) as stopped:
         cli.main(["verify"])
-    assert stopped.value.code == "crossproof: no file '\\x1b[2J'"
+    assert str(stopped.value.code).startswith("crossproof: no file '\\x1b[2J' [CP-PLUGIN: ")

@@ -61,9 +61,9 @@ def relinked(text: str, page: str, exists: Callable[[str], bool]) -> str:
         file = posixpath.normpath(posixpath.join(here, target))
         shown = site_path(file, exists)
         if shown is None and page not in ORIGINS and not file.startswith(".."):
-            # Pages that are made while the site is built: reference/, paper/.
+            # Pages that are made while the site is built.
             made = posixpath.relpath(file, "docs")
-            shown = made if made.startswith(("reference/", "paper/")) else None
+            shown = made if made.startswith(("reference/", "paper/", "tutorials/")) else None
         if shown is None:
             return f"{link[1]}{REPOSITORY}{file}{link[3]}"
         return f"{link[1]}{os.path.relpath(shown, posixpath.dirname(page) or '.')}{link[3]}"

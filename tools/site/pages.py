@@ -2,6 +2,7 @@
 
 * reference/python: every public name, from its docstring.
 * reference/commands: every command and option, from the dataclasses that parse them.
+* tutorials/: every notebook, with what it printed.
 * paper/ and the pages of the repository outside docs/, which the site shows as its own.
 """
 
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import mkdocs_gen_files
 
+from tools import tutorials
 from tools.site.commands import command_page
 from tools.site.copies import COPIES
 from tools.site.names import GROUPS, python_page
@@ -49,6 +51,12 @@ def python() -> None:
     )
 
 
+def notebooks() -> None:
+    """One page a tutorial."""
+    for script in tutorials.scripts():
+        write(f"tutorials/{script.stem}.md", tutorials.page(script.stem))
+
+
 def copies() -> None:
     """Pages and pictures of the repository that are not in docs/."""
     for source, page in COPIES.items():
@@ -61,4 +69,5 @@ def copies() -> None:
 
 commands()
 python()
+notebooks()
 copies()

@@ -67,11 +67,14 @@ def read_sequences(
         ("rows", rows, get_args(RowKind)),
     ):
         if value not in known:
-            raise CrossproofError(f"{what} is {value!r}: give one of {', '.join(known)}.")
+            raise CrossproofError(
+                f"{what} is {value!r}: give one of {', '.join(known)}.", code="CP-OPTION"
+            )
     if context < 2 or context > model.context:
         raise CrossproofError(
             f"A context of {context} tokens does not suit '{model.name}'; choose 2 to "
-            f"{model.context}."
+            f"{model.context}.",
+            code="CP-OPTION",
         )
     if not source:
         raise CrossproofError(
@@ -131,7 +134,8 @@ class TextSlice:
         if self.skip >= len(every):
             raise CrossproofError(
                 f"The {self.split} split has {len(every)} sequences and {self.skip} are skipped: "
-                f"skip fewer."
+                f"skip fewer.",
+                code="CP-TEXT-SHORT",
             )
         some = every[self.skip : self.skip + self.sequences]
         if len(some) < self.sequences < EVERY:
@@ -177,7 +181,9 @@ def _from_safetensors(path: Path, split: Split) -> Tensor:
                 )
             return _tokens(packed.get_tensor(split), str(path))
     except SafetensorError as error:
-        raise CrossproofError(f"The token file '{path}' is damaged: {error}") from error
+        raise CrossproofError(
+            f"The token file '{path}' is damaged: {error}", code="CP-TEXT-FILE"
+        ) from error
 
 
 def _from_npy(path: Path) -> Tensor:
@@ -189,18 +195,26 @@ def _from_npy(path: Path) -> Tensor:
             # what numpy advises would run whatever the file holds
             reason = "it is cut off, or holds pickled objects, which are never unpickled"
         raise CrossproofError(
-            f"The token file '{path}' is damaged ({reason}): give an array of integers."
+            f"The token file '{path}' is damaged ({reason}): give an array of integers.",
+            code="CP-TEXT-FILE",
         ) from error
     if not isinstance(tokens, np.ndarray):
-        raise CrossproofError(f"The token file '{path}' is an archive (.npz): give one array.")
+        raise CrossproofError(
+            f"The token file '{path}' is an archive (.npz): give one array.", code="CP-TEXT-FILE"
+        )
     if tokens.dtype.kind not in "iu":
-        raise CrossproofError(f"The token file '{path}' holds {tokens.dtype}, not integers.")
+        raise CrossproofError(
+            f"The token file '{path}' holds {tokens.dtype}, not integers.", code="CP-TEXT-FILE"
+        )
     return _tokens(torch.from_numpy(tokens.astype(np.int64)), str(path))
 
 
 def _tokens(tokens: Tensor, source: str) -> Tensor:
     if tokens.dtype not in _INTEGERS or tokens.dim() not in (1, 2):
-        raise CrossproofError(f"The token file '{source}' must hold a list or a table of integers.")
+        raise CrossproofError(
+            f"The token file '{source}' must hold a list or a table of integers.",
+            code="CP-TEXT-FILE",
+        )
     return tokens
 
 
@@ -221,7 +235,8 @@ def _from_texts(source: str, model: LanguageModel) -> Int[Tensor, " N"]:
     if model.tokenizer is None:
         raise CrossproofError(
             f"'{model.name}' has no tokenizer for the text of '{source}'; put its tokenizer files "
-            f"into the model's folder, or give packed tokens."
+            f"into the model's folder, or give packed tokens.",
+            code="CP-TOKENIZER",
         )
     pieces = list(_tokenised(read_documents(source), model.tokenizer))
     stream = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
@@ -252,7 +267,8 @@ def _split(rows: Int[Tensor, "S T"], source: str, split: Split) -> Int[Tensor, "
     if first < 0 or first >= last:
         raise CrossproofError(
             f"The corpus '{source}' fills only {n} rows, too few for a '{split}' split; use a "
-            f"longer text or a shorter context."
+            f"longer text or a shorter context.",
+            code="CP-TEXT-SHORT",
         )
     return rows[first:last]
 
@@ -260,7 +276,8 @@ def _split(rows: Int[Tensor, "S T"], source: str, split: Split) -> Int[Tensor, "
 def _too_short(source: str, n_tokens: int, context: int) -> CrossproofError:
     return CrossproofError(
         f"The corpus '{source}' is too short: {n_tokens} tokens do not fill one row of {context}; "
-        f"use a longer text or a shorter context."
+        f"use a longer text or a shorter context.",
+        code="CP-TEXT-SHORT",
     )
 
 
@@ -268,6 +285,7 @@ def _checked(rows: Int[Tensor, "S T"], source: str, model: LanguageModel) -> Int
     if int(rows.min()) < 0 or int(rows.max()) >= model.vocab_size:
         raise CrossproofError(
             f"The corpus '{source}' holds tokens outside the vocabulary of '{model.name}' "
-            f"({model.vocab_size}); it was made with another tokenizer."
+            f"({model.vocab_size}); it was made with another tokenizer.",
+            code="CP-TOKENS",
         )
     return rows

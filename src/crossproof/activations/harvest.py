@@ -66,7 +66,9 @@ class Harvest:
             ("forward_sequences", forward_sequences),
         ):
             if value < 1:
-                raise CrossproofError(f"{name} is {value}; it must be at least 1.")
+                raise CrossproofError(
+                    f"{name} is {value}; it must be at least 1.", code="CP-OPTION"
+                )
         self.model = model
         self.sequences = sequences
         self.hookpoints = hookpoints
@@ -92,7 +94,9 @@ class Harvest:
         Raises CrossproofError naming hookpoint and step when an activation is NaN or infinite.
         """
         if step < 0:
-            raise CrossproofError(f"There is no step {step}; steps count from 0.")
+            raise CrossproofError(
+                f"There is no step {step}; steps count from 0.", code="CP-ARGUMENT"
+            )
         epoch, within = divmod(step, len(self))
         number, place = divmod(within, self.buffer_batches)
         chunk = self._chunk
@@ -218,7 +222,8 @@ class Harvest:
             if not good:
                 raise CrossproofError(
                     f"The activations at '{name}' hold NaN or infinity at step {step}; check the "
-                    f"model's weights, or leave this hookpoint out."
+                    f"model's weights, or leave this hookpoint out.",
+                    code="CP-NOT-FINITE",
                 )
 
 

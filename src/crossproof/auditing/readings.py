@@ -113,7 +113,8 @@ def read_batches(
     if not views:
         raise CrossproofError(
             "No MLP reads the crosscoder, so interactions cannot be measured; train one that "
-            "decodes at an MLP's input or in the stream before one."
+            "decodes at an MLP's input or in the stream before one.",
+            code="CP-NO-MLP",
         )
     for start in range(0, len(tokens), batch_texts):
         rows = trimmed(tokens[start : start + batch_texts], model.special_ids)

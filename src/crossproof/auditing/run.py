@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,9 @@ from crossproof.training.config import DEMO, RunConfig, config_to_dict
 from crossproof.training.run_folder import RunFolder
 from crossproof.training.together import train_together
 
+Tell = Callable[[int, int], None]
+"""Called with how many texts are done, and of how many."""
+
 MOST = 300
 """Trusted texts that detectors are fitted on, and that they are calibrated on, at most."""
 NUMBERS = 2**27
@@ -66,12 +70,14 @@ def audit(
     settings: AuditSettings = AuditSettings(),  # noqa: B008  (frozen)
     output: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str, int, int], None] = lambda _doing, _done, _total: None,
 ) -> AuditResult:
     """Ranks suspect texts by how unusual the model's insides are on them.
 
     Texts are a list of documents, or a source: a .txt or .jsonl file, hf:NAME, packed tokens, or
     `bundled`. Without a crosscoder (or the folder of one) one is trained on part of the trusted
-    texts. With `output`, audit.json and a crosscoder trained here are written there. Raises
+    texts. With `output`, audit.json and a crosscoder trained here are written there. `say` gets
+    lines about what begins, `progress` what is being done, texts done and their number. Raises
     CrossproofError for texts that are missing, empty or too few, an unknown detector, and a
     crosscoder of another model.
     """
@@ -87,10 +93,10 @@ def audit(
     parts = dealt(usual.tokens, given is None, settings.seed)
     used = given or _trained(model, parts.train, usual.source, settings, output, say)
     say(f"fitting detectors on {len(parts.fit)} trusted texts")
-    fitted = _fitted(model, used, parts.fit)
+    fitted = _fitted(model, used, parts.fit, partial(progress, "fitting"))
     say(f"scoring {len(parts.calibrate)} other trusted texts and {len(odd)} suspect ones")
-    calibration = score_all(fitted, read_batches(model, used, parts.calibrate))
-    scores = score_all(fitted, read_batches(model, used, odd.tokens))
+    calibration = _scored(model, used, fitted, parts.calibrate, partial(progress, "calibrating"))
+    scores = _scored(model, used, fitted, odd.tokens, partial(progress, "scoring"))
     p_values = {name: chances(calibration[name], scores[name]) for name in scores}
     order = np.lexsort((-scores[settings.detector], p_values[settings.detector]))
     level = flag_level(len(parts.calibrate))
@@ -194,12 +200,12 @@ def _trained(
 
 
 def _fitted(
-    model: LanguageModel, crosscoder: Crosscoder, rows: Int[Tensor, "S T"]
+    model: LanguageModel, crosscoder: Crosscoder, rows: Int[Tensor, "S T"], tell: Tell
 ) -> dict[str, Detector]:
     per_token = len(crosscoder.hookpoints) * crosscoder.d_model
     readings: list[TextReading] = []
     kept = 0
-    for reading in read_batches(model, crosscoder, rows):
+    for reading in _told(read_batches(model, crosscoder, rows), len(rows), tell):
         readings.append(reading)
         kept += len(reading.token_ids) * per_token
         if kept > NUMBERS:
@@ -207,6 +213,25 @@ def _fitted(
     made = detectors(gated=any(view.dictionary.mlp.gated for view in readings[0].seen.values()))
     fit_all(made, readings)
     return made
+
+
+def _scored(
+    model: LanguageModel,
+    crosscoder: Crosscoder,
+    fitted: dict[str, Detector],
+    rows: Int[Tensor, "S T"],
+    tell: Tell,
+) -> Scores:
+    return score_all(fitted, _told(read_batches(model, crosscoder, rows), len(rows), tell))
+
+
+def _told(readings: Iterable[TextReading], total: int, tell: Tell) -> Iterator[TextReading]:
+    """The readings, and how many texts are done after each."""
+    done = 0
+    for reading in readings:
+        yield reading
+        done += len(reading.tokens)
+        tell(done, total)
 
 
 def _ranked(

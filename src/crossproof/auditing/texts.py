@@ -49,12 +49,14 @@ def encode_texts(
         raise CrossproofError("There are no texts; give at least one.")
     if model.tokenizer is None:
         raise CrossproofError(
-            f"'{model.name}' has no tokenizer; put its tokenizer files into the model's folder."
+            f"'{model.name}' has no tokenizer; put its tokenizer files into the model's folder.",
+            code="CP-TOKENIZER",
         )
     if not model.special_ids:
         raise CrossproofError(
             f"'{model.name}' has no BOS, EOS or padding token to pad texts with; add one to its "
-            f"tokenizer."
+            f"tokenizer.",
+            code="CP-TOKENIZER",
         )
     no_text = next((index for index, text in enumerate(texts) if not isinstance(text, str)), None)
     if no_text is not None:

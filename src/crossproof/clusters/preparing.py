@@ -72,7 +72,8 @@ def measured_corpus(folder: Path, model: LanguageModel) -> TextSlice:
     if measurement.model_hash != model.weights_hash or measurement.corpus is None:
         raise CrossproofError(
             f"{path} is about a model with other weights than '{model.name}': run `crossproof "
-            f"measure {folder}` again."
+            f"measure {folder}` again.",
+            code="CP-NOT-MEASURED",
         )
     return measurement.corpus
 
@@ -103,7 +104,8 @@ def load_measurement(folder: Path, name: str) -> Interactions:
     if not sums.exists():
         raise CrossproofError(
             f"The crosscoder {name} of {folder} has not been measured: run `crossproof measure "
-            f"{folder}` again."
+            f"{folder}` again.",
+            code="CP-NOT-MEASURED",
         )
     return Interactions.load(sums)
 

@@ -174,9 +174,11 @@ def check_measured(folder: Path) -> None:
     """Raises CrossproofError if there is no such run folder, or it was not measured."""
     if not folder.is_dir():
         raise CrossproofError(
-            f"There is no folder {folder}: give a run folder written by `crossproof train`."
+            f"There is no folder {folder}: give a run folder written by `crossproof train`.",
+            code="CP-RUN",
         )
     if not is_measured(folder):
         raise CrossproofError(
-            f"{folder} has not been measured: run `crossproof measure {folder}` first."
+            f"{folder} has not been measured: run `crossproof measure {folder}` first.",
+            code="CP-NOT-MEASURED",
         )

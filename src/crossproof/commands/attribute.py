@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from crossproof.commands.following import next_step
 from crossproof.commands.models import ModelOptions
 from crossproof.commands.parsing import parse
 from crossproof.crosscoder.folders import finished_crosscoders
@@ -54,7 +55,7 @@ def run(arguments: Sequence[str], began: float) -> None:
     from crossproof.activations.corpus import TextSlice, fitting_context
     from crossproof.commands.finish import show
     from crossproof.proof.attribution import attribute
-    from crossproof.report.terminal import evaluation_display
+    from crossproof.report.terminal import evaluation_display, say
     from crossproof.training.machine import thread_setting
 
     thread_setting(options.threads)
@@ -75,3 +76,4 @@ def run(arguments: Sequence[str], began: float) -> None:
         )
     listed = options.run if out == options.run / "attribution" else None
     show(result, f"Figures: {out / 'attribution.json'}", run=listed)
+    say(next_step(options.run))

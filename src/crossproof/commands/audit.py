@@ -12,6 +12,7 @@ import tyro
 from crossproof.auditing.config import AuditSettings, check_audit
 from crossproof.commands.parsing import parse
 from crossproof.training.config import Precision
+from crossproof.working import working
 
 
 @dataclass(frozen=True)
@@ -57,25 +58,21 @@ def run(arguments: Sequence[str], began: float) -> None:
     from crossproof.files import make_folder
     from crossproof.lm import load_model
     from crossproof.report.audit import write_audit
-    from crossproof.report.terminal import say
+    from crossproof.report.terminal import evaluation_display, say
     from crossproof.training.machine import keep_freed_memory, thread_setting
 
     thread_setting(options.threads)
     keep_freed_memory()
     make_folder(options.out)
-    result = audit(
-        load_model(
-            options.model,
-            options.device,
-            options.dtype,
-            trust_remote_code=options.trust_remote_code,
-        ),
-        options.trusted,
-        options.suspect,
-        options.crosscoder,
-        settings,
-        options.out,
-        say,
-    )
-    page = write_audit(options.out, result)
-    show(result, f"All scores: {options.out / 'audit.json'}", f"Report: {page}")
+    trusted_code = options.trust_remote_code
+    with working("loading the language model"):
+        model = load_model(
+            options.model, options.device, options.dtype, trust_remote_code=trusted_code
+        )
+    texts, out = (options.trusted, options.suspect), options.out
+    with evaluation_display("", "texts") as progress:
+        result = audit(model, *texts, options.crosscoder, settings, out, say, progress)
+    with working("writing the report"):
+        page = write_audit(out, result)
+    show(result, f"All scores: {out / 'audit.json'}", f"Report: {page}")
+    say("Next: open the report, which colours the first texts token by token.")

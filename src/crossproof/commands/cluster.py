@@ -12,10 +12,12 @@ import tyro
 from crossproof.clusters.judges import JUDGES, JudgeOptions, make_judge
 from crossproof.clusters.llm import Endpoint
 from crossproof.clusters.settings import ClusterSettings, check_settings, is_measured
+from crossproof.commands.following import next_step
 from crossproof.commands.measure import Measure, measured
 from crossproof.commands.models import ModelOptions
 from crossproof.commands.parsing import parse
 from crossproof.crosscoder.folders import finished_crosscoders
+from crossproof.working import working
 
 JUDGE_HELP = (
     f"One of: {', '.join(JUDGES)}. embedding works offline (extra `embedding`) and is the default "
@@ -81,5 +83,8 @@ def run(arguments: Sequence[str], began: float) -> None:
     for table in result.tables():
         console.print(table.to_rich())
     print(f"Clusters: {options.run / 'clusters' / 'clusters.json'}")
-    for page in refresh_reports(options.run):
+    with working("writing the report"):
+        pages = refresh_reports(options.run)
+    for page in pages:
         print(f"Report: {page}")
+    print(next_step(options.run))

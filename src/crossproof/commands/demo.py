@@ -10,6 +10,7 @@ from pathlib import Path
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError
 from crossproof.training.config import RECIPES
+from crossproof.working import working
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,11 @@ def run(arguments: Sequence[str], began: float) -> None:
             not (options.out / "config.json").exists() and any(options.out.iterdir())
         ):
             raise CrossproofError(
-                f"{options.out} holds something that is not a run: give another --out."
+                f"{options.out} holds something that is not a run: give another --out.",
+                code="CP-OUT",
             )
         shutil.rmtree(options.out)
-    prepared = start(config, options.out)
+    with working("reading the model and its text"):
+        prepared = start(config, options.out)
     train_to_the_end(prepared)
     finish_run(prepared, began)
-    print(
-        f"Next: crossproof measure {options.out} says which latents interact, and on which texts."
-    )

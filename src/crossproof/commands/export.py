@@ -11,6 +11,7 @@ import tyro
 
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError, nearest
+from crossproof.working import working
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,12 @@ def run(arguments: Sequence[str], began: float) -> None:
     for name in names:
         if name not in folder.names:
             raise CrossproofError(
-                f"{options.run} has no crosscoder '{name}'.{nearest(name, folder.names)}"
+                f"{options.run} has no crosscoder '{name}'.{nearest(name, folder.names)}",
+                code="CP-NAME",
             )
     crosscoders = {name: Crosscoder.from_pretrained(folder.folders[name]) for name in names}
-    for path in export(crosscoders, options.out, options.format):
+    with working("writing dictionaries"):
+        paths = export(crosscoders, options.out, options.format)
+    for path in paths:
         print(f"{options.format}: {path}")
+    print(f"Next: {options.format} loads what is there as its own (docs/exporting.md).")

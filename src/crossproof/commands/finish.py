@@ -11,11 +11,13 @@ from pathlib import Path
 
 from crossproof.activations import massive_table
 from crossproof.activations.corpus import TextSlice
+from crossproof.commands.following import next_step
 from crossproof.errors import printable
 from crossproof.evaluation import EvaluationOptions
 from crossproof.evaluation.run_figures import evaluate_run, evaluate_together
 from crossproof.files import make_folder
 from crossproof.interactions.config import mlps_of
+from crossproof.kernels import HAVE_NUMBA
 from crossproof.lm import LanguageModel
 from crossproof.report import refresh_reports, report_run
 from crossproof.report.terminal import evaluation_display, print_tables, say, training_display
@@ -23,11 +25,14 @@ from crossproof.result import Result
 from crossproof.training import distributed
 from crossproof.training.config import RunConfig
 from crossproof.training.run import Interrupted, Run, train_run
+from crossproof.working import working
 
 
 def train_to_the_end(prepared: Run) -> None:
     """Trains with a live display; exits with 130 after Ctrl-C, the checkpoint saved."""
     first = distributed.rank() == 0
+    if first and not HAVE_NUMBA and prepared.model.device.type == "cpu":
+        say("Compiled kernels are missing: pip install 'crossproof[fast]' makes this much faster.")
     if first and prepared.training.massive:
         print_tables([massive_table(prepared.training.massive)])
     display = training_display(prepared.config.steps, prepared.training.step)
@@ -64,10 +69,13 @@ def finish(
             results = evaluate_run(model, folder, config, text, options, progress)
     results = replace(results, seconds=round(time.perf_counter() - began, 1))
     results.save(output / "results.json")
-    page = report_run(output if together else folder, output, results)
+    with working("writing the report"):
+        page = report_run(output if together else folder, output, results)
     print_tables(results.tables())
     say(f"Figures: {output / 'results.json'}")
     say(f"Report: {page}")
+    read = any(figures.unread is None for figures in results.runs.values())
+    say(next_step(folder, together) if read else f"Next: open {page}; no MLP reads what is there.")
 
 
 def finish_run(prepared: Run, began: float) -> None:
@@ -82,7 +90,8 @@ def finish_run(prepared: Run, began: float) -> None:
 
 def show(result: Result, *lines: str, run: Path | None = None) -> None:
     """Prints a result that is written, and lines about it; renews the reports on `run` before."""
-    pages = [] if run is None else [f"Report: {page}" for page in refresh_reports(run)]
+    with working("writing the report"):
+        pages = [] if run is None else [f"Report: {page}" for page in refresh_reports(run)]
     print_tables(result.tables())
     for line in (*lines, *pages):
         say(line)

@@ -15,6 +15,7 @@ from crossproof.commands.parsing import parse
 from crossproof.crosscoder.formats.registry import FORMATS
 from crossproof.errors import CrossproofError
 from crossproof.training.config import Precision
+from crossproof.working import working
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,10 @@ def run(arguments: Sequence[str], began: float) -> None:
     from crossproof.lm import load_model
 
     trusted = options.trust_remote_code
-    model = load_model(options.model, options.device, options.dtype, trust_remote_code=trusted)
-    made = _imported(options, model)
+    with working("loading the language model"):
+        model = load_model(options.model, options.device, options.dtype, trust_remote_code=trusted)
+    with working("reading dictionaries"):
+        made = _imported(options, model)
     _check_new(options.out, made)
     text = options.text or ("bundled" if options.model == "bundled" else "")
     for name, (crosscoder, provenance) in made.items():
@@ -111,9 +114,13 @@ def run(arguments: Sequence[str], began: float) -> None:
                 f"{origin['format']} {origin['architecture']}, {origin['latents']} latents: "
                 f"{origin['path']} -> {', '.join(origin['hookpoints'])}"
             )
-    if not any(_read(model, crosscoder) for crosscoder, _ in made.values()):
-        print("No MLP reads what is written here: nothing to `measure`, and `evaluate` gives no Φ.")
     print(f"Crosscoders: {', '.join(str(options.out / name / 'crosscoder') for name in made)}")
+    behind = "" if text else " --text TEXT"
+    if any(_read(model, crosscoder) for crosscoder, _ in made.values()):
+        print(f"Next: `crossproof measure {options.out}{behind}` says which latents interact.")
+        return
+    print("No MLP reads what is written here: nothing to `measure`, and `evaluate` gives no Φ.")
+    print(f"Next: `crossproof evaluate {options.out}{behind}` says how good they are.")
 
 
 def _imported(options: Import, model: Any) -> dict[str, tuple[Any, Any]]:
@@ -155,5 +162,6 @@ def _check_new(out: Path, names: Iterable[str]) -> None:
         if (out / name / "crosscoder").exists():
             raise CrossproofError(
                 f"{out / name} already holds a crosscoder: choose another --out or --name, or "
-                f"remove it."
+                f"remove it.",
+                code="CP-OUT",
             )

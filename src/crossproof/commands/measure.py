@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from crossproof.activations.config import RowKind
+from crossproof.commands.following import next_step
 from crossproof.commands.models import ModelOptions, first_run
 from crossproof.commands.parsing import parse
 from crossproof.crosscoder.folders import finished_crosscoders
@@ -80,7 +81,7 @@ def measured(options: Measure, leave_half: bool = False) -> None:
     from crossproof.activations.corpus import TextSlice, fitting_context
     from crossproof.commands.finish import show
     from crossproof.evaluation.measure_run import MeasureOptions, measure_runs
-    from crossproof.report.terminal import evaluation_display, print_contexts
+    from crossproof.report.terminal import evaluation_display, print_contexts, say
     from crossproof.training.machine import keep_freed_memory, thread_setting
     from crossproof.training.run_folder import RunFolder
 
@@ -118,3 +119,5 @@ def measured(options: Measure, leave_half: bool = False) -> None:
     show(result, *lines, f"Sums and measure.json: {output}", run=listed)
     for name, figures in result.runs.items():
         print_contexts(name, figures.top_pairs, figures.dictionaries)
+    if not leave_half:
+        say(next_step(run, options.runs if options.together else ()))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from crossproof.errors import CrossproofError
 from crossproof.training.config import Precision, RunConfig, config_from_dict
+from crossproof.working import working
 
 if TYPE_CHECKING:
     from crossproof.lm import LanguageModel
@@ -49,17 +50,19 @@ class ModelOptions:
         provenance = RunFolder.open(run).provenance()
         config = config_from_dict(dict(provenance.training))
         try:
-            model = load_model(
-                self.model or provenance.model,
-                device=self.device or config.device,
-                dtype=self.dtype or config.dtype,
-                trust_remote_code=self.trust_remote_code,
-            )
+            with working("loading the language model"):
+                model = load_model(
+                    self.model or provenance.model,
+                    device=self.device or config.device,
+                    dtype=self.dtype or config.dtype,
+                    trust_remote_code=self.trust_remote_code,
+                )
         except CrossproofError as error:
             if self.model is not None or exists(provenance.model):
                 raise
             raise CrossproofError(
                 f"{error} (The crosscoders in {run} explain that model: give --model if it is "
-                f"elsewhere now.)"
+                f"elsewhere now.)",
+                code=error.code,
             ) from error
         return model, config

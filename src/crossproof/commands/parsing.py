@@ -16,7 +16,7 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
-from crossproof.errors import CrossproofError
+from crossproof.errors import CrossproofError, with_code
 from crossproof.training.objective import Objective
 from crossproof.training.terms import OBJECTIVES
 
@@ -55,14 +55,19 @@ def parse(kind: Any, command: str, arguments: Sequence[str], default: Any = None
     if any(pair == ("--out", "") for pair in pairwise(arguments)) or "--out=" in arguments:
         raise CrossproofError("--out is empty: give a folder ('.' is this one).")
     defaults = {} if default is None else {"default": default}
-    options = tyro.cli(
-        kind,
-        args=[_current(argument) for argument in arguments],
-        prog=f"crossproof {command}",
-        config=(tyro.conf.OmitArgPrefixes,),
-        registry=REGISTRY,
-        **defaults,
-    )
+    try:
+        options = tyro.cli(
+            kind,
+            args=[_current(argument) for argument in arguments],
+            prog=f"crossproof {command}",
+            config=(tyro.conf.OmitArgPrefixes,),
+            registry=REGISTRY,
+            **defaults,
+        )
+    except SystemExit as stop:
+        if stop.code == 2:  # it has said which option, and not where to read on
+            print(with_code("crossproof:", "CP-COMMAND"), file=sys.stderr)
+        raise
     for name, value in _numbers(options):
         least, most = LIMITS.get(name, OTHERS)
         if not least <= value <= most:

@@ -13,6 +13,7 @@ import tyro
 from crossproof.commands import prove_text
 from crossproof.commands.parsing import parse
 from crossproof.proof.certificate.options import ProverOptions
+from crossproof.working import working
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def run(arguments: Sequence[str], began: float) -> None:
     dictionary = None
     if options.dictionary is not None:
         dictionary = Dictionary.of_crosscoder(load_crosscoder(options.dictionary)[0])
-    result = prove(options.network, options.out, options.search, dictionary=dictionary)
+    with working("searching for a proof"):
+        result = prove(options.network, options.out, options.search, dictionary=dictionary)
     for table in result.tables():
         Console().print(table.to_rich())
     print(f"Certificate: {options.out}; `crossproof verify {options.out}` checks it anywhere.")

@@ -22,6 +22,7 @@ from crossproof.proof.certificate.text_options import (
     DocumentSlice,
     StatisticalOptions,
 )
+from crossproof.working import working
 
 if TYPE_CHECKING:
     from crossproof.crosscoder.model import Crosscoder
@@ -140,7 +141,9 @@ def _contexts(options: ProveContexts) -> None:
     context = min(options.context, model.context)
     source = options.text or config.text
     text = TextSlice(source, options.split, options.sequences, context, options.skip, config.rows)
-    _shown(prove_contexts(model, crosscoder, text, options.out, options.treatments), options.out)
+    with working("proving, and verifying the proof"):
+        result = prove_contexts(model, crosscoder, text, options.out, options.treatments)
+    _shown(result, options.out)
 
 
 def _loaded(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import tyro
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError
 from crossproof.training.config import RECIPES, RunConfig
+from crossproof.working import working
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,17 @@ def run(arguments: Sequence[str], began: float) -> None:
         name_ignored(arguments, options.out)
     with distributed.process_group():
         begin = resume if options.resume else partial(start, options.config)
-        prepared = begin(options.out, trust_remote_code=options.trust_remote_code)
+        first = distributed.rank() == 0
+        with working("reading the model and its text") if first else nullcontext():
+            prepared = begin(options.out, trust_remote_code=options.trust_remote_code)
         train_to_the_end(prepared)
         if distributed.rank() > 0:
             return
     if options.evaluate:
         finish_run(prepared, began)
     else:
-        say(f"Crosscoders: {prepared.folder}; `crossproof evaluate {prepared.folder}` measures.")
+        say(f"Crosscoders: {prepared.folder}")
+        say(f"Next: `crossproof evaluate {prepared.folder}` says how good they are.")
 
 
 def name_ignored(arguments: Sequence[str], out: Path) -> None:

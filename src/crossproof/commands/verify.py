@@ -16,6 +16,7 @@ from crossproof.commands.parsing import parse
 from crossproof.commands.prove_text import KINDS
 from crossproof.commands.verify_text import TextSubject, compared
 from crossproof.errors import CrossproofError
+from crossproof.working import working
 
 if TYPE_CHECKING:
     from crossproof.proof.certificate.verifier.verdict import Verdict
@@ -77,13 +78,20 @@ def _report(options: Verify) -> bool:
             "--network, --domain and --arb are of certificates of networks: give --model."
         )
     limits = Limits(int(options.memory * 2**30), int(options.operations))
-    results: dict[Path, Verdict] = {
-        folder: verify(folder, limits=limits)
-        if text
-        else verify(folder, network=network, domain=options.domain, arb=options.arb, limits=limits)
-        for folder, text in of_text.items()
-    }
-    _show(compared(results, options.text_model) if options.text_model.given else results)
+    results: dict[Path, Verdict] = {}
+    for folder, text in of_text.items():
+        with working(f"verifying {folder}"):
+            results[folder] = (
+                verify(folder, limits=limits)
+                if text
+                else verify(
+                    folder, network=network, domain=options.domain, arb=options.arb, limits=limits
+                )
+            )
+    if options.text_model.given:
+        with working("running the model again"):
+            results = compared(results, options.text_model)
+    _show(results)
     return all(result.holds for result in results.values())
 
 

@@ -22,6 +22,9 @@ from crossproof.files import write_text
 
 Saved = TypeVar("Saved", bound="SavedOnHub")
 
+HERE = "THIS-REPOSITORY"
+"""Stands in a card for its own address, which a folder on the disk does not know."""
+
 
 class SavedOnHub(Stored):
     """`from_pretrained`, `save_pretrained` and `push_to_hub`, as models of the Hub have them."""
@@ -84,6 +87,8 @@ class SavedOnHub(Stored):
             api = HfApi()
             try:
                 url = api.create_repo(repository, private=private, exist_ok=True)
+                card = (folder / CARD).read_text(encoding="utf-8")
+                write_text(folder / CARD, card.replace(HERE, url.repo_id))
                 api.upload_folder(repo_id=url.repo_id, folder_path=folder, commit_message=message)
             except _hub_errors() as error:
                 raise CrossproofError(
@@ -174,7 +179,7 @@ trained with [crossproof](https://pypi.org/project/crossproof/).
 ```python
 import crossproof
 
-crosscoder = crossproof.Crosscoder.from_pretrained("THIS-REPOSITORY")
+crosscoder = crossproof.Crosscoder.from_pretrained("{HERE}")
 latents = crosscoder.encode(x)  # x: raw activations [tokens, {len(names)}, {crosscoder.d_model}]
 ```
 """

@@ -242,7 +242,8 @@ def k_and_groups(config: CrosscoderConfig) -> tuple[int, int]:
     if groups < 1 or n_latents % groups or k > n_latents // groups:
         raise CrossproofError(
             f"{n_latents} latents do not divide into {groups} groups of at least k = {k}: choose a "
-            f"number of groups that divides them."
+            f"number of groups that divides them.",
+            code="CP-OPTION",
         )
     return k, groups
 
@@ -267,7 +268,8 @@ def _check_k(config: CrosscoderConfig) -> None:
     if not 1 <= config.k <= config.n_latents:
         raise CrossproofError(
             f"k = {config.k} active latents a token need 1 <= k <= {config.n_latents} latents: "
-            f"lower k or widen the crosscoder."
+            f"lower k or widen the crosscoder.",
+            code="CP-OPTION",
         )
 
 

@@ -124,7 +124,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if config.get("schema") != SCHEMA:
         raise CrossproofError(
             f"{folder / CONFIG} has schema {config.get('schema')!r}, this version of crossproof "
-            f"reads {SCHEMA}: load it with the version that wrote it."
+            f"reads {SCHEMA}: load it with the version that wrote it.",
+            code="CP-VERSION",
         )
     return config
 

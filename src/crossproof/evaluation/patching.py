@@ -74,7 +74,8 @@ def decode_batches(
         if not bool(x_hat.isfinite().all()):
             raise CrossproofError(
                 "Reconstructions hold NaN or infinity: check the crosscoder's weights, or choose "
-                "another --dtype for the model."
+                "another --dtype for the model.",
+                code="CP-NOT-FINITE",
             )
         clean = clean_pass(model, batch.tokens, batch.model_activations)
         with torch.no_grad():

@@ -33,7 +33,10 @@ def active_latents(view: MLPDictionary, latents: SparseLatents) -> SparseLatents
             f"encode with the crosscoder that the dictionary was built from."
         )
     if not latents.values.isfinite().all():
-        raise CrossproofError("Some activations of latents are NaN or infinite; encode them anew.")
+        raise CrossproofError(
+            "Some activations of latents are NaN or infinite; encode them anew.",
+            code="CP-NOT-FINITE",
+        )
     return latents.keep(latents.values != 0)
 
 

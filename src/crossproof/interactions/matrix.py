@@ -167,7 +167,9 @@ class Interactions:
         facts, tensors = read_json(folder / FACTS_FILE), read_tensors(folder / SUMS)
         schema = facts.get("schema")
         if schema not in range(1, SCHEMA + 1) or not tensors.keys() >= set(TENSORS.values()):
-            raise CrossproofError(f"{folder} holds no interactions of schema {SCHEMA} or older.")
+            raise CrossproofError(
+                f"{folder} holds no interactions of schema {SCHEMA} or older.", code="CP-VERSION"
+            )
         sides: dict[str, dict[str, Tensor]] = {"forward": {}, "backward": {}}
         for name in tensors.keys() - set(TENSORS.values()):
             side, form = name.split(".")

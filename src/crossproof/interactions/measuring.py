@@ -210,7 +210,8 @@ def _check(latents: SparseLatents, views: Mapping[int, TokenView | TokenMixture]
     if not views:
         raise CrossproofError(
             "No MLP reads the dictionary, so no interactions can be measured: use one that decodes "
-            "at an MLP's input or in the stream before one."
+            "at an MLP's input or in the stream before one.",
+            code="CP-NO-MLP",
         )
     dictionaries = [
         (block, each.dictionary)
@@ -229,12 +230,16 @@ def _check(latents: SparseLatents, views: Mapping[int, TokenView | TokenMixture]
         decoder = (view.G, view.baseline, view.G_gate, view.baseline_gate)
         if not all(part.isfinite().all() for part in decoder if part is not None):
             raise CrossproofError(
-                f"The dictionary at block {block} holds NaN or infinity: check its decoder."
+                f"The dictionary at block {block} holds NaN or infinity: check its decoder.",
+                code="CP-NOT-FINITE",
             )
         if not view.output_norms.isfinite().all():
             raise CrossproofError(
-                f"The MLP's output weights at block {block} hold NaN or infinity: check the model."
+                f"The MLP's output weights at block {block} hold NaN or infinity: check the model.",
+                code="CP-NOT-FINITE",
             )
     if not torch.isfinite(latents.values).all():
-        raise CrossproofError("Latents' activations hold NaN or infinity: check the encoder.")
+        raise CrossproofError(
+            "Latents' activations hold NaN or infinity: check the encoder.", code="CP-NOT-FINITE"
+        )
     return True in kinds

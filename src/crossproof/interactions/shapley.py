@@ -173,7 +173,8 @@ def _sample(
         from shapiq.approximator.sampling import CoalitionSampler  # takes seconds to import
     except ImportError as error:
         raise CrossproofError(
-            "Estimates need the package shapiq: pip install 'crossproof[shapley]'."
+            "Estimates need the package shapiq: pip install 'crossproof[shapley]'.",
+            code="CP-PACKAGE",
         ) from error
 
     sizes = np.arange(1, m)

@@ -87,7 +87,8 @@ def _check_known(name: str, stored: Mapping[str, Any], trust_remote_code: bool) 
         raise CrossproofError(
             f"'{name}' is a '{kind}', which transformers knows only by code of the model's own, "
             f"and that is not run unasked; read it, and give --trust-remote-code "
-            f"(trust_remote_code=True) if you trust it."
+            f"(trust_remote_code=True) if you trust it.",
+            code="CP-REMOTE-CODE",
         )
     if kind is not None and not code and kind not in list(CONFIG_MAPPING):
         raise CrossproofError(

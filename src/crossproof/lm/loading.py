@@ -160,7 +160,9 @@ def _check_causal(name: str, architectures: Any) -> None:
 def _on_device(model: Any, device: str) -> PreTrainedModel:
     with Reading(f"The model cannot be moved to the device '{device}'", "choose another --device"):
         if torch.device(device).type == "meta":
-            raise CrossproofError("The device 'meta' holds no numbers; choose another --device.")
+            raise CrossproofError(
+                "The device 'meta' holds no numbers; choose another --device.", code="CP-DEVICE"
+            )
         moved: PreTrainedModel = model.to(device)
     return moved
 

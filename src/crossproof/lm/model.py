@@ -115,7 +115,8 @@ class LanguageModel:
         if self.is_mixture(block):
             raise CrossproofError(
                 f"Block {block} of '{self.name}' has no dense MLP but a mixture of experts, which "
-                f"`measure` and `evaluate` read and this does not; choose blocks that have one."
+                f"`measure` and `evaluate` read and this does not; choose blocks that have one.",
+                code="CP-ARCHITECTURE",
             )
         if block not in self._mlps:
             sites = [self._site(f"blocks.{block}.mlp.{side}") for side in ("hook_in", "hook_out")]
@@ -270,12 +271,14 @@ class LanguageModel:
         if tokens.shape[1] > self.context:
             raise CrossproofError(
                 f"Sequences of {tokens.shape[1]} tokens exceed the context of '{self.name}', "
-                f"{self.context}; use shorter ones."
+                f"{self.context}; use shorter ones.",
+                code="CP-TOKENS",
             )
         if tokens.numel() and int(tokens.max()) >= self.vocab_size:
             raise CrossproofError(
                 f"Token {int(tokens.max())} is outside the vocabulary of '{self.name}' "
-                f"({self.vocab_size}); the tokens come from another tokenizer."
+                f"({self.vocab_size}); the tokens come from another tokenizer.",
+                code="CP-TOKENS",
             )
         return tokens.to(self.device)
 

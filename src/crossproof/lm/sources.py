@@ -134,27 +134,33 @@ def hub_file(repository: str, name: str, kind: str) -> Path:
         return Path(hf_hub_download(repository, name))
     except GatedRepoError as error:
         why, remedy = GATED
-        raise CrossproofError(f"'{repository}' cannot be downloaded ({why}); {remedy}.") from error
+        raise CrossproofError(
+            f"'{repository}' cannot be downloaded ({why}); {remedy}.", code="CP-HUB"
+        ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise CrossproofError(
             f"'{repository}' is neither a {kind} folder nor a {kind} of the Hugging Face Hub that "
             f"you can see; check the name, or the network, and log in with `hf auth login` if it "
-            f"is private."
+            f"is private.",
+            code="CP-HUB",
         ) from error
     except (LocalEntryNotFoundError, ConnectionError) as error:
         raise CrossproofError(
             f"'{repository}' is neither a {kind} folder nor a {kind} that the Hugging Face Hub can "
-            f"give now; check the name, or the network."
+            f"give now; check the name, or the network.",
+            code="CP-HUB",
         ) from error
     except EntryNotFoundError as error:
         raise CrossproofError(
             f"'{repository}' of the Hugging Face Hub holds no {name}; choose a repository in the "
-            f"format of transformers, BASE+ADAPTER for an adapter, or NAME/FILE.gguf."
+            f"format of transformers, BASE+ADAPTER for an adapter, or NAME/FILE.gguf.",
+            code="CP-HUB",
         ) from error
     except (HfHubHTTPError, OSError) as error:
         raise CrossproofError(
             f"The Hugging Face Hub cannot give the {kind} '{repository}' now ({reason(error)}); "
-            f"try again later."
+            f"try again later.",
+            code="CP-HUB",
         ) from error
 
 

@@ -36,7 +36,9 @@ def dtype_of(dtype: torch.dtype | str) -> torch.dtype:
     """The dtype of a name; CrossproofError unless models can run in it."""
     value = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if value is None or value not in DTYPES.values():
-        raise CrossproofError(f"Models cannot run in {dtype}; choose {', '.join(DTYPES)}.")
+        raise CrossproofError(
+            f"Models cannot run in {dtype}; choose {', '.join(DTYPES)}.", code="CP-OPTION"
+        )
     return value
 
 
@@ -104,7 +106,8 @@ def check_runs(model: PreTrainedModel, name: str) -> None:
     if not finite:
         raise CrossproofError(
             f"The model '{name}' computes NaN or infinity in {model.dtype}; choose another dtype, "
-            f"or copy its files again."
+            f"or copy its files again.",
+            code="CP-NOT-FINITE",
         )
 
 
@@ -127,7 +130,8 @@ def _ask_unpacked(name: str, config: PreTrainedConfig) -> None:
 def _quantised(name: str, method: str) -> CrossproofError:
     return CrossproofError(
         f"The weights of '{name}' are quantised ({method}), and views of a model need plain ones; "
-        f"give the model that was quantised, or a copy saved after `model.dequantize()`."
+        f"give the model that was quantised, or a copy saved after `model.dequantize()`.",
+        code="CP-QUANTISED",
     )
 
 
@@ -205,7 +209,8 @@ def _check_finite(model: PreTrainedModel, name: str, dtype: torch.dtype) -> None
             )
             raise CrossproofError(
                 f"The weights of '{name}' hold NaN or infinity in '{key}'{narrow}; download or "
-                f"copy them again."
+                f"copy them again.",
+                code="CP-NOT-FINITE",
             )
 
 

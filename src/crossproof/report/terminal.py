@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -21,10 +28,9 @@ from crossproof.evaluation.naming import pair_name
 from crossproof.tables import Table
 from crossproof.training.loop import Progress as TrainingProgress
 from crossproof.training.run import Report
+from crossproof.working import PAUSE, while_it_lasts
 
 console = Console()
-PAUSE = 10.0
-"""Seconds between lines about one thing, where there is no terminal to draw on."""
 
 
 @contextmanager
@@ -87,15 +93,21 @@ def evaluation_display(
 ) -> Iterator[Any]:
     """A reporter for `evaluate_run` and its like: sequences done, a bar a crosscoder.
 
-    Where there is no terminal to draw on, a line now and then.
+    Where there is no terminal to draw on, a line now and then. What follows the last sequence
+    (intervals, contexts) shows that it goes on.
     """
     if not console.is_terminal:
-        yield _progress_lines(doing, unit)
+        lines = _Lines(doing, unit)
+        with while_it_lasts(lines.silence):
+            yield lines.report
         return
     bar = Progress(
+        SpinnerColumn(),
         TextColumn(doing + " {task.description}"),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f} " + unit),
+        TimeElapsedColumn(),
+        TextColumn("left"),
         TimeRemainingColumn(),
         console=console,
     )
@@ -121,18 +133,36 @@ def print_tables(tables: Iterable[Table]) -> None:
         console.print(table.to_rich())
 
 
-def _progress_lines(doing: str, unit: str) -> Callable[[str, int, int], None]:
-    """A reporter that prints a line when something begins, every PAUSE seconds, and at its end."""
-    last: dict[str, float] = {}
+class _Lines:
+    """Lines when something begins, every PAUSE seconds with the time that is left, and at its end;
+    and about what comes after that."""
 
-    def report(name: str, done: int, total: int) -> None:
+    def __init__(self, doing: str, unit: str) -> None:
+        self.doing, self.unit = doing, unit
+        self.began: dict[str, tuple[float, int]] = {}
+        """By name: when it was first heard of, and how much was done then."""
+        self.said: dict[str, float] = {}
+        self.last, self.current = time.monotonic(), ""
+
+    def report(self, name: str, done: int, total: int) -> None:
+        """Takes that `done` of `total` are done."""
         now = time.monotonic()
-        if name in last and done < total and now - last[name] < PAUSE:
+        self.last, self.current = now, name
+        began, before = self.began.setdefault(name, (now, done))
+        if name in self.said and done < total and now - self.said[name] < PAUSE:
             return
-        last[name] = now
-        say(f"{doing} {name}: {done}/{total} {unit}".strip())
+        self.said[name] = now
+        line = f"{self.doing} {name}: {done}/{total} {self.unit}".strip()
+        if before < done < total:
+            line += f", {(now - began) / (done - before) * (total - done):.0f} s left"
+        say(line)
 
-    return report
+    def silence(self, _: float) -> str:
+        """The line about a time in which nothing was reported; empty if it was short."""
+        quiet = time.monotonic() - self.last
+        if quiet < PAUSE:
+            return ""
+        return f"{self.doing} {self.current}: working, {quiet:.0f} s since the last step".strip()
 
 
 def print_contexts(

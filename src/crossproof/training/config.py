@@ -214,7 +214,9 @@ def config_from_dict(values: Mapping[str, Any]) -> RunConfig:
         return typed(RunConfig, {**values, **parts})
     except (AttributeError, KeyError, TypeError) as error:
         raise CrossproofError(
-            f"The run's config.json does not fit this version of crossproof ({error}): train again."
+            f"The run's config.json does not fit this version of crossproof ({error}): train "
+            f"again.",
+            code="CP-VERSION",
         ) from error
 
 

@@ -92,7 +92,8 @@ def start(
     """A fresh run. Raises CrossproofError if the folder already holds one or cannot be written."""
     if (folder / "config.json").exists():
         raise CrossproofError(
-            f"{folder} already holds a run: go on with --resume, or give another --out."
+            f"{folder} already holds a run: go on with --resume, or give another --out.",
+            code="CP-OUT",
         )
     if config.specs:  # the run keeps what a file says now
         config = replace(config, specs=json.dumps(read_specs(config.specs)))

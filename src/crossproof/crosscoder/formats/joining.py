@@ -107,5 +107,6 @@ def _check_memory(groups: Sequence[GroupWeights], d_model: int) -> None:
         raise CrossproofError(
             f"The union of {len(groups)} dictionaries ({width} latents, {vectors} vectors of each) "
             f"takes {needed / 1e9:.0f} GB and this machine has {there / 1e9:.0f} GB: import fewer "
-            f"dictionaries at once."
+            f"dictionaries at once.",
+            code="CP-MEMORY",
         )

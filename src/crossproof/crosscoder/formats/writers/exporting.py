@@ -42,7 +42,9 @@ def export(
         )
     target = Path(os.path.abspath(folder))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise CrossproofError(f"{target} is not empty: choose a new folder to export into.")
+        raise CrossproofError(
+            f"{target} is not empty: choose a new folder to export into.", code="CP-OUT"
+        )
     given = {"": crosscoder} if isinstance(crosscoder, Crosscoder) else dict(crosscoder)
     alone = len(given) == 1 or format == "circuit-tracer"
     groups: dict[str, list[ForeignDictionary]] = {}

@@ -1,0 +1,30 @@
+"""What commands end with: the step that a run folder has not seen yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+STEPS = {
+    "measure": ("measure/measure.json", "which latents interact, where and on which texts"),
+    "cluster": ("clusters/clusters.json", "groups of latents that interact, explained and judged"),
+    "attribute": ("attribution/attribution.json", "at which steps a proof about the model fails"),
+}
+"""Commands on a run folder, in the order of use: what they leave there, and what they say."""
+
+
+def next_step(run: Path, together: Sequence[Path] = ()) -> str:
+    """A sentence that names the next command on a run folder, or what to look at.
+
+    `together`: run folders whose dictionaries were taken at once; only `measure` does that, too.
+    """
+    place = run / "together" if together else run
+    for command, (left, says) in STEPS.items():
+        if command == "measure" or not together:
+            names = " ".join(map(str, together)) + " --together" if together else str(run)
+            if not (place / left).exists():
+                return f"Next: `crossproof {command} {names}` says {says}."
+    page = place / "report.html"
+    if not page.exists():
+        return f"Next: `crossproof evaluate {run}` makes a report of all of it."
+    return f"Next: open {page}, which holds all of it."

@@ -1,0 +1,78 @@
+"""Signs of life, and what commands end with."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from crossproof import working as signs
+from crossproof.commands.following import STEPS, next_step
+from crossproof.report import terminal
+from crossproof.working import while_it_lasts, working
+
+
+def test_what_is_quick_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with working("loading"):
+        pass
+    assert capsys.readouterr().out == ""
+
+
+def test_what_lasts_says_so_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(signs, "PAUSE", 0.02)
+    with working("loading \x1b[2J"):
+        time.sleep(0.15)
+    lines = capsys.readouterr().out.splitlines()
+    assert 2 <= len(lines) <= 7
+    assert set(lines) == {"loading \\x1b[2J: 0 s so far"}
+    with while_it_lasts(lambda _: ""):
+        time.sleep(0.05)
+    assert capsys.readouterr().out == ""
+
+
+def test_errors_pass_and_the_teller_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="inside"), working("loading"):
+        raise ValueError("inside")
+
+
+def test_lines_say_how_long_it_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    with terminal.evaluation_display("measuring", "sequences") as report:
+        for done, seconds in ((4, 0.0), (8, 4.0), (12, 20.0), (20, 5.0)):
+            now[0] += seconds
+            report("a", done, 20)
+    said = capsys.readouterr().out.splitlines()
+    # 4 at once, 8 too soon after it; 12: 24 s for 8, so 24 s more; the end.
+    assert said[0] == "measuring a: 4/20 sequences"
+    assert said[1] == "measuring a: 12/20 sequences, 24 s left"
+    assert said[2] == "measuring a: 20/20 sequences"
+    assert len(said) == 3
+
+
+def test_silence_behind_the_last_step_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    lines = terminal._Lines("measuring", "sequences")
+    lines.report("a", 20, 20)
+    now[0] = 5.0
+    assert lines.silence(5.0) == ""
+    now[0] = 31.0
+    assert lines.silence(31.0) == "measuring a: working, 31 s since the last step"
+
+
+def test_the_next_step_is_the_first_that_is_missing(tmp_path: Path) -> None:
+    for command, (left, says) in STEPS.items():
+        assert next_step(tmp_path) == f"Next: `crossproof {command} {tmp_path}` says {says}."
+        (tmp_path / left).parent.mkdir()
+        (tmp_path / left).write_text("{}")
+    assert next_step(tmp_path).startswith(f"Next: `crossproof evaluate {tmp_path}`")
+    (tmp_path / "report.html").write_text("")
+    assert next_step(tmp_path).startswith(f"Next: open {tmp_path / 'report.html'}")
+    both = [tmp_path, tmp_path / "other"]
+    assert f"measure {both[0]} {both[1]} --together" in next_step(tmp_path, both)
