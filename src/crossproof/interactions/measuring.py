@@ -37,6 +37,8 @@ class SeenDominance:
     who: Dominance
     tokens: Int[Tensor, " T"] | None = None
     """None: all."""
+    expert: int = 0
+    """Which one, of a mixture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +84,10 @@ class TokenPairs:
             totals["AND"] += diagonal.index_add_(0, self.latents.token_index, self.diagonal.T)
         return totals
 
+    def owned(self) -> Int[Tensor, "L H"]:
+        """(Token, neuron) pairs at which each latent is the dominant one."""
+        return torch.stack([_owned(self.latents.n_latents, parts) for parts in self.dominance])
+
     def collected(self) -> Interactions:
         """The sums over all tokens, pair by pair."""
         latents, wide = self.latents, self.latents.n_latents
@@ -97,7 +103,7 @@ class TokenPairs:
             pairs=pairs,
             coactive=together,
             active=torch.bincount(latents.indices, minlength=wide),
-            owned=torch.stack([_owned(latents.n_latents, parts) for parts in self.dominance]),
+            owned=self.owned(),
             forward={form: columns[COLUMNS[form][0]] for form in self.forms},
             backward={f: columns[COLUMNS[f][1]] for f in self.forms if len(COLUMNS[f]) > 1},
             diagonal=diagonal.index_add_(1, latents.indices, self.diagonal),
@@ -177,7 +183,7 @@ def _expert_pairs(
         sums.index_add_(0, ranges(starts[tokens], pairs), part)
         entries = ranges(nonzero.offsets[tokens], nonzero.offsets.diff()[tokens])
         diagonal.index_add_(0, entries, alone)
-        dominance.append(replace(who, tokens=tokens))
+        dominance.append(replace(who, tokens=tokens, expert=expert.number))
     return tuple(dominance)
 
 
