@@ -15,16 +15,16 @@ from crossproof.errors import CrossproofError
 from crossproof.evaluation import MeasurementResult, MeasureOptions, measure, top_contexts
 from crossproof.evaluation.contexts import token_strings
 from crossproof.evaluation.pair_sums import tally_interactions
-from crossproof.interactions.matrix import Interactions
-from crossproof.lm import LanguageModel
-
-pytest.importorskip("duckdb")
 from crossproof.explorer import builder
 from crossproof.explorer.building import build_store
 from crossproof.explorer.format import BUILDING, PAIRS
 from crossproof.explorer.format import LATENTS as LATENT_TABLE
 from crossproof.explorer.store import RowsQuestion, Store
 from crossproof.explorer.strings import TokenStrings
+from crossproof.interactions.matrix import Interactions
+from crossproof.lm import LanguageModel
+
+pytest.importorskip("duckdb")
 
 SECOND = 1
 """The dictionary that is looked at."""

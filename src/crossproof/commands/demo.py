@@ -46,5 +46,6 @@ def run(arguments: Sequence[str], began: float) -> None:
     train_to_the_end(prepared)
     finish_run(prepared, began)
     print(
-        f"Next: crossproof measure {options.out} says which latents interact, and on which texts."
+        f"Next: crossproof measure {options.out} says which latents interact, and on which texts; "
+        f"crossproof explore {options.out} shows them in the browser."
     )

@@ -90,22 +90,10 @@ def _meetings(
     view, seen = part.view, torch.from_numpy(row).to(part.view.latents.indices.device)
     sides = [_entries(view.latents, seen, torch.from_numpy(latent)) for latent in pair]
     met = _Meeting.of(view, seen, sides[0], sides[1])
-    for index, neurons in enumerate(met.neurons.tolist()):
-        for place, neuron in enumerate(neurons):
-            block, number = numbers.named(part.first_neuron + neuron)
-            here = index, place
-            found[int(at[index])].append(
-                {
-                    "block": block,
-                    "neuron": number,
-                    "norm": float(met.norms[here]),
-                    "rest": [float(path[here]) for path in met.rest],
-                    "first": [float(path[here]) for path in met.first],
-                    "second": [float(path[here]) for path in met.second],
-                    "values": [float(corner[here]) for corner in met.corners],
-                    "difference": float(met.difference[here]),
-                }
-            )
+    for index, each in zip(at.tolist(), met.furthest(), strict=True):
+        for neuron in each:
+            block, number = numbers.named(part.first_neuron + neuron["neuron"])
+            found[index].append(neuron | {"block": block, "neuron": number})
 
 
 Table = Float[Tensor, "C K"]
@@ -122,11 +110,24 @@ class _Meeting:
     second: list[Table]
     corners: list[Table]
 
-    @property
-    def difference(self) -> Table:
-        """δ²."""
+    def furthest(self) -> list[list[dict[str, Any]]]:
+        """Of each token the neurons that are furthest from additive."""
         none, one, other, both = self.corners
-        return both - one - other + none
+        difference = both - one - other + none
+        top = (difference.abs() * self.norms).topk(min(NEURONS, difference.shape[1]), 1).indices
+        single = {"neuron": self.neurons, "norm": self.norms, "difference": difference}
+        several = {"rest": self.rest, "first": self.first, "second": self.second}
+        several["values"] = self.corners
+        columns = {name: values.gather(1, top).tolist() for name, values in single.items()}
+        for name, paths in several.items():
+            columns[name] = torch.stack([path.gather(1, top) for path in paths], 2).tolist()
+        return [
+            [
+                {name: rows[token][at] for name, rows in columns.items()}
+                for at in range(top.shape[1])
+            ]
+            for token in range(len(top))
+        ]
 
     @classmethod
     def of(

@@ -42,8 +42,7 @@ def export_site(store: Store, folder: Path) -> int:
         write_text(folder / name, text)
     for number in range(len(store.dictionaries)):
         _export_dictionary(store, number, folder / "data" / str(number))
-    manifest = store.manifest.to_json() | {"live": False, "chunk": CHUNK}
-    manifest.pop("files")
+    manifest = store.manifest.shown() | {"live": False, "chunk": CHUNK}
     _write(folder / "data", "manifest", manifest)
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 

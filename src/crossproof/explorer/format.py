@@ -25,7 +25,6 @@ PAGES = {
     "map": "map.parquet",
 }
 """Pages: a number, and a JSON document compressed by zlib. A map has the number 0."""
-FILES = (LATENTS, PAIRS, *PAGES.values())
 ROWS = 64
 """Pages that are read together."""
 
@@ -79,6 +78,14 @@ class Manifest(Result):
     seconds: float = 0.0
     schema: int = SCHEMA
 
+    def shown(self) -> dict[str, Any]:
+        """What pages are told: no files, and of local paths their last part alone."""
+        content = self.to_json()
+        del content["files"]
+        content["model"] = _last_part(self.model)
+        content["text"]["text"] = _last_part(self.text.text)
+        return content
+
     def tables(self) -> list[Table]:
         """A row for each dictionary."""
         columns = ("latents", "dead", "tokens", "pairs", "pairs with a page")
@@ -87,6 +94,11 @@ class Manifest(Result):
             for each in self.dictionaries
         ]
         return [Table("Explorer", columns, tuple(rows), corner="dictionary")]
+
+
+def _last_part(name: str) -> str:
+    parts = [Path(part) for part in name.split(", ")]
+    return ", ".join(part.name if part.is_absolute() else str(part) for part in parts)
 
 
 def read_manifest(run: Path) -> Manifest:

@@ -51,8 +51,7 @@ class Card:
 
 def _content(store: Store, dictionary: int, kind: str, number: int) -> dict[str, Any]:
     """What a card's page is told, beside its document."""
-    manifest = store.manifest.to_json() | {"live": False}
-    manifest.pop("files")
+    manifest = store.manifest.shown() | {"live": False}
     return {"manifest": manifest, "dictionary": dictionary, "kind": kind, "number": number}
 
 

@@ -59,8 +59,7 @@ class Desk:
 
     def __init__(self, store: Store, sentences: Sentences | None) -> None:
         self.store, self.sentences = store, sentences
-        self._manifest = store.manifest.to_json() | {"live": sentences is not None}
-        self._manifest.pop("files")
+        self._manifest = store.manifest.shown() | {"live": sentences is not None}
 
     def manifest(self, _: Request, __: bytes) -> Mapping[str, Any]:
         """What the store holds."""
