@@ -30,6 +30,7 @@ TEST_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 demo: $(VENV)/.installed  ## Train two crosscoders on the bundled model and compare them (offline)
 	HF_HUB_OFFLINE=1 $(BIN)/crossproof demo --out $(DEMO)
 	@echo "Report: $(CURDIR)/$(DEMO)/report.html"
+	@echo "Look at its latents: $(BIN)/crossproof explore $(DEMO)"
 
 reproduce: $(VENV)/.installed-paper  ## Every figure at its published size (hours; offline)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m paper all
@@ -59,7 +60,10 @@ bench: $(VENV)/.installed-dev  ## Every benchmark, one after another
 certificates: $(VENV)/.installed  ## Verify every example certificate
 	$(BIN)/crossproof verify $(dir $(wildcard examples/certificates/*/certificate.json))
 
-.PHONY: docs tutorials locks mutants release
+.PHONY: docs explorer tutorials locks mutants release
+
+explorer:  ## Build the explorer's pages into the package (needs node and npm, and the network once)
+	cd explorer && npm ci --no-audit --no-fund && npm run build
 
 docs: $(VENV)/.installed-docs  ## The documentation site into site/, links checked (offline)
 	DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
@@ -97,7 +101,7 @@ $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c '$(HAVE_TORCH)' 2>/dev/null \
 		|| $(PIP) install --quiet "$(TORCH)" || $(PIP) install --quiet "torch>=2.6"
-	$(PIP) install --quiet --editable ".[arb,fast]"
+	$(PIP) install --quiet --editable ".[arb,explore,fast]"
 	@touch $@
 
 $(VENV)/.installed-paper: $(VENV)/.installed

@@ -21,7 +21,7 @@ LAYERS = (
     *("codes", "errors", "working", "extras", "files", "tables", "result", "registry", "rounding"),
     *("kernels", "lm", "activations", "crosscoder", "interactions", "training", "evaluation"),
     "proof",
-    *("clusters", "auditing", "report", "testing", "commands", "cli", "__main__", ""),
+    *("clusters", "auditing", "report", "explorer", "testing", "commands", "cli", "__main__", ""),
 )
 """Folders and modules of the package: each imports only itself and those before it.
 

@@ -23,6 +23,8 @@ from .evaluation import evaluate as evaluate
 from .evaluation import measure as measure
 from .evaluation import spliced as spliced
 from .evaluation import top_contexts as top_contexts
+from .explorer import Explorer as Explorer
+from .explorer import show as show
 from .interactions import Interactions as Interactions
 from .interactions import MLPDictionary as MLPDictionary
 from .interactions import additive_interaction as additive_interaction

@@ -26,6 +26,7 @@ COMMANDS = {
     "evaluate": "reconstruction and fidelity of finished crosscoders on held-out text",
     "measure": "which latents interact: where, how strongly, on which texts",
     "cluster": "group latents by interaction, explain the groups, judge them beside controls",
+    "explore": "look at latents, neurons and their interactions in the browser",
     "attribute": "which steps, pairs and neurons a proof about the model would fail at",
     "audit": "rank suspect texts by how unusual the model's insides are on them",
     "prove": "build a certificate of a small network's performance",

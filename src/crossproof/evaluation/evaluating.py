@@ -203,7 +203,7 @@ def _mixture_figures(
 ) -> tuple[dict[str, Float[Tensor, " B"]], Float[Tensor, " bins"]]:
     figures: dict[str, Tensor] = {}
     counts = torch.zeros(SHARE_BINS, device=x_hat.device)
-    for tokens, expert, own, routed in view.parts(encoded):
+    for _, tokens, expert, own, routed in view.parts(encoded):
         values, shares = _figures(expert, own, x_hat[tokens])
         counts += shares
         neurons = n_neurons(expert) / view.mixture.n_neurons

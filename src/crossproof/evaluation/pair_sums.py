@@ -71,7 +71,7 @@ def tally_interactions(
         seen = read_by(views, batch)
         pairs = token_pairs(batch.latents, seen)
         running.add(pairs.collected())
-        rows.append(_by_sequence(pairs, batch))
+        rows.append(by_sequence(pairs, batch))
         if batch.first < kept_sequences:
             kept.append(batch.latents_only(needs))
         if progress is not None:
@@ -103,7 +103,8 @@ def _dominated(parts: Sequence[SeenDominance], n_tokens: int) -> Float[Tensor, "
     return out
 
 
-def _by_sequence(pairs: TokenPairs, batch: EncodedBatch) -> dict[str, NDArray[np.float64]]:
+def by_sequence(pairs: TokenPairs, batch: EncodedBatch) -> dict[str, NDArray[np.float64]]:
+    """Of each sequence the sums [S, L] of every form and of dominated neurons, and [S] tokens."""
     dominated = [_dominated(parts, len(batch.x)) for parts in pairs.dominance]
     per_token: dict[str, Tensor] = {
         "dominated": torch.stack(dominated, 1),

@@ -37,6 +37,8 @@ class SeenDominance:
     who: Dominance
     tokens: Int[Tensor, " T"] | None = None
     """None: all."""
+    expert: int = 0
+    """Which one, of a mixture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +85,10 @@ class TokenPairs:
             totals |= {form: totals[form] + diagonal for form in WITH_DIAGONAL}
         return totals
 
+    def owned(self) -> Int[Tensor, "L H"]:
+        """(Token, neuron) pairs at which each latent is the dominant one."""
+        return torch.stack([_owned(self.latents.n_latents, parts) for parts in self.dominance])
+
     def collected(self) -> Interactions:
         """The sums over all tokens, pair by pair."""
         latents, wide = self.latents, self.latents.n_latents
@@ -98,7 +104,7 @@ class TokenPairs:
             pairs=pairs,
             coactive=together,
             active=torch.bincount(latents.indices, minlength=wide),
-            owned=torch.stack([_owned(latents.n_latents, parts) for parts in self.dominance]),
+            owned=self.owned(),
             forward={form: columns[COLUMNS[form][0]] for form in self.forms},
             backward={f: columns[COLUMNS[f][1]] for f in self.forms if len(COLUMNS[f]) > 1},
             diagonal=diagonal.index_add_(1, latents.indices, self.diagonal),
@@ -178,7 +184,7 @@ def _expert_pairs(
         sums.index_add_(0, ranges(starts[tokens], pairs), part)
         entries = ranges(nonzero.offsets[tokens], nonzero.offsets.diff()[tokens])
         diagonal.index_add_(0, entries, alone)
-        dominance.append(replace(who, tokens=tokens))
+        dominance.append(replace(who, tokens=tokens, expert=expert.number))
     return tuple(dominance)
 
 

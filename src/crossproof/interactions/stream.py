@@ -71,6 +71,8 @@ class ExpertView:
     """Ascending."""
     view: TokenView
     """What it sees of them."""
+    number: int = 0
+    """Which of the experts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +101,8 @@ class TokenMixture:
             ends = torch.tensor([start, stop], device=each.tokens.device)
             low, high = torch.searchsorted(each.tokens, ends).tolist()
             if low < high:
-                experts.append(ExpertView(each.tokens[low:high] - start, each.view.rows(low, high)))
+                tokens, view = each.tokens[low:high] - start, each.view.rows(low, high)
+                experts.append(ExpertView(tokens, view, each.number))
         return TokenMixture(tuple(experts), stop - start, self.n_neurons)
 
 

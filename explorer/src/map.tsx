@@ -1,0 +1,225 @@
+// Latents in a plane: as a graph of the strongest pairs, or by their decoder vectors.
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { number } from "./format";
+import { Card, LatentLink, PairLink, Waiting, table, useLoaded, usePane } from "./parts";
+import type { MapPage } from "./types";
+
+interface Node { id: number; x: number; y: number; cluster: number; size: number }
+interface Plane { nodes: Node[]; edges: [number, number, number][] }
+interface Window_ { x: number; y: number; zoom: number }
+
+const HOME: Window_ = { x: 0, y: 0, zoom: 1 };
+
+export function Map_() {
+  const pane = usePane(), { dictionary, options } = pane.route;
+  const loaded = useLoaded(() => pane.source.page<MapPage>(dictionary, "map", 0), [dictionary]);
+  const kind = options.by === "vectors" ? "vectors" : "pairs";
+  const near = options.near ? Number(options.near) : null;
+  const page = loaded.value;
+  const plane = useMemo(() => (page ? planeOf(page, kind, near) : null), [page, kind, near]);
+  if (!page || !plane) return <Waiting of={loaded} />;
+  const set = (changed: Record<string, string>) => pane.go({ ...pane.route, options: { ...options, ...changed } }, true);
+  const edges = near === null ? page.edges : page.edges.filter(([h, k]) => h === near || k === near);
+  return (
+    <>
+      <div class="title"><h1>Map</h1></div>
+      <div class="controls">
+        <fieldset class="choice"><legend class="sr">Layout</legend>
+          {([["pairs", "Strongest pairs"], ["vectors", "Decoder vectors"]] as const).map(([value, text]) => (
+            <label key={value}><input type="radio" name={`by-${dictionary}`} checked={kind === value} onChange={() => set({ by: value === "vectors" ? value : "" })} /><span>{text}</span></label>
+          ))}
+        </fieldset>
+        <label class="field">Neighbourhood of latent
+          <input type="number" min={0} value={options.near ?? ""} onChange={(event) => set({ near: event.currentTarget.value })} /></label>
+        {near !== null && <button type="button" class="more" onClick={() => set({ near: "" })}>Whole map</button>}
+      </div>
+      <Drawing plane={plane} edges={kind === "pairs" || near !== null} chosen={near} choose={(id) => set({ near: `${id}` })} />
+      <Card title={near === null ? "Strongest pairs" : `Strongest pairs of ${near}`} note="The same as a list: I a token."
+        copy={{ CSV: () => table(["h", "k", "I a token"], edges, "CSV") }}>
+        {near !== null && <p><LatentLink id={near}>Open latent {near}</LatentLink></p>}
+        <ol class="pairs">
+          {edges.slice(0, 60).map(([h, k, size]) => <li key={`${h}-${k}`}><PairLink ids={[h, k]}>{h} · {k}</PairLink> <span class="quiet">{number(size)}</span></li>)}
+        </ol>
+        {edges.length === 0 && <p class="quiet">None among the strongest pairs of the whole dictionary.</p>}
+      </Card>
+    </>
+  );
+}
+
+function planeOf(page: MapPage, kind: string, near: number | null): Plane {
+  const row = new Map(page.latents.map((latent, at) => [latent, at]));
+  const most = Math.max(1e-30, ...page.interaction);
+  const node = (id: number, x: number, y: number): Node => {
+    const at = row.get(id) ?? 0;
+    return { id, x, y, cluster: page.clusters[at], size: Math.sqrt((page.interaction[at] ?? 0) / most) };
+  };
+  let edges = page.edges;
+  if (near !== null) {
+    const close = new Set([near, ...edges.filter(([h, k]) => h === near || k === near).flatMap(([h, k]) => [h, k])]);
+    edges = edges.filter(([h, k]) => close.has(h) && close.has(k));
+  }
+  const linked = [...new Set(edges.flatMap(([h, k]) => [h, k]))];
+  if (kind === "vectors") {
+    const shown = near === null ? page.latents : linked.length ? linked : [near];
+    return { nodes: shown.filter((id) => row.has(id)).map((id) => node(id, page.x[row.get(id)!], page.y[row.get(id)!])), edges };
+  }
+  const places = settled(linked, edges);
+  return { nodes: linked.map((id, at) => node(id, places[at][0], places[at][1])), edges };
+}
+
+/** Springs along pairs, repulsion between all: Fruchterman and Reingold, always from one beginning. */
+function settled(ids: number[], edges: [number, number, number][]): [number, number][] {
+  const n = ids.length, index = new Map(ids.map((id, at) => [id, at]));
+  const golden = Math.PI * (3 - Math.sqrt(5));
+  const at = ids.map((_, i) => [Math.cos(i * golden) * Math.sqrt((i + 1) / n), Math.sin(i * golden) * Math.sqrt((i + 1) / n)]);
+  const k = 1.1 / Math.sqrt(n || 1), steps = n > 400 ? 90 : 220;
+  for (let step = 0; step < steps; step++) {
+    const move = at.map(([x, y]) => [-x * 0.02, -y * 0.02]);
+    for (let i = 0; i < n; i++) for (let j = 0; j < i; j++) {
+      const dx = at[i][0] - at[j][0], dy = at[i][1] - at[j][1], force = k * k / (dx * dx + dy * dy + 1e-5);
+      move[i][0] += dx * force; move[i][1] += dy * force;
+      move[j][0] -= dx * force; move[j][1] -= dy * force;
+    }
+    for (const [a, b] of edges) {
+      const i = index.get(a)!, j = index.get(b)!, dx = at[i][0] - at[j][0], dy = at[i][1] - at[j][1];
+      const force = Math.sqrt(dx * dx + dy * dy) / k;
+      move[i][0] -= dx * force; move[i][1] -= dy * force;
+      move[j][0] += dx * force; move[j][1] += dy * force;
+    }
+    const heat = 0.12 * (1 - step / steps);
+    for (let i = 0; i < n; i++) {
+      const size = Math.hypot(move[i][0], move[i][1]) || 1, go = Math.min(size, heat) / size;
+      at[i][0] += move[i][0] * go; at[i][1] += move[i][1] * go;
+    }
+  }
+  const reach = Math.max(1e-6, ...at.map(([x, y]) => Math.max(Math.abs(x), Math.abs(y))));
+  return at.map(([x, y]) => [x / reach, y / reach]);
+}
+
+const TONES = 8;
+
+function Drawing({ plane, edges, chosen, choose }: { plane: Plane; edges: boolean; chosen: number | null; choose(id: number): void }) {
+  const canvas = useRef<HTMLCanvasElement>(null), [view, setView] = useState(HOME), [over, setOver] = useState<Node | null>(null);
+  const [size, setSize] = useState([800, 560]);
+  const drag = useRef<{ x: number; y: number; moved: boolean } | null>(null);
+  useEffect(() => setView(HOME), [plane]);
+  useEffect(() => {
+    const observer = new ResizeObserver(([entry]) => setSize([Math.floor(entry.contentRect.width), Math.min(640, Math.max(340, Math.floor(innerHeight * 0.6)))]));
+    observer.observe(canvas.current!.parentElement!);
+    return () => observer.disconnect();
+  }, []);
+  const [width, height] = size, unit = Math.min(width, height) * 0.47 * view.zoom, wide = width > height * 1.3 ? 1.45 : 1;
+  const place = (node: Node) => [width / 2 + (node.x - view.x) * unit * wide, height / 2 + (node.y - view.y) * unit];
+  const [dark, setDark] = useState(0);
+  useEffect(() => {
+    const again = () => setDark((value) => value + 1), media = matchMedia("(prefers-color-scheme: dark)");
+    const observer = new MutationObserver(again);
+    media.addEventListener("change", again);
+    observer.observe(document.documentElement, { attributes: true });
+    return () => { media.removeEventListener("change", again); observer.disconnect(); };
+  }, []);
+  useEffect(() => {
+    const frame = canvas.current!, scale = devicePixelRatio || 1, pen = frame.getContext("2d")!;
+    frame.width = width * scale;
+    frame.height = height * scale;
+    pen.scale(scale, scale);
+    const style = getComputedStyle(frame), tone = (name: string) => style.getPropertyValue(name).trim();
+    const byId = new Map(plane.nodes.map((node) => [node.id, node]));
+    if (edges) {
+      const most = Math.max(1e-30, ...plane.edges.map(([, , weight]) => weight));
+      pen.strokeStyle = tone("--axis");
+      for (const [h, k, weight] of plane.edges) {
+        const [a, b] = [byId.get(h), byId.get(k)];
+        if (!a || !b) continue;
+        pen.globalAlpha = 0.25 + 0.6 * Math.sqrt(weight / most);
+        pen.lineWidth = 0.6 + 2.4 * weight / most;
+        pen.beginPath();
+        pen.moveTo(...(place(a) as [number, number]));
+        pen.lineTo(...(place(b) as [number, number]));
+        pen.stroke();
+      }
+    }
+    const many = plane.nodes.length, base = many > 5000 ? 1.3 : many > 1200 ? 2 : 3;
+    for (const node of plane.nodes) {
+      const [x, y] = place(node);
+      if (x < -9 || y < -9 || x > width + 9 || y > height + 9) continue;
+      pen.globalAlpha = many > 5000 ? 0.6 : 0.9;
+      pen.fillStyle = tone(node.cluster ? `--c${((node.cluster - 1) % TONES) + 1}` : "--point");
+      pen.beginPath();
+      pen.arc(x, y, base + base * 1.4 * node.size, 0, 7);
+      pen.fill();
+      if (node.id === chosen || node.id === over?.id) {
+        pen.globalAlpha = 1;
+        pen.strokeStyle = tone("--ink");
+        pen.lineWidth = 2;
+        pen.stroke();
+      }
+    }
+    pen.globalAlpha = 1;
+    pen.fillStyle = tone("--ink");
+    pen.font = `11px ${tone("--sans")}`;
+    const labelled = many * (1 / view.zoom ** 2) < 90 ? plane.nodes : [...plane.nodes].sort((a, b) => b.size - a.size).slice(0, 14);
+    for (const node of labelled) {
+      const [x, y] = place(node);
+      pen.fillText(`${node.id}`, x + 7, y - 5);
+    }
+  }, [plane, view, size, over, dark, chosen]);
+  const nearest = (event: PointerEvent | MouseEvent) => {
+    const box = canvas.current!.getBoundingClientRect(), x = event.clientX - box.left, y = event.clientY - box.top;
+    let best: Node | null = null, gap = 14 ** 2;
+    for (const node of plane.nodes) {
+      const [a, b] = place(node), distance = (a - x) ** 2 + (b - y) ** 2;
+      if (distance < gap) [best, gap] = [node, distance];
+    }
+    return best;
+  };
+  const zoomed = (by: number) => setView((old) => ({ ...old, zoom: Math.min(60, Math.max(0.8, old.zoom * by)) }));
+  const keys = (event: KeyboardEvent) => {
+    const step = 0.15 / view.zoom;
+    const change: Record<string, () => void> = {
+      "+": () => zoomed(1.3), "=": () => zoomed(1.3), "-": () => zoomed(1 / 1.3), "0": () => setView(HOME),
+      ArrowLeft: () => setView((old) => ({ ...old, x: old.x - step })), ArrowRight: () => setView((old) => ({ ...old, x: old.x + step })),
+      ArrowUp: () => setView((old) => ({ ...old, y: old.y - step })), ArrowDown: () => setView((old) => ({ ...old, y: old.y + step })),
+    };
+    if (change[event.key]) { event.preventDefault(); change[event.key](); }
+  };
+  useEffect(() => {
+    const frame = canvas.current!;
+    const wheel = (event: WheelEvent) => {
+      if (!event.ctrlKey && !event.metaKey && document.activeElement !== frame) return;
+      event.preventDefault();
+      zoomed(event.deltaY < 0 ? 1.15 : 1 / 1.15);
+    };
+    frame.addEventListener("wheel", wheel, { passive: false });
+    return () => frame.removeEventListener("wheel", wheel);
+  }, []);
+  return (
+    <div class="map card">
+      <div class="tools">
+        <button type="button" aria-label="Zoom in" onClick={() => zoomed(1.4)}>+</button>
+        <button type="button" aria-label="Zoom out" onClick={() => zoomed(1 / 1.4)}>−</button>
+        <button type="button" onClick={() => setView(HOME)}>Whole</button>
+        <span class="quiet" role="status">{over ? `latent ${over.id}${over.cluster ? `, cluster ${over.cluster}` : ""}` : `${plane.nodes.length} latents${edges ? `, ${plane.edges.length} pairs` : ""}`}</span>
+      </div>
+      <div class="canvas">
+        <canvas ref={canvas} tabIndex={0} role="img" style={{ width: `${width}px`, height: `${height}px` }}
+          aria-label={`Map of ${plane.nodes.length} latents. Plus and minus zoom, arrows move; the pairs are listed below.`}
+          onKeyDown={keys}
+          onPointerDown={(event) => { drag.current = { x: event.clientX, y: event.clientY, moved: false }; canvas.current!.setPointerCapture(event.pointerId); }}
+          onPointerMove={(event) => {
+            const from = drag.current;
+            if (!from) return setOver(nearest(event));
+            const [dx, dy] = [event.clientX - from.x, event.clientY - from.y];
+            if (Math.abs(dx) + Math.abs(dy) < 3 && !from.moved) return;
+            drag.current = { x: event.clientX, y: event.clientY, moved: true };
+            setView((old) => ({ ...old, x: old.x - dx / unit / wide, y: old.y - dy / unit }));
+          }}
+          onPointerUp={(event) => {
+            const found = drag.current && !drag.current.moved ? nearest(event) : null;
+            drag.current = null;
+            if (found) choose(found.id);
+          }} />
+      </div>
+    </div>
+  );
+}

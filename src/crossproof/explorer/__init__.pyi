@@ -1,0 +1,2 @@
+from .notebook import Explorer as Explorer
+from .notebook import show as show

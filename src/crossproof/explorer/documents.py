@@ -1,0 +1,240 @@
+"""The documents that pages are made of: plain values for JSON, from what the passes left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from crossproof.explorer.material import Document, Material, rounded, short
+from crossproof.explorer.pair_tally import FIXED
+from crossproof.explorer.strongest import WINDOW, Ints
+from crossproof.explorer.text_tally import BINS, MIDDLE, PER_OCTAVE, TextTally
+from crossproof.interactions.measuring import COLUMNS
+
+QUANTILES = 4
+"""Parts of the range of activations from which drawn contexts are shown."""
+PER_QUANTILE = 2
+
+
+def latent_pages(material: Material) -> Iterator[tuple[int, Document]]:
+    """The page of every latent."""
+    for latent in range(material.n_latents):
+        yield latent, latent_page(material, latent)
+
+
+def latent_page(material: Material, latent: int) -> Document:
+    """Everything about one latent."""
+    text = material.text
+    active, tokens = int(text.active[latent]), max(text.tokens, 1)
+    near = zip(*(side[latent].tolist() for side in material.nearest), strict=True)
+    return {
+        "latent": latent,
+        "active": active,
+        "tokens": text.tokens,
+        "frequency": active / tokens,
+        "mean": float(text.total[latent]) / max(active, 1),
+        "largest": float(text.largest[latent]),
+        "interaction": float(text.interaction[latent]) / tokens,
+        "histogram": _histogram(text.bins[latent]),
+        "contexts": _contexts(material, latent),
+        "logits": _logits(material, latent),
+        "nearest": [[other, short(cosine)] for other, cosine in near],
+        "partners": [_partner(material, latent, int(row)) for row in _rows(material, latent)],
+        "neurons": _neurons(material, latent),
+        "owned": _owned(material, latent),
+        "norms": rounded(material.norms[latent]),
+        "cluster": material.cluster_of.get(latent),
+        "explanation": material.explanations.get(latent),
+        "at": rounded(material.map[latent]),
+    }
+
+
+def _rows(material: Material, latent: int) -> Ints:
+    """A latent's partners, those kept for another's sake left out where they are many."""
+    rows = material.partners.get(latent, np.zeros(0, dtype=np.int64))
+    pairs, kept = material.text.pairs, []
+    for columns in dict.fromkeys(COLUMNS.values()):
+        kept.append(rows[np.argsort(-pairs.sums[rows][:, columns].sum(1), kind="stable")[:16]])
+    chosen = np.unique(np.concatenate(kept))
+    return chosen[np.argsort(-pairs.form(COLUMNS["I"])[chosen], kind="stable")]
+
+
+def pair_figures(material: Material, row: int) -> Document:
+    """A pair's figures: per token of the text, and per token with both active."""
+    pairs, tokens = material.text.pairs, max(material.text.tokens, 1)
+    together, sums = int(pairs.coactive[row]), pairs.sums[row]
+    forms = {"I": COLUMNS["I"], material.second: COLUMNS["J"], "Q": COLUMNS["Q"]}
+    described = _described(material, row)
+    return {
+        "coactive": together,
+        "per_token": float(sums[list(COLUMNS["I"])].sum()) / tokens,
+        "per_coactive": {
+            form: float(sums[list(columns)].sum()) / together for form, columns in forms.items()
+        },
+        "directed": [float(sums[column]) / together for column in COLUMNS["I"]],
+        "by_block": {
+            str(block): float(value) / together
+            for block, value in zip(material.blocks, sums[FIXED:], strict=True)
+        },
+        "second_difference": _difference(material, described),
+        "described": described is not None,
+    }
+
+
+def _described(material: Material, row: int) -> int | None:
+    """The pair's row among those with a page."""
+    if material.details is None:
+        return None
+    key = material.text.pairs.key[row]
+    at = int(np.searchsorted(material.details.key, key))
+    known = at < len(material.details.key) and material.details.key[at] == key
+    return at if known else None
+
+
+def _difference(material: Material, at: int | None) -> float | None:
+    details = material.details
+    if at is None or details is None or not details.compared[at]:
+        return None
+    return float(details.differences[at] / details.compared[at])
+
+
+def _partner(material: Material, latent: int, row: int) -> Document:
+    h, k = (int(v) for v in divmod(int(material.text.pairs.key[row]), material.n_latents))
+    figures = pair_figures(material, row)
+    return {"latent": k if h == latent else h, **figures}
+
+
+def pair_pages(material: Material) -> Iterator[tuple[int, Document]]:
+    """The page of every described pair."""
+    details, pairs = material.details, material.text.pairs
+    if details is None:
+        return
+    rows = np.searchsorted(pairs.key, details.key)
+    for at, (key, row) in enumerate(zip(details.key.tolist(), rows.tolist(), strict=True)):
+        latents = divmod(key, material.n_latents)
+        contexts = []
+        for place in np.flatnonzero(details.contexts.key[at] > 0).tolist():
+            neurons = material.pair_neurons.get(at * details.contexts.count + place, [])
+            contexts.append({**material.context(details.contexts, at, place), "neurons": neurons})
+        used = {context["sequence"] for context in contexts}
+        yield (
+            key,
+            {
+                "latents": list(latents),
+                "active": [int(material.text.active[latent]) for latent in latents],
+                "tokens": material.text.tokens,
+                "detail_tokens": details.tokens,
+                "together": int(details.together[at]),
+                "compared": int(details.compared[at]),
+                **pair_figures(material, row),
+                "contexts": contexts,
+                "alone": [_apart(material, latent, used) for latent in latents],
+            },
+        )
+
+
+def _apart(material: Material, latent: int, used: set[int]) -> list[Document]:
+    """Strongest contexts of a latent in other sequences than those."""
+    tops = material.text.top
+    places = np.flatnonzero(tops.key[latent] > 0).tolist()
+    apart = [place for place in places if int(tops.sequence[latent, place]) not in used]
+    return [material.context(tops, latent, place) for place in apart[:2]]
+
+
+def neuron_pages(material: Material) -> Iterator[tuple[int, Document]]:
+    """The page of every neuron."""
+    details = material.details
+    if details is None:
+        return
+    for number in range(details.numbers.count):
+        block, neuron = details.numbers.named(number)
+        examples = []
+        for place in np.flatnonzero(details.examples.key[number] > 0).tolist():
+            stacked = material.neuron_examples.get(number * details.examples.count + place)
+            if stacked is not None:
+                examples.append({**material.context(details.examples, number, place), **stacked})
+        page = {
+            "block": block,
+            "neuron": neuron,
+            "number": number,
+            "tokens": details.tokens,
+            "owners": material.owned[1].get(number, []),
+            "examples": examples,
+        }
+        yield number, page
+
+
+def _contexts(material: Material, latent: int) -> list[Document]:
+    """Strongest contexts, then drawn ones by the part of the range that their peak is in."""
+    text, found, seen = material.text, [], set()
+    for place in np.flatnonzero(text.top.key[latent] > 0).tolist():
+        seen.add(int(text.top.sequence[latent, place]))
+        found.append({**material.context(text.top, latent, place), "group": "top"})
+    for part, place in _quantiles(text, latent):
+        if int(text.drawn.sequence[latent, place]) not in seen:
+            found.append({**material.context(text.drawn, latent, place), "group": part})
+    return found
+
+
+def _quantiles(text: TextTally, latent: int) -> list[tuple[int, int]]:
+    """(part, place) of drawn contexts, a few in each part of the range, highest part first."""
+    places = np.flatnonzero(text.drawn.key[latent] >= 0)
+    peaks = np.abs(text.drawn.around[latent, places, 0, WINDOW])
+    largest = max(abs(float(text.largest[latent])), 1e-30)
+    part = (peaks / largest * QUANTILES).astype(int).clip(0, QUANTILES - 1)
+    found = []
+    for quantile in reversed(range(QUANTILES)):
+        found += [(quantile, int(place)) for place in places[part == quantile][:PER_QUANTILE]]
+    return found
+
+
+def _histogram(bins: Ints) -> list[list[Any]]:
+    """[lower end, count] of all bins from the first to the last with a count."""
+    filled = np.flatnonzero(bins)
+    if len(filled) == 0:
+        return []
+    span = range(int(filled[0]), min(int(filled[-1]) + 1, BINS))
+    return [[short(2.0 ** ((at - MIDDLE) / PER_OCTAVE)), int(bins[at])] for at in span]
+
+
+def _logits(material: Material, latent: int) -> Document:
+    effects = material.logits
+    if not effects.hookpoint:
+        return {"missing": effects.missing}
+    token, value = effects.token[latent].tolist(), effects.value[latent].tolist()
+    named = [[material.strings.one(t), short(v)] for t, v in zip(token, value, strict=True)]
+    half = len(named) // 2
+    return {"hookpoint": effects.hookpoint, "promoted": named[:half], "suppressed": named[half:]}
+
+
+def _neurons(material: Material, latent: int) -> list[Document]:
+    """Neurons that the latent dominates most often, with the share of all tokens read again."""
+    if material.details is None:
+        return []
+    found = []
+    for number, share in material.owned[0].get(latent, []):
+        block, neuron = material.details.numbers.named(int(number))
+        found.append({"block": block, "neuron": neuron, "number": int(number), "share": share})
+    return found
+
+
+def _owned(material: Material, latent: int) -> dict[str, float]:
+    """By block, the share of (token, neuron) pairs at which the latent is dominant."""
+    owned = material.text.owned
+    return {
+        str(block): float(row[latent] / max(int(row.sum()), 1))
+        for block, row in zip(material.blocks, owned, strict=True)
+    }
+
+
+def label(page: Mapping[str, Any]) -> str:
+    """A few words at the peaks of a latent's strongest contexts."""
+    tops = [context for context in page["contexts"] if context["group"] == "top"]
+    words = [_word(context["tokens"][context["peak"]]) for context in tops]
+    return " · ".join(list(dict.fromkeys(filter(None, words)))[:4])
+
+
+def _word(token: str) -> str:
+    return token.strip() or token.replace("\n", "↵").strip(" ")

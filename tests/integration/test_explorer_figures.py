@@ -1,0 +1,193 @@
+"""The figures of the explorer's pages are those of `measure`, `evaluate` and `top_contexts`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from explorers import LATENTS, NAMES, OPTIONS, SEQUENCES, build_run, save_run
+from safetensors.torch import save_file
+from tiny_models import CONTEXT, END
+
+from crossproof.crosscoder import load_crosscoder
+from crossproof.errors import CrossproofError
+from crossproof.evaluation import MeasurementResult, MeasureOptions, measure, top_contexts
+from crossproof.evaluation.contexts import token_strings
+from crossproof.evaluation.pair_sums import tally_interactions
+from crossproof.explorer import builder
+from crossproof.explorer.building import build_store
+from crossproof.explorer.format import BUILDING, PAIRS
+from crossproof.explorer.format import LATENTS as LATENT_TABLE
+from crossproof.explorer.store import RowsQuestion, Store
+from crossproof.explorer.strings import TokenStrings
+from crossproof.interactions.matrix import Interactions
+from crossproof.lm import LanguageModel
+
+pytest.importorskip("duckdb")
+
+SECOND = 1
+"""The dictionary that is looked at."""
+SUMS = 1e-9
+"""Relative: float64 sums in another order."""
+
+
+class Measured:
+    """What the library's own functions say of the second dictionary."""
+
+    def __init__(self, model: LanguageModel, folder: Path) -> None:
+        self.model, self.text = model, build_run(model, folder)
+        self.store = Store(folder)
+        self.crosscoder = load_crosscoder(folder / NAMES[SECOND] / "crosscoder")[0]
+        self.sequences = self.text.read(model)
+        size = OPTIONS.batch_sequences
+        self.result: MeasurementResult = measure(
+            model, self.crosscoder, self.sequences, MeasureOptions(attention=False)
+        )
+        tally = tally_interactions(model, self.crosscoder, self.sequences, size)
+        self.sums: Interactions = tally.interactions
+
+
+@pytest.fixture(scope="module", params=["gpt-neo", "llama"])
+def kind(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def measured(
+    kind: str, language_models: dict[str, LanguageModel], tmp_path_factory: pytest.TempPathFactory
+) -> Measured:
+    return Measured(language_models[kind], tmp_path_factory.mktemp("explorer") / "run")
+
+
+def test_totals_are_those_of_measure(measured: Measured) -> None:
+    facts = measured.store.dictionaries[SECOND]
+    assert facts.tokens == measured.result.tokens
+    expected = {name: total.mean for name, total in measured.result.totals.items()}
+    assert facts.totals == pytest.approx(expected, rel=SUMS)
+
+
+def test_pairs_are_those_of_measure(measured: Measured) -> None:
+    for pair in measured.result.top_pairs:
+        h, k = pair.latents
+        page = measured.store.page(SECOND, "pair", h * LATENTS + k)
+        assert page["coactive"] == pair.coactive
+        assert page["active"] == list(pair.active)
+        assert page["per_token"] == pytest.approx(pair.per_token, rel=SUMS)
+        assert page["per_coactive"] == pytest.approx(pair.per_coactive_token, rel=SUMS)
+        assert page["by_block"] == pytest.approx(pair.by_block, rel=SUMS)
+        assert page["second_difference"] == pytest.approx(pair.second_difference, rel=SUMS)
+        ours = [(tuple(each["tokens"]), each["peak"]) for each in page["contexts"]]
+        assert ours == [(each.tokens, each.peak) for each in pair.contexts]
+        for context, theirs in zip(page["contexts"], pair.contexts, strict=True):
+            # four digits are kept of what is only drawn
+            assert context["values"][0] == pytest.approx(theirs.activations, rel=1e-3)
+
+
+def test_every_pair_is_in_the_table(measured: Measured) -> None:
+    sums = measured.sums
+    asked = RowsQuestion(rows=500)
+    answer = measured.store.rows(SECOND, PAIRS, asked)
+    assert answer["total"] == len(sums.pairs)
+    rows = [dict(zip(answer["columns"], row, strict=True)) for row in answer["rows"]]
+    whole = {tuple(pair): row for row, pair in enumerate(sums.pairs.tolist())}
+    second = sums.forms[1]
+    for row in rows:
+        at = whole[row["h"], row["k"]]
+        assert row["coactive"] == int(sums.coactive[at])
+        for column, form in (("i", "I"), ("second", second), ("q", "Q")):
+            expected = float(sums.pair_sums(form, normalise="coactive")[at])
+            assert row[column] == pytest.approx(expected, rel=SUMS)
+    assert [row["per_token"] for row in rows] == sorted(
+        (r["per_token"] for r in rows), reverse=True
+    )
+
+
+def test_latents_are_those_of_the_library(
+    measured: Measured, kind: str, language_models: dict[str, LanguageModel]
+) -> None:
+    sums, model = measured.sums, language_models[kind]
+    both = sums.matrix("I", normalise="mean", symmetric=True).sum(1)
+    examples = top_contexts(
+        model, measured.crosscoder, measured.sequences, range(LATENTS), 12,
+        batch_sequences=OPTIONS.batch_sequences,
+    )  # fmt: skip
+    for example in examples:
+        page = measured.store.page(SECOND, "latent", example.latent)
+        assert page["active"] == int(sums.active[example.latent])
+        assert page["frequency"] == pytest.approx(example.frequency)
+        assert page["mean"] == pytest.approx(example.mean_activation, rel=1e-6)
+        assert page["interaction"] == pytest.approx(float(both[example.latent]), rel=SUMS)
+        assert sum(count for _, count in page["histogram"]) == page["active"]
+        owned = sums.owned[:, example.latent] / sums.owned.sum(1)
+        assert list(page["owned"].values()) == pytest.approx(owned.tolist())
+        tops = [each for each in page["contexts"] if each["group"] == "top"]
+        assert [tuple(c["tokens"]) for c in tops] == [c.tokens for c in example.contexts]
+        for ours, theirs in zip(tops, example.contexts, strict=True):
+            assert ours["values"][0] == pytest.approx(theirs.activations, rel=1e-3)
+        decoder = measured.crosscoder.decoder_vectors(0)[example.latent]
+        norm = float(decoder.norm() * measured.crosscoder.scale[0])
+        assert page["norms"][0] == pytest.approx(norm, rel=1e-3)
+
+
+def test_contributions_add_up_to_the_neurons_input(measured: Measured) -> None:
+    facts = measured.store.dictionaries[SECOND]
+    for number in range(0, sum(facts.neurons.values()), 7):
+        page = measured.store.page(SECOND, "neuron", number)
+        for example in page["examples"]:
+            sums = [sum(path) for path in example["contributions"]]
+            parts = zip(example["baseline"], sums, example["more"], strict=True)
+            assert [sum(part) for part in parts] == pytest.approx(example["input"], abs=1e-9)
+
+
+def test_where_pairs_meet_the_corners_give_the_difference(measured: Measured) -> None:
+    pair = measured.result.top_pairs[0].latents
+    page = measured.store.page(SECOND, "pair", pair[0] * LATENTS + pair[1])
+    for context in page["contexts"]:
+        assert context["neurons"]
+        for neuron in context["neurons"]:
+            none, one, other, both = neuron["values"]
+            assert neuron["difference"] == pytest.approx(both - one - other + none, abs=1e-12)
+
+
+def test_strings_are_those_of_contexts(gpt_neo: LanguageModel) -> None:
+    ids = torch.randint(0, 60, (12, 9), generator=torch.Generator().manual_seed(0)).tolist()
+    strings = TokenStrings(gpt_neo.tokenizer)
+    assert [strings(row) for row in ids] == [token_strings(gpt_neo.tokenizer, row) for row in ids]
+
+
+def test_what_was_interrupted_goes_on_to_the_same_store(
+    gpt_neo: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builder, "PAUSE", 0.0)
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    build_run(gpt_neo, whole)
+    text = save_run(gpt_neo, halved)
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(doing: str, done: int, total: int) -> None:
+        if doing == f"{NAMES[1]}: text" and done >= 32:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        build_store(gpt_neo, halved, text, OPTIONS, stop)
+    assert (halved / BUILDING / "1" / builder.STATE).exists()
+    read: list[tuple[str, int]] = []
+    build_store(gpt_neo, halved, text, OPTIONS, lambda doing, done, _: read.append((doing, done)))
+    assert [done for doing, done in read if doing == f"{NAMES[1]}: text"] == [SEQUENCES]
+    assert not any(doing.startswith(NAMES[0]) for doing, _ in read)
+    left, right = Store(whole), Store(halved)
+    for latent in range(LATENTS):
+        assert left.packed_page(1, "latent", latent) == right.packed_page(1, "latent", latent)
+    question = RowsQuestion(rows=500)
+    assert left.rows(1, LATENT_TABLE, question) == right.rows(1, LATENT_TABLE, question)
+
+
+def test_no_tokens_is_a_sentence(gpt_neo: LanguageModel, tmp_path: Path) -> None:
+    text = save_run(gpt_neo, tmp_path / "run")
+    save_file({"held_out": torch.full((3, CONTEXT), END)}, Path(text.text))
+    with pytest.raises(CrossproofError, match="no tokens"):
+        build_store(gpt_neo, tmp_path / "run", text, OPTIONS)

@@ -1,0 +1,216 @@
+"""The explorer's server and store: who may ask, for what, and what a damaged store says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from explorers import LATENTS, build_run
+
+from crossproof.crosscoder import load_crosscoder
+from crossproof.errors import CrossproofError
+from crossproof.explorer.access import MOST_BYTES, is_loopback
+from crossproof.explorer.format import LATENTS as LATENT_TABLE
+from crossproof.explorer.format import MANIFEST, PAGES, PAIRS, STORE, read_manifest
+from crossproof.explorer.sentences import Sentences
+from crossproof.explorer.server import application
+from crossproof.explorer.store import RowsQuestion, Store
+from crossproof.lm import LanguageModel
+
+pytest.importorskip("duckdb")
+TestClient: Any = pytest.importorskip("starlette.testclient").TestClient
+
+HERE = "http://127.0.0.1:8765"
+
+
+@pytest.fixture(scope="module")
+def run(gpt_neo: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("explorer") / "run"
+    build_run(gpt_neo, folder)
+    (folder / "secret.txt").write_text("secret")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(run: Path, gpt_neo: LanguageModel) -> Iterator[Any]:
+    dictionaries = [
+        load_crosscoder(run / n / "crosscoder")[0] for n in ("unpenalised", "penalised")
+    ]
+    app = application(Store(run), Sentences(gpt_neo, dictionaries))
+    with TestClient(app, base_url=HERE) as found:
+        yield found
+
+
+def sentence(client: Any, what: str, **given: Any) -> Any:
+    return client.post(f"/api/1/{what}", json=given)
+
+
+def test_pages_and_rows_are_those_of_the_store(client: Any, run: Path) -> None:
+    store = Store(run)
+    manifest = client.get("/api/manifest").json()
+    assert [each["name"] for each in manifest["dictionaries"]] == ["unpenalised", "penalised"]
+    assert "files" not in manifest
+    assert client.get("/api/1/latent/3").json() == store.page(1, "latent", 3)
+    answer = client.get("/api/1/rows/latents?sort=frequency&ascending=1&rows=5&least.active=2")
+    question = RowsQuestion("", "frequency", False, {"active": 2}, {}, 0, 5)
+    assert answer.json() == json.loads(json.dumps(store.rows(1, LATENT_TABLE, question)))
+    assert len(answer.json()["rows"]) == 5
+
+
+def test_words_are_found_in_contexts(client: Any, run: Path) -> None:
+    page = Store(run).page(0, "latent", 1)
+    word = page["contexts"][0]["tokens"][page["contexts"][0]["peak"]].strip()
+    rows = client.get("/api/0/rows/latents", params={"text": word, "rows": 100}).json()
+    assert 1 in [row[rows["columns"].index("latent")] for row in rows["rows"]]
+    assert client.get("/api/0/rows/latents", params={"text": "no such words"}).json()["total"] == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        (f"/api/0/latent/{LATENTS}", "no latent"),
+        ("/api/7/latent/0", "no dictionary"),
+        ("/api/0/pair/0", "not among the pairs"),
+        ("/api/0/secret/0", "no pages"),
+        ("/api/0/rows/secret", "no such table"),
+        ("/api/0/rows/latents?sort=text;--", "no column"),
+        ("/api/0/rows/latents?least.label=1", "no column"),
+        ("/api/0/rows/latents?least.active=nan", "no number"),
+        ("/api/0/rows/latents?first=x", "no number"),
+    ],
+)
+def test_what_is_not_there_is_a_sentence(client: Any, path: str, told: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code in (400, 404)
+    assert told in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/../secret.txt", "/..%2fsecret.txt", "/%2e%2e/secret.txt", "/static/../../secret.txt",
+     "/api/0/..%2f..%2fsecret.txt/0", "/data/manifest.js", "//etc/passwd", "/app.js/../secret.txt"],
+)  # fmt: skip
+def test_no_path_leads_out(client: Any, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code in (404, 405)
+    assert "secret" not in answer.text
+
+
+def test_every_answer_forbids_other_origins(client: Any) -> None:
+    for path in ("/", "/app.js", "/api/manifest", "/api/0/latent/0", "/nothing"):
+        headers = client.get(path).headers
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_another_name_that_points_here_is_refused(run: Path) -> None:
+    app = application(Store(run))
+    for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8765", ""):
+        answer = TestClient(app, base_url=HERE).get("/api/manifest", headers={"host": host})
+        assert answer.status_code == 403
+    for host in ("localhost:8765", "127.0.0.1", "[::1]:8765"):
+        answer = TestClient(app, base_url=HERE).get("/api/manifest", headers={"host": host})
+        assert answer.status_code == 200
+
+
+def test_with_a_token_nothing_is_read_without_it(run: Path) -> None:
+    client = TestClient(application(Store(run), token="word"), base_url="http://host:80")
+    for path in ("/", "/api/manifest", "/app.js", "/?token=wrong", "/api/manifest?token="):
+        assert client.get(path, follow_redirects=False).status_code == 403
+    first = client.get("/?token=word", follow_redirects=False)
+    assert first.status_code == 303
+    assert "HttpOnly" in first.headers["set-cookie"]
+    assert "SameSite=Strict" in first.headers["set-cookie"]
+    assert client.get("/api/manifest").status_code == 200  # by the cookie
+
+
+def test_other_pages_cannot_post(client: Any) -> None:
+    answer = client.post(
+        "/api/0/sentence", json={"text": "a b"}, headers={"origin": "https://evil.example"}
+    )
+    assert answer.status_code == 403
+
+
+def test_large_and_odd_requests_are_refused(client: Any) -> None:
+    large = client.post("/api/0/sentence", content=b"x" * (MOST_BYTES + 1))
+    assert large.status_code == 413
+    for body in (b"", b"[]", b"{", b"[" * 5000):
+        headers = {"content-type": "application/json"}
+        answer = client.post("/api/0/sentence", content=body, headers=headers)
+        assert answer.status_code == 400
+    assert sentence(client, "sentence", text=" ").status_code == 400
+    assert sentence(client, "sentence", text="a " * 1500).status_code == 400
+    assert sentence(client, "token", text="a b c", at="1").status_code == 400
+    assert sentence(client, "token", text="a b c", at=99).status_code == 400
+    assert sentence(client, "secret", text="a b c").status_code == 400
+
+
+def test_a_sentence_and_its_tokens(client: Any) -> None:
+    text = "w3 w4 w5 w6 w7"
+    page = sentence(client, "sentence", text=text).json()
+    scored = [at for at, token in enumerate(page["tokens"]) if token["scored"]]
+    assert scored
+    at = scored[-1]
+    latents = page["tokens"][at]["latents"]
+    token = sentence(client, "token", text=text, at=at).json()
+    assert {each["block"] for each in token["neurons"]} == set(page["blocks"])
+    same = sentence(client, "without", text=text, at=at, off=[]).json()
+    assert same["divergence"] == 0
+    assert all(before == now for _, before, now in same["next"])
+    off = [latent for latent, _ in latents]
+    changed = sentence(client, "without", text=text, at=at, off=off).json()
+    assert changed["divergence"] > 0
+    absent = next(h for h in range(LATENTS) if h not in off)
+    still = sentence(client, "without", text=text, at=at, off=[absent, 10**9, -1]).json()
+    assert still["divergence"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_store_of_another_version_says_so(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run / STORE, copy / STORE)
+    manifest = json.loads((copy / STORE / MANIFEST).read_text())
+    (copy / STORE / MANIFEST).write_text(json.dumps(manifest | {"schema": 99}))
+    with pytest.raises(CrossproofError, match=r"schema 99.*--rebuild"):
+        Store(copy)
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "manifest", "outside"])
+def test_a_damaged_store_says_so(run: Path, tmp_path: Path, damage: str) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run / STORE, copy / STORE)
+    table, manifest = copy / STORE / "0" / PAIRS, copy / STORE / MANIFEST
+    if damage == "cut":
+        table.write_bytes(table.read_bytes()[:-9])
+    elif damage == "gone":
+        table.unlink()
+    elif damage == "manifest":
+        manifest.write_text(json.dumps({"schema": 1}))
+    else:
+        content = json.loads(manifest.read_text())
+        content["files"]["../../secret"] = 6
+        manifest.write_text(json.dumps(content))
+    with pytest.raises(CrossproofError, match=r"damaged.*--rebuild"):
+        read_manifest(copy)
+
+
+def test_bytes_that_changed_say_so_when_they_are_read(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run / STORE, copy / STORE)
+    path = copy / STORE / "0" / PAGES["latent"]
+    path.write_bytes(b"\0" * path.stat().st_size)
+    with pytest.raises(CrossproofError, match=r"damaged.*--rebuild"):
+        Store(copy).page(0, "latent", 0)
+
+
+def test_there_is_no_store_yet(tmp_path: Path) -> None:
+    with pytest.raises(CrossproofError, match="crossproof explore"):
+        Store(tmp_path)
+
+
+def test_which_addresses_are_this_machine() -> None:
+    assert all(map(is_loopback, ("127.0.0.1", "127.8.8.8", "localhost", "::1", "[::1]")))
+    assert not any(map(is_loopback, ("0.0.0.0", "192.168.1.2", "::", "example.org", "")))
