@@ -59,10 +59,10 @@ class Entries:
         columns = position[:, None] + np.arange(-WINDOW, WINDOW + 1)
         inside = (columns >= 0) & (columns < self.shape[1])
         wanted = self.places(latent[:, None], sequence[:, None], columns.clip(0, self.shape[1] - 1))
-        found = np.zeros(wanted.shape, dtype=np.float32)
+        found: Floats = np.zeros(wanted.shape, dtype=np.float32)
         if len(self._places):
             at = np.searchsorted(self._places, wanted).clip(0, len(self._places) - 1)
             hit: NDArray[np.bool_] = inside & (self._places[at] == wanted)
             found[hit] = self.value[at[hit]]
-        assert found.shape[1] == WIDTH
+        assert found.shape[-1] == WIDTH
         return found

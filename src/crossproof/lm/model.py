@@ -260,11 +260,9 @@ class LanguageModel:
 
     def _site(self, name: str) -> Site:
         if name not in self._sites:
-            if why := self.missing_hookpoints().get(name):
-                raise CrossproofError(f"'{self.name}' has no hookpoint '{name}': {why}.")
-            raise CrossproofError(
-                f"'{self.name}' has no hookpoint '{name}'.{nearest(name, self._sites)}"
-            )
+            why = self.missing_hookpoints().get(name)
+            end = f": {why}." if why else f".{nearest(name, self._sites)}"
+            raise CrossproofError(f"'{self.name}' has no hookpoint '{name}'{end}")
         return self._sites[name]
 
     def _checked(self, tokens: Int[Tensor, "S T"]) -> Int[Tensor, "S T"]:
