@@ -43,6 +43,8 @@ class Train:
     """Run the code that the language model brings, if transformers does not know its kind."""
     evaluate: bool = True
     """Evaluate on held-out text and write the report when training ends."""
+    dry_run: bool = False
+    """Say how much memory it would take, and train nothing."""
     config: RunConfig = field(default_factory=lambda: RECIPES["demo"])
 
 
@@ -56,10 +58,16 @@ def run(arguments: Sequence[str], began: float) -> None:
     options: Train = parse(Train, "train", arguments, default)
 
     from crossproof.commands.finish import finish_run, train_to_the_end
-    from crossproof.report.terminal import say
+    from crossproof.report.terminal import print_tables, say
     from crossproof.training import distributed
-    from crossproof.training.run import resume, start
+    from crossproof.training.run import memory_needed, resume, start
 
+    if options.dry_run:
+        with working("reading the model"):
+            needed = memory_needed(options.config, options.trust_remote_code)
+        print_tables([needed.table()])
+        needed.check()
+        return
     if options.resume:
         name_ignored(arguments, options.out)
     with distributed.process_group():

@@ -13,6 +13,7 @@ Latents may read and write hookpoints of their own: weights [H, R, D] hold a row
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -81,7 +82,9 @@ def transposed_product(
     wide = max(len(span.places) for span in spans)
     out = x.new_zeros(entries.n_latents, wide, x.shape[2])
     edges = torch.stack([offsets[at] for span in spans for at in (span.start, span.stop)])
-    for span, (low, high) in zip(spans, edges.view(-1, 2).tolist(), strict=True):
+    whole = [[0, len(values)]] * len(spans)  # at most, where there are no values to read
+    limits = whole if edges.is_meta else edges.view(-1, 2).tolist()
+    for span, (low, high) in zip(spans, limits, strict=True):
         bounds, inside = offsets[span.start : span.stop + 1] - low, slice(low, high)
         rows = kernels.weighted_rows(bounds, tokens[inside], values[inside], at_places(x, span))
         out[span.rows, : len(span.places)] = rows.unflatten(1, (-1, x.shape[2]))
@@ -224,6 +227,8 @@ def of_span(
     """A span's entries, numbered from its first latent, and where they stand among all."""
     if (span.start, span.stop) == (0, entries.n_latents):
         return entries, slice(None)
+    if entries.indices.is_meta:  # how many are the span's is in the values: all at most
+        return replace(entries, n_latents=span.stop - span.start), slice(None)
     inside = (entries.indices >= span.start) & (entries.indices < span.stop)
     own = entries.keep(inside)
     count = span.stop - span.start

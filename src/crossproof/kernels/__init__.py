@@ -7,6 +7,7 @@ differentiable: `crossproof.crosscoder.autograd` and `crossproof.interactions.co
 them behind autograd. In float32 or float64 numba's loops run on CPUs and Triton's programs on
 NVIDIA's GPUs, where these are installed; everywhere else, and for everyone who sets
 `CROSSPROOF_KERNELS=torch`, the plain PyTorch path does; all give the same numbers up to rounding.
+Tensors of the `meta` device get results of the right shapes, as everywhere in PyTorch.
 `weighted_rows` has one path only: PyTorch's `embedding_bag` is as fast as a loop of our own, and so
 has the search for entries on a GPU.
 """
@@ -108,6 +109,10 @@ def entries_above(
     pre: Float[Tensor, "B H"], thresholds: Float[Tensor, " H"]
 ) -> tuple[Int[Tensor, "B+1"], Int[Tensor, " nnz"], Float[Tensor, " nnz"]]:
     """CSR offsets, indices and values of the entries of `pre` above their latent's threshold."""
+    if pre.is_meta:  # without values: half of them
+        some = pre.numel() // 2
+        bounds = torch.empty(len(pre) + 1, dtype=torch.int64, device=pre.device)
+        return bounds, bounds.new_empty(some), pre.new_empty(some)
     if not uses_numba(pre):
         return torch_any.entries_above(pre, thresholds)
     counts = torch.empty(len(pre), dtype=torch.int64)
@@ -126,6 +131,8 @@ def row_products(
     right: Float[Tensor, "R F"],
 ) -> Float[Tensor, " nnz"]:
     """The inner product of `left[b]` and `right[indices[j]]` for every entry j of token b."""
+    if left.is_meta:
+        return left.new_empty(len(indices))
     if uses_triton(left):
         products: Tensor = _triton().row_products(offsets, indices, left, right)
         return products
@@ -150,6 +157,9 @@ def dominant(
     each (b, n) out of the race: with the owners, the result is the second largest.
     """
     entries = offsets, indices, values, weights
+    if weights.is_meta:
+        shapes = weights.new_empty(len(offsets) - 1, weights.shape[1])
+        return shapes, torch.empty_like(shapes, dtype=torch.int32)
     if uses_triton(weights):
         found: tuple[Tensor, Tensor] = _triton().dominant(*entries, excluded)
         return found
@@ -195,6 +205,8 @@ def dominant_backward(
     The weights' gradient is added to `onto`, in place, if that is given. `by_latent` gives the
     entries by latent, for the path that walks them so.
     """
+    if weights.is_meta:
+        return torch.empty_like(values), torch.empty_like(weights) if onto is None else onto
     if uses_triton(weights):
         onto = torch.zeros_like(weights) if onto is None else onto
         gradients = by_latent(), values, weights, owner, grad

@@ -9,6 +9,8 @@ from .loop import OWN_SETTINGS as OWN_SETTINGS
 from .loop import Training as Training
 from .machine import keep_freed_memory as keep_freed_memory
 from .machine import thread_setting as thread_setting
+from .memory import MemoryEstimate as MemoryEstimate
+from .memory import estimate_memory as estimate_memory
 from .objective import Objective as Objective
 from .objectives import penalties as penalties
 from .portable import MLPPenalty as MLPPenalty

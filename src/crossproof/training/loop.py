@@ -28,13 +28,11 @@ from crossproof.lm.hookpoints import Hookpoints
 from crossproof.lm.model import LanguageModel
 from crossproof.training import distributed
 from crossproof.training.config import RunConfig, check_settings
-from crossproof.training.kinds import DictionaryPlan, plans
-from crossproof.training.specs import DictionarySpec, check_read, specified
+from crossproof.training.kinds import DictionaryPlan
+from crossproof.training.memory import INITIAL_BATCHES, check_memory
+from crossproof.training.specs import DictionarySpec, check_read, specified_all
 from crossproof.training.starting import read_sources, start_from
 from crossproof.training.trainer import StepReport, Trainer
-
-INITIAL_BATCHES = 4
-"""Batches whose tokens estimate scale and mean and seed the latents' directions."""
 
 OWN_SETTINGS = (
     *("crosscoder", "objective", "optimisation", "baseline", "penalise"),
@@ -88,15 +86,12 @@ class Training:
         first = _common(configs)
         for config in configs.values():
             check_settings(config)
-        specs = [
-            specified(model, name, place, config, plan)
-            for name, config in configs.items()
-            for place, plan in plans(model, config).items()
-        ]
+        specs = specified_all(model, configs)
         for config in configs.values():
             check_read(config, [spec.about for spec in specs if spec.config is config])
         names = [name for spec in specs for name in spec.plan.hookpoints.names]
         hookpoints = model.hookpoints(list(dict.fromkeys(names)))
+        check_memory(model, specs)
         positions, survey = _position_rule(model, sequences, hookpoints, first)
         share = sequences[distributed.rank() :: distributed.world()]
         tokens = distributed.share_of(first.batch_tokens)

@@ -31,6 +31,7 @@ from crossproof.training.checkpoint import checkpoints, load_checkpoint, save_ch
 from crossproof.training.config import RunConfig, config_from_dict, config_to_dict
 from crossproof.training.loop import Progress, Training
 from crossproof.training.machine import keep_freed_memory, thread_setting
+from crossproof.training.memory import MemoryEstimate, estimate_memory
 from crossproof.training.objective import Objective
 from crossproof.training.result import MetricsLine
 from crossproof.training.typed import read_specs
@@ -70,16 +71,25 @@ def prepare(
     """Loads model and text unless they are given; all crosscoders start from the same seed."""
     thread_setting(config.threads)
     if model is None:
-        model = load_model(
-            config.model,
-            device=distributed.local_device(config.device),
-            dtype=config.dtype,
-            trust_remote_code=trust_remote_code,
-        )
+        model = _model_of(config, trust_remote_code)
     if sequences is None:
         context = fitting_context(config.context, model)
         sequences = read_sequences(config.text, model, context, "train", config.rows)
     return Training.build(model, sequences, config.members())
+
+
+def _model_of(config: RunConfig, trust_remote_code: bool) -> LanguageModel:
+    return load_model(
+        config.model,
+        device=distributed.local_device(config.device),
+        dtype=config.dtype,
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def memory_needed(config: RunConfig, trust_remote_code: bool = False) -> MemoryEstimate:
+    """What training the run would take, at its peak; raises CrossproofError as `start` does."""
+    return estimate_memory(_model_of(config, trust_remote_code), config.members())
 
 
 def start(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from crossproof.crosscoder.config import CrosscoderConfig
@@ -15,7 +15,7 @@ from crossproof.lm.model import LanguageModel
 from crossproof.lm.norms import Norm
 from crossproof.lm.stream import mlp_input, second_norm
 from crossproof.training.config import RunConfig
-from crossproof.training.kinds import DictionaryPlan
+from crossproof.training.kinds import DictionaryPlan, plans
 from crossproof.training.objectives import about_mlps
 from crossproof.training.step import StreamReading
 from crossproof.training.trainer import Trainer
@@ -113,6 +113,15 @@ def check_read(config: RunConfig, abouts: Sequence[PenalisedMLPs]) -> None:
             "'blocks.*.mlp.hook_in' or places of the stream before an MLP to --hookpoints, or set "
             "the objective's strengths (--interaction, --keep-largest, --all-latents ...) to 0."
         )
+
+
+def specified_all(model: LanguageModel, configs: Mapping[str, RunConfig]) -> list[DictionarySpec]:
+    """The dictionaries of all configurations."""
+    return [
+        specified(model, name, place, config, plan)
+        for name, config in configs.items()
+        for place, plan in plans(model, config).items()
+    ]
 
 
 def specified(

@@ -10,7 +10,8 @@ from torch import Tensor
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.lm.model import LanguageModel
 from crossproof.training.config import RunConfig
-from crossproof.training.loop import INITIAL_BATCHES, Training
+from crossproof.training.loop import Training
+from crossproof.training.memory import INITIAL_BATCHES
 
 EVERY = 50
 """Steps between progress lines."""

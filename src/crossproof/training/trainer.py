@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -94,7 +95,10 @@ class Trainer:
         """The first step whose loss was not finite; -1: none. Read by `check`."""
         betas = (optimisation.beta1, optimisation.beta2)
         self.adam = torch.optim.Adam(
-            crosscoder.parameters(), lr=optimisation.lr, betas=betas, fused=True
+            crosscoder.parameters(),
+            lr=optimisation.lr,
+            betas=betas,
+            fused=not crosscoder.b_enc.is_meta,  # there no step is taken
         )
 
     def step(self, batch: Float[Tensor, "B places D"]) -> StepReport:
@@ -107,10 +111,9 @@ class Trainer:
             *self.crosscoder.buffers(),
             self.tokens_since_fired,
         ]  # the forward pass moves these
-        if self.columns is not None:
-            batch = batch[:, index_on(batch.device, self.columns)]
+        batch = self.read(batch)
         before = [counter.clone() for counter in counters]
-        report = self._loss(batch.to(self.crosscoder.b_enc))
+        report = self.loss(batch)
         self.adam.zero_grad(set_to_none=True)
         report.loss.backward()
         distributed.average_(self._gradients())
@@ -137,11 +140,22 @@ class Trainer:
             self.failed.fill_(-1)
             raise CrossproofError(self._diagnose(failed, batch))
 
-    def _loss(self, batch: Float[Tensor, "B places D"]) -> StepReport:
-        crosscoder = self.crosscoder
+    def read(self, batch: Float[Tensor, "B places D"]) -> Float[Tensor, "B own D"]:
+        """The columns of a batch that this dictionary is about."""
+        if self.columns is None:
+            return batch
+        return batch[:, index_on(batch.device, self.columns)]
+
+    def loss(self, batch: Float[Tensor, "B places D"]) -> StepReport:
+        """The forward pass of a step; counters of dead latents and running thresholds move.
+
+        `batch` as `read` gives it.
+        """
+        crosscoder, batch = self.crosscoder, batch.to(self.crosscoder.b_enc)
         width = len(crosscoder.hookpoints)
         x = batch[:, :width] * crosscoder.scale[:, None]
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.optimisation.bf16):
+        half = self.optimisation.bf16 and not x.is_meta
+        with torch.autocast(x.device.type, torch.bfloat16) if half else nullcontext():
             encoding = crosscoder.encode_training(x)
         fraction = self.optimisation.penalty_fraction
         step = Step.build(crosscoder, encoding, x, self.targets, fraction, batch[:, width:])
