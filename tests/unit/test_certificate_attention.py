@@ -272,6 +272,14 @@ def needs(certificate: Certificate) -> tuple[int, int]:
     return asked[-1]
 
 
+def test_nothing_is_made_of_what_is_too_large() -> None:
+    """The limit comes first: latents that would be refused for their own sake are not unpacked."""
+    draft = drafts(layers.maximum(4, 3))[3]
+    wrong = broken(draft, "proof", "indices", np.full_like(draft.proof["indices"], 99))
+    with pytest.raises(CrossproofError, match="bytes of memory; the limit"):
+        attention.read(as_certificate(wrong), Limits(memory=1000))
+
+
 SHAPES = [(5, 3, 4, 3), (24, 2, 3, 2)]
 LARGE = [(5, 3, 200, 2), (40, 2, 3, 2), (12, 5, 3, 2), (6, 3, 2, 300), (30, 3, 9, 4)]
 
