@@ -218,9 +218,59 @@ def last_block() -> str:
     return table(head, body)
 
 
+def _dictionaries() -> dict[str, dict[str, Any]]:
+    """Those of the bundled model, by the words that head their columns."""
+    rows = read("certified-text")["dictionaries"]
+    several = len({row["crosscoder"] for row in rows}) > 1
+    return {
+        f"{row['crosscoder']}, seed {row['seed']}" if several else f"seed {row['seed']}": row
+        for row in rows
+    }
+
+
+def contexts() -> str:
+    """What is certified of the bundled model's last MLPs at listed contexts, by dictionary."""
+    columns = _dictionaries()
+    head, body = ["replaced", "m"], []
+    for name in columns:
+        head += [f"{name}: kept ≥", "true", "|Δloss| ≤"]
+    for rows in zip(*(column["contexts"] for column in columns.values()), strict=True):
+        cells = ["last MLP" if rows[0]["mlps"] == 1 else "last two", str(rows[0]["keep"])]
+        for row in rows:
+            cells += [
+                at_least(2, percent=True)(row["kept"] / row["predictions"]),
+                percent(row["measured_kept"]),
+                at_most(4)(row["loss_change"]),
+            ]
+        body.append(cells)
+    return table(head, body)
+
+
+def statistical() -> str:
+    """Bounds on what dictionaries of the bundled model cost on held-out text, by dictionary."""
+    columns = _dictionaries()
+    head, body = ["statistical", "bounded"], []
+    for name in columns:
+        head += [f"{name}: ≤", "measured", "Bernstein", "Hoeffding"]
+    for rows in zip(*(column["statistical"] for column in columns.values()), strict=True):
+        cells = [rows[0]["treatment"], rows[0]["quantity"]]
+        for row in rows:
+            beside = (row["bernstein"], row["hoeffding"])
+            cells += [
+                at_most(4)(row["bound"]) + (" (vacuous)" if row["vacuous"] else ""),
+                f"{row['measured']:.4f}",
+                *("" if bound is None else at_most(4)(bound) for bound in beside),
+            ]
+        body.append(cells)
+    return table(head, body)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     made.__name__: made
-    for made in (objectives, modular, continuum, attention, groups, chain, last_block)
+    for made in (
+        *(objectives, modular, continuum, attention, groups, chain, last_block),
+        *(contexts, statistical),
+    )
 }
 
 

@@ -24,6 +24,7 @@ from crossproof.proof.certificate.format import Certificate, Limits
 from crossproof.proof.certificate.provers.attention import attention_draft
 from crossproof.proof.certificate.verifier import attention, circuits, sequences, streams
 from crossproof.proof.certificate.verifier.arithmetic import Arithmetic
+from crossproof.proof.certificate.verifier.groups import Terms, groups
 from crossproof.proof.certificate.verifier.verdict import judge
 from crossproof.proof.certificate.writer import Draft, as_certificate
 
@@ -270,6 +271,60 @@ def needs(certificate: Certificate) -> tuple[int, int]:
     module = sequences if certificate.kind == "sequences" else attention
     module.read(certificate, Asking())
     return asked[-1]
+
+
+def test_errors_of_logits_count_as_much_as_the_exponential_that_they_stand_behind() -> None:
+    """Both may be at their worst at once: 4 errors, times an exponential 1% above its value."""
+    zero = np.zeros((2, 2, 2))
+    table = circuits.Circuits(zero, zero, 0.0, zero, np.zeros((2, 2)), logit_error=1.0)
+    for each in (True, False):
+        values, direct = attention.Gaps(Arithmetic(), table, 0.01, each).of(1)
+        assert (values <= -4.04).all()
+        assert (direct == 0).all()
+
+
+def test_every_sequence_is_charged_the_largest_output_and_both_errors() -> None:
+    weights = sequences.read(as_certificate(drafts(layers.maximum(4, 3))[6]), Limits())
+    made = sequences.Enumeration(Arithmetic(), weights)
+    largest = np.abs(made.circuits.values).max() + np.abs(made.circuits.direct).max()
+    relative, error = made.weighted.relative, made.circuits.logit_error
+    charge = 2 * (relative * largest + 2 * error * (1 + relative))
+    assert charge <= made.slack <= charge * (1 + 1e-8)
+
+
+def test_every_operation_is_counted() -> None:
+    """Of sequences of three out of V: tables, a block of V² sequences a query, their verdicts."""
+    V, C = 3, 3
+    weights = sequences.read(as_certificate(drafts(layers.maximum(V, C))[6]), Limits())
+    enumeration = sequences.Enumeration(Arithmetic(), weights)
+    enumeration.count.operations = 0
+    list(enumeration.blocks(1))
+    rows, base, block = 2 * C * V * V + C * V, V * (V + 1), V * V * (V + 1)
+    assert enumeration.count.operations == rows + base + block + (block + 3 * V * V)
+
+
+@pytest.mark.parametrize(("free", "label"), [(1, 2), (2, 1), (3, 2)])
+def test_every_operation_on_groups_is_counted(free: int, label: int) -> None:
+    """Minima once; then of every set of places where the label stands a sum and a comparison."""
+    count, (queries, classes) = Arithmetic(), (2, 3)
+    own = np.zeros((queries, classes))
+    terms = Terms(np.zeros((free, queries, label + 1, classes)), own, 1.0)
+    made = groups(count, terms, label, np.array([True, False]))
+    lowest, expected = queries * label * classes, free * queries * label * classes
+    for there in itertools.product((0, 1), repeat=free):
+        elsewhere = free - sum(there)
+        expected += sum(there) * own.size
+        expected += (elsewhere + 1) * lowest if elsewhere else own.size
+    assert count.operations == expected
+    assert sum(int(group.sequences.sum()) for group in made) == 0
+
+
+def test_nothing_is_made_of_what_is_too_large() -> None:
+    """The limit comes first: latents that would be refused for their own sake are not unpacked."""
+    draft = drafts(layers.maximum(4, 3))[3]
+    wrong = broken(draft, "proof", "indices", np.full_like(draft.proof["indices"], 99))
+    with pytest.raises(CrossproofError, match="bytes of memory; the limit"):
+        attention.read(as_certificate(wrong), Limits(memory=1000))
 
 
 SHAPES = [(5, 3, 4, 3), (24, 2, 3, 2)]

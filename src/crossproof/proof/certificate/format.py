@@ -177,19 +177,22 @@ def read_certificate(folder: Path, limits: Limits | None = None) -> Certificate:
 
 
 def load_tensors(
-    folder: Path, check: Callable[[Described], Any], limits: Limits | None, more: int = 0
+    folder: Path,
+    check: Callable[[Described], Any],
+    limits: Limits | None,
+    more: Callable[[Any], int] = lambda _: 0,
 ) -> tuple[Any, dict[str, npt.NDArray[Any]]]:
     """What `check` makes of the tensors' names, shapes and types, and then the tensors.
 
     Raises CertificateError as `check`, and before anything is read if that needs more memory than
-    allowed, `more` bytes beside it.
+    allowed, with `more` bytes (of what `check` made) for looking at the numbers.
     """
     path = folder / TENSORS
     entries = read_entries(path)
     sizes = check({name: (entry.shape, entry.whole) for name, entry in entries.items()})
     largest = max(entry.bytes for entry in entries.values())
     needed = 8 * sum(entry.count for entry in entries.values()) + largest
-    (limits or Limits()).check(memory=needed + more)
+    (limits or Limits()).check(memory=needed + more(sizes))
     return sizes, {name: load(path, entry) for name, entry in entries.items()}
 
 

@@ -146,7 +146,9 @@ def read_contexts(folder: Path, limits: Limits | None = None) -> ContextsCertifi
     """
     header = _read_header(folder / HEADER)
     shape = _shape(header["shape"], folder / HEADER)
-    sizes, tensors = load_tensors(folder, lambda d: check_shapes(shape, d), limits)
+    sizes, tensors = load_tensors(
+        folder, lambda d: check_shapes(shape, d), limits, lambda sizes: 48 * sizes["E"]
+    )
     for name, tensor in tensors.items():
         check_range(name, tensor)
     statements = tuple(ContextStatement(**each) for each in header["claim"]["statements"])

@@ -106,7 +106,9 @@ def read_statistical(folder: Path, limits: Limits | None = None) -> StatisticalC
     header = read_header(folder / HEADER)
     claim = header["claim"]
     shape = (claim["documents"], len(claim["statements"]))
-    _, tensors = load_tensors(folder, lambda d: check_entries(d, *shape), limits, 100 * shape[0])
+    _, tensors = load_tensors(
+        folder, lambda d: check_entries(d, *shape), limits, lambda _: 100 * shape[0]
+    )
     check_values(tensors)
     hashes = {name: tensors_hash(part_of(tensors, name)) for name in ("text", "values")}
     check_hashes(folder, hashes, {"text": header["text"]["sha256"], "values": header["values"]})

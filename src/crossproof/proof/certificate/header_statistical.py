@@ -72,7 +72,9 @@ def _check_claim(claim: Any, path: Path) -> None:
     _check_statements(claim["statements"], path)
     spliced, mlps = claim["spliced"], claim["mlps"]
     named = isinstance(spliced, list) and all(isinstance(name, str) for name in spliced)
-    blocks = isinstance(mlps, list) and all(type(block) is int and block >= 0 for block in mlps)
+    blocks = isinstance(mlps, list) and all(
+        type(block) is int and 0 <= block < 2**31 for block in mlps
+    )
     if not (named and blocks):
         raise CertificateError(f"'spliced' and 'mlps' in {path} must list hookpoints and blocks.")
     names = {statement["treatment"] for statement in claim["statements"]}

@@ -19,6 +19,7 @@ from crossproof.proof.certificate.verifier.checks import within
 from crossproof.proof.certificate.verifier.circuits import (
     Circuits,
     LayerWeights,
+    check_domain,
     computed,
     exponentials,
     floor,
@@ -48,18 +49,17 @@ class AttentionProblem:
 
 def read(certificate: Certificate, limits: Limits) -> AttentionProblem:
     """Checks the grain, the latents, and what the proof needs."""
-    weights, proof = LayerWeights.of(certificate), certificate.part("proof")
-    order = certificate.tensors["domain.order"]
+    check_domain(certificate)
+    proof, order = certificate.part("proof"), certificate.tensors["domain.order"]
     if len(proof["grain"]) != 1:
         raise CertificateError("proof.grain must be one number.")
     within("proof.grain", proof["grain"], CLASS, LABEL)
-    grain, streams = int(proof["grain"][0]), None
+    grain = int(proof["grain"][0])
     memory, operations = _needs(certificate, grain)
-    if "kept" in proof:
-        streams = Streams.of(certificate, order)
-        more = Streams.needs(certificate)
-        memory, operations = memory + more[0], operations + more[1]
-    limits.check(memory, operations)
+    more = Streams.needs(certificate) if "kept" in proof else (0, 0)
+    limits.check(memory + more[0], operations + more[1])
+    weights = LayerWeights.of(certificate)
+    streams = Streams.of(certificate, order) if "kept" in proof else None
     return AttentionProblem(weights, grain, proof["asked"][order], proof["read"][:, order], streams)
 
 

@@ -27,6 +27,22 @@ LARGEST_DOMAIN = 2**53
 """Sequences are counted in float64-exact integers."""
 
 
+def check_domain(certificate: Certificate) -> None:
+    """Raises CertificateError if tokens are not ordered, or there are too many sequences."""
+    vocabulary, length = certificate.sizes["V"], certificate.sizes["C"]
+    order = certificate.tensors["domain.order"]
+    if not np.array_equal(np.sort(order), np.arange(vocabulary)):
+        raise CertificateError(
+            f"domain.order must name each of the {vocabulary} tokens once, the lowest first."
+        )
+    if length < 2:
+        raise CertificateError("A sequence must be longer than its query: W_pos needs 2 rows.")
+    if length * math.log2(vocabulary) > math.log2(LARGEST_DOMAIN):
+        raise CertificateError(
+            f"Sequences of {length} out of {vocabulary} tokens are more than 2^53: too many."
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class LayerWeights:
     """The layer; tokens by rank."""
@@ -41,23 +57,8 @@ class LayerWeights:
 
     @classmethod
     def of(cls, certificate: Certificate) -> LayerWeights:
-        """The network of a certificate.
-
-        Raises CertificateError if the tokens are not ordered, or there are too many sequences.
-        """
-        vocabulary, length = certificate.sizes["V"], certificate.sizes["C"]
-        order = certificate.tensors["domain.order"]
-        if not np.array_equal(np.sort(order), np.arange(vocabulary)):
-            raise CertificateError(
-                f"domain.order must name each of the {vocabulary} tokens once, the lowest first."
-            )
-        if length < 2:
-            raise CertificateError("A sequence must be longer than its query: W_pos needs 2 rows.")
-        if length * math.log2(vocabulary) > math.log2(LARGEST_DOMAIN):
-            raise CertificateError(
-                f"Sequences of {length} out of {vocabulary} tokens are more than 2^53: too many."
-            )
-        tensors = certificate.part("network")
+        """The network of a certificate whose domain was checked."""
+        order, tensors = certificate.tensors["domain.order"], certificate.part("network")
         tensors["W_E"], tensors["W_U"] = tensors["W_E"][order], tensors["W_U"][:, order]
         return cls(**tensors)
 

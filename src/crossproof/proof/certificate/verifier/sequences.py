@@ -15,6 +15,7 @@ from crossproof.proof.certificate.format import Certificate, Limits
 from crossproof.proof.certificate.verifier.arithmetic import UP, Arithmetic, Array, Indices
 from crossproof.proof.certificate.verifier.circuits import (
     LayerWeights,
+    check_domain,
     computed,
     exponentials,
     floor,
@@ -23,9 +24,9 @@ from crossproof.proof.certificate.verifier.circuits import (
 
 def read(certificate: Certificate, limits: Limits) -> LayerWeights:
     """Checks the order of the tokens and what running all sequences needs."""
-    weights = LayerWeights.of(certificate)
+    check_domain(certificate)
     limits.check(*_needs(certificate))
-    return weights
+    return LayerWeights.of(certificate)
 
 
 def _needs(certificate: Certificate) -> tuple[int, int]:
