@@ -113,16 +113,17 @@ class LanguageModel:
         reproduces.
         """
         if self.is_mixture(block):
+            kind = type(self._site(f"blocks.{block}.mlp.hook_in").module).__name__
             raise CrossproofError(
-                f"Block {block} of '{self.name}' has no dense MLP but a mixture of experts, which "
-                f"`measure` and `evaluate` read and this does not; choose blocks that have one."
+                f"Block {block} of '{self.name}' has a mixture of experts ({kind}), which "
+                f"`measure`, `evaluate` and `cluster` read expert by expert; penalties, audits, "
+                f"certificates and attribution need a dense MLP: choose blocks that have one."
             )
         if block not in self._mlps:
-            sites = [self._site(f"blocks.{block}.mlp.{side}") for side in ("hook_in", "hook_out")]
+            at = f"blocks.{block}.mlp.hook_"
+            sites = self._site(at + "in"), self._site(at + "out")
             where = f"Block {block} of '{self.name}'"
-            self._mlps[block] = read_mlp(
-                self._bare, (sites[0], sites[1]), self._tried(block), where
-            )
+            self._mlps[block] = read_mlp(self._bare, sites, self._tried(block), where)
         return self._mlps[block]
 
     def is_mixture(self, block: int) -> bool:
