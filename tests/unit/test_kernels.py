@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossproof import kernels
 from crossproof.crosscoder import SparseLatents
@@ -238,13 +240,18 @@ def test_the_kernels_keep_to_pytorchs_threads(threads: str) -> None:
     assert done.stdout.split() == [threads, threads]
 
 
-def pair_inputs(latents: SparseLatents, width: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+def pair_inputs(
+    latents: SparseLatents, width: int, dtype: torch.dtype, tokens: int = 7
+) -> tuple[Tensor, ...]:
     """Arguments of `plain_pairs` behind the code's offsets, and the sums' place."""
     counts = latents.offsets.diff()
     starts = torch.nn.functional.pad((counts * (counts - 1) // 2).cumsum(0), (1, 0))
     weights = normal(latents.n_latents, width, dtype=dtype)
     weights[:, 0] = 0  # a neuron nobody owns
-    norms, swings = normal(width, seed=4, dtype=dtype).abs(), normal(7, width, dtype=dtype).abs()
+    norms, swings = (
+        normal(width, seed=4, dtype=dtype).abs(),
+        normal(tokens, width, dtype=dtype).abs(),
+    )
     entries = latents.offsets, latents.indices, latents.values
     owner = kernels.dominant(*entries, weights)[1]
     sums = torch.full((int(starts[-1]), 5), torch.nan, dtype=torch.float64)
@@ -276,6 +283,35 @@ def test_plain_pairs_are_sums_over_neurons(
             torch.testing.assert_close(sums[row], torch.stack(expected), rtol=tolerance, atol=1e-13)
             row += 1
     assert row == len(sums)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the size of the largest tensor that an operation makes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and not func.is_view:
+            self.numbers = max(self.numbers, made.numel())
+        return made
+
+
+def test_one_wide_token_does_not_widen_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = torch.zeros(40, 60, dtype=torch.float64)
+    dense[:, :3] = 1 + torch.rand(40, 3, dtype=torch.float64)
+    dense[7] = 1 + torch.rand(60, dtype=torch.float64)
+    latents, found = SparseLatents.from_dense(dense), []
+    for most in (torch_any.PAIR_ELEMENTS, 2**12):
+        monkeypatch.setattr(torch_any, "PAIR_ELEMENTS", most)
+        arguments = pair_inputs(latents, 1030, torch.float64, tokens=40)
+        with Largest() as largest:
+            torch_any.plain_pairs(latents.offsets, *arguments)
+        found.append(arguments[-1])
+    assert largest.numbers <= 3 * 60 * 60  # three sums of a pair each, of the wide token
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
 
 
 def test_pair_tables_add_up_the_tokens_of_each_pair(path: str) -> None:

@@ -8,15 +8,30 @@ import torch
 from dictionaries import F64, random_kind
 from torch import Tensor
 
+from crossproof import MLPPenalty, Objective
+from crossproof.auditing.readings import read_batches
+from crossproof.clusters.description import internal_interaction
+from crossproof.clusters.preparing import MeasuredCrosscoder
+from crossproof.clusters.run import cluster
+from crossproof.clusters.settings import ClusterSettings, LatentChoice
+from crossproof.clusters.similarities import second_differences
 from crossproof.crosscoder import Crosscoder, encode_batches
 from crossproof.crosscoder.layout import Layout
 from crossproof.errors import CrossproofError
 from crossproof.evaluation import EvaluationOptions, evaluate
+from crossproof.evaluation.games import language_model_game
 from crossproof.evaluation.measure_run import MeasureOptions, measure
+from crossproof.evaluation.pair_contexts import pair_examples
+from crossproof.evaluation.pair_sums import tally_interactions
 from crossproof.interactions.measuring import token_pairs
 from crossproof.interactions.stream import TokenMixture
 from crossproof.interactions.views import mlp_views, needs_of, read_by
 from crossproof.lm import LanguageModel, load_model
+from crossproof.proof.attribution.model_parts import model_parts
+from crossproof.proof.certificate.provers.documents import Documents, Treatments, document_values
+from crossproof.training.config import RunConfig
+from crossproof.training.kinds import DictionaryPlan
+from crossproof.training.specs import specified
 
 PLACES = ("blocks.1.mlp.hook_in", "blocks.1.hook_resid_pre")
 SLOWLY = [pytest.param(PLACES[0], marks=pytest.mark.slow), PLACES[1]]
@@ -135,6 +150,80 @@ def test_a_mixture_of_one_expert_is_the_dense_mlp(place: str) -> None:
         assert mine.second_difference == pytest.approx(its.second_difference, rel=1e-6)
 
 
-def test_what_needs_one_mlp_names_the_mixture(model: LanguageModel) -> None:
-    with pytest.raises(CrossproofError, match="mixture of experts"):
-        mlp_views(model, sae(model, PLACES[0]))
+def test_clusters_are_made_of_each_experts_neurons(model: LanguageModel) -> None:
+    crosscoder, tokens = sae(model, PLACES[1]), tiny_models.random_tokens(2, 9)
+    views = mlp_views(model, crosscoder, (1,), mixtures=True)
+    (batch,) = encode_batches(model, crosscoder, tokens, 2, needs_of(views))
+    seen, labels = read_by(views, batch), torch.tensor([0, 0, 1, -1, 1, 0, 1, 1, -1, 0, 0, 1])
+    sums = internal_interaction(seen, batch.latents, labels)[1]
+    assert sums.shape == (2, sum(each.n_neurons for each in model.mixture(1).experts))
+    whole = token_pairs(batch.latents, seen).collected().matrix("I", normalise="sum")
+    for label in (0, 1):
+        inside = whole[labels == label][:, labels == label].sum()
+        torch.testing.assert_close(sums[label].sum(), inside, rtol=1e-9, atol=1e-9)
+    pairs = torch.tensor([[0, 1], [4, 7], [2, 6]])
+    differences = second_differences(seen, batch.latents, pairs).values
+    measured = pair_examples(None, [batch], views, [tuple(pair) for pair in pairs.tolist()])
+    active = batch.latents.dense() != 0
+    for at, ((h, k), example) in enumerate(zip(pairs.tolist(), measured, strict=True)):
+        together = int((active[:, h] & active[:, k]).sum())
+        assert float(differences[at]) == pytest.approx(example.second_difference * together)
+
+
+@pytest.mark.slow
+def test_a_mixtures_latents_are_clustered() -> None:
+    torch.manual_seed(0)
+    model = load_model(tiny_models.qwen2_moe(), tokenizer=tiny_models.word_tokenizer())
+    text = tiny_models.random_tokens(20, 24, seed=3)
+    crosscoder = random_kind(model, [PLACES[0]], Layout.joint(24, 1), "topk").float()
+    sums = tally_interactions(model, crosscoder, text[:8]).interactions
+    source = MeasuredCrosscoder(crosscoder, sums, text[:8], text[8:])
+    settings = ClusterSettings(
+        similarity="I",
+        against=("second-differences", "coactivation"),
+        algorithm="agglomerative",
+        judge="overlap",
+        seeds=1,
+        choice=LatentChoice(min_tokens=1, max_frequency=1.0),
+        scored=4,
+        windows=2,
+        resamples=20,
+    )
+    result = cluster(model, source, settings, announce=lambda _: None)
+    (run,) = result.runs.values()
+    neurons = sum(each.n_neurons for each in model.mixture(1).experts)
+    found = [neuron for each in run.clusters for neuron in each.neurons]
+    assert found
+    assert all(each.block == 1 and 0 <= each.neuron < neurons for each in found)
+
+
+def audit(model: LanguageModel) -> None:
+    next(read_batches(model, sae(model, PLACES[0]), tiny_models.random_tokens(2, 7)))
+
+
+def train(model: LanguageModel) -> None:
+    config = RunConfig(objective=Objective(interaction=1.0))
+    specified(model, "one", "", config, DictionaryPlan(model.hookpoints([PLACES[0]])))
+
+
+ONE_MLP = {
+    "audit": audit,
+    "train": train,
+    "attribute": model_parts,
+    "another trainer": lambda model: MLPPenalty.of(model, 1, Objective(interaction=1.0)),
+    "a game": lambda model: language_model_game(
+        model, sae(model, PLACES[0]), tiny_models.random_tokens(1, 7)[0], 3, 1
+    ),
+    "a certificate": lambda model: document_values(
+        model,
+        sae(model, PLACES[0]),
+        Documents(tiny_models.random_tokens(2, 7), torch.tensor([7, 7])),
+        Treatments(keep=(1,), mlps=(1,)),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ONE_MLP)
+def test_what_needs_one_mlp_names_the_mixture(what: str, model: LanguageModel) -> None:
+    with pytest.raises(CrossproofError, match=r"mixture of experts \(\w+\).*need a dense MLP"):
+        ONE_MLP[what](model)

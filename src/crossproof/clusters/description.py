@@ -18,10 +18,10 @@ from crossproof.clusters.result import (
     Partner,
 )
 from crossproof.crosscoder.latents import SparseLatents
-from crossproof.interactions import seen_by
 from crossproof.interactions.contributions import Dominance, MLPDictionary
 from crossproof.interactions.gated import gated_terms
-from crossproof.interactions.stream import TokenView, Views, seen_by_mlps
+from crossproof.interactions.stream import AnyViews, TokenView, experts_by_mlps
+from crossproof.interactions.views import read_by
 from crossproof.lm.constants import LIPSCHITZ
 
 SHOWN_CLUSTERS = 8
@@ -123,34 +123,35 @@ def _by_neuron(
         labels[prepared.latents[group]] = label
     sums: dict[int, Float[Tensor, "C N"]] = {}
     for batch in prepared.sample:
-        seen = seen_by(prepared.views, batch)
+        seen = read_by(prepared.views, batch)
         for block, part in internal_interaction(seen, batch.latents, labels).items():
             sums[block] = sums[block] + part if block in sums else part
     return sums
 
 
 def internal_interaction(
-    views: Views, latents: SparseLatents, labels: Int[Tensor, " H"]
+    views: AnyViews, latents: SparseLatents, labels: Int[Tensor, " H"]
 ) -> dict[int, Float[Tensor, "C N"]]:
     """By block: Σ over tokens of I_n(i,j) with i, the dominant one, and j in the same cluster.
 
     `labels` numbers each latent's cluster, -1 where it is in none. Summed over neurons this is I
     of the cluster's pairs, both directions, as `Interactions` counts it (claim 2; T3 for gated
-    MLPs, with AND). float64.
+    MLPs, with AND). Neurons of a mixture's experts stand one after another. float64.
     """
     labels = labels.to(latents.indices.device)
     count = int(labels.max()) + 1 if len(labels) else 0
     widest = max([1, *latents.offsets.diff().tolist()])
     sums = {}
-    for block, seen in seen_by_mlps(latents, views).items():
-        neurons = seen.dictionary.mlp.n_neurons
-        out = latents.values.new_zeros(count, neurons, dtype=torch.float64)
-        step = max(1, _NUMBERS // (neurons * widest))
-        for start in range(0, latents.n_tokens if count else 0, step):
-            part = seen.rows(start, min(start + step, latents.n_tokens))
-            if len(part.latents.indices):
-                _add(out, part, labels)
-        sums[block] = out.cpu()
+    for block, (experts, widths) in experts_by_mlps(latents, views).items():
+        whole = latents.values.new_zeros(count, sum(widths), dtype=torch.float64)
+        parts = whole.split(list(widths), 1)
+        for each in experts if count else ():
+            n_tokens, step = len(each.tokens), max(1, _NUMBERS // (widths[each.expert] * widest))
+            for start in range(0, n_tokens, step):
+                part = each.view.rows(start, min(start + step, n_tokens))
+                if len(part.latents.indices):
+                    _add(parts[each.expert], part, labels)
+        sums[block] = whole.cpu()
     return sums
 
 

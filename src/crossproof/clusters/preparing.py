@@ -25,8 +25,9 @@ from crossproof.errors import CrossproofError
 from crossproof.evaluation.measure_run import measurable
 from crossproof.evaluation.measurement import RunMeasurement
 from crossproof.evaluation.pair_sums import tally_interactions
-from crossproof.interactions import MLPView, mlp_views, needs_of, seen_by
+from crossproof.interactions import MLPView, mlp_views, needs_of
 from crossproof.interactions.matrix import Interactions
+from crossproof.interactions.views import read_by
 from crossproof.lm.model import LanguageModel
 from crossproof.training.run_folder import RunFolder
 
@@ -178,7 +179,7 @@ def prepare(
             f"The measurement of {name} is of {interactions.n_latents} latents and the crosscoder "
             f"has {crosscoder.n_latents}: measure it again."
         )
-    views = mlp_views(model, crosscoder, interactions.blocks)
+    views = mlp_views(model, crosscoder, interactions.blocks, mixtures=True)
     needs = needs_of(views)
     parts = deal(model, crosscoder, source.judged, step("reading"))
     latents, left_out = choose_latents(interactions, crosscoder, parts.values(), choice)
@@ -187,7 +188,7 @@ def prepare(
     for side in (sides or [measured]) if differences else []:
         rows = side[:DIFFERENCE_SEQUENCES]
         (batch,) = encode_batches(model, crosscoder, rows, len(rows), needs)
-        pairs, seen = coactive_pairs(interactions, latents), seen_by(views, batch)
+        pairs, seen = coactive_pairs(interactions, latents), read_by(views, batch)
         told = step("second differences")
         deltas.append(second_differences(seen, batch.latents, pairs, told))
     halves = []

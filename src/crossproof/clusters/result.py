@@ -119,6 +119,7 @@ class NeuronShare:
 
     block: int
     neuron: int
+    """Of a mixture of experts numbered through, expert after expert."""
     share: float
 
 

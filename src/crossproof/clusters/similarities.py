@@ -19,7 +19,7 @@ from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.interactions.matrix import Form, Interactions
 from crossproof.interactions.second_differences import second_difference_sums
-from crossproof.interactions.stream import Views, seen_by_mlps
+from crossproof.interactions.stream import AnyViews, experts_by_mlps
 
 Square = Float[Tensor, "R R"]
 LEAST_TOGETHER = 5
@@ -141,16 +141,17 @@ def log_magnitudes(values: Square, together: Square) -> Float[Tensor, " R"]:
 
 
 def second_differences(
-    views: Views,
+    views: AnyViews,
     latents: SparseLatents,
     pairs: Int[Tensor, "M 2"],
     progress: Callable[[int, int], None] | None = None,
 ) -> PairValues:
     """Σ over tokens and blocks of sum_n ‖o_n‖ |δ²_n| at each token's other latents."""
     sums = torch.zeros(len(pairs), dtype=torch.float64)
-    for done, seen in enumerate(seen_by_mlps(latents, views).values(), 1):
-        here = seen.dictionary, seen.latents
-        sums += second_difference_sums(*here, pairs, "others", seen.weight).neurons.cpu()
+    for done, (experts, _) in enumerate(experts_by_mlps(latents, views).values(), 1):
+        for seen in (each.view for each in experts):
+            here = seen.dictionary, seen.latents
+            sums += second_difference_sums(*here, pairs, "others", seen.weight).neurons.cpu()
         if progress is not None:
             progress(done, len(views))
     return PairValues(pairs, sums)

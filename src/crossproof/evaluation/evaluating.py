@@ -203,10 +203,10 @@ def _mixture_figures(
 ) -> tuple[dict[str, Float[Tensor, " B"]], Float[Tensor, " bins"]]:
     figures: dict[str, Tensor] = {}
     counts = torch.zeros(SHARE_BINS, device=x_hat.device)
-    for _, tokens, expert, own, routed in view.parts(encoded):
-        values, shares = _figures(expert, own, x_hat[tokens])
+    for at, tokens, own, routed in view.parts(encoded):
+        values, shares = _figures(view.experts[at], own, x_hat[tokens])
         counts += shares
-        neurons = n_neurons(expert) / view.mixture.n_neurons
+        neurons = n_neurons(view.experts[at]) / view.mixture.n_neurons
         for name, value in values.items():
             whole = figures.setdefault(name, x_hat.new_zeros(len(x_hat)))
             whole.index_add_(0, tokens, value * (neurons if name == "share" else routed))

@@ -18,7 +18,7 @@ from crossproof.interactions.coalitions import output_game
 from crossproof.interactions.measuring import COLUMNS, TokenPairs, token_pairs
 from crossproof.interactions.second_differences import second_difference_sums
 from crossproof.interactions.shapley import EXACT_PLAYERS, shapley_taylor
-from crossproof.interactions.stream import TokenMixture, TokenView
+from crossproof.interactions.stream import TokenMixture, TokenView, experts_by_mlps
 from crossproof.interactions.views import MLPView, read_by
 
 COALITIONS = 512
@@ -61,11 +61,10 @@ def pair_examples(
     for batch in read:
         seen = read_by(views, batch)
         measured = token_pairs(batch.latents, seen)
-        for view in map(_single_views, seen.values()):
-            for each in view:
-                sums = second_difference_sums(
-                    each.dictionary, each.latents, chosen, "others", each.weight
-                )
+        for experts, _ in experts_by_mlps(batch.latents, seen).values():
+            for view in (each.view for each in experts):
+                here = view.dictionary, view.latents
+                sums = second_difference_sums(*here, chosen, "others", view.weight)
                 differences += sums.neurons
         together += _coactive(batch.latents, pairs)
         for (h, k), strongest in zip(pairs, best, strict=True):
@@ -75,11 +74,6 @@ def pair_examples(
         PairExample(pair, strongest.contexts, mean, _peaks(strongest, read, views))
         for pair, strongest, mean in zip(pairs, best, means, strict=True)
     ]
-
-
-def _single_views(seen: TokenView | TokenMixture) -> list[TokenView]:
-    """The MLP, or the experts of a mixture."""
-    return [seen] if isinstance(seen, TokenView) else [each.view for each in seen.experts]
 
 
 def _coactive(latents: SparseLatents, pairs: Sequence[tuple[int, int]]) -> Int[Tensor, " M"]:

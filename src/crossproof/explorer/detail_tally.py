@@ -78,7 +78,7 @@ def parts(
             yield SeenPart(block, start, view, None)
             continue
         for expert in view.experts:
-            place = start + expert.number * numbers.widths[block]
+            place = start + expert.expert * numbers.widths[block]
             yield SeenPart(block, place, expert.view, expert.tokens.cpu().numpy())
 
 

@@ -9,8 +9,6 @@ of two contributions, which is none, is left to the kernel.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -19,7 +17,7 @@ from crossproof import kernels
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.interactions.contributions import Dominance, MLPDictionary
 from crossproof.interactions.gated import gated_pair_form, gated_terms
-from crossproof.kernels.torch_any import slots, upper
+from crossproof.kernels.torch_any import slots, token_runs, upper
 from crossproof.lm.constants import LIPSCHITZ
 
 _NUMBERS = 2**20
@@ -41,7 +39,8 @@ def gated_pairs(
     if len(latents.indices) == 0:
         return out, diagonal
     swings = torch.empty(dominance.owner.shape, dtype=torch.float64, device=out.device)
-    for low, high, widest in _runs(latents.offsets.diff().tolist(), view.mlp.n_neurons):
+    active = latents.offsets.diff().tolist()
+    for low, high, widest in token_runs(active, _NUMBERS, view.mlp.n_neurons):
         present, entry = slots(latents.offsets[low : high + 1], widest)
         values = (latents.values[entry] * present).double()[..., None]
         owned = (entry[..., None] == dominance.owner[low:high, None]) & present[..., None]
@@ -61,21 +60,6 @@ def gated_pairs(
         diagonal[entry[present]] = both.diagonal(dim1=1, dim2=2)[present]
     out[:, 4] += _smaller(latents, starts, view, dominance, swings)
     return out, diagonal
-
-
-def _runs(active: Sequence[int], n_neurons: int) -> Iterator[tuple[int, int, int]]:
-    """Tokens from, to, and the most latents of one: each run's padded arrays hold `_NUMBERS`.
-
-    So a token with many latents widens its neighbours' rows at most, not all of the batch's.
-    """
-    low, widest = 0, 0
-    for at, count in enumerate(active):
-        wider = max(widest, count)
-        if at > low and (at + 1 - low) * wider * max(n_neurons, wider) > _NUMBERS:
-            yield low, at, widest
-            low, wider = at, count
-        widest = wider
-    yield low, len(active), widest
 
 
 def _smaller(

@@ -16,16 +16,12 @@ from crossproof.errors import CrossproofError
 from crossproof.interactions.contributions import Dominance, MLPDictionary
 from crossproof.interactions.gated_pairs import gated_pairs
 from crossproof.interactions.matrix import GATED, PLAIN, WITH_DIAGONAL, Form, Interactions
-from crossproof.interactions.stream import TokenMixture, TokenView
+from crossproof.interactions.stream import AnyViews, TokenMixture, TokenView
 from crossproof.kernels.torch_any import entry_pairs
 from crossproof.lm.constants import oscillation
 
 COLUMNS: dict[Form, tuple[int, ...]] = {"I": (0, 1), "J": (2, 3), "AND": (2, 3), "Q": (4,)}
 """Where a pair's sums stand: h to k, and k to h if the form is directed."""
-
-
-Seen = Mapping[int, MLPDictionary | TokenView | TokenMixture]
-"""By block: how its MLP reads a dictionary."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,12 +107,12 @@ class TokenPairs:
         )
 
 
-def measure_interactions(latents: SparseLatents, views: Seen) -> Interactions:
+def measure_interactions(latents: SparseLatents, views: AnyViews) -> Interactions:
     """The interactions of a batch of tokens in every block of `views`; see `token_pairs`."""
     return token_pairs(latents, views).collected()
 
 
-def token_pairs(latents: SparseLatents, views: Seen) -> TokenPairs:
+def token_pairs(latents: SparseLatents, views: AnyViews) -> TokenPairs:
     """Exact pair sums of every token, in every block (I and J: THEORY T1, T2.2; gated: T3).
 
     A `TokenView` of `latents` brings the tokens' own baselines and activations. Raises

@@ -67,12 +67,12 @@ class TokenView:
 class ExpertView:
     """One expert of a mixture, and the tokens that are routed to it."""
 
+    expert: int
+    """Which of all."""
     tokens: Int[Tensor, " T"]
     """Ascending."""
     view: TokenView
     """What it sees of them."""
-    number: int = 0
-    """Which of the experts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,9 +80,12 @@ class TokenMixture:
     """What the latents of B tokens do to a mixture of experts, at the model's own routing."""
 
     experts: tuple[ExpertView, ...]
+    """Those that have tokens."""
     n_tokens: int
     n_neurons: int
     """Those that a token meets."""
+    widths: tuple[int, ...]
+    """Neurons of every expert."""
 
     def added_by_name(self, of: Callable[[ExpertView], dict[K, Tensor]]) -> dict[K, Tensor]:
         """Adds up at each token what `of` gives of the tokens of each expert, name by name."""
@@ -101,13 +104,15 @@ class TokenMixture:
             ends = torch.tensor([start, stop], device=each.tokens.device)
             low, high = torch.searchsorted(each.tokens, ends).tolist()
             if low < high:
-                tokens, view = each.tokens[low:high] - start, each.view.rows(low, high)
-                experts.append(ExpertView(tokens, view, each.number))
-        return TokenMixture(tuple(experts), stop - start, self.n_neurons)
+                tokens = each.tokens[low:high] - start
+                experts.append(ExpertView(each.expert, tokens, each.view.rows(low, high)))
+        return TokenMixture(tuple(experts), stop - start, self.n_neurons, self.widths)
 
 
 Views = Mapping[int, MLPDictionary | TokenView]
 """By block: how its MLP reads a dictionary, for all tokens alike or at a batch's own."""
+AnyViews = Mapping[int, MLPDictionary | TokenView | TokenMixture]
+"""The same where mixtures of experts may be among them."""
 
 
 def seen_by_mlps(latents: SparseLatents, views: Views) -> dict[int, TokenView]:
@@ -116,6 +121,24 @@ def seen_by_mlps(latents: SparseLatents, views: Views) -> dict[int, TokenView]:
         block: view if isinstance(view, TokenView) else TokenView(view, latents)
         for block, view in views.items()
     }
+
+
+def experts_by_mlps(
+    latents: SparseLatents, views: AnyViews
+) -> dict[int, tuple[tuple[ExpertView, ...], tuple[int, ...]]]:
+    """What each expert of every mixture sees, and how many neurons all have.
+
+    An MLP that is no mixture is one expert for all tokens.
+    """
+    every = torch.arange(latents.n_tokens, device=latents.values.device)
+    out = {}
+    for block, view in views.items():
+        if isinstance(view, TokenMixture):
+            out[block] = view.experts, view.widths
+            continue
+        seen = view if isinstance(view, TokenView) else TokenView(view, latents)
+        out[block] = (ExpertView(0, every, seen),), (seen.dictionary.mlp.n_neurons,)
+    return out
 
 
 @dataclass(frozen=True, eq=False)

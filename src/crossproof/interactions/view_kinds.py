@@ -163,28 +163,30 @@ class MixtureView:
 
     def parts(
         self, batch: EncodedBatch
-    ) -> Iterator[tuple[int, Int[Tensor, " T"], InputView | UpstreamView, EncodedBatch, Tensor]]:
-        """Each expert that has tokens: its number, these, its view, a batch of them, the router's
-        weights."""
+    ) -> Iterator[tuple[int, Int[Tensor, " T"], EncodedBatch, Tensor]]:
+        """Each expert that has tokens: its number, these, a batch of them, the router's weights."""
         weights = self.mixture.route(batch.model_activations[self.input][batch.scored])
-        for at, view in enumerate(self.experts):
+        for at in range(len(self.experts)):
             tokens = weights[:, at].nonzero()[:, 0]
             if len(tokens) or at == 0:  # one at least, where there are no tokens
-                yield at, tokens, view, batch.take(tokens), weights[tokens, at].to(batch.x.dtype)
+                yield at, tokens, batch.take(tokens), weights[tokens, at].to(batch.x.dtype)
 
     def at(self, batch: EncodedBatch) -> TokenMixture:
         """The view of a batch's tokens."""
         experts = []
-        for at, tokens, view, own, routed in self.parts(batch):
-            seen = view.at(own)
+        for at, tokens, own, routed in self.parts(batch):
+            seen = self.experts[at].at(own)
             seen = replace(seen, weight=seen.weighed(routed), routed=routed)
-            experts.append(ExpertView(tokens, seen, at))
-        return TokenMixture(tuple(experts), batch.latents.n_tokens, self.mixture.n_neurons)
+            experts.append(ExpertView(at, tokens, seen))
+        widths = tuple(expert.n_neurons for expert in self.mixture.experts)
+        n_tokens, n_neurons = batch.latents.n_tokens, self.mixture.n_neurons
+        return TokenMixture(tuple(experts), n_tokens, n_neurons, widths)
 
     def norm_interaction(self, batch: EncodedBatch) -> Float[Tensor, "B 2"]:
         """T7 of all experts, weighed by the router."""
         out = batch.x.new_zeros(len(batch.x), 2)
-        for _, tokens, view, own, routed in self.parts(batch):
+        for at, tokens, own, routed in self.parts(batch):
+            view = self.experts[at]
             assert isinstance(view, UpstreamView)
             out.index_add_(0, tokens, view.norm_interaction(own) * routed[:, None])
         return out

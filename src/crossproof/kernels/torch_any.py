@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -9,6 +11,8 @@ from torch import Tensor
 
 CHUNK_ELEMENTS = 1 << 24
 """Largest intermediate of the chunked loops, in elements: 64 MiB of float32."""
+PAIR_ELEMENTS = 1 << 22
+"""The same where pairs of entries are summed, in float64: 32 MiB."""
 
 
 def weighted_rows(
@@ -113,20 +117,42 @@ def plain_pairs(
     """Writes the five sums of every pair of active latents of every token into `out`."""
     if len(out) == 0:
         return
-    widest = int(offsets.diff().max())
-    step = max(1, CHUNK_ELEMENTS // (widest * max(weights.shape[1], widest)))
-    for low in range(0, len(offsets) - 1, step):
-        high = min(low + step, len(offsets) - 1)
+    width = weights.shape[1]
+    for low, high, widest in token_runs(offsets.diff().tolist(), PAIR_ELEMENTS, width):
         present, entry = slots(offsets[low : high + 1], widest)
-        sizes = (values[entry] * present)[..., None] * weights[indices[entry]]
-        sizes = sizes.abs().double()
-        owned = (entry[..., None] == owner[low:high, None]) & present[..., None]
-        charge = norms.double() * swings[low:high].double()
-        charged = (owned * norms.double()) @ sizes.mT
-        additive = (owned * charge[:, None]) @ sizes.mT
-        smaller = pairwise_minima(sizes, charge)
-        sums = [charged, charged.mT, additive, additive.mT, smaller]
-        out[starts[low] : starts[high]] = torch.stack(sums, -1)[upper(present)]
+        held, latents = (values[entry] * present)[..., None], indices[entry]
+        sums = out.new_zeros(3, high - low, widest, widest)
+        step = max(1, PAIR_ELEMENTS // ((high - low) * widest))
+        for start in range(0, width, step):
+            some = slice(start, start + step)
+            sizes = (held * weights[:, some][latents]).abs().double()
+            owned = entry[..., None] == owner[low:high, None, some]
+            owned &= present[..., None]
+            charge = norms[some].double() * swings[low:high, some].double()
+            sums[0] += (owned * norms[some].double()) @ sizes.mT
+            sums[1] += (owned * charge[:, None]) @ sizes.mT
+            sums[2] += pairwise_minima(sizes, charge)
+        rows, pairs = out[starts[low] : starts[high]], upper(present)
+        for at, column in enumerate((sums[0], sums[0].mT, sums[1], sums[1].mT, sums[2])):
+            rows[:, at] = column[pairs]
+
+
+def token_runs(active: Sequence[int], most: int, across: int) -> Iterator[tuple[int, int, int]]:
+    """Tokens from, to, and the most entries of one: each run's padded arrays hold `most` numbers.
+
+    They have a row for each of a token's entries and as many columns, or `across` if that is more;
+    one token alone may have more. So a token with many entries widens its neighbours' rows at most,
+    not all of the batch's.
+    """
+    low, widest = 0, 0
+    for at, count in enumerate(active):
+        wider = max(widest, count)
+        if at > low and (at + 1 - low) * wider * max(across, wider) > most:
+            yield low, at, widest
+            low, wider = at, count
+        widest = wider
+    if active:
+        yield low, len(active), widest
 
 
 def pairwise_minima(

@@ -113,17 +113,18 @@ class LanguageModel:
         reproduces.
         """
         if self.is_mixture(block):
+            kind = type(self._site(f"blocks.{block}.mlp.hook_in").module).__name__
             raise CrossproofError(
-                f"Block {block} of '{self.name}' has no dense MLP but a mixture of experts, which "
-                f"`measure` and `evaluate` read and this does not; choose blocks that have one.",
+                f"Block {block} of '{self.name}' has a mixture of experts ({kind}), which "
+                f"`measure`, `evaluate` and `cluster` read expert by expert; penalties, audits, "
+                f"certificates and attribution need a dense MLP: choose blocks that have one.",
                 code="CP-ARCHITECTURE",
             )
         if block not in self._mlps:
-            sites = [self._site(f"blocks.{block}.mlp.{side}") for side in ("hook_in", "hook_out")]
+            at = f"blocks.{block}.mlp.hook_"
+            sites = self._site(at + "in"), self._site(at + "out")
             where = f"Block {block} of '{self.name}'"
-            self._mlps[block] = read_mlp(
-                self._bare, (sites[0], sites[1]), self._tried(block), where
-            )
+            self._mlps[block] = read_mlp(self._bare, sites, self._tried(block), where)
         return self._mlps[block]
 
     def is_mixture(self, block: int) -> bool:
@@ -140,8 +141,8 @@ class LanguageModel:
             raise CrossproofError(f"Block {block} of '{self.name}' has no mixture of experts.")
         if block not in self._mixtures:
             site = self._site(f"blocks.{block}.mlp.hook_in")
-            where = f"Block {block} of '{self.name}'"
             read, written = (value.flatten(0, 1) for value in self._tried(block))
+            where = f"Block {block} of '{self.name}'"
             self._mixtures[block] = read_mixture(self._bare, site, (read, written), where)
         return self._mixtures[block]
 
@@ -193,11 +194,8 @@ class LanguageModel:
         self, tokens: Int[Tensor, "S T"], names: Sequence[str]
     ) -> Float[Tensor, "S T P D"]:
         """The values of the named hookpoints, in the order of `names`; see `read`."""
-        out = torch.empty(
-            (*tokens.shape, len(names), self.d_model),
-            device=self.device,
-            dtype=self.activation_dtype,
-        )
+        shape = *tokens.shape, len(names), self.d_model
+        out = torch.empty(shape, device=self.device, dtype=self.activation_dtype)
         self.read(tokens, names, partial(store, out))
         return out
 
