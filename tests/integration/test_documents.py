@@ -74,8 +74,8 @@ def blocks(page: str) -> Iterator[Block]:
         yield Block(page, *match.groups())
 
 
-def run(block: Block, names: dict[str, object]) -> None:
-    """Runs a block, commands in this process."""
+def run(block: Block, names: dict[str, object], capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs a block, commands in this process; each names what it wrote and what to do next."""
     if block.language == "python":
         code = block.code
         for usual, small in SMALLER.items():
@@ -87,6 +87,8 @@ def run(block: Block, names: dict[str, object]) -> None:
         asks = {"--help", "--resume"} & {*words}
         with contextlib.suppress(SystemExit) if "--help" in asks else contextlib.nullcontext():
             main([*words, *(() if asks else shlex.split(SMALL.get(words[0], "")))])
+        said = capsys.readouterr().out.splitlines()
+        assert "--help" in asks or words[0] == "--version" or said[-1].startswith("Next: "), said
 
 
 def write_model_text_and_sae() -> None:
@@ -134,7 +136,12 @@ def test_every_block_is_run_or_says_why_not(page: str) -> None:
 @pytest.mark.parametrize(
     "page", [pytest.param(p, marks=[] if p in QUICK else [pytest.mark.slow]) for p in PAGES]
 )
-def test_every_block_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_block_runs(
+    page: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     listed = [block for block in blocks(page) if block.why_not is None]
     before = [Block(page, None, "", line) for line in BEFORE.get(page, ())]
     monkeypatch.chdir(tmp_path)
@@ -149,4 +156,4 @@ def test_every_block_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         write_model_text_and_sae()
     names: dict[str, object] = {}
     for block in [*before, *listed]:
-        run(block, names)
+        run(block, names, capsys)
