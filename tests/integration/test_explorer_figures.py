@@ -48,7 +48,7 @@ class Measured:
         self.sums: Interactions = tally.interactions
 
 
-@pytest.fixture(scope="module", params=["gpt-neo", "llama"])
+@pytest.fixture(scope="module", params=["gpt-neo", pytest.param("llama", marks=pytest.mark.slow)])
 def kind(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
