@@ -34,7 +34,7 @@ HOOKPOINTS = [f"blocks.{b}.{n}" for b in range(4) for n in ("hook_resid_mid", "m
 WORDS = [f"{a}{b}{c}" for a in "bdfglmprst" for b in "aeiou" for c in "klmnrst"]
 
 
-def context(rng: random.Random, group: Any) -> dict[str, Any]:
+def context(rng: random.Random) -> dict[str, Any]:
     """A context of words drawn by chance."""
     values = [0.0] * TOKENS
     for at in rng.sample(range(TOKENS), 4):
@@ -46,8 +46,11 @@ def context(rng: random.Random, group: Any) -> dict[str, Any]:
         "peak": 12,
         "sequence": rng.randrange(40_000),
         "position": rng.randrange(256),
-        "group": group,
     }
+
+
+POOL = [context(random.Random(seed)) for seed in range(2_000)]
+"""Contexts that latents share, so that making the store takes little time."""
 
 
 def latent_page(latent: int, latents: int, rng: random.Random) -> dict[str, Any]:
@@ -58,11 +61,14 @@ def latent_page(latent: int, latents: int, rng: random.Random) -> dict[str, Any]
         "second_difference": 0.4, "described": False,
     }  # fmt: skip
     groups = ["top"] * 12 + [3, 3, 2, 2, 1, 1]
+    texts = rng.sample(POOL, CONTEXTS)
     return {
         "latent": latent, "active": 1500, "tokens": 10_000_000, "frequency": rng.random() * 0.01,
         "mean": rng.random() * 5, "largest": 9.0, "interaction": rng.expovariate(1.0),
         "histogram": [[round(2 ** (at / 4), 3), rng.randrange(200)] for at in range(16)],
-        "contexts": [context(rng, group) for group in groups[:CONTEXTS]],
+        "contexts": [
+            {**text, "group": group} for text, group in zip(texts, groups, strict=True)
+        ],
         "logits": {
             "hookpoint": HOOKPOINTS[-1],
             "promoted": [[" " + rng.choice(WORDS), rng.random()] for _ in range(10)],

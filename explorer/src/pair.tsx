@@ -13,12 +13,16 @@ export function Pair() {
   const facts = manifest.dictionaries[dictionary];
   const loaded = useLoaded(() => source.page<PairPage>(dictionary, "pair", h * facts.latents + k), [dictionary, h, k]);
   const page = loaded.value;
+  const title = (
+    <div class="title">
+      <h1><span class="first">Latent <LatentLink id={h} /></span> and <span class="second">latent <LatentLink id={k} /></span></h1>
+    </div>
+  );
+  if (loaded.error) return <>{title}<FiguresOnly h={h} k={k} why={loaded.error} facts={facts} /></>;
   if (!page || page.latents[0] !== h || page.latents[1] !== k) return <Waiting of={loaded} />;
   return (
     <>
-      <div class="title">
-        <h1><span class="first">Latent <LatentLink id={h} /></span> and <span class="second">latent <LatentLink id={k} /></span></h1>
-      </div>
+      {title}
       <Figures items={figures(page, facts)} />
       <div class="columns">
         <div class="main"><Together page={page} facts={facts} /></div>
@@ -27,11 +31,29 @@ export function Pair() {
             <Bars rows={Object.entries(page.by_block).map(([block, value]) => [`block ${block}`, value])} />
           </Card>
           <Card title="Who dominates" note="I with one of the two dominant, mean over tokens with both active.">
-            <Bars rows={[[`${h} over ${k}`, page.directed[0], 0], [`${k} over ${h}`, page.directed[1], 1]]} />
+            <Bars rows={[[`${h} over ${k}`, page.directed[0], 1], [`${k} over ${h}`, page.directed[1], 0]]} />
           </Card>
           {[0, 1].map((side) => <Alone key={side} id={page.latents[side]} contexts={page.alone[side]} side={side} />)}
         </aside>
       </div>
+    </>
+  );
+}
+
+/** A pair of the table without a page of its own. */
+function FiguresOnly({ h, k, why, facts }: { h: number; k: number; why: string; facts: Dictionary }) {
+  const { source, route } = usePane(), exactly = { h, k };
+  const question = { text: "", sort: "per_token", descending: true, least: exactly, most: exactly, first: 0, rows: 1 };
+  const loaded = useLoaded(() => source.rows(route.dictionary, "pairs", question), [route.dictionary, h, k]);
+  const row = loaded.value?.rows[0];
+  const of = (name: string) => row?.[loaded.value!.columns.indexOf(name)] as number | null;
+  return (
+    <>
+      <p class="lead">{why}</p>
+      {row ? <Figures items={[
+        ["I a token", number(of("per_token"))], ["I", number(of("i"))], [facts.gated ? "AND" : "J", number(of("second"))],
+        ["Q", number(of("q"))], ["both active", plural(of("coactive") ?? 0, "token")], ["strongest in block", `${of("block")}`],
+      ]} /> : <p class="quiet">{loaded.value ? "They never met in this text." : "…"}</p>}
     </>
   );
 }

@@ -92,7 +92,7 @@ def test_what_is_not_there_is_a_sentence(client: Any, path: str, told: str) -> N
 @pytest.mark.parametrize(
     "path",
     ["/../secret.txt", "/..%2fsecret.txt", "/%2e%2e/secret.txt", "/static/../../secret.txt",
-     "/api/0/..%2f..%2fsecret.txt/0", "/data/manifest.js", "//etc/passwd", "/app.js/../secret.txt"],
+     "/api/0/..%2f..%2fsecret.txt/0", "/data/manifest.js", "/app.js/../secret.txt"],
 )  # fmt: skip
 def test_no_path_leads_out(client: Any, path: str) -> None:
     answer = client.get(path)

@@ -22,6 +22,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("MLPDictionary", "Interactions", "measure_interactions", "interaction"),
         *("additive_interaction", "residual", "dominant_share", "MLPPenalty"),
     ),
+    "The explorer": ("Explorer", "show"),
     "Clusters and audits": ("cluster", "audit", "AuditSettings"),
     "Proofs": (
         *("prove", "ProverOptions", "ProofResult", "verify", "VerificationResult"),

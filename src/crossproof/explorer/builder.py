@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from crossproof.explorer.detail_tally import DetailTally
 from crossproof.explorer.facts import dictionary_facts
 from crossproof.explorer.format import DictionaryFacts
 from crossproof.explorer.layout import neighbour_map
-from crossproof.explorer.material import Document, Material
+from crossproof.explorer.material import Material
 from crossproof.explorer.strings import TokenStrings
 from crossproof.explorer.strongest import Ints, Strongest
 from crossproof.explorer.text_tally import TextTally
@@ -51,7 +52,7 @@ class BuildOptions:
 
     detail_sequences: int = 256
     """Sequences that are read again, for contexts of pairs and for neurons."""
-    described: int = 100_000
+    described: int = 50_000
     """Pairs with a page of their own, at most."""
     batch_sequences: int = 16
     """Sequences a forward pass."""
@@ -159,17 +160,17 @@ class Builder:
 
     def _examples(
         self, views: dict[int, MLPView], details: DetailTally
-    ) -> tuple[dict[int, list[Document]], dict[int, Document]]:
+    ) -> tuple[dict[int, str], dict[int, str]]:
         """Neurons at which pairs meet, and contributions to neurons, by place in the contexts."""
         pairs, neurons = _wanted(details.contexts), _wanted(details.examples)
-        met: dict[int, list[Document]] = {}
-        stacks: dict[int, Document] = {}
+        met: dict[int, str] = {}  # as JSON, which takes a tenth of the memory
+        stacks: dict[int, str] = {}
         with torch.no_grad():
             for batch in self._again(views, "neurons"):
                 found = pair_neurons(batch, views, pairs, details.key, details.n_latents)
-                met |= {int(pairs.place[at]): listed for at, listed in found.items()}
+                met |= {int(pairs.place[at]): json.dumps(each) for at, each in found.items()}
                 stacked = neuron_examples(batch, views, neurons)
-                stacks |= {int(neurons.place[at]): each for at, each in stacked.items()}
+                stacks |= {int(neurons.place[at]): json.dumps(each) for at, each in stacked.items()}
         return met, stacks
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -116,8 +117,10 @@ def pair_pages(material: Material) -> Iterator[tuple[int, Document]]:
         latents = divmod(key, material.n_latents)
         contexts = []
         for place in np.flatnonzero(details.contexts.key[at] > 0).tolist():
-            neurons = material.pair_neurons.get(at * details.contexts.count + place, [])
-            contexts.append({**material.context(details.contexts, at, place), "neurons": neurons})
+            met = material.pair_neurons.get(at * details.contexts.count + place, "[]")
+            contexts.append(
+                {**material.context(details.contexts, at, place), "neurons": json.loads(met)}
+            )
         used = {context["sequence"] for context in contexts}
         yield (
             key,
@@ -154,7 +157,8 @@ def neuron_pages(material: Material) -> Iterator[tuple[int, Document]]:
         for place in np.flatnonzero(details.examples.key[number] > 0).tolist():
             stacked = material.neuron_examples.get(number * details.examples.count + place)
             if stacked is not None:
-                examples.append({**material.context(details.examples, number, place), **stacked})
+                context = material.context(details.examples, number, place)
+                examples.append({**context, **json.loads(stacked)})
         page = {
             "block": block,
             "neuron": neuron,

@@ -34,10 +34,10 @@ class Material:
     text: TextTally
     details: DetailTally | None
     """None where no MLP reads the dictionary."""
-    pair_neurons: Mapping[int, list[Document]]
-    """By place in the pairs' contexts, row by row."""
-    neuron_examples: Mapping[int, Document]
-    """By place in the neurons' contexts."""
+    pair_neurons: Mapping[int, str]
+    """JSON, by place in the pairs' contexts, row by row."""
+    neuron_examples: Mapping[int, str]
+    """JSON, by place in the neurons' contexts."""
     blocks: tuple[int, ...]
     norms: Floats
     nearest: tuple[Ints, Floats]

@@ -16,7 +16,7 @@ from crossproof.interactions.views import mlp_views
 from crossproof.lm.model import LanguageModel
 
 MOST_LETTERS = 2000
-MOST_WAITING = 16
+MOST_WAITING = 8
 """Requests that wait for the language model; more are sent away."""
 REMEMBERED = 8
 

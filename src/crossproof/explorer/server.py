@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from crossproof.errors import CrossproofError
 from crossproof.explorer.access import App, Guard
 from crossproof.explorer.format import LATENTS, PAIRS
-from crossproof.explorer.sentences import Sentences
+from crossproof.explorer.sentences import MOST_WAITING, Sentences
 from crossproof.explorer.store import RowsQuestion, Store
 from crossproof.extras import needed
 
@@ -46,10 +47,10 @@ def application(store: Store, sentences: Sentences | None = None, token: str | N
     desk = Desk(store, sentences)
     routes = [Route(f"/{path}", _file(path), methods=["GET"]) for path in FILES]
     routes += [
-        Route("/api/manifest", _json(desk.manifest), methods=["GET"]),
-        Route("/api/{dictionary:int}/rows/{table}", _json(desk.rows), methods=["GET"]),
+        Route("/api/manifest", _json(desk.pages, desk.manifest), methods=["GET"]),
+        Route("/api/{dictionary:int}/rows/{table}", _json(desk.pages, desk.rows), methods=["GET"]),
         Route("/api/{dictionary:int}/{kind}/{number:int}", desk.page, methods=["GET"]),
-        Route("/api/{dictionary:int}/{what}", _json(desk.sentence), methods=["POST"]),
+        Route("/api/{dictionary:int}/{what}", _json(desk.reading, desk.sentence), methods=["POST"]),
     ]
     return Guard(Starlette(routes=routes), token)
 
@@ -59,6 +60,9 @@ class Desk:
 
     def __init__(self, store: Store, sentences: Sentences | None) -> None:
         self.store, self.sentences = store, sentences
+        self.pages = ThreadPoolExecutor(8, "explorer-pages")
+        self.reading = ThreadPoolExecutor(2 * MOST_WAITING, "explorer-sentences")
+        """A pool of their own: pages do not wait for sentences."""
         self._manifest = store.manifest.shown() | {"live": sentences is not None}
 
     def manifest(self, _: Request, __: bytes) -> Mapping[str, Any]:
@@ -72,7 +76,8 @@ class Desk:
         parts = request.path_params
         try:
             at = self._dictionary(request)
-            packed = await _in_time(self.store.packed_page, at, parts["kind"], parts["number"])
+            asked = at, parts["kind"], parts["number"]
+            packed = await _in_time(self.pages, self.store.packed_page, *asked)
         except CrossproofError as error:
             return _failed(error, 404)
         headers = {"content-encoding": "deflate", "cache-control": "no-cache"}
@@ -108,7 +113,7 @@ def _file(path: str) -> Callable[[Request], Response]:
     return endpoint
 
 
-def _json(answer: Callable[[Request, bytes], Mapping[str, Any]]) -> Any:
+def _json(pool: Executor, answer: Callable[[Request, bytes], Mapping[str, Any]]) -> Any:
     """An endpoint that answers in time: the function's JSON, or its error as a sentence."""
 
     async def endpoint(request: Request) -> Response:
@@ -116,17 +121,18 @@ def _json(answer: Callable[[Request, bytes], Mapping[str, Any]]) -> Any:
 
         body = await request.body()
         try:
-            return JSONResponse(await _in_time(answer, request, body))
+            return JSONResponse(await _in_time(pool, answer, request, body))
         except CrossproofError as error:
             return _failed(error, 400)
 
     return endpoint
 
 
-async def _in_time(function: Callable[..., Any], *arguments: Any) -> Any:
+async def _in_time(pool: Executor, function: Callable[..., Any], *arguments: Any) -> Any:
     """What a function gives, in another thread; CrossproofError if it takes too long."""
+    loop = asyncio.get_running_loop()
     try:
-        return await asyncio.wait_for(asyncio.to_thread(function, *arguments), SECONDS)
+        return await asyncio.wait_for(loop.run_in_executor(pool, function, *arguments), SECONDS)
     except TimeoutError as error:
         raise CrossproofError("The server is too busy to answer this: try again.") from error
 

@@ -41,8 +41,15 @@ def write_dictionary(folder: Path, material: Material) -> None:
 
 def packed(page: Mapping[str, Any]) -> bytes:
     """A document as it lies in a store: JSON, compressed. Numbers that are not finite are null."""
-    text = json.dumps(_finite(page), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    try:
+        text = _json(page)
+    except ValueError:  # a number that is not finite
+        text = _json(_finite(page))
     return zlib.compress(text.encode("utf-8", errors="replace"), 6)
+
+
+def _json(page: Any) -> str:
+    return json.dumps(page, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def _finite(value: Any) -> Any:
