@@ -180,7 +180,7 @@ def _expert_pairs(
         sums.index_add_(0, ranges(starts[tokens], pairs), part)
         entries = ranges(nonzero.offsets[tokens], nonzero.offsets.diff()[tokens])
         diagonal.index_add_(0, entries, alone)
-        dominance.append(replace(who, tokens=tokens, expert=expert.number))
+        dominance.append(replace(who, tokens=tokens, expert=expert.expert))
     return tuple(dominance)
 
 
