@@ -23,7 +23,7 @@ from crossproof.proof.certificate import ProverOptions, network_hash, prove, ver
 from crossproof.proof.certificate.format import Certificate, Limits
 from crossproof.proof.certificate.provers.attention import attention_draft
 from crossproof.proof.certificate.verifier import attention, circuits, sequences, streams
-from crossproof.proof.certificate.verifier.arithmetic import Arithmetic
+from crossproof.proof.certificate.verifier.arithmetic import UNIT, UP, Arithmetic
 from crossproof.proof.certificate.verifier.groups import Terms, groups
 from crossproof.proof.certificate.verifier.verdict import judge
 from crossproof.proof.certificate.writer import Draft, as_certificate
@@ -398,6 +398,15 @@ def test_an_exponential_may_be_off_by_what_its_argument_is() -> None:
     for error in (0.0, 1e-12, 5e-3):
         assert circuits.relative_error(error, 4) >= np.expm1(error) + 64 * 2.0**-53
     assert circuits.relative_error(2e-2, 4) == np.inf
+    assert circuits.relative_error(0.0, 5) == (64 + 16 * 5) * UNIT * UP
+
+
+def test_a_charged_gap_carries_its_own_rounding() -> None:
+    table = np.zeros((1, 2, 2))
+    flat = circuits.Circuits(table, table, 0.0, table, table[0], 0.0)
+    gaps, none = attention.Gaps(Arithmetic(), flat, 0.0, True), np.zeros(1)
+    for gap in (1.0, -1.0):
+        assert gaps._charged(np.array([[gap]]), none, none) == gap - 4 * UNIT
 
 
 def test_options_of_other_kinds_are_refused() -> None:
