@@ -23,7 +23,7 @@ from crossproof.proof.certificate import ProverOptions, network_hash, prove, ver
 from crossproof.proof.certificate.format import Certificate, Limits
 from crossproof.proof.certificate.provers.attention import attention_draft
 from crossproof.proof.certificate.verifier import attention, circuits, sequences, streams
-from crossproof.proof.certificate.verifier.arithmetic import Arithmetic
+from crossproof.proof.certificate.verifier.arithmetic import UNIT, UP, Arithmetic
 from crossproof.proof.certificate.verifier.groups import Terms, groups
 from crossproof.proof.certificate.verifier.verdict import judge
 from crossproof.proof.certificate.writer import Draft, as_certificate
@@ -328,6 +328,20 @@ def test_nothing_is_made_of_what_is_too_large() -> None:
 
 
 SHAPES = [(5, 3, 4, 3), (24, 2, 3, 2)]
+COSTS = {
+    (5, 3, 4, 3): [
+        (64_050_208, 17_656, 6_523), (64_027_168, 9_481, 3_908), (35_088, 6_706, 4_303),
+        (64_086_480, 41_718, 25_168), (64_063_440, 33_543, 21_003), (71_360, 30_768, 20_918),
+        (25_000, 9_231, 5_293),
+    ],
+    (24, 2, 3, 2): [
+        (64_793_560, 1_586_724, 883_932), (64_252_888, 151_620, 64_328), (467_928, 79_476, 44_860),
+        (65_205_480, 2_066_544, 1_777_672), (64_664_808, 631_440, 450_980),
+        (879_848, 559_296, 409_608), (241_552, 335_220, 105_208),
+    ],
+}  # fmt: skip
+"""Bytes and operations that are asked for, and operations that are counted, draft by draft: options
+of users and tables of the documentation rest on them, and they change on purpose only."""
 LARGE = [(5, 3, 200, 2), (40, 2, 3, 2), (12, 5, 3, 2), (6, 3, 2, 300), (30, 3, 9, 4)]
 
 
@@ -335,6 +349,7 @@ LARGE = [(5, 3, 200, 2), (40, 2, 3, 2), (12, 5, 3, 2), (6, 3, 2, 300), (30, 3, 9
     "shape", [*SHAPES, *(pytest.param(shape, marks=pytest.mark.slow) for shape in LARGE)]
 )
 def test_no_more_is_used_than_was_asked_for(shape: tuple[int, int, int, int]) -> None:
+    costs = []
     for draft in drafts(layers.random_layer(*shape, 0, 0.3)):
         certificate = as_certificate(draft)
         memory, operations = needs(certificate)
@@ -346,6 +361,8 @@ def test_no_more_is_used_than_was_asked_for(shape: tuple[int, int, int, int]) ->
         assert verdict.operations <= operations <= 4 * verdict.operations, draft.kind
         with pytest.raises(CrossproofError, match="operations; the limit"):
             judge(certificate, limits=Limits(operations=operations - 1))
+        costs.append((memory, operations, verdict.operations))
+    assert costs == COSTS.get(shape, costs)
 
 
 @pytest.mark.parametrize("options", [ProverOptions(grain="query"), ProverOptions(kind="sequences")])
@@ -381,6 +398,15 @@ def test_an_exponential_may_be_off_by_what_its_argument_is() -> None:
     for error in (0.0, 1e-12, 5e-3):
         assert circuits.relative_error(error, 4) >= np.expm1(error) + 64 * 2.0**-53
     assert circuits.relative_error(2e-2, 4) == np.inf
+    assert circuits.relative_error(0.0, 5) == (64 + 16 * 5) * UNIT * UP
+
+
+def test_a_charged_gap_carries_its_own_rounding() -> None:
+    table = np.zeros((1, 2, 2))
+    flat = circuits.Circuits(table, table, 0.0, table, table[0], 0.0)
+    gaps, none = attention.Gaps(Arithmetic(), flat, 0.0, True), np.zeros(1)
+    for gap in (1.0, -1.0):
+        assert gaps._charged(np.array([[gap]]), none, none) == gap - 4 * UNIT
 
 
 def test_options_of_other_kinds_are_refused() -> None:

@@ -24,7 +24,8 @@ from crossproof.proof.certificate.format_contexts import (
     check_shapes,
 )
 from crossproof.proof.certificate.verifier import verify
-from crossproof.proof.certificate.verifier.contexts import judge_contexts
+from crossproof.proof.certificate.verifier.contexts import judge_contexts, needs
+from crossproof.proof.certificate.verifier.statistical import judge_statistical
 
 TREATMENTS = [(1, 0), (1, 1), (1, 2), (2, 1), (2, 3)]
 
@@ -167,6 +168,13 @@ def compared(certificate: ContextsCertificate, edge: bool) -> int:
 @pytest.mark.parametrize("mlps", [1, 2])
 def test_what_is_certified_at_contexts_is_exactly_so(mlps: int) -> None:
     assert sum(compared(model_end(seed, mlps), edge=False) for seed in range(5 - mlps)) > 10
+
+
+def test_what_is_asked_for_is_known() -> None:
+    """Bytes and operations; they change on purpose only."""
+    assert needs(model_end(0, 1)) == (402_684_216, 163_360)
+    assert needs(model_end(0, 2)) == (402_687_592, 311_584)
+    assert judge_statistical(made.draft(40)).operations == 115_200
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -124,7 +124,9 @@ class ReadSentence:
             who = view.dictionary.dominance(latents)
             every = view.output(*view.dictionary.sums(latents))
             gap = (view.output(who.value, who.gate) - every).norm(dim=1)
-            rows = slice(None) if part.tokens is None else torch.from_numpy(part.tokens)
+            rows: slice | Tensor = slice(None)
+            if part.tokens is not None:
+                rows = torch.from_numpy(part.tokens)
             total[rows] += gap
         listed: list[float] = total.tolist()
         return listed
@@ -173,6 +175,7 @@ class ReadSentence:
         logs = self.reader.model.log_probabilities(tokens, cut)[-1, 0, -1].double()
         return logs
 
+    @torch.no_grad()
     def _patch(self, row: int, at: int, off: Sequence[int]) -> dict[str, Tensor]:
         crosscoder = self.reader.crosscoder
         active = {int(latent): value for latent, value in self._latents(row)}
