@@ -120,6 +120,7 @@ def test_every_kind_says_what_it_is_about(kind: str) -> None:
         "points": "30 inputs, 30 distinct",
         "pairs": "all 49 pairs modulo 7",
         "boxes": f"10 sets of 2 features in {verdict.subject.boxes} boxes",
+        "products": "pairs",
     }[kind]
     for words in (f"kind '{kind}'", expected, verdict.network, verdict.domain, "operations",
                   "You asked for the network. Is this your domain?"):  # fmt: skip

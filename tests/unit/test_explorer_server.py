@@ -56,7 +56,7 @@ def test_pages_and_rows_are_those_of_the_store(client: Any, run: Path) -> None:
     assert "files" not in manifest
     assert client.get("/api/1/latent/3").json() == store.page(1, "latent", 3)
     answer = client.get("/api/1/rows/latents?sort=frequency&ascending=1&rows=5&least.active=2")
-    question = RowsQuestion("", "frequency", False, {"active": 2}, {}, 0, 5)
+    question = RowsQuestion("", "frequency", False, {"active": 2.0}, {}, 0, 5)
     assert answer.json() == json.loads(json.dumps(store.rows(1, LATENT_TABLE, question)))
     assert len(answer.json()["rows"]) == 5
 
