@@ -221,3 +221,7 @@ def test_a_dictionary_of_the_stream_is_measured_as_brute_force_has_it(
         view.beta_gate = u @ mlp.W_gate + mlp.b_gate - view.q.sum(2)
     expected = float(view.interaction().mean())
     assert result.totals["I"].by_block[1] == pytest.approx(expected, rel=1e-5)
+    (seen,) = mlp_views(model, crosscoder, (1,)).values()
+    hidden = float(seen.norm_interaction(batch, singles=False).double().mean())
+    assert result.totals["norm"].by_block[1] == pytest.approx(hidden, rel=1e-5)
+    assert hidden > 0

@@ -104,7 +104,9 @@ def test_contributions_add_up_to_the_models_own_pre_activations(
 
 
 def test_in_float32_they_add_up_to_its_rounding(language_models: dict[str, LanguageModel]) -> None:
-    for model in language_models.values():
+    torch.manual_seed(1)
+    behind_norms = [load_model(build(), tokenizer=word_tokenizer()) for build in (gemma2, olmo2)]
+    for model in [*language_models.values(), *behind_norms]:
         crosscoder = dictionary(model, "blocks.0.hook_resid_pre")
         (view,) = mlp_views(model, crosscoder).values()
         (batch, _) = batches(model, crosscoder, (*view.needs, "blocks.0.mlp.hook_in"))

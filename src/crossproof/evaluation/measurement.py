@@ -19,15 +19,19 @@ from crossproof.tables import Row, Table, Value, fixed, percent
 SCHEMA = 2
 """1: I of gated MLPs was without AND."""
 Totals = dict[str, BlockEstimate]
-"""By form, I and Q with J (plain MLPs) or AND (gated ones), and `dominated`."""
+"""By form, I and Q with J (plain MLPs) or AND (gated ones), and `dominated`; `norm`, T7, of
+dictionaries of the stream."""
 
 FORMS = {
     "I": ("Interaction I", "every latent but the dominant one, by size; a token and block"),
     "J": ("Additive form J", "zero for latents that a neuron adds up"),
     "AND": ("Of it gate times value, AND", "latents meeting on the two paths of gated neurons"),
     "Q": ("Pair form Q", "every two latents, by the smaller contribution"),
+    "norm": ("Norm's own, all", "denominator moved by all latents, which freezing it hides"),
     "dominated": ("Dominated neurons", "share with one latent above 90%"),
 }
+OF_TOKENS = ("norm", "dominated")
+"""Those that pairs have no part in."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,7 @@ def _totals(form: str, totals: list[Totals], ratios: list[Totals]) -> Row:
 
 def pairs_table(title: str, result: MeasurementResult) -> Table:
     """The strongest pairs, their sums where both latents are active, and the block of most."""
-    forms = [form for form in FORMS if form in result.totals and form != "dominated"]
+    forms = [form for form in FORMS if form in result.totals and form not in OF_TOKENS]
     shapley = any(pair.shapley_taylor is not None for pair in result.top_pairs)
     columns = ["I a token", "both active", *forms, "2nd diff."]
     columns += ["φ", "block"] if shapley else ["block"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,15 @@ from crossproof.interactions.config import MLPs
 from crossproof.interactions.matrix import Accumulator, Interactions
 from crossproof.interactions.measuring import SeenDominance, TokenPairs, token_pairs
 from crossproof.interactions.penalty import dominant_share
-from crossproof.interactions.views import described, mlp_views, n_neurons, needs_of, read_by
+from crossproof.interactions.views import (
+    MLPView,
+    described,
+    is_upstream,
+    mlp_views,
+    n_neurons,
+    needs_of,
+    read_by,
+)
 from crossproof.lm.model import LanguageModel
 
 DOMINATED = 0.9
@@ -34,7 +42,8 @@ class InteractionTally:
     interactions: Interactions
     """On the CPU, whatever the model's device."""
     totals: Sums
-    """Per-sequence sums [S, L] of every form and of `dominated` neurons, and [S] `tokens`."""
+    """Per-sequence sums [S, L] of every form, of `dominated` neurons and, of a dictionary of the
+    stream, of the norm's own interaction `norm` (all latents taken out), and [S] `tokens`."""
     neurons: tuple[int, ...]
     """Neurons of each block: `dominated` is out of tokens times these."""
     seconds: dict[str, float]
@@ -71,7 +80,7 @@ def tally_interactions(
         seen = read_by(views, batch)
         pairs = token_pairs(batch.latents, seen)
         running.add(pairs.collected())
-        rows.append(by_sequence(pairs, batch))
+        rows.append(by_sequence(pairs, batch) | _norms_own(views, batch))
         if batch.first < kept_sequences:
             kept.append(batch.latents_only(needs))
         if progress is not None:
@@ -101,6 +110,18 @@ def _dominated(parts: Sequence[SeenDominance], n_tokens: int) -> Float[Tensor, "
         assert part.tokens is not None
         out.index_add_(0, part.tokens, count)
     return out
+
+
+def _norms_own(views: Mapping[int, MLPView], batch: EncodedBatch) -> dict[str, NDArray[np.float64]]:
+    """T7 at each MLP, zero at one that is read at its input; nothing if all are."""
+    if not any(map(is_upstream, views.values())):
+        return {}
+    nothing = batch.x.new_zeros(len(batch.x))
+    columns = [
+        view.norm_interaction(batch, singles=False)[:, 0] if is_upstream(view) else nothing
+        for view in views.values()
+    ]
+    return {"norm": batch.per_sequence(torch.stack(columns, 1)).cpu().numpy()}
 
 
 def by_sequence(pairs: TokenPairs, batch: EncodedBatch) -> dict[str, NDArray[np.float64]]:

@@ -26,6 +26,8 @@ from crossproof.lm.mlp import MLPWeights
 from crossproof.lm.norms import Norm
 
 K = TypeVar("K")
+_NUMBERS = 2**22
+"""Numbers in the largest temporary: 16 MiB in float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,15 +198,44 @@ class StreamView:
         """
         left, mlp = stream - removed, self.frozen.mlp
         before, after = self.denominators(stream), self.denominators(left)
-        frozen, shift = left / before[:, None], (before / after - 1).abs()[:, None]
-        linear = shift * (frozen @ mlp.W_in).abs()
-        if mlp.W_gate is None or mlp.b_gate is None:
-            return linear @ self.frozen.output_norms
-        gate = shift * (frozen @ mlp.W_gate).abs()
-        opening = mlp.activation(frozen @ mlp.W_gate + mlp.b_gate).abs()
-        value = (frozen @ mlp.W_in + mlp.b_in).abs()
-        charge = gated_terms(LIPSCHITZ[mlp.activation], opening, value, gate, linear).total
-        return charge @ self.frozen.output_norms
+        frozen = left / before[:, None]
+        return self._hidden(before / after, *(frozen @ W for W in mlp.inputs))
+
+    def single_norm_interactions(
+        self, latents: SparseLatents, stream: Float[Tensor, "B D"]
+    ) -> Float[Tensor, " nnz"]:
+        """The same of each active latent's own part of the stream.
+
+        What it takes from a neuron is known, p_nh, so no entry needs a product with the MLP.
+        """
+        token, before = latents.token_index, self.denominators(stream)
+        whole = [(stream / before[:, None]) @ W for W in self.frozen.mlp.inputs]
+        tables = [G for G in (self.frozen.G, self.frozen.G_gate) if G is not None]
+        parts = [stream.new_zeros(0)]
+        step = max(1, _NUMBERS // self.frozen.mlp.n_neurons)
+        for rows in torch.arange(len(token), device=token.device).split(step):
+            at, latent, value = token[rows], latents.indices[rows], latents.values[rows, None]
+            after = self.denominators(stream[at] - value * self.decoder[latent])
+            scaled = value / before[at, None]
+            paths = (z[at] - scaled * G[latent] for z, G in zip(whole, tables, strict=True))
+            parts.append(self._hidden(before[at] / after, *paths))
+        return torch.cat(parts)
+
+    def _hidden(
+        self,
+        ratio: Float[Tensor, " X"],
+        linear: Float[Tensor, "X N"],
+        gate: Float[Tensor, "X N"] | None = None,
+    ) -> Float[Tensor, " X"]:
+        """What paths that hold these (without biases) hide, s over the denominator after being
+        `ratio`."""
+        mlp, shift = self.frozen.mlp, (ratio - 1).abs()[:, None]
+        moved = shift * linear.abs()
+        if gate is None or mlp.b_gate is None:
+            return moved @ self.frozen.output_norms
+        opening = mlp.activation(gate + mlp.b_gate).abs()
+        sizes = opening, (linear + mlp.b_in).abs(), shift * gate.abs(), moved
+        return gated_terms(LIPSCHITZ[mlp.activation], *sizes).total @ self.frozen.output_norms
 
 
 def behind(norm: Norm, mlp: MLPWeights) -> MLPWeights:

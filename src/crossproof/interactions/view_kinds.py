@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from crossproof.crosscoder.autograd import sparse_product
 from crossproof.crosscoder.encode import EncodedBatch
 from crossproof.interactions.contributions import MLPDictionary
 from crossproof.interactions.stream import ExpertView, StreamView, TokenMixture, TokenView
@@ -103,19 +104,21 @@ class UpstreamView:
         """What the stream holds beside the dictionary at each token, over its denominator."""
         return self.view.rest_of(batch.latents, _read(batch, self.stream))
 
-    def norm_interaction(self, batch: EncodedBatch) -> Float[Tensor, "B 2"]:
-        """T7 with everything the latents wrote taken out, and the mean over single latents."""
-        stream = _read(batch, self.stream)
-        latents, decoder = batch.latents, self.view.decoder
-        whole = torch.zeros_like(stream)
-        written = latents.values[:, None] * decoder[latents.indices]
-        whole.index_add_(0, latents.token_index, written)
-        single = self.view.norm_interaction(stream[latents.token_index], written)
-        mean = torch.zeros_like(stream[:, 0]).index_add_(0, latents.token_index, single)
-        counts = latents.offsets.diff().clamp_min(1)
-        both = torch.stack([self.view.norm_interaction(stream, whole), mean / counts], 1)
+    def norm_interaction(
+        self, batch: EncodedBatch, singles: bool = True
+    ) -> Float[Tensor, "B figures"]:
+        """T7 with everything the latents wrote taken out and, if `singles`, the mean over single
+        latents."""
+        stream, latents = _read(batch, self.stream), batch.latents
+        written = sparse_product(latents, self.view.decoder)
+        figures = [self.view.norm_interaction(stream, written)]
+        if singles:
+            each = self.view.single_norm_interactions(latents, stream)
+            mean = torch.zeros_like(stream[:, 0]).index_add_(0, latents.token_index, each)
+            figures.append(mean / latents.offsets.diff().clamp_min(1))
         weight = _weight(self.second, batch)
-        return both if weight is None else both * weight[:, None]
+        stacked = torch.stack(figures, 1)
+        return stacked if weight is None else stacked * weight[:, None]
 
 
 def _outputs(second: SecondNorm | None) -> tuple[str, ...]:
@@ -182,13 +185,15 @@ class MixtureView:
         n_tokens, n_neurons = batch.latents.n_tokens, self.mixture.n_neurons
         return TokenMixture(tuple(experts), n_tokens, n_neurons, widths)
 
-    def norm_interaction(self, batch: EncodedBatch) -> Float[Tensor, "B 2"]:
+    def norm_interaction(
+        self, batch: EncodedBatch, singles: bool = True
+    ) -> Float[Tensor, "B figures"]:
         """T7 of all experts, weighed by the router."""
-        out = batch.x.new_zeros(len(batch.x), 2)
+        out = batch.x.new_zeros(batch.latents.n_tokens, 1 + singles)
         for at, tokens, own, routed in self.parts(batch):
             view = self.experts[at]
             assert isinstance(view, UpstreamView)
-            out.index_add_(0, tokens, view.norm_interaction(own) * routed[:, None])
+            out.index_add_(0, tokens, view.norm_interaction(own, singles) * routed[:, None])
         return out
 
     def rest_of(self, batch: EncodedBatch) -> Float[Tensor, "B D"]:

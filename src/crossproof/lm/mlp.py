@@ -41,6 +41,11 @@ class MLPWeights:
         return self.W_gate is not None
 
     @property
+    def inputs(self) -> tuple[Float[Tensor, "D N"], ...]:
+        """The input weights of its paths: the linear one's and, if gated, the gate's."""
+        return (self.W_in,) if self.W_gate is None else (self.W_in, self.W_gate)
+
+    @property
     def n_neurons(self) -> int:
         """N, the number of neurons."""
         return self.W_in.shape[1]
