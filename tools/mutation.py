@@ -8,7 +8,7 @@ import inspect
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -171,6 +171,7 @@ def _forgotten(node: ast.AST) -> Iterator[Any]:
 
 def _function(of: Any) -> FunctionType | None:
     """The plain function below property, class method and type checks."""
+    of = of.func if isinstance(of, cached_property) else of
     of = getattr(of, "fget", None) or getattr(of, "__func__", None) or of
     of = inspect.unwrap(of) if callable(of) else of
     return of if isinstance(of, FunctionType) else None

@@ -251,16 +251,12 @@ def statistical() -> str:
     columns = _dictionaries()
     head, body = ["statistical", "bounded"], []
     for name in columns:
-        head += [f"{name}: ≤", "measured", "Bernstein", "Hoeffding"]
+        head += [f"{name}: ≤", "measured"]
     for rows in zip(*(column["statistical"] for column in columns.values()), strict=True):
         cells = [rows[0]["treatment"], rows[0]["quantity"]]
         for row in rows:
-            beside = (row["bernstein"], row["hoeffding"])
-            cells += [
-                at_most(4)(row["bound"]) + (" (vacuous)" if row["vacuous"] else ""),
-                f"{row['measured']:.4f}",
-                *("" if bound is None else at_most(4)(bound) for bound in beside),
-            ]
+            empty = " (vacuous)" if row["vacuous"] else ""
+            cells += [at_most(4)(row["bound"]) + empty, f"{row['measured']:.4f}"]
         body.append(cells)
     return table(head, body)
 

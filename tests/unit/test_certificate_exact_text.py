@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,20 +13,12 @@ import exact_text
 import numpy as np
 import pytest
 import statistical as made
+from hostile_text import at_the_edge, exactly, model_end
 
-from crossproof.proof.certificate.format_contexts import (
-    ACTIVATIONS,
-    ContextsCertificate,
-    ContextStatement,
-    ModelShape,
-    check_codes,
-    check_shapes,
-)
+from crossproof.proof.certificate.format_contexts import ContextsCertificate
 from crossproof.proof.certificate.verifier import verify
 from crossproof.proof.certificate.verifier.contexts import judge_contexts, needs
 from crossproof.proof.certificate.verifier.statistical import judge_statistical
-
-TREATMENTS = [(1, 0), (1, 1), (1, 2), (2, 1), (2, 3)]
 
 
 def hostile_documents(seed: int) -> dict[str, Any]:
@@ -85,69 +76,6 @@ def test_a_claim_one_ulp_below_what_is_reached_is_not_verified(tmp_path: Path) -
             statement[key] = math.nextafter(statement[key], -math.inf)
     (folder / "certificate.json").write_text(json.dumps(header))
     assert not any(bound.holds for bound in verify(folder).bounds)
-
-
-def random_shape(g: np.random.Generator, mlps: int) -> ModelShape:
-    norms = (*(f"mlp{i}" for i in range(mlps)), *(("attention",) if mlps > 1 else ()), "final")
-    return ModelShape(
-        mlps=mlps,
-        activations=tuple(str(name) for name in g.choice(ACTIVATIONS, mlps)),
-        gated=tuple(bool(gate) for gate in g.random(mlps) < 0.5),
-        epsilons={name: float(g.choice([1e-5, 0.1])) for name in norms},
-        centred={name: bool(g.random() < 0.5) for name in norms},
-        scale=float(g.choice([0.5, 2.0])),
-        window=None if g.random() < 0.5 else 2,
-        rotary=mlps > 1 and bool(g.random() < 0.5),
-    )
-
-
-def model_end(seed: int, mlps: int) -> ContextsCertificate:
-    """The end of a tiny model of any shape, at two contexts of four tokens."""
-    g = np.random.default_rng([seed, mlps])
-    shape = random_shape(g, mlps)
-    sizes = {"D": 4, "N0": 5, "N1": 3, "H": 6, "A": 4, "R": 2, "F": 3, "P": 1, "V": 5}
-    sizes |= {"S": 2, "T": 4}
-    scored = np.array([[0, 1, 1, 1], [1, 1, 0, 1]])
-    counts = g.integers(0, 4, scored.sum())
-    counts[0] = 3
-    sizes |= {"B": len(counts) + 1, "E": int(counts.sum())}
-    tensors: dict[str, Any] = {}
-    for name, letters in shape.layout.items():
-        tensors[name] = g.standard_normal([sizes[letter] for letter in letters.split()])
-    if shape.rotary:
-        angle = g.uniform(0, 6, (4, 1))
-        tensors["weights.attention.cos"] = np.cos(angle)
-        tensors["weights.attention.sin"] = np.sin(angle)
-    tensors["contexts.tokens"] = np.array([[0, 1, 2, 3], [4, 3, 2, 1]])
-    tensors["contexts.scored"] = scored
-    tensors["contexts.offsets"] = np.concatenate([[0], np.cumsum(counts)])
-    tensors["contexts.indices"] = np.concatenate([g.permutation(6)[:n] for n in counts])
-    described = {name: (t.shape, t.dtype == np.int64) for name, t in tensors.items()}
-    statements = tuple(ContextStatement(n, m, 0, 1e30, 1e30) for n, m in TREATMENTS if n <= mlps)
-    made = ContextsCertificate(
-        shape, statements, tensors, check_shapes(shape, described), "0" * 16, "0" * 64
-    )
-    check_codes(made)
-    return made
-
-
-def exactly(certificate: ContextsCertificate, mlps: int, keep: int) -> exact_text.Treated:
-    tensors = {name: tensor.tolist() for name, tensor in certificate.tensors.items()}
-    return exact_text.contexts(asdict(certificate.shape), tensors, mlps, keep)
-
-
-def at_the_edge(certificate: ContextsCertificate, seed: int) -> ContextsCertificate:
-    """The same with one prediction's two largest logits an ulp apart, or equal."""
-    g = np.random.default_rng(seed)
-    row = exactly(certificate, 1, 0).logits[int(g.integers(0, 4))]
-    second, first = np.argsort([float(logit) for logit in row])[-2:]
-    bias = certificate.tensors["weights.final.unembedding_bias"].copy()
-    moved = np.float64(Decimal(float(bias[second])) + row[first] - row[second])
-    for _ in range(int(g.integers(0, 3))):
-        moved = np.nextafter(moved, g.choice([-1, 1]) * np.inf)
-    bias[second] = moved
-    tensors = {**certificate.tensors, "weights.final.unembedding_bias": bias}
-    return replace(certificate, tensors=tensors)
 
 
 def compared(certificate: ContextsCertificate, edge: bool) -> int:

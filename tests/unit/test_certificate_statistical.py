@@ -179,6 +179,8 @@ def test_half_a_chance_and_gaps_that_are_all_clipped_say_nothing() -> None:
     even = judge_statistical(made.certificate(delta=0.5))
     assert all(map(even.vacuous, even.bounds))
     assert "says nothing" in even.verdict
+    assert "says nothing" in statistical_table({"even": even}).to_text()
+    assert "says nothing" not in statistical_table({"usual": result}).to_text()
     narrow = judge_statistical(made.certificate(documents=400, low=0.0, high=0.1))  # half are above
     gap, _, beyond = narrow.bounds[:3]
     assert gap.claimed < 0.1

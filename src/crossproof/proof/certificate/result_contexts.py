@@ -173,7 +173,8 @@ def contexts_table(results: Mapping[str, ContextsResult]) -> Table:
     for name, result in results.items():
         for bound in result.bounds:
             share = f"{bound.kept:,} of {bound.predictions:,}"
-            verdict = "verified" if bound.holds else "NOT verified"
+            verdict = "says nothing" if result.vacuous(bound) else "verified"
+            verdict = verdict if bound.holds else "NOT verified"
             label = f"{printable(name)}: {bound.label}"
             rows.append(Row(label, (share, bound.loss_change, verdict), style=LOSS))
     columns = ("kept ≥", "|Δloss| ≤", "claim")

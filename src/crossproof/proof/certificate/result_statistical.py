@@ -205,11 +205,12 @@ def statistical_table(results: Mapping[str, StatisticalResult]) -> Table:
         each = iter(result.bounds)
         for gap, changed, beyond in zip(each, each, each, strict=True):
             proved = gap.holds and changed.holds and beyond.holds
+            empty = all(map(result.vacuous, (gap, changed, beyond)))
+            claim = ("says nothing" if empty else "verified") if proved else "NOT verified"
             label = f"statistical: {printable(name)}, {gap.treatment}"
             values = (gap.bound, changed.bound, beyond.bound)
             about = (f"{result.documents:,}", _confidence(result.delta))
-            rows.append(Row(label, (*values, *about, "verified" if proved else "NOT verified"),
-                            style=BOUND))  # fmt: skip
+            rows.append(Row(label, (*values, *about, claim), style=BOUND))
     columns = ("loss gap ≤", "changed ≤", "beyond ≤", "documents", "confidence", "claim")
     note = "With the confidence stated, over the draw of documents: no proofs about every input."
     return Table("STATISTICAL certificates", columns, tuple(rows), note=note)
