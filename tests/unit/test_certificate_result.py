@@ -113,13 +113,15 @@ def test_bounds_are_printed_in_the_direction_in_which_they_hold() -> None:
 
 @pytest.mark.parametrize("kind", ["points", "pairs", "boxes"])
 def test_every_kind_says_what_it_is_about(kind: str) -> None:
-    draft = small.drafts()[kind]
+    made = small.drafts() | {"products": hostile.products(np.random.default_rng(0))}
+    draft, p = made[kind], len(made["products"].domain["table"])
     verdict = judge(as_certificate(draft), pinned=("network",))
     text = repr(verdict)
     expected = {
         "points": "30 inputs, 30 distinct",
         "pairs": "all 49 pairs modulo 7",
         "boxes": f"10 sets of 2 features in {verdict.subject.boxes} boxes",
+        "products": f"all {p * p} pairs of a group of {p} elements",
     }[kind]
     for words in (f"kind '{kind}'", expected, verdict.network, verdict.domain, "operations",
                   "You asked for the network. Is this your domain?"):  # fmt: skip
@@ -127,6 +129,8 @@ def test_every_kind_says_what_it_is_about(kind: str) -> None:
     assert VerificationResult.from_json(verdict.to_json()) == verdict
     if kind == "pairs":
         assert (verdict.majority, verdict.label_entropy) == (1 / 7, math.log(7))
+    elif kind == "products":
+        assert (verdict.majority, verdict.label_entropy) == (1 / p, math.log(p))
     elif kind == "boxes":
         assert verdict.subject.boxes == int((draft.proof["tree"] >= 0).sum())
     else:
