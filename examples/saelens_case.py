@@ -86,7 +86,7 @@ class Train:
     n_latents: int = 4096
     k: int = 32
     tokens: int = 1_000_000
-    """Where fewer are stored, training waits for the harvest to go on."""
+    """Those that are to be stored at most; training waits for a harvest that is under way."""
     batch: int = 512
     learning_rate: float = 1e-3
     seed: int = 0
@@ -102,7 +102,8 @@ class Train:
         places |= {f"{read} to {write}": (read, write) for read, write in about["transcoders"]}
         first = dict(zip(about["hookpoints"], self._stored(about, 0, 4 * BATCH), strict=True))
         made = {name: self._dictionary(at, first, about) for name, at in places.items()}
-        steps = self.tokens // self.batch
+        stored = len(np.load(self.out / "activations.npy", mmap_mode="r"))
+        steps = min(self.tokens, stored) // self.batch
         config = SAETrainerConfig(
             total_training_samples=steps * self.batch,
             train_batch_size_samples=self.batch,
@@ -114,7 +115,7 @@ class Train:
         )
         saes = {name: sae for name, (sae, _) in made.items()}
         ratios = {name: ratio for name, (_, ratio) in made.items()}
-        stream = self._stream(about, places, ratios)
+        stream = self._stream(about, places, ratios, steps)
         trainer = MultiSAETrainer(config, saes, {name: name for name in saes}, stream)
         for name, each in trainer.trainers.items():
             each.activation_scaler.scaling_factor = _scale(first[places[name][0]])
@@ -154,9 +155,13 @@ class Train:
         return sae, ratio
 
     def _stream(
-        self, about: dict[str, Any], places: dict[str, tuple[str, ...]], ratios: dict[str, float]
+        self,
+        about: dict[str, Any],
+        places: dict[str, tuple[str, ...]],
+        ratios: dict[str, float],
+        steps: int,
     ) -> Iterator[dict[str, torch.Tensor]]:
-        for start in range(0, self.tokens, self.batch):
+        for start in range(0, steps * self.batch, self.batch):
             x = dict(zip(about["hookpoints"], self._stored(about, start, self.batch), strict=True))
             yield {
                 name: x[at[0]]
