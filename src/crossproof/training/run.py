@@ -126,8 +126,12 @@ def resume(folder: Path, trust_remote_code: bool = False) -> Run:
     Raises CrossproofError if there is no run, its files are damaged, or model, text or settings
     are not those of the checkpoint.
     """
-    if not folder.is_dir():
-        raise CrossproofError(f"No run at {folder}: give the folder that `crossproof train` wrote.")
+    if not (folder / "config.json").exists():
+        raise CrossproofError(
+            f"No run at {folder} (its config.json is missing): give the folder that `crossproof "
+            f"train` wrote.",
+            code="CP-RUN",
+        )
     config = config_from_dict(read_json(folder / "config.json"))
     # A checkpoint holds what was started from: those folders need not be there any more.
     begun = replace(config, start=()) if checkpoints(folder) else config
