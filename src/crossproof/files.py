@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ __all__ = (
     "append_text",
     "atomic_file",
     "atomic_folder",
+    "check_replaceable",
     "make_folder",
     "read_json",
     "read_tensors",
@@ -67,11 +68,12 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path, replacing: Collection[str] = ()) -> Iterator[Path]:
     """A temporary folder that becomes `folder` (replacing it) when the block ends without error.
 
-    Raises CrossproofError if the place cannot be written or the disk is full; what was there
-    before then still is.
+    Raises CrossproofError if the place cannot be written or the disk is full, or if the folder
+    holds anything but what is written anew and the names in `replacing`; what was there before then
+    still is.
     """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     with _writing(folder):
@@ -81,11 +83,23 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             yield temporary
+            check_replaceable(folder, {*os.listdir(temporary), *replacing})
             for path in (*temporary.iterdir(), temporary):
                 _flush(path)
             _replace_folder(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_replaceable(folder: Path, names: Collection[str]) -> None:
+    """Raises CrossproofError if a folder that is to be replaced holds anything but `names`."""
+    others = sorted({*os.listdir(folder)} - {*names}) if folder.is_dir() else []
+    if others:
+        raise CrossproofError(
+            f"{folder} holds other files ({', '.join(others[:3])}), which writing there would "
+            f"remove: choose a new or an empty folder.",
+            code="CP-OUT",
+        )
 
 
 def make_folder(folder: Path) -> None:
@@ -121,7 +135,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from `path`; CrossproofError if it is missing or damaged."""
     try:
         refuse_pointer(path)
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise CrossproofError(f"{path} is missing: the folder is not complete.") from error
     except (ValueError, OSError) as error:

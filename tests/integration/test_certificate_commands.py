@@ -192,6 +192,14 @@ def test_a_count_below_one_is_refused(option: str, networks: Path, tmp_path: Pat
         prove.run([str(networks / "sparse"), option, "0", "--out", str(tmp_path)], 0.0)
 
 
+def test_a_certificate_replaces_nothing_but_a_certificate(networks: Path) -> None:
+    folder = networks / "sparse"
+    before = sorted(path.name for path in folder.iterdir())
+    with pytest.raises(CrossproofError, match="holds other files"):
+        prove.run([str(folder), "--out", str(folder)], 0.0)
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
 def test_a_network_in_memory_is_certified(tmp_path: Path) -> None:
     network, domain = small.sparse(seed=0, noise=0.3)
     dictionary = Dictionary.of_crosscoder(crosscoder_of(domain))

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from crossproof.cli import main
-from crossproof.training.config import LOOKED_AT, RECIPES
+from crossproof.commands.demo import _check_replaceable
+from crossproof.training.config import LOOKED_AT, RECIPES, config_to_dict
 
 
 @pytest.mark.slow
@@ -29,6 +30,18 @@ def test_the_demo_reaches_what_it_promises(tmp_path: Path) -> None:
     assert without["dead"] < 0.05
     assert results["seconds"] < 900
     assert (tmp_path / "demo" / "report.html").exists()
+
+
+def test_the_demo_replaces_demos_alone(tmp_path: Path) -> None:
+    config = config_to_dict(replace(RECIPES["demo"], seed=7, threads=2))
+    for name, content in (("longer", config | {"steps": 10**6}), ("damaged", None)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(content))
+        with pytest.raises(SystemExit, match=r"not a run of this demo|not hold a JSON object"):
+            main(["demo", "--out", str(tmp_path / name)])
+        assert (tmp_path / name / "config.json").exists()
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    _check_replaceable(tmp_path, replace(RECIPES["demo"], seed=1))
 
 
 def test_only_the_bundled_text_has_sequences_that_were_looked_at() -> None:

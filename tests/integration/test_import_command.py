@@ -209,6 +209,8 @@ def test_bad_input_is_one_sentence(tmp_path: Path, model_folders: dict[str, Path
         ([str(tmp_path), "--name", "a/b"], "plain name"),
         ([str(tmp_path), "--name", ".."], "plain name"),
         ([str(tmp_path), "--name", "a\nb"], "plain name"),
+        ([str(tmp_path), "--name", "Explorer"], "give another --name"),
+        ([str(tmp_path), "--name", "results.json"], "give another --name"),
         ([str(tmp_path), "--centred", "--raw"], "contradict each other"),
     ]:
         with pytest.raises(SystemExit, match=message):

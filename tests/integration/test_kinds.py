@@ -172,6 +172,7 @@ def test_specs_of_different_kinds_train_in_one_run(
         ("missing.json", "neither a JSON object nor a file"),
         ("{}", "an object of names"),
         ('{"a/b": {}}', "plain name"),
+        ('{"crosscoder": {}}', "cannot be called"),
         ('{"a": {"steps": 3}}', "sets 'steps'; specs set hookpoints"),
         ('{"a": {"k": "four"}}', "does not fit: k is 'four'"),
     ],

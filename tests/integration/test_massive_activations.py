@@ -259,3 +259,18 @@ def test_broken_models_are_named(tmp_path: Path) -> None:
     broken.mlp(1).b_out[3] = float("nan")
     with pytest.raises(CrossproofError, match=r"blocks\.1\.hook_resid_post.*NaN"):
         survey_norms(broken, text(), NAMES)
+
+
+def test_one_position_of_nan_is_refused(
+    gpt_neo: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(_: object, tokens: Tensor, __: object, write: object) -> None:
+        value = torch.ones(*tokens.shape, 4)
+        value[0, 3] = torch.nan
+        assert callable(write)
+        write(0, value)
+
+    monkeypatch.setattr(LanguageModel, "read", read)
+    tokens = torch.ones(2, 5, dtype=torch.int64)
+    with pytest.raises(CrossproofError, match="'hook_embed' are NaN or infinite"):
+        survey_norms(gpt_neo, tokens, ["hook_embed"])

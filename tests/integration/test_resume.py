@@ -16,7 +16,7 @@ from tiny_models import gpt_neo, save_model, tuned_gpt_neo
 from crossproof import CrosscoderConfig, Objective, Optimisation, RunConfig
 from crossproof.commands.train import name_ignored
 from crossproof.errors import CrossproofError, CrossproofWarning
-from crossproof.training.config import check_settings
+from crossproof.training.config import check_settings, config_from_dict
 from crossproof.training.loop import Progress
 from crossproof.training.run import Run, resume, start, train_run
 
@@ -248,12 +248,25 @@ def test_a_full_disk_is_one_sentence_and_the_checkpoint_is_left(torn: Path) -> N
     assert checkpoint(torn).name == "step-00000004"
 
 
+def test_a_fresh_run_replaces_no_crosscoder(sources: Path, tmp_path: Path) -> None:
+    (tmp_path / "penalised" / "crosscoder").mkdir(parents=True)  # an imported one of that name
+    with pytest.raises(CrossproofError, match="penalised already holds a crosscoder"):
+        start(config(sources), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["penalised"]
+
+
+@pytest.mark.parametrize("wrong", [{"text": 5}, {"dtype": "float8"}, {"rows": None}])
+def test_settings_of_an_imported_dictionary_have_their_types(wrong: dict[str, Any]) -> None:
+    with pytest.raises(CrossproofError, match="does not fit this version"):
+        config_from_dict({"imported": [], **wrong})
+
+
 def test_options_that_resuming_ignores_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--resume", "--out", "run", "--no-evaluate", "--steps", "20", "--seed=0"]
     name_ignored(given, Path("run"))
     said = capsys.readouterr().err
     assert "--steps, --seed ignored: a resumed run keeps the settings in run/config.json" in said
-    name_ignored(given[:4], Path("run"))
+    name_ignored([*given[:4], "--trust-remote-code"], Path("run"))
     assert not capsys.readouterr().err
 
 

@@ -133,12 +133,21 @@ def test_an_adapter_of_another_width_is_refused(adapter: Path, tmp_path: Path) -
 
 
 @pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
-def test_an_adapter_of_a_larger_vocabulary_says_how_to_get_it(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "embed_tokens"]},
+        {"target_modules": ["wte"]},
+        {"target_modules": ["lm_head"]},
+    ],
+)
+def test_an_adapter_of_a_larger_vocabulary_says_how_to_get_it(
+    base: Path, tmp_path: Path, changed: dict[str, list[str]]
+) -> None:
     bare: PreTrainedModel = AutoModelForCausalLM.from_pretrained(base)
     rows = bare.get_input_embeddings().weight.shape[0]
     bare.resize_token_embeddings(rows + 8, mean_resizing=False)
-    config = LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head", "embed_tokens"])
-    get_peft_model(bare, config).save_pretrained(tmp_path / "more")
+    get_peft_model(bare, LoraConfig(**changed)).save_pretrained(tmp_path / "more")
     with pytest.raises(CrossproofError, match=rf"of {rows + 8} tokens, and .* has {rows}: resize"):
         load_model(str(base), adapter=str(tmp_path / "more"))
 

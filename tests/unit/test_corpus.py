@@ -180,6 +180,8 @@ def test_token_files_that_hold_no_table_of_integers_are_refused(
     header = b"{'descr': '<i8', 'fortran_order': False, 'shape': (10000000000000,), }".ljust(117)
     (tmp_path / "huge.npy").write_bytes(b"\x93NUMPY\x01\x00\x76\x00" + header + b"\n")
     refused("huge.npy", "is damaged")
+    np.save(tmp_path / "empty.npy", np.zeros((0, 16), dtype=int))
+    refused("empty.npy", "0 tokens do not fill one row")
     for at, dtype in enumerate((torch.bool, torch.complex64, torch.float16)):
         save_file({"train": torch.ones(100, dtype=dtype)}, tmp_path / f"{at}.safetensors")
         refused(f"{at}.safetensors", "a list or a table of integers")

@@ -135,6 +135,8 @@ def test_compressed_files_are_read(tmp_path: Path, ending: str, open_: Any) -> N
     path = tmp_path / f"a.txt.{ending}"
     path.write_bytes(open_.compress(whole))
     assert list(read_documents(path)) == ["one two"] * 2000
+    path = path.rename(tmp_path / f"A.TXT.{ending.upper()}")
+    assert list(read_documents(path)) == ["one two"] * 2000
     path.write_bytes(open_.compress(whole)[:-20])
     assert "cannot be read at line" in refusal(path)
     path.write_bytes(whole)
@@ -188,6 +190,11 @@ def test_folders_that_hold_no_data_set_are_refused(tmp_path: Path) -> None:
     (tmp_path / "script").mkdir()
     (tmp_path / "script" / "script.py").write_text("import datasets\n")
     assert "needs a loading script, which is never run" in refusal(f"hf:{tmp_path / 'script'}")
+    (tmp_path / "named").mkdir()
+    (tmp_path / "named" / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files: no/*.jsonl\n---\n"
+    )
+    assert "holds no files of a known kind" in refusal(f"hf:{tmp_path / 'named'}")
     folder = write(tmp_path / "yaml" / "train.jsonl", [{"text": "x"}]).parent
     (folder / "README.md").write_text("---\nconfigs: [\n---\n")
     assert "cannot be read" in refusal(f"hf:{folder}")

@@ -57,7 +57,15 @@ def test_a_folder_is_replaced_only_when_it_is_complete(tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
         halfway()
     assert [each.name for each in folder.iterdir()] == ["a"]
-    with atomic_folder(folder) as temporary:
+
+    def other() -> None:
+        with atomic_folder(folder) as temporary:
+            (temporary / "c").write_text("3")
+
+    with pytest.raises(CrossproofError, match=r"folder holds other files \(a\)"):
+        other()
+    assert [each.name for each in folder.iterdir()] == ["a"]
+    with atomic_folder(folder, replacing=("a",)) as temporary:
         (temporary / "c").write_text("3")
     assert [each.name for each in folder.iterdir()] == ["c"]
     assert [each.name for each in tmp_path.iterdir()] == ["folder"]
@@ -78,7 +86,7 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
     monkeypatch.setattr(os, "rename", failing)
 
     def replaced() -> None:
-        with atomic_folder(folder) as temporary:
+        with atomic_folder(folder, replacing=("a",)) as temporary:
             (temporary / "b").write_text("2")
 
     with pytest.raises(CrossproofError, match="No space left on device"):

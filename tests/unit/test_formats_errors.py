@@ -535,6 +535,35 @@ def test_the_format_may_be_given(gpt_neo: LanguageModel, work: Path) -> None:
         crossproof.import_dictionary([], gpt_neo)
 
 
+def test_a_damaged_configuration_among_others_is_not_passed_over(work: Path) -> None:
+    shutil.copytree(FIXTURES / "saelens-standard" / "dictionary", work / "a")
+    shutil.copytree(work / "a", work / "b")
+    config = work / "b" / "cfg.json"
+    whole = config.read_bytes()
+    config.write_bytes(b"\xef\xbb\xbf" + whole)  # a byte-order mark is no damage
+    assert [path.name for _, path in find_dictionaries(work)] == ["a", "b"]
+    config.write_bytes(whole[:-9])
+    with pytest.raises(CrossproofError, match=r"b/cfg\.json cannot be read"):
+        find_dictionaries(work)
+
+
+def test_a_layer_is_put_into_an_old_configurations_hookpoint(
+    gpt_neo: LanguageModel, work: Path
+) -> None:
+    config = copied("saelens-standard", work) / "cfg.json"
+    old = {k: v for k, v in json.loads(config.read_text()).items() if k != "metadata"}
+    old |= {"hook_point": "blocks.{layer}.hook_resid_post", "hook_point_layer": 1}
+    config.write_text(json.dumps(old))
+    crosscoder, _ = crossproof.import_dictionary(work, gpt_neo, centred=False)
+    assert crosscoder.hookpoints.names == ("blocks.1.hook_resid_post",)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_scale_is_a_number_above_zero(gpt_neo: LanguageModel, work: Path, scale: float) -> None:
+    with pytest.raises(CrossproofError, match="give a number above 0"):
+        crossproof.import_dictionary(work, gpt_neo, scale=scale)
+
+
 SIZES = {
     "saelens-standard": ("cfg.json", ("d_in", "d_sae")),
     "saelens-transcoder": ("cfg.json", ("d_in", "d_sae", "d_out")),

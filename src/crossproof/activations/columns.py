@@ -190,6 +190,8 @@ def _sentence(source: DocumentSource, error: BaseException) -> str:
         ("Config name is missing", "has several configurations ({}): add ',config=NAME'"),
         ("BuilderConfig", f"has no configuration '{source.config}', only {{}}"),
         ("corresponds to no data", "has no rows: give another"),
+        ("Percent slice", f"has no split '{source.split}' (a percentage is 0% to 100%): mend it"),
+        ("data files found", "holds no files of a known kind: give a folder that does"),
         ("any data files", "holds no files of a known kind: give a folder that does"),
         ("the same data file format", "has splits of several kinds of files: give one kind"),
         ("ataset script", f"needs a loading script, which is never run ({reason}): give files"),

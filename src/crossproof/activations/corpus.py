@@ -222,7 +222,7 @@ def _rows(tokens: Tensor, source: str, context: int) -> Int[Tensor, "S T"]:
     """Cut a stream, or each packed row, into rows of `context`; what is left over is dropped."""
     per_row = tokens.shape[-1] // context
     if per_row == 0 or tokens.numel() == 0:
-        raise _too_short(source, tokens.shape[-1], context)
+        raise _too_short(source, min(tokens.shape[-1], tokens.numel()), context)
     return tokens.to(torch.int64)[..., : per_row * context].reshape(-1, context)
 
 

@@ -81,11 +81,12 @@ def survey_norms(
     if not scored.any():
         return NormSurvey()
     medians = median_norms(norms[scored])
-    if not medians.isfinite().all():
-        name = hookpoints[int(medians.isfinite().logical_not().nonzero()[0])]
+    broken = norms[scored].isfinite().all(dim=0).logical_not()
+    if broken.any():
+        name = hookpoints[int(broken.nonzero()[0])]
         raise CrossproofError(
-            f"The activations at '{name}' are NaN or infinite; check the model's weights, or leave "
-            f"this hookpoint out."
+            f"The activations at '{name}' are NaN or infinite, or their norms are in float32; "
+            f"check the model's weights, or leave this hookpoint out."
         )
     found = [
         each

@@ -66,8 +66,8 @@ class DocumentSource:
 
 
 def ending(name: str) -> str:
-    """What says how a file is read, less that of a compression."""
-    path = Path(name)
+    """What says how a file is read, less that of a compression, in small letters."""
+    path = Path(name.lower())
     return (path.with_suffix("") if path.suffix in COMPRESSED else path).suffix
 
 

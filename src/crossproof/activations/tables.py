@@ -48,7 +48,7 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines of UTF-8 text, without its byte-order mark; every line ends with "\\n"."""
     number = 1
     try:
-        with _COMPRESSED.get(path.suffix, open)(path, "rb") as lines:
+        with _COMPRESSED.get(path.suffix.lower(), open)(path, "rb") as lines:
             for number, line in enumerate(lines, start=1):
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 if "\0" in text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,8 @@ from pathlib import Path
 
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError
-from crossproof.training.config import RECIPES
+from crossproof.files import read_json
+from crossproof.training.config import RECIPES, RunConfig, config_to_dict
 from crossproof.working import working
 
 
@@ -35,17 +37,25 @@ def run(arguments: Sequence[str], began: float) -> None:
 
     config = replace(RECIPES["demo"], seed=options.seed, threads=options.threads)
     if options.out.exists():
-        folder = options.out.is_dir()
-        if not folder or (
-            not (options.out / "config.json").exists() and any(options.out.iterdir())
-        ):
-            raise CrossproofError(
-                f"{options.out} holds something that is not a run: give another --out.",
-                code="CP-OUT",
-            )
+        _check_replaceable(options.out, config)
         shutil.rmtree(options.out)
     with working("reading the model and its text"):
         prepared = start(config, options.out)
     train_to_the_end(prepared)
     finish_run(prepared, began)
     print(f"`crossproof explore {options.out}` shows latents, pairs and neurons in the browser.")
+
+
+def _check_replaceable(out: Path, config: RunConfig) -> None:
+    """Raises CrossproofError unless the folder is empty or holds a run of the demo."""
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    stored = out / "config.json"
+    wanted = json.loads(json.dumps(config_to_dict(config)))
+    free = {name: wanted[name] for name in ("seed", "threads")}
+    if not stored.is_file() or read_json(stored) | free != wanted:
+        raise CrossproofError(
+            f"{out} holds something that is not a run of this demo: give another --out, or remove "
+            f"it.",
+            code="CP-OUT",
+        )

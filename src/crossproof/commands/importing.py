@@ -12,6 +12,7 @@ import tyro
 
 from crossproof.activations.config import RowKind
 from crossproof.commands.parsing import parse
+from crossproof.crosscoder.folders import OTHERS
 from crossproof.crosscoder.formats.registry import FORMATS
 from crossproof.errors import CrossproofError
 from crossproof.training.config import Precision
@@ -159,6 +160,12 @@ def _plain(name: str) -> bool:
 
 def _check_new(out: Path, names: Iterable[str]) -> None:
     for name in names:
+        if OTHERS.fullmatch(name):
+            raise CrossproofError(
+                f"A crosscoder cannot be called '{name}', as something else in a run folder is: "
+                f"give another --name, or rename what is imported.",
+                code="CP-OUT",
+            )
         if (out / name / "crosscoder").exists():
             raise CrossproofError(
                 f"{out / name} already holds a crosscoder: choose another --out or --name, or "

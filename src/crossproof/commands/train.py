@@ -87,8 +87,9 @@ def run(arguments: Sequence[str], began: float) -> None:
 
 def name_ignored(arguments: Sequence[str], out: Path) -> None:
     """Says which options a resumed run takes no notice of."""
-    heeded = ("--resume", "--out", "--evaluate", "--no-evaluate")
-    given = dict.fromkeys(a.partition("=")[0] for a in arguments if a.startswith("--"))
+    heeded = ("--resume", "--out", "--evaluate", "--no-evaluate", "--trust-remote-code")
+    named = (a.partition("=")[0].replace("_", "-") for a in arguments if a.startswith("--"))
+    given = dict.fromkeys(named)
     ignored = [option for option in given if option not in heeded]
     if ignored:
         print(

@@ -8,6 +8,11 @@ from pathlib import Path
 from crossproof.errors import CrossproofError
 
 WEIGHTS = "crosscoder.safetensors"
+OTHERS = re.compile(
+    r"attribution|audit|checkpoints|clusters|crosscoder|explorer|measure|together|.*\.(json|html)",
+    re.IGNORECASE,
+)
+"""What else commands write into a run folder: no crosscoder can be called so."""
 
 
 def finished_crosscoders(path: Path) -> dict[str, Path]:

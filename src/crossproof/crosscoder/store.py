@@ -24,7 +24,7 @@ from crossproof.crosscoder.layout import Layout, widest
 from crossproof.crosscoder.provenance import Provenance as Provenance
 from crossproof.crosscoder.token_scale import TokenScale
 from crossproof.errors import CrossproofError
-from crossproof.files import atomic_folder, read_json, read_tensors
+from crossproof.files import atomic_folder, check_replaceable, read_json, read_tensors
 from crossproof.lm.hookpoints import BlockHookpoints, Hookpoints
 
 SCHEMA = 1
@@ -56,7 +56,9 @@ def save_crosscoder(crosscoder: Stored, folder: Path, provenance: Provenance) ->
     which would be lost, or cannot be written.
     """
     folder = Path(os.path.abspath(folder))
-    _check_replaceable(folder)
+    if folder.exists() and not folder.is_dir():
+        raise CrossproofError(f"{folder} is a file: choose a folder to save the crosscoder in.")
+    check_replaceable(folder, (WEIGHTS, CONFIG, CARD))
     tensors = folded_tensors(crosscoder)
     config = {
         "schema": SCHEMA,
@@ -71,7 +73,7 @@ def save_crosscoder(crosscoder: Stored, folder: Path, provenance: Provenance) ->
         **_layout_entry(crosscoder),
         "provenance": asdict(provenance),
     }
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder, (CARD,)) as temporary:
         save_file(tensors, temporary / WEIGHTS)
         (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
@@ -80,18 +82,6 @@ def _layout_entry(crosscoder: Stored) -> dict[str, Any]:
     """Nothing for a crosscoder, whose latents read and write every hookpoint."""
     joint = Layout.joint(crosscoder.config.n_latents, len(crosscoder.hookpoints))
     return {} if crosscoder.layout == joint else {"layout": asdict(crosscoder.layout)}
-
-
-def _check_replaceable(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise CrossproofError(f"{folder} is a file: choose a folder to save the crosscoder in.")
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    others = sorted(names - {WEIGHTS, CONFIG, CARD})
-    if others:
-        raise CrossproofError(
-            f"{folder} holds other files ({', '.join(others[:3])}), which saving a crosscoder "
-            f"there would remove: choose a new or an empty folder."
-        )
 
 
 def _installed_version() -> str:

@@ -20,8 +20,9 @@ from crossproof.evaluation.measurement import MeasurementResult, PairFigures, Ru
 from crossproof.evaluation.pair_contexts import PairExample, pair_examples, pair_shapley
 from crossproof.evaluation.pair_summary import owners, ratios, square, totals
 from crossproof.evaluation.pair_sums import InteractionTally, tally_interactions
+from crossproof.files import check_replaceable, make_folder
 from crossproof.interactions.config import MLPs
-from crossproof.interactions.matrix import Form, Interactions
+from crossproof.interactions.matrix import FACTS_FILE, SUMS, Form, Interactions
 from crossproof.interactions.views import mlp_views
 from crossproof.lm import LanguageModel
 from crossproof.training.run_folder import RunFolder
@@ -97,6 +98,9 @@ def measure_runs(
     if together:
         crosscoders = {TOGETHER: side_by_side(model, crosscoders)}
     crosscoders = measurable(model, crosscoders, options.mlps)
+    make_folder(output)  # what cannot be written is said before it is measured
+    for name in crosscoders:
+        check_replaceable(output / name.replace("/", "-"), (SUMS, FACTS_FILE))
     for name, crosscoder in crosscoders.items():
         tell = None if progress is None else partial(progress, name)
         tally = tally_interactions(model, crosscoder, sequences, size, tell, kept, options.mlps)

@@ -58,9 +58,9 @@ def adapter_folder(name: str) -> Path:
 
 def _complete(folder: Path, name: str) -> Path:
     if not (folder / CONFIG).is_file():
-        raise CrossproofError(
-            f"The folder '{name}' holds no {CONFIG}; give one saved by peft's save_pretrained."
-        )
+        below = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
+        remedy = f"'{name}/{below[0]}'" if below else "one saved by peft's save_pretrained"
+        raise CrossproofError(f"The folder '{name}' holds no {CONFIG}; give {remedy}.")
     if not (folder / WEIGHTS).is_file():
         pickled = (folder / "adapter_model.bin").is_file()
         remedy = "save it again as safetensors (nothing is unpickled)" if pickled else "copy it too"
@@ -155,22 +155,29 @@ def _check_vocabulary(
 ) -> None:
     """Raises CrossproofError for an adapter trained after tokens were added to its base."""
     rows, width = cast(Any, model.get_input_embeddings()).weight.shape
-    larger = {
-        shape[0]
-        for key, shape in stored.items()
-        if ("embed" in key or "lm_head" in key or "wte" in key)
-        and "lora_" not in key
-        and shape[1:] == (width,)
-        and shape[0] != rows
-    }
-    if larger:
-        number = max(larger)
+    sizes = {_vocabulary(stored, key, width) for key in stored} - {None, rows}
+    if sizes:
+        (number, *_) = sizes
         raise CrossproofError(
             f"The adapter '{name}' was trained on a vocabulary of {number} tokens, and '{base}' "
             f"has {rows}: resize it (`model.resize_token_embeddings({number})`), merge the adapter "
             f"with peft (`merge_and_unload`), save that model with the adapter's tokenizer, and "
             f"give it."
         )
+
+
+def _vocabulary(stored: dict[str, tuple[int, ...]], key: str, width: int) -> int | None:
+    """How many tokens a tensor has a vector of, if it is of embedding or unembedding."""
+    shape = stored[key]
+    if "lora_embedding_A" in key:
+        other = stored.get(key.replace("embedding_A", "embedding_B"), ())
+        return shape[1] if other[:1] == (width,) else None
+    unembeds = "lm_head" in key or "embed_out" in key
+    if "lora_" in key:
+        other = stored.get(key.replace("lora_B", "lora_A"), ())
+        return shape[0] if unembeds and "lora_B" in key and other[1:] == (width,) else None
+    embeds = unembeds or "embed" in key or "wte" in key
+    return shape[0] if embeds and shape[1:] == (width,) else None
 
 
 def _difference(wanted: dict[str, tuple[int, ...]], stored: dict[str, tuple[int, ...]]) -> str:

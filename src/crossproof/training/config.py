@@ -198,10 +198,10 @@ def config_from_dict(values: Mapping[str, Any]) -> RunConfig:
     Settings that were called otherwise in older versions are known. Of an imported crosscoder,
     which was not trained here, only the text, its rows and the model's dtype are known.
     """
-    if "imported" in values:
-        known = {name: values[name] for name in ("text", "rows", "dtype") if name in values}
-        return RunConfig(**({"text": ""} | known), steps=0, batch_tokens=0)
     try:
+        if "imported" in values:
+            known = {name: values[name] for name in ("text", "rows", "dtype") if name in values}
+            return typed(RunConfig, {"text": "", "steps": 0, "batch_tokens": 0} | known)
         optimisation = {RENAMED.get(k, k): v for k, v in values["optimisation"].items()}
         parts: dict[str, Any] = {
             "crosscoder": typed(CrosscoderConfig, values["crosscoder"]),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -99,15 +99,13 @@ def start(
     sequences: Int[Tensor, "S T"] | None = None,
     trust_remote_code: bool = False,
 ) -> Run:
-    """A fresh run. Raises CrossproofError if the folder already holds one or cannot be written."""
-    if (folder / "config.json").exists():
-        raise CrossproofError(
-            f"{folder} already holds a run: go on with --resume, or give another --out.",
-            code="CP-OUT",
-        )
+    """A fresh run. Raises CrossproofError if the folder already holds one, or a crosscoder that it
+    would replace, or cannot be written."""
+    _check_free(folder)
     if config.specs:  # the run keeps what a file says now
         config = replace(config, specs=json.dumps(read_specs(config.specs)))
     run = Run(config, folder, prepare(config, model, sequences, trust_remote_code))
+    _check_free(folder, run.training.trainers)  # again: reading took time
     distributed.wait_for_all()  # every process has seen that the folder is free
     if distributed.rank() > 0:
         return run
@@ -118,14 +116,32 @@ def start(
     return run
 
 
+def _check_free(folder: Path, names: Iterable[str] = ()) -> None:
+    if (folder / "config.json").exists():
+        raise CrossproofError(
+            f"{folder} already holds a run: go on with --resume, or give another --out.",
+            code="CP-OUT",
+        )
+    for name in names:
+        if (folder / name / "crosscoder").exists():
+            raise CrossproofError(
+                f"{folder / name} already holds a crosscoder: give another --out, or remove it.",
+                code="CP-OUT",
+            )
+
+
 def resume(folder: Path, trust_remote_code: bool = False) -> Run:
     """A stopped run, at its newest checkpoint; it ends with the same bytes as if never stopped.
 
     Raises CrossproofError if there is no run, its files are damaged, or model, text or settings
     are not those of the checkpoint.
     """
-    if not folder.is_dir():
-        raise CrossproofError(f"No run at {folder}: give the folder that `crossproof train` wrote.")
+    if not (folder / "config.json").exists():
+        raise CrossproofError(
+            f"No run at {folder} (its config.json is missing): give the folder that `crossproof "
+            f"train` wrote.",
+            code="CP-RUN",
+        )
     config = config_from_dict(read_json(folder / "config.json"))
     # A checkpoint holds what was started from: those folders need not be there any more.
     begun = replace(config, start=()) if checkpoints(folder) else config

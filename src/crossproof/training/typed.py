@@ -51,4 +51,6 @@ def read_specs(text: str) -> dict[str, dict[str, Any]]:
     for name in specs:
         if not re.fullmatch(r"[\w.-]*\w[\w.-]*", name):
             raise CrossproofError(f"The spec {name!r} needs a plain name: it becomes a folder.")
+        if name == "crosscoder":  # the folder that every dictionary has in its own
+            raise CrossproofError("A spec cannot be called 'crosscoder': give it another name.")
     return specs

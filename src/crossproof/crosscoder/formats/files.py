@@ -159,7 +159,7 @@ def read_config(path: Path, optional: bool = False) -> Config:
 
 def _read_yaml(path: Path) -> Any:
     refuse_pointer(path)
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    return yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
 
 
 def config_at(path: Path) -> Config:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from crossproof.crosscoder.formats.files import read_config
 from crossproof.crosscoder.formats.fitting import fit
 from crossproof.crosscoder.formats.foreign import ForeignDictionary
 from crossproof.crosscoder.formats.joining import joined
@@ -19,6 +20,9 @@ from crossproof.crosscoder.store import Provenance
 from crossproof.errors import CrossproofError, first_line
 from crossproof.files import refuse_pointer
 from crossproof.lm.model import LanguageModel
+
+CONFIGS = "cfg.json", "config.json", "config.yaml"
+"""Names by which formats recognise a folder."""
 
 
 class ImportNotice(UserWarning):
@@ -80,6 +84,8 @@ def _read(
     hookpoints = [hookpoints] if isinstance(hookpoints, str) else hookpoints
     if not paths:
         raise CrossproofError("No dictionaries were given: name at least one folder or file.")
+    if scale is not None and not 0 < scale < float("inf"):
+        raise CrossproofError(f"The scale is {scale}: give a number above 0.")
     for place in (place for name in paths for place in located(name)):
         for kind, source in find_dictionaries(place.path, format or place.format):
             for foreign in FORMATS.get(kind).read(source):
@@ -165,6 +171,8 @@ def _search(
     if name is not None:
         yield name, path
     elif path.is_dir() and (real := path.resolve()) not in above:
+        for config in filter(Path.is_file, map(path.joinpath, CONFIGS)):
+            read_config(config)  # one that is damaged is not passed over
         folders = (p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
         for folder in sorted(folders, key=_natural):
             yield from _search(folder, formats, (*above, real))

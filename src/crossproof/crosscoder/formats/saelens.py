@@ -46,13 +46,19 @@ def read(path: Path) -> list[ForeignDictionary]:
     save = Save(path, path / WEIGHTS, config)
     weights, rule = _weights(kind, k, save)
     meta = config.mapping("metadata") or config
-    hooks: tuple[str | None, ...] = (meta.text("hook_name") or config.text("hook_point"),)
+    hooks: tuple[str | None, ...] = (meta.text("hook_name") or _old_hook(config),)
     if kind in TRANSCODERS:
         hooks += (meta.text("hook_name_out"),)
     less_bias = kind not in TRANSCODERS and config.flag("apply_b_dec_to_input", True)
     more = rule | _model(config, meta) | {"less_decoder_bias": less_bias}
     more |= save.skip("W_skip e d", len(hooks)) | _head(hooks[0], meta, config, path)
     return [_scaled(save.dictionary(hooks, kind, *weights, **more), save)]
+
+
+def _old_hook(config: Config) -> str | None:
+    """The hookpoint as versions before 3 wrote it, in which "{layer}" may stand for the layer."""
+    hook, layer = config.text("hook_point"), config.whole("hook_point_layer")
+    return hook and hook.replace("{layer}", "{layer}" if layer is None else str(layer))
 
 
 def _architecture(config: Config, path: Path) -> tuple[str, int | None]:

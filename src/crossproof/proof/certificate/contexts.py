@@ -18,7 +18,7 @@ from torch import Tensor, from_numpy
 from crossproof.activations.corpus import TextSlice
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.files import atomic_folder
+from crossproof.files import atomic_folder, check_replaceable
 from crossproof.lm.model import LanguageModel
 from crossproof.lm.pair import ModelPair
 from crossproof.proof.certificate.format import HEADER, SMALLEST_VALUE, TENSORS
@@ -55,6 +55,7 @@ def prove_contexts(
     and if the folder cannot be written.
     """
     began = time.perf_counter()
+    check_replaceable(Path(out), (HEADER, TENSORS))
     if isinstance(model, ModelPair):
         raise CrossproofError("Contexts are certified of one model: give one of the two.")
     tokens = text.read(model) if isinstance(text, TextSlice) else text

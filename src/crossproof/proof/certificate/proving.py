@@ -10,6 +10,7 @@ import torch
 
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.errors import CrossproofError
+from crossproof.files import check_replaceable
 from crossproof.proof.bounds.attention_network import AttentionNetwork, SequenceDomain
 from crossproof.proof.bounds.network import Dictionary, GroupDomain, Network, PairDomain
 from crossproof.proof.bounds.network_folder import Domain, read_network
@@ -20,6 +21,7 @@ from crossproof.proof.certificate.cost import (
     brute_force_pairs,
     run_sequences,
 )
+from crossproof.proof.certificate.format import HEADER, TENSORS
 from crossproof.proof.certificate.options import ProverOptions
 from crossproof.proof.certificate.provers.attention import attention_draft
 from crossproof.proof.certificate.provers.boxes import boxes_draft
@@ -80,6 +82,7 @@ def prove(
         raise CrossproofError(
             f"points {options.points} and nodes {options.nodes} must be at least 1 each."
         )
+    check_replaceable(Path(out), (HEADER, TENSORS))  # before the search
     about: dict[str, object] = {}
     if not isinstance(network, Network | AttentionNetwork):
         about["name"] = Path(network).resolve().name

@@ -16,7 +16,7 @@ from torch import from_numpy
 from crossproof.activations.corpus import TextSlice
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.files import atomic_folder
+from crossproof.files import atomic_folder, check_replaceable
 from crossproof.interactions.config import MLPs
 from crossproof.interactions.views import mlp_views
 from crossproof.lm.model import LanguageModel
@@ -69,6 +69,7 @@ def prove_statistical(
     be written.
     """
     began = time.perf_counter()
+    check_replaceable(Path(out), (HEADER, TENSORS))
     if isinstance(model, ModelPair):
         raise CrossproofError("A statistical certificate is of one model: give one of the two.")
     treatments = treated(model, crosscoder, options, mlps)
