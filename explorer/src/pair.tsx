@@ -84,7 +84,7 @@ function Together({ page, facts }: { page: PairPage; facts: Dictionary }) {
         <ol class="contexts choose">
           {page.contexts.map((each, at) => (
             <li key={each.sequence} class={at === chosen ? "chosen" : ""}>
-              <button type="button" aria-pressed={at === chosen} onClick={() => choose(at)} class="strength" aria-label={`Neurons of context ${at + 1}`}>{number(each.values[0][each.peak])}</button>
+              <button type="button" aria-pressed={at === chosen} onClick={() => choose(at)} class="strength" aria-label={`${number(each.values[0][each.peak])}: neurons of context ${at + 1}`}>{number(each.values[0][each.peak])}</button>
               <Excerpt context={each} scale={scale} paths={[0, 1, 2]} />
             </li>
           ))}

@@ -135,7 +135,7 @@ def test_searching_sorting_and_limits_in_the_address(page: Any, site: str, run: 
     page.wait_for_selector(".empty")
     opened(page, site, "/0/latents", "Latents")
     page.fill("input[type=search]", "11")
-    page.wait_for_function("location.hash.includes('text=11')")
+    page.wait_for_function("() => location.hash.includes('text=11')")
 
 
 def test_figures_on_the_latent_page_are_the_documents(page: Any, site: str, run: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_sentence_and_latents_switched_off(page: Any, server: str) -> None:
     assert page.locator(".checks input").count() == K
     before = page.locator(".next .value").nth(0).text_content()
     page.locator(".checks input").nth(0).uncheck()
-    page.wait_for_function("document.querySelector('.next .value').textContent.includes('→')")
+    page.wait_for_function("() => document.querySelector('.next .value').textContent.includes('→')")
     assert page.locator(".next .value").nth(0).text_content() != before
     assert page.locator(".plots figure").count() > 0
     again = page.url
@@ -207,7 +207,7 @@ def test_a_sentence_and_latents_switched_off(page: Any, server: str) -> None:
 @pytest.mark.slow
 def test_two_dictionaries_side_by_side(page: Any, server: str) -> None:
     page.goto(f"{server}#/0/latent/3||/1/latent/3")
-    page.wait_for_function("document.querySelectorAll('h1').length === 2")
+    page.wait_for_function("() => document.querySelectorAll('h1').length === 2")
     chosen = page.locator("select").evaluate_all("all => all.map(each => each.value)")
     assert chosen == ["0", "1"]
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280

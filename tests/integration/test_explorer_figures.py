@@ -127,7 +127,7 @@ def test_latents_are_those_of_the_library(
         for ours, theirs in zip(tops, example.contexts, strict=True):
             assert ours["values"][0] == pytest.approx(theirs.activations, rel=1e-3)
         decoder = measured.crosscoder.decoder_vectors(0)[example.latent]
-        norm = float(decoder.norm() * measured.crosscoder.scale[0])
+        norm = float(decoder.detach().norm() * measured.crosscoder.scale[0])
         assert page["norms"][0] == pytest.approx(norm, rel=1e-3)
 
 
