@@ -30,7 +30,7 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tokens of documents, packed into one stream."""
     path = tmp_path_factory.mktemp("text") / "tokens.npy"
-    np.save(path, random_tokens(1, 6000)[0].numpy().astype(np.int32) % VOCABULARY)
+    np.save(path, random_tokens(1, 30_000)[0].numpy().astype(np.int32) % VOCABULARY)
     return path
 
 
@@ -126,9 +126,9 @@ def test_commands_run_in_any_precision(
     crossproof.train(config(model, text, dtype), run)
     few = ["--context", "16"]
     main(["evaluate", str(run), "--sequences", "3", *few])
-    main(["measure", str(run), "--tokens", "150", *few])
+    main(["measure", str(run), "--tokens", "600", *few])
     judged = ["--judge", "overlap", "--min-tokens", "1", "--max-frequency", "1"]
-    main(["cluster", str(run), "--tokens", "150", "--clusters", "3", *judged])
+    main(["cluster", str(run), "--tokens", "2000", "--clusters", "3", *judged])
     main(["attribute", str(run), "--sequences", "2", *few])
     packed = ["--trusted", str(text), "--suspect", str(text), "--out", str(tmp_path / "audit")]
     main(["audit", str(model), "--dtype", dtype, *packed])

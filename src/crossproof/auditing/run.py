@@ -13,6 +13,7 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crossproof.activations.corpus import fitting_context
 from crossproof.activations.positions import scored_positions
 from crossproof.auditing.config import DETECTORS, AuditSettings, check_audit
 from crossproof.auditing.detectors import Detector, detectors, fit_all, score_all
@@ -88,8 +89,9 @@ def audit(
         given, origin = _opened(model, Path(crosscoder)), str(crosscoder)
     elif crosscoder is not None:
         given, origin = for_figures(crosscoder), "given in memory"
-    usual = text_rows(trusted, model, settings.context, "train")
-    odd = text_rows(suspect, model, settings.context, "held_out")
+    context = fitting_context(settings.context, model)
+    usual = text_rows(trusted, model, context, "train")
+    odd = text_rows(suspect, model, context, "held_out")
     parts = dealt(usual.tokens, given is None, settings.seed)
     used = given or _trained(model, parts.train, usual.source, settings, output, say)
     say(f"fitting detectors on {len(parts.fit)} trusted texts")
