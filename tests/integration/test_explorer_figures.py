@@ -157,6 +157,7 @@ def test_strings_are_those_of_contexts(gpt_neo: LanguageModel) -> None:
     assert [strings(row) for row in ids] == [token_strings(gpt_neo.tokenizer, row) for row in ids]
 
 
+@pytest.mark.slow  # builds two stores
 def test_what_was_interrupted_goes_on_to_the_same_store(
     gpt_neo: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
