@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,17 @@ import hostile
 import hostile_layers
 import numpy as np
 import pytest
+import statistical
+import torch
 from hostile_text import model_end
 
+from crossproof.errors import CrossproofError
 from crossproof.proof.certificate.format import Limits
 from crossproof.proof.certificate.verifier import attention, sequences
-from crossproof.proof.certificate.verifier.arithmetic import Arithmetic, Rounded
+from crossproof.proof.certificate.verifier import statistical as judged
+from crossproof.proof.certificate.verifier.arithmetic import UNIT, Arithmetic, Rounded
 from crossproof.proof.certificate.verifier.circuits import computed
+from crossproof.proof.certificate.verifier.contexts import judge_contexts
 from crossproof.proof.certificate.verifier.layers import AttentionLayer, Linear, NormLayer, Rows
 from crossproof.proof.certificate.verifier.model_end import ModelEnd
 from crossproof.proof.certificate.verifier.streams import through
@@ -136,3 +142,31 @@ def test_layers_are_charged_what_they_were(radius: float) -> None:
     figures += [logs(x.plus(x).radius), logs(x.times(x).radius)]
     figures += [logs(Rows(x.value, x.radius + 0.1).times(x).radius)]
     compare(f"layers, {radius}", figures)
+
+
+def test_documents_are_charged_their_quotients_and_differences() -> None:
+    """A gap that is zero as computed is charged 8 units of what was subtracted, a token."""
+    made = statistical.draft(20)
+    same = replace(made, treated_loss=np.repeat(made.loss[:, None], 2, axis=1))
+    expected = 8 * UNIT * (2 * made.loss) / made.tokens
+    np.testing.assert_allclose(judged._gaps(same, 0), expected, rtol=1e-12, atol=0)
+
+
+def test_every_judge_looks_at_the_process_and_at_the_limits_first() -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: judge(as_certificate(hostile.hostile("points", 0))),
+        lambda: judged.judge_statistical(statistical.draft(5)),
+        lambda: judge_contexts(model_end(0, 1)),
+    ]
+    if torch.set_flush_denormal(True):
+        try:
+            for call in calls:
+                with pytest.raises(CrossproofError, match="flushes small numbers"):
+                    call()
+        finally:
+            torch.set_flush_denormal(False)
+    none = Limits(memory=1, operations=1)
+    with pytest.raises(CrossproofError):
+        judge_contexts(model_end(0, 1), limits=none)
+    with pytest.raises(CrossproofError):
+        judged.judge_statistical(statistical.draft(5), limits=none)
