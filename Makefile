@@ -82,9 +82,9 @@ locks:  ## requirements/: the lowest and the newest versions that work (needs uv
 		echo "# The $$name versions that pyproject.toml allows, of crossproof and its extras: \`make locks\`."; \
 		$(LOCK) --resolution $${each##*:}; } > requirements/$$name.txt; done
 
-mutants: $(VENV)/.installed-dev  ## Mutants of MODULE=src/crossproof/... that no test notices; LIMIT=50 draws
+mutants: $(VENV)/.installed-dev  ## Mutants of MODULE=src/crossproof/... that no test notices; LIMIT=50 draws, TABLE=1 counts
 	$(TEST_THREADS) $(BIN)/python -m tools.mutants $(MODULE) --limit $(or $(LIMIT),0) \
-		--record runs/mutants.jsonl --listed docs/mutants.md
+		--record runs/mutants.jsonl --listed docs/mutants.md $(if $(TABLE),--table)
 
 release: $(VENV)/.installed-dev  ## Build sdist and wheel into dist/, if the wheel works alone
 	$(BIN)/python -m tools.release --torch "$(TORCH)"

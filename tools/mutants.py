@@ -1,14 +1,15 @@
 """Changes a module wherever it can be changed, one place at a time; lists what no test notices.
 
     python -m tools.mutants MODULE ... [--tests TEST ...] [--limit N] [--seed N] [--seconds S]
-                            [--record FILE] [--listed FILE] [--pytest OPTIONS]
+                            [--record FILE] [--listed FILE] [--table] [--pytest OPTIONS]
 
 MODULE is a file or folder of the package. The tests run once without a mutant, which says what each
 costs and which lines it reaches. Every mutant is then tried in a process forked from that one, by
 the tests that reach its line: those that noticed its neighbours first, then the cheap ones, for up
 to S seconds of processor time. --record keeps what was noticed: a later run asks only about what is
 new or has survived. --listed compares the survivors with a table of those known to change nothing
-that was promised; it is for a reader to tell.
+that was promised; it is for a reader to tell. --table writes the counts of every module into that
+page, from what the record knows, without asking any test.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import signal
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -51,6 +52,8 @@ SUITES = {
 """The tests that guard a file: those of the first path here that it is, or lies in."""
 FIRST = 8
 """How many tests that noticed neighbours are asked before all others."""
+MARKS = ("<!-- table: mutants -->", "<!-- end of table -->")
+"""What a table of counts stands between."""
 MEMORY = 4 * 2**30
 """Bytes that a mutant may take beyond what its parent has."""
 
@@ -233,6 +236,28 @@ def report(sweep: Sweep, page: Path | None) -> int:
     return len(unlisted)
 
 
+def table(chosen: Sequence[Mutant], noticed: Container[str], known: Container[str]) -> str:
+    """Rows of every module: mutants, noticed ones, and survivors with and without a reason."""
+    rows: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    for mutant in chosen:
+        kind = 1 if mutant.key in noticed else 2 if mutant.name in known else 3
+        for name in (mutant.file.stem, "all"):
+            rows[name][0] += 1
+            rows[name][kind] += 1
+    rows["all"] = rows.pop("all")
+    lines = ["| module | mutants | noticed | harmless | not explained |", "|---|---|---|---|---|"]
+    return "\n".join(
+        lines + [f"| {name} | {' | '.join(map(str, row))} |" for name, row in rows.items()]
+    )
+
+
+def write_table(page: Path, text: str) -> None:
+    """Puts a table between the marks of a page."""
+    head, rest = page.read_text(encoding="utf-8").split(MARKS[0])
+    tail = rest.split(MARKS[1])[1]
+    page.write_text(f"{head}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{tail}", encoding="utf-8")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: exits 1 if a mutant survives that is not listed."""
     parser = argparse.ArgumentParser(description="List the mutants of a module that tests miss.")
@@ -244,11 +269,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--record", type=Path, help="file that keeps what was noticed")
     parser.add_argument("--pytest", default="", help="further options of pytest, in one word")
     parser.add_argument("--listed", type=Path, help="page with the survivors that are harmless")
+    parser.add_argument("--table", action="store_true", help="only write the page's table anew")
     options = parser.parse_args(arguments)
     files = [file for module in options.module for file in sources(module)]
     chosen = [mutant for file in files for mutant in mutants(file)]
     if options.limit:
         chosen = random.Random(options.seed).sample(chosen, min(options.limit, len(chosen)))
+    if options.table and options.listed:
+        noticed = dict(_read(options.record))
+        write_table(options.listed, table(chosen, noticed, listed(options.listed)))
+        return
     print(f"{len(chosen)} mutants of {len(files)} files", flush=True)
     if options.record:
         options.record.parent.mkdir(parents=True, exist_ok=True)

@@ -102,9 +102,15 @@ def test_survivors_are_those_that_no_test_notices(
     again = mutants.Sweep(made, 1.0, record)
     again.pytest_runtestloop(session)  # type: ignore[arg-type]
     assert again.noticed == sweep.noticed
-    page.write_text(f"| mutant | why |\n|---|---|\n| `{made[1].name}` | is sound |\n| `x` | y |\n")
+    marks = "\n".join(mutants.MARKS)
+    page.write_text(
+        f"| mutant | why |\n|---|---|\n| `{made[1].name}` | is sound |\n| `x` | y |\n{marks}"
+    )
     assert mutants.listed(page) == {made[1].name: "is sound", "x": "y"}
     assert mutants.report(again, page) == len(made) - 3
+    mutants.write_table(page, mutants.table(made, again.noticed, mutants.listed(page)))
+    assert f"| module | {len(made)} | 2 | 1 | {len(made) - 3} |" in page.read_text()
+    assert f"| all | {len(made)} | 2 | 1 | {len(made) - 3} |" in page.read_text()
     printed = capsys.readouterr().out
     assert f"{len(made) - 2} of {len(made)} survived" in printed
     assert f"not listed: {made[2].name}" in printed
