@@ -55,7 +55,10 @@ def verify(
     if kind not in ("statistical", "contexts"):
         return verify_network(folder, arb=arb, limits=limits, **pins)
     if arb:
-        raise CertificateError(f"{folder} is about a language model, not for ball arithmetic.")
+        raise CertificateError(
+            f"{folder} is about a language model, not for ball arithmetic, which derives margins "
+            "of small networks again, group by group: verify it without --arb."
+        )
     if kind == "contexts":
         return verify_contexts(folder, limits=limits, **pins)
     return verify_statistical(folder, limits=limits, **pins)
