@@ -24,7 +24,7 @@ from hostile_text import model_end
 
 from crossproof.errors import CrossproofError
 from crossproof.proof.certificate.format import Limits
-from crossproof.proof.certificate.verifier import attention, sequences
+from crossproof.proof.certificate.verifier import attention, boxes, sequences
 from crossproof.proof.certificate.verifier import statistical as judged
 from crossproof.proof.certificate.verifier.arithmetic import UNIT, Arithmetic, Rounded
 from crossproof.proof.certificate.verifier.circuits import computed
@@ -170,3 +170,11 @@ def test_every_judge_looks_at_the_process_and_at_the_limits_first() -> None:
         judge_contexts(model_end(0, 1), limits=none)
     with pytest.raises(CrossproofError):
         judged.judge_statistical(statistical.draft(5), limits=none)
+
+
+def test_a_box_is_proved_by_lower_bounds_alone() -> None:
+    """Margins that are positive as computed, and no larger than they may be off by."""
+    prover = boxes.Prover.__new__(boxes.Prover)
+    prover.arithmetic = Arithmetic()
+    margins = Rounded(np.array([[1.0, 1e-3], [1.0, 1e-1]]), np.ones(2), np.array([0.0, 1e-2]))
+    assert prover._positive(margins, 0).tolist() == [False, True]
