@@ -73,8 +73,8 @@ tutorials: $(VENV)/.installed  ## Run the tutorials and store what they print (o
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tools.tutorials
 
 LOCK = uv pip compile --quiet pyproject.toml --universal --python-version 3.11 \
-	--extra arb --extra embedding --extra fast --extra gguf --extra llm --extra pandas \
-	--extra shapley --no-header --no-annotate
+	--extra arb --extra embedding --extra explore --extra fast --extra gguf --extra llm \
+	--extra pandas --extra shapley --no-header --no-annotate
 
 locks:  ## requirements/: the lowest and the newest versions that work (needs uv)
 	@for each in lowest:lowest-direct newest:highest; do \

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections.abc import Iterator
@@ -217,6 +218,7 @@ def rows() -> Iterator[Row]:
 
 def main() -> int:
     """Write the table into docs/models.md, below its heading."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     text = PAGE.read_text(encoding="utf-8")
     head = text[: text.index("| --- |")] + "| --- | --- | --- | --- |\n"
     PAGE.write_text(head + "".join(f"{row.line()}\n" for row in rows()), encoding="utf-8")

@@ -1,13 +1,15 @@
-"""Writes tables between markers, in the README and on the page about controls, from result files.
+"""Writes numbers into the README and the page about controls, from result files.
 
 python -m paper.scripts.readme_table paper/data/demo.json
 
-The first table is of the files named, the second of the review's ablation, from paper/data/results.
+Tables stand between markers: the first is of the files named, the second of the review's ablation,
+from paper/data/results. Numbers in the README's sentences are found by the words around them.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,8 @@ CONTROLS = "<!-- controls: written by paper/scripts/readme_table.py -->", "<!-- 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 CONTROLS_PAGE = ROOT / "docs/is-it-interaction.md"
-ABLATION = ROOT / "paper/data/results/ablation.json"
+DATA = ROOT / "paper/data"
+ABLATION = DATA / "results/ablation.json"
 
 
 def rows(title: str, content: dict[str, Any]) -> list[list[str]]:
@@ -86,6 +89,64 @@ def controls() -> list[str]:
     return [headline(numbers), "", caption]
 
 
+def hundredths(value: float) -> str:
+    """A share with two digits, as prose has it."""
+    return f"{value:.2f}".removeprefix("0")
+
+
+def price() -> dict[str, str]:
+    """What the demo's penalty costs: patterns of the README's sentences, and their numbers."""
+    plain, penalised = json.loads((DATA / "demo.json").read_text())["runs"].values()
+    lost, kept = (run["phi"]["none"]["exact_mid"]["mean"] for run in (plain, penalised))
+    return {
+        r"The price is (\S+) more variance": f"{penalised['fvu'] / plain['fvu'] - 1:.0%}",
+        r"unexplained and (\S+) of Φ": hundredths(lost - kept),
+    }
+
+
+def proved() -> dict[str, str]:
+    """What the certificates save beside brute force."""
+    file = ROOT / "examples/certificates/modular-113/certificate.json"
+    cost = json.loads(file.read_text())["cost"]
+    first = json.loads((DATA / "certified-attention.json").read_text())["seeds"][0]["proofs"]
+    saved = {name: proof["brute_force"] / proof["operations"] for name, proof in first.items()}
+    assert first["class"]["accuracy"] == 1.0  # "on all"
+    pairs = cost["brute_force_operations"] / cost["verifier_operations"]
+    return {
+        r"at (\S+) times fewer operations than brute force": f"{pairs:.1f}",
+        r"on (\S+) of all 64⁴ sequences": fixed(3)(first["query"]["accuracy"])[1:],
+        r"sequences at (\S+) times fewer": f"{saved['query']:.0f}",
+        r"and on all at (\S+) times fewer": f"{saved['class']:.0f}",
+    }
+
+
+def recognised() -> dict[str, str]:
+    """How often the chosen clusters were recognised, and by chance."""
+    runs = json.loads((DATA / "clusters.json").read_text())["runs"].values()
+    judged = [
+        run["report"]["explanations"]["embedding"][run["chosen"]["interaction"]] for run in runs
+    ]
+    shares = " and ".join(hundredths(each["clusters"]["mean"]) for each in judged)
+    return {
+        r"recognised (\S+ and \S+) of the time": shares,
+        r"where chance is (\.\d+)": hundredths(judged[0]["clusters"]["chance"]),
+    }
+
+
+def with_numbers(text: str, facts: dict[str, str]) -> str:
+    """The text with each pattern's group replaced; every pattern must occur once."""
+    for pattern, value in facts.items():
+        (match,) = re.finditer(pattern, text)
+        text = text[: match.start(1)] + value + text[match.end(1) :]
+    return text
+
+
+def readme(text: str, paths: list[str]) -> str:
+    """The README with every number from its source."""
+    facts = price() | proved() | recognised()
+    return with_numbers(between(text, RESULTS, results(paths)), facts)
+
+
 def between(text: str, marks: tuple[str, str], lines: list[str]) -> str:
     """The text with these lines between the marks."""
     before, rest = text.split(marks[0])
@@ -93,8 +154,8 @@ def between(text: str, marks: tuple[str, str], lines: list[str]) -> str:
 
 
 def main(paths: list[str]) -> None:
-    """Rewrites both sections."""
-    README.write_text(between(README.read_text(), RESULTS, results(paths)))
+    """Rewrites both pages."""
+    README.write_text(readme(README.read_text(), paths))
     CONTROLS_PAGE.write_text(between(CONTROLS_PAGE.read_text(), CONTROLS, controls()))
 
 

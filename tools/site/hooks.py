@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: links of every page are turned to what the site shows."""
+"""Hooks of mkdocs: links of every page are turned to what the site shows; no page asks a host."""
 
 from __future__ import annotations
 
@@ -13,3 +13,11 @@ DOCS = Path(__file__).parents[2] / "docs"
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Called by mkdocs for every page before it is rendered."""
     return relinked(markdown, page.file.src_uri, lambda path: (DOCS / path).is_file())
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """Called by mkdocs for every page: the link to the repository stays a link.
+
+    The theme's script would ask the repository's host for its stars and its latest release.
+    """
+    return output.replace(' data-md-component="source"', "")

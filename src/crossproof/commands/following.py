@@ -23,7 +23,7 @@ def next_step(run: Path, together: Sequence[Path] = ()) -> str:
         if command == "measure" or not together:
             names = " ".join(map(str, together)) + " --together" if together else str(run)
             if not (place / left).exists():
-                return f"Next: `crossproof {command} {names}` says {says}."
+                return f"Next: `crossproof {command} {names}` shows {says}."
     page = place / "report.html"
     if not page.exists():
         return f"Next: `crossproof evaluate {run}` makes a report of all of it."

@@ -118,7 +118,7 @@ def run(arguments: Sequence[str], began: float) -> None:
     print(f"Crosscoders: {', '.join(str(options.out / name / 'crosscoder') for name in made)}")
     behind = "" if text else " --text TEXT"
     if any(_read(model, crosscoder) for crosscoder, _ in made.values()):
-        print(f"Next: `crossproof measure {options.out}{behind}` says which latents interact.")
+        print(f"Next: `crossproof measure {options.out}{behind}` shows which latents interact.")
         return
     print("No MLP reads what is written here: nothing to `measure`, and `evaluate` gives no Φ.")
     print(f"Next: `crossproof evaluate {options.out}{behind}` says how good they are.")

@@ -162,7 +162,9 @@ class _Lines:
         quiet = time.monotonic() - self.last
         if quiet < PAUSE:
             return ""
-        return f"{self.doing} {self.current}: working, {quiet:.0f} s since the last step".strip()
+        return (
+            f"{self.doing} {self.current}".strip() + f": working, {quiet:.0f} s since the last step"
+        )
 
 
 def print_contexts(
