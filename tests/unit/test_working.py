@@ -68,7 +68,7 @@ def test_silence_behind_the_last_step_is_told(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_next_step_is_the_first_that_is_missing(tmp_path: Path) -> None:
     for command, (left, says) in STEPS.items():
-        assert next_step(tmp_path) == f"Next: `crossproof {command} {tmp_path}` says {says}."
+        assert next_step(tmp_path) == f"Next: `crossproof {command} {tmp_path}` shows {says}."
         (tmp_path / left).parent.mkdir()
         (tmp_path / left).write_text("{}")
     assert next_step(tmp_path).startswith(f"Next: `crossproof evaluate {tmp_path}`")
