@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import fsspec
 import huggingface_hub
 import pyarrow
 import pyarrow.parquet as parquet
@@ -23,7 +24,9 @@ import pytest
 
 from crossproof.activations import columns
 from crossproof.activations.documents import read_documents
+from crossproof.activations.opening import RemoteFile
 from crossproof.activations.sources import DocumentSource
+from crossproof.activations.tables import column_of
 from crossproof.errors import CrossproofError, CrossproofWarning
 
 TEXTS = ["one two", "three ü", "four"]
@@ -422,7 +425,7 @@ def test_cells_of_a_csv_are_read_as_they_are_written(tmp_path: Path) -> None:
 def test_a_data_set_of_the_hub_is_read_by_its_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its builder names addresses; what they hold is downloaded and read like a folder's files."""
+    """Its builder names addresses; what they hold is streamed and read like a folder's files."""
     repository = tmp_path / "hub" / "datasets--owner--name"
     folder = write(repository / "snapshots" / "abc" / "train.jsonl", [{"text": "x"}]).parent
     with_number = folder / "more.jsonl"
@@ -431,15 +434,15 @@ def test_a_data_set_of_the_hub_is_read_by_its_files(
     files = {"train": ["hf://datasets/owner/name@abc/train.jsonl"], "test": [str(with_number)]}
     monkeypatch.setattr(builder.config, "data_files", files)
     monkeypatch.setattr(columns, "load_dataset_builder", lambda *_: builder)
-    asked: list[list[str]] = []
+    asked: list[str] = []
 
-    def download(_: object, addresses: list[str]) -> list[str]:
-        asked.append(addresses)
-        return [str(folder / Path(address).name) for address in addresses]
+    def stream(file: RemoteFile, _: str) -> Any:
+        asked.append(file.address)
+        return (folder / file.name).open("rb")
 
-    monkeypatch.setattr(columns.DownloadManager, "download", download)
+    monkeypatch.setattr(RemoteFile, "open", stream)
     assert list(read_documents("hf:owner/name")) == ["x"]
-    assert asked == [files["train"]]
+    assert asked == files["train"]
     assert "which is not text" in refusal("hf:owner/name,split=test")
     monkeypatch.setattr(columns, "load_dataset_builder", partial(unless_remote, builder))
     (repository / "refs").mkdir()
@@ -475,3 +478,78 @@ def test_archives_that_are_none_are_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "train.zip").write_bytes(b"PK")
     assert "cannot be read" in refusal(f"hf:{tmp_path / 'a'}")
+
+
+def test_sources_spell_configuration_split_and_column(tmp_path: Path) -> None:
+    for spelt, meant in {
+        "hf:a/b": DocumentSource("a/b", True),
+        "hf:a/b:c": DocumentSource("a/b", True, config="c"),
+        "hf:a/b:test": DocumentSource("a/b", True, split="test"),
+        "hf:a/b:c:train[:10%]#body": DocumentSource("a/b", True, "c", "train[:10%]", "body"),
+        "hf:a/b::odd": DocumentSource("a/b", True, split="odd"),
+        "a.jsonl#body,weight=.5": DocumentSource("a.jsonl", column="body", weight=0.5),
+        f"{tmp_path}": DocumentSource(str(tmp_path), True),
+    }.items():
+        assert DocumentSource.parse(spelt) == meant, spelt
+    assert "too many colons" in refusal("hf:a:b:c:d")
+    assert "no number above 0" in refusal("a.txt,weight=-1")
+    assert "give all one" in refusal("a.txt,weight=1 + b.txt")
+
+
+def test_patterns_and_several_sources_follow_one_another(tmp_path: Path) -> None:
+    for at, text in enumerate(TEXTS):
+        write(tmp_path / "deep" / str(at) / "a.jsonl", [{"text": text}])
+    assert list(read_documents(f"{tmp_path}/**/*.jsonl")) == TEXTS
+    (tmp_path / "b.txt").write_text("five")
+    assert list(read_documents(f"{tmp_path}/deep/*/*.jsonl + {tmp_path}/b.txt")) == [*TEXTS, "five"]
+    assert list(read_documents(f"{tmp_path / 'deep' / '0'}")) == TEXTS[:1]
+    assert "no text file" in refusal(f"{tmp_path}/*.parquet")
+
+
+def test_weights_are_shares_of_the_characters(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("<|endoftext|>".join(["aaaa"] * 30))
+    (tmp_path / "b.txt").write_text("<|endoftext|>".join(["bb"] * 30))
+    mixed = "".join(read_documents(f"{tmp_path}/a.txt,weight=0.75 + {tmp_path}/b.txt,weight=0.25"))
+    assert mixed.count("a") == 120  # the first that ends
+    assert abs(mixed.count("b") - 40) <= 4  # no more than a document away
+    assert mixed[:60].count("b") in range(10, 20)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "parquet", "arrow", "jsonl.zst"])
+@pytest.mark.parametrize("keys", [("role", "content"), ("from", "value")])
+def test_chats_are_spelt_by_what_is_given(
+    tmp_path: Path, ending: str, keys: tuple[str, str]
+) -> None:
+    rows = [{"chat": [dict(zip(keys, ("human", text), strict=True))]} for text in TEXTS]
+    path = tmp_path / f"a.{ending}"
+    if ending == "jsonl.zst":
+        lines = "\n".join(map(json.dumps, rows)).encode()
+        path.write_bytes(pyarrow.compress(lines, codec="zstd", asbytes=True))
+    else:
+        write(path, rows)
+    spelt = read_documents(f"{path}#chat", lambda chat: f"<{chat[0]['role']}>{chat[0]['content']}")
+    assert list(spelt) == [f"<user>{text}" for text in TEXTS]
+    assert "chat template" in refusal(f"{path}#chat")
+
+
+def test_chats_of_save_to_disk_are_chats(tmp_path: Path) -> None:
+    chats = [[{"role": "user", "content": text}] for text in TEXTS]
+    datasets.Dataset.from_dict({"text": chats}).save_to_disk(str(tmp_path / "a"))
+    assert list(read_documents(tmp_path / "a", lambda chat: chat[0]["content"])) == TEXTS
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.zst", ".parquet", ".arrow"])
+def test_files_elsewhere_are_read_as_they_arrive(tmp_path: Path, ending: str) -> None:
+    rows = [{"text": text} for text in TEXTS]
+    if ending == ".jsonl.zst":
+        content = pyarrow.compress(
+            "\n".join(map(json.dumps, rows)).encode(), codec="zstd", asbytes=True
+        )
+    else:
+        content = write(tmp_path / f"a{ending}", rows).read_bytes()
+    address = f"memory://{tmp_path.name}/a{ending}"
+    with fsspec.open(address, "wb") as file:
+        file.write(content)
+    assert list(column_of(RemoteFile(address), "text")) == TEXTS
+    with pytest.raises(CrossproofError, match="cannot be read"):
+        list(column_of(RemoteFile(f"memory://{tmp_path.name}/none{ending}"), "text"))

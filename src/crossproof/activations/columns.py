@@ -24,7 +24,6 @@ from datasets import (
     Dataset,
     DatasetBuilder,
     DatasetDict,
-    DownloadManager,
     ReadInstruction,
     load_dataset,
     load_dataset_builder,
@@ -33,8 +32,10 @@ from datasets import (
 from datasets.exceptions import DatasetsError
 from huggingface_hub import snapshot_download
 
+from crossproof.activations.chats import is_chat_type
+from crossproof.activations.opening import RemoteFile
 from crossproof.activations.sources import DocumentSource, ending, other_columns
-from crossproof.activations.tables import READERS, column_of
+from crossproof.activations.tables import READERS, Value, column_of
 from crossproof.errors import CrossproofError, CrossproofWarning, first_line
 from crossproof.files import refuse_pointer
 
@@ -54,7 +55,7 @@ Files = Mapping[str, list[str]]
 """By split, paths and addresses."""
 
 
-def data_set_column(source: DocumentSource) -> Iterator[str | None]:
+def data_set_column(source: DocumentSource) -> Iterator[Value]:
     """The values of a data set's column, row by row; None where a row has none.
 
     Every file is read as it is: none is cast to what another one holds, so that 3 never becomes
@@ -114,7 +115,7 @@ def _name_others(folder: Path, files: Files, source: DocumentSource) -> None:
         warnings.warn(sentence, CrossproofWarning, stacklevel=5)
 
 
-def _of_files(files: Files, source: DocumentSource) -> Iterator[str | None]:
+def _of_files(files: Files, source: DocumentSource) -> Iterator[Value]:
     if source.split in files:
         return _rows(files[source.split], source)
     split = "+".join(files) if source.split == "all" else source.split
@@ -123,10 +124,10 @@ def _of_files(files: Files, source: DocumentSource) -> Iterator[str | None]:
     return chain.from_iterable(rows[part.splitname][part.from_ : part.to] for part in parts)
 
 
-def _rows(files: list[str], source: DocumentSource) -> Iterator[str | None]:
-    remote = any("://" in file for file in files)
-    paths = DownloadManager().download(files) if remote else files
-    return chain.from_iterable(column_of(Path(path), source.column) for path in paths)
+def _rows(files: list[str], source: DocumentSource) -> Iterator[Value]:
+    """Row by row: of a file elsewhere only what is asked for is fetched."""
+    opened = (RemoteFile(file) if "://" in file else Path(file) for file in files)
+    return chain.from_iterable(column_of(file, source.column) for file in opened)
 
 
 def _saved(path: Path, source: DocumentSource) -> Dataset:
@@ -141,7 +142,7 @@ def _saved(path: Path, source: DocumentSource) -> Dataset:
         return splits[source.split]
 
 
-def _of_data_set(data: Dataset, source: DocumentSource) -> Iterator[str | None]:
+def _of_data_set(data: Dataset, source: DocumentSource) -> Iterator[Value]:
     others = [name for name in data.column_names if name != source.column]
     if len(others) == len(data.column_names):
         raise CrossproofError(
@@ -149,7 +150,7 @@ def _of_data_set(data: Dataset, source: DocumentSource) -> Iterator[str | None]:
         )
     feature = data.features[source.column]
     kind = getattr(feature, "dtype", type(feature).__name__)
-    if kind not in _STRINGS:
+    if kind not in _STRINGS and not is_chat_type(data.data.schema.field(source.column).type):
         raise CrossproofError(
             f"The column '{source.column}' of '{source}' holds {kind}, which is not text."
             f"{other_columns(source.column, others)}"

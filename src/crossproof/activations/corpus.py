@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from crossproof.activations.chats import chat_template
 from crossproof.activations.config import RowKind as RowKind
 from crossproof.activations.config import Split as Split
 from crossproof.activations.documents import read_documents
@@ -227,18 +228,20 @@ def _rows(tokens: Tensor, source: str, context: int) -> Int[Tensor, "S T"]:
 
 
 def _from_texts(source: str, model: LanguageModel) -> Int[Tensor, " N"]:
-    parsed = DocumentSource.parse(source)
-    if not parsed.data_set:
-        _existing(Path(parsed.name), source)
-    if not parsed.known:
-        raise CrossproofError(f"The corpus '{source}' has no known ending; use {_SUFFIXES}.")
+    for parsed in DocumentSource.parse_all(source):
+        if not parsed.data_set and not parsed.files:
+            _existing(Path(parsed.name), str(parsed))
+        if not parsed.known:
+            raise CrossproofError(f"The corpus '{parsed}' has no known ending; use {_SUFFIXES}.")
     if model.tokenizer is None:
         raise CrossproofError(
             f"'{model.name}' has no tokenizer for the text of '{source}'; put its tokenizer files "
             f"into the model's folder, or give packed tokens.",
             code="CP-TOKENIZER",
         )
-    pieces = list(_tokenised(read_documents(source), model.tokenizer))
+    pieces = list(
+        _tokenised(read_documents(source, chat_template(model.tokenizer)), model.tokenizer)
+    )
     stream = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
     return torch.from_numpy(stream)
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import bz2
 import csv
-import gzip
 import io
 import json
-import lzma
 import sys
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crossproof.activations.chats import chat_of, is_chat_type
+from crossproof.activations.opening import RemoteFile, text_lines
 from crossproof.activations.sources import ending, other_columns
 from crossproof.errors import CrossproofError, first_line
 from crossproof.files import refuse_pointer
@@ -21,13 +19,15 @@ from crossproof.files import refuse_pointer
 if TYPE_CHECKING:
     from pyarrow import RecordBatch, Schema
 
-_COMPRESSED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+File = Path | RemoteFile
+Value = str | list[Any] | None
+"""A text, a chat (`chats.chat_of`), or nothing."""
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, MemoryError)
 """What pyarrow raises over damaged files, beside exceptions of its own."""
 _MAY_BE_EMPTY = (".txt", ".jsonl", ".ndjson")
 
 
-def column_of(path: Path, column: str) -> Iterator[str | None]:
+def column_of(path: File, column: str) -> Iterator[Value]:
     """The values of a file's column, row by row; None where a row has none.
 
     Raises CrossproofError naming the file, and the line or column where something is wrong.
@@ -35,6 +35,8 @@ def column_of(path: Path, column: str) -> Iterator[str | None]:
     kind = ending(path.name)
     if kind not in READERS:
         raise CrossproofError(f"'{path}' is not a file of a known kind: give {', '.join(READERS)}.")
+    if isinstance(path, RemoteFile):
+        return READERS[kind](path, column)
     try:
         refuse_pointer(path)
     except OSError as error:
@@ -44,27 +46,7 @@ def column_of(path: Path, column: str) -> Iterator[str | None]:
     return READERS[kind](path, column)
 
 
-def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines of UTF-8 text, without its byte-order mark; every line ends with "\\n"."""
-    number = 1
-    try:
-        with _COMPRESSED.get(path.suffix.lower(), open)(path, "rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                if "\0" in text:
-                    raise ValueError("it holds NUL")
-                yield number, text.replace("\r\n", "\n").replace("\r", "\n")
-    except (ValueError, OverflowError) as error:
-        raise CrossproofError(
-            f"Line {number} of '{path}' is not UTF-8 text ({first_line(error)}); convert it first."
-        ) from error
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise CrossproofError(
-            f"'{path}' cannot be read at line {number} ({first_line(error)}); restore it."
-        ) from error
-
-
-def _of_lines(path: Path, column: str) -> Iterator[str]:
+def _of_lines(path: File, column: str) -> Iterator[Value]:
     """Every line a row, as `datasets` has it."""
     if column != "text":
         raise CrossproofError(f"'{path}' is plain text, without columns: leave out ',column='.")
@@ -72,11 +54,11 @@ def _of_lines(path: Path, column: str) -> Iterator[str]:
         yield from line.removesuffix("\n").split("\n")
 
 
-def _of_json_lines(path: Path, column: str) -> Iterator[str | None]:
+def _of_json_lines(path: File, column: str) -> Iterator[Value]:
     return _of_numbered(text_lines(path), path, column)
 
 
-def _of_numbered(lines: Iterable[tuple[int, str]], path: Path, column: str) -> Iterator[str | None]:
+def _of_numbered(lines: Iterable[tuple[int, str]], path: File, column: str) -> Iterator[Value]:
     for number, line in lines:
         if not line.strip():
             continue
@@ -89,7 +71,7 @@ def _of_numbered(lines: Iterable[tuple[int, str]], path: Path, column: str) -> I
         yield _value(row, f"Line {number}", path, column)
 
 
-def _of_json(path: Path, column: str) -> Iterator[str | None]:
+def _of_json(path: File, column: str) -> Iterator[Value]:
     """A list of objects (or of texts), an object of columns, or an object a line."""
     lines = list(text_lines(path))
     text = "".join(line for _, line in lines)
@@ -112,14 +94,14 @@ def _of_json(path: Path, column: str) -> Iterator[str | None]:
         yield row if plain else _value(row, f"Row {number}", path, column)
 
 
-def _value(row: Any, where: str, path: Path, column: str) -> str | None:
+def _value(row: Any, where: str, path: File, column: str) -> Value:
     if not isinstance(row, dict) or column not in row:
         raise CrossproofError(
             f"{where} of '{path}' is not a JSON object with the field '{column}'."
             f"{other_columns(column, row if isinstance(row, dict) else ())}"
         )
-    value: str | None = row[column]
-    if not isinstance(value, str | None):
+    value: Value = row[column]
+    if not isinstance(value, str | None) and chat_of(value) is None:
         raise CrossproofError(
             f"{where} of '{path}' holds {type(value).__name__} in '{column}', which is not text; "
             f"mend or remove it.{other_columns(column, set(row) - {column})}"
@@ -127,7 +109,7 @@ def _value(row: Any, where: str, path: Path, column: str) -> str | None:
     return value
 
 
-def _of_csv(path: Path, column: str) -> Iterator[str | None]:
+def _of_csv(path: File, column: str) -> Iterator[Value]:
     """Cells as they are written; None where a row ends before the column."""
     text = "".join(line for _, line in text_lines(path))
     csv.field_size_limit(sys.maxsize)
@@ -163,7 +145,7 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _index(names: list[str], path: Path, column: str) -> int:
+def _index(names: list[str], path: File, column: str) -> int:
     """Where the column is; CrossproofError unless it is there once."""
     if names.count(column) != 1:
         many = "several columns" if column in names else "no column"
@@ -171,7 +153,7 @@ def _index(names: list[str], path: Path, column: str) -> int:
     return names.index(column)
 
 
-def _of_arrow(path: Path, column: str) -> Iterator[str | None]:
+def _of_arrow(path: File, column: str) -> Iterator[Value]:
     import pyarrow
 
     batches = _parquet_batches if ending(path.name) == ".parquet" else _ipc_batches
@@ -183,17 +165,17 @@ def _of_arrow(path: Path, column: str) -> Iterator[str | None]:
         raise _damaged(path, error) from error
 
 
-def _parquet_batches(path: Path, column: str) -> Iterator[RecordBatch]:
+def _parquet_batches(path: File, column: str) -> Iterator[RecordBatch]:
     from pyarrow.parquet import ParquetFile
 
-    with ParquetFile(path) as file:
+    with path.open("rb") as opened, ParquetFile(opened) as file:
         at = _text_column(file.schema_arrow, path, column)
         nested = "." in column  # the reader would take it for a path
         for batch in file.iter_batches(columns=None if nested else [column]):
             yield batch.select([at if nested else 0])
 
 
-def _ipc_batches(path: Path, column: str) -> Iterator[RecordBatch]:
+def _ipc_batches(path: File, column: str) -> Iterator[RecordBatch]:
     import pyarrow
 
     with path.open("rb") as opened:
@@ -208,7 +190,7 @@ def _ipc_batches(path: Path, column: str) -> Iterator[RecordBatch]:
             yield batch.select([at])
 
 
-def _text_column(schema: Schema, path: Path, column: str) -> int:
+def _text_column(schema: Schema, path: File, column: str) -> int:
     """Where the column is; CrossproofError if it is not there once, or holds no text."""
     from pyarrow import types
 
@@ -216,7 +198,7 @@ def _text_column(schema: Schema, path: Path, column: str) -> int:
     kind = schema.field(at).type
     value = kind.value_type if types.is_dictionary(kind) else kind
     known = (types.is_string, types.is_large_string, types.is_string_view, types.is_null)
-    if not any(is_kind(value) for is_kind in known):
+    if not any(is_kind(value) for is_kind in known) and not is_chat_type(kind):
         raise CrossproofError(
             f"The column '{column}' of '{path}' holds {kind}, which is not text."
             f"{other_columns(column, set(schema.names) - {column})}"
@@ -224,11 +206,11 @@ def _text_column(schema: Schema, path: Path, column: str) -> int:
     return at
 
 
-def _damaged(path: Path, error: BaseException) -> CrossproofError:
+def _damaged(path: File, error: BaseException) -> CrossproofError:
     return CrossproofError(f"'{path}' cannot be read ({first_line(error)}): restore it.")
 
 
-READERS: dict[str, Callable[[Path, str], Iterator[str | None]]] = {
+READERS: dict[str, Callable[[File, str], Iterator[Value]]] = {
     ".txt": _of_lines,
     ".jsonl": _of_json_lines,
     ".ndjson": _of_json_lines,

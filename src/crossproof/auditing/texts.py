@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from crossproof.activations import read_sequences
+from crossproof.activations.chats import chat_template
 from crossproof.activations.corpus import BUNDLED, Split
 from crossproof.activations.documents import read_documents, well_formed
 from crossproof.activations.sources import DATASETS_PREFIX, LINES, TABLES, DocumentSource
@@ -86,16 +86,16 @@ def read_texts(
 
     Raises CrossproofError as `encode_texts` and `read_sequences` do, naming the source.
     """
-    parsed = DocumentSource.parse(source)
-    if not parsed.known:
+    parts = DocumentSource.parse_all(source)
+    if not all(parsed.known for parsed in parts):
         rows = read_sequences(source, model, context or model.context, split)
         return TextRows(rows, 0, source)
-    if not parsed.data_set and not Path(parsed.name).is_file():
+    if not all(parsed.data_set or parsed.files for parsed in parts):
         raise CrossproofError(
             f"There is no text '{source}'; give '{BUNDLED}', a file ({', '.join(_DOCUMENTS)}) or "
             f"'{DATASETS_PREFIX}NAME'."
         )
-    documents = list(read_documents(source))
+    documents = list(read_documents(source, model.tokenizer and chat_template(model.tokenizer)))
     if not documents:
         raise CrossproofError(f"'{source}' holds no text; give one with at least one document.")
     return replace(encode_texts(documents, model, context), source=source)
