@@ -33,9 +33,11 @@ from crossproof.kernels import (
     dominant_of_both,
     plain_pairs,
     row_products,
+    weighted_rows,
 )
 from crossproof.lm import Activation, Hookpoints, MLPWeights
 from crossproof.training import Objective, Optimisation, Trainer
+from crossproof.training.products import rounded_products
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,8 @@ def parity(device: torch.device) -> Iterator[tuple[str, float]]:
     products = row_products(*entries[:2], left, weights)
     found = row_products(*away[:2], left.to(device), weights.to(device))
     yield "inner products", difference(found, products)
+    expected, found = weighted_rows(*entries, weights), weighted_rows(*away, weights.to(device))
+    yield "weighted sums", difference(found, expected)
     yield "pair sums", difference(*pair_sums(latents, weights, owner, device))
     yield "losses of 20 steps", difference(*(losses(at) for at in (device, torch.device("cpu"))))
 
@@ -172,7 +176,9 @@ def pair_sums(
 def losses(device: torch.device) -> Tensor:
     """Of 20 steps of a tiny crosscoder with all penalties of the recipes."""
     objective = Objective(interaction=1.0, keep_largest=1.0, all_latents=1.0)
-    trainer = trainer_of(SIZES["tiny"], objective, device)
+    trainer = trainer_of(SIZES["tiny"], objective, device, bf16=False)
+    start = trainer_of(SIZES["tiny"], objective, torch.device("cpu")).crosscoder
+    trainer.crosscoder.load_state_dict(start.state_dict())  # devices draw numbers of their own
     batches = [batch_of(SIZES["tiny"], torch.device("cpu"), seed) for seed in range(20)]
     reports = [trainer.step(batch.to(device)) for batch in batches]
     return torch.stack([report.loss.detach() for report in reports])
@@ -201,7 +207,8 @@ def phases(name: str, size: Size, device: torch.device, rounds: int) -> Iterator
     nnz = size.tokens * size.k
     reached, weights = nnz * size.neurons, size.latents * size.neurons
     x = x * crosscoder.scale[:, None]
-    with torch.no_grad():
+    half = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    with torch.no_grad(), half, rounded_products(device.type == "cuda"):
         encoding = crosscoder.encode_training(x)
         latents = encoding.latents
         products = 2.0 * size.tokens * size.hookpoints * size.width * size.latents
@@ -213,8 +220,9 @@ def phases(name: str, size: Size, device: torch.device, rounds: int) -> Iterator
                   rows / 2, rows)  # fmt: skip
         mlp = mlp_of(size, device)
         decoder = crosscoder.W_dec[:, 0]
-        G = decoder @ mlp.W_in
-        yield row(name, "virtual weights of an MLP", device, rounds, lambda: decoder @ mlp.W_in,
+        G = product(decoder, mlp.W_in)
+        yield row(name, "virtual weights of an MLP", device, rounds,
+                  lambda: product(decoder, mlp.W_in),
                   2.0 * weights * size.width, 4.0 * weights)  # fmt: skip
         entries = latents.offsets, latents.indices, latents.values
         yield row(name, "dominant latents of an MLP", device, rounds,
@@ -225,6 +233,12 @@ def phases(name: str, size: Size, device: torch.device, rounds: int) -> Iterator
         yield row(name, "their gradient", device, rounds,
                   lambda: dominant_backward(*arguments, lambda: latents.transposed),
                   2.0 * reached, 8.0 * reached)  # fmt: skip
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """In the tensors' own dtype: only encoding is in bfloat16."""
+    with torch.autocast(left.device.type, enabled=False):
+        return left @ right
 
 
 def steps(name: str, size: Size, device: torch.device, rounds: int) -> Iterator[Row]:
@@ -313,17 +327,22 @@ def mlp_of(size: Size, device: torch.device) -> MLPWeights:
     return weights.to(device=device)
 
 
-def trainer_of(size: Size, objective: Objective, device: torch.device) -> Trainer:
-    """A crosscoder whose first hookpoints are the inputs of the MLPs."""
+def trainer_of(
+    size: Size, objective: Objective, device: torch.device, bf16: bool | None = None
+) -> Trainer:
+    """A crosscoder whose first hookpoints are the inputs of the MLPs; products in bf16 on GPUs."""
+    bf16 = device.type == "cuda" if bf16 is None else bf16
     names = [f"blocks.{block}.mlp.hook_in" for block in range(size.hookpoints)]
     config = CrosscoderConfig(size.latents, "batch_topk", size.k)
-    torch.manual_seed(0)
     hookpoints = Hookpoints.from_names(names, size.hookpoints)
-    crosscoder = Crosscoder(config, hookpoints, size.width)
-    crosscoder.initialise(batch_of(size, torch.device("cpu"), 0)[:256], seed=0)
-    crosscoder.to(device)
+    with device:
+        crosscoder = Crosscoder(config, hookpoints, size.width)
+    with torch.no_grad():  # of unit length, more or less
+        generator = torch.Generator(device).manual_seed(0)
+        crosscoder.W_dec.normal_(generator=generator).div_((size.hookpoints * size.width) ** 0.5)
+        crosscoder.W_enc.copy_(crosscoder.W_dec)
     mlps = {at: mlp_of(size, device) for at in range(size.mlps)}
-    return Trainer(crosscoder, mlps, objective, Optimisation(bf16=device.type == "cuda"), 10_000)
+    return Trainer(crosscoder, mlps, objective, Optimisation(bf16=bf16), 10_000)
 
 
 def batch_of(size: Size, device: torch.device, seed: int) -> Tensor:

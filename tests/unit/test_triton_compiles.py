@@ -38,12 +38,14 @@ def compiled(program, out=real, **constants):
 
 
 tile, pair = programs.TILE, {"SLOTS": programs.PAIR_SLOTS, "TILE": programs.PAIR_TILE}
+rows = {"FEATURES": programs.FEATURES, "AT_ONCE": programs.AT_ONCE}
 made = {
     "dominant": compiled(programs._dominant, EXCLUDED=False, BESIDE=False, TILE=tile),
     "runner-up": compiled(programs._dominant, EXCLUDED=True, BESIDE=False, TILE=tile),
     "of both": compiled(programs._dominant, EXCLUDED=False, BESIDE=True, TILE=tile),
     "backward": compiled(programs._dominant_backward, TILE=tile),
-    "products": compiled(programs._row_products, FEATURES=programs.FEATURES),
+    "products": compiled(programs._row_products, **rows),
+    "sums": compiled(programs._weighted_rows, **rows),
     "pairs": compiled(programs._plain_pairs, out="fp64", **pair),
 }
 print(json.dumps(made))
@@ -61,7 +63,7 @@ def test_programs_compile_without_a_gpu(architecture: int, real: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     made = json.loads(done.stdout)
-    assert len(made) == 6
+    assert len(made) == 7
     for name, code in made.items():
         assert f".target sm_{architecture}" in code, name
         assert "atom." not in code, name

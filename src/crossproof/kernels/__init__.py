@@ -8,8 +8,8 @@ them behind autograd. In float32 or float64 numba's loops run on CPUs and Triton
 NVIDIA's GPUs, where these are installed; everywhere else, and for everyone who sets
 `CROSSPROOF_KERNELS=torch`, the plain PyTorch path does; all give the same numbers up to rounding.
 Tensors of the `meta` device get results of the right shapes, as everywhere in PyTorch.
-`weighted_rows` has one path only: PyTorch's `embedding_bag` is as fast as a loop of our own, and so
-has the search for entries on a GPU.
+On CPUs `weighted_rows` is PyTorch's `embedding_bag`, as fast as a loop of our own there, and a
+search for entries on a GPU is PyTorch's everywhere.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from crossproof.kernels import torch_any
-from crossproof.kernels.torch_any import weighted_rows as weighted_rows
 
 try:
     import numba
@@ -122,6 +121,19 @@ def entries_above(
     values = pre.new_empty(len(indices))
     _run(numba_cpu.fill_above, (pre, thresholds, offsets), indices, values)
     return offsets, indices, values
+
+
+def weighted_rows(
+    offsets: Int[Tensor, " bounds"],
+    indices: Int[Tensor, " nnz"],
+    values: Float[Tensor, " nnz"],
+    rows: Float[Tensor, "R F"],
+) -> Float[Tensor, "B F"]:
+    """Sum of `values[j] * rows[indices[j]]` over the entries j of each token."""
+    if uses_triton(rows):
+        sums: Tensor = _triton().weighted_rows(offsets, indices, values, rows)
+        return sums
+    return torch_any.weighted_rows(offsets, indices, values, rows)
 
 
 def row_products(

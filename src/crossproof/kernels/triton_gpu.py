@@ -28,8 +28,10 @@ PAIR_TILE = 32
 """The same where it holds the contributions of many of a token's latents."""
 PAIR_SLOTS = 64
 """So many."""
-FEATURES = 128
-"""Features of two rows that are multiplied at a time."""
+FEATURES = 512
+"""Features of a row that one program adds or multiplies."""
+AT_ONCE = 4
+"""Rows that it reads at a time."""
 
 
 def _program(function: Callable[..., Any]) -> Any:
@@ -143,6 +145,45 @@ def _dominant_backward(
         tl.store(onto + row, total, mask=inside)
 
 
+def weighted_rows(
+    offsets: Int[Tensor, " bounds"],
+    indices: Int[Tensor, " nnz"],
+    values: Float[Tensor, " nnz"],
+    rows: Float[Tensor, "R F"],
+) -> Float[Tensor, "B F"]:
+    """Sum of `values[j] * rows[indices[j]]` over the entries j of each token."""
+    out = rows.new_empty(len(offsets) - 1, rows.shape[1])
+    if out.numel():
+        grid = len(out), triton.cdiv(out.shape[1], FEATURES)
+        _weighted_rows[grid](
+            *(offsets, indices, values.contiguous(), rows.contiguous(), out, out.shape[1]),
+            FEATURES=FEATURES,
+            AT_ONCE=AT_ONCE,
+        )
+    return out
+
+
+@_program
+def _weighted_rows(
+    offsets, indices, values, rows, out, width,
+    FEATURES: tl.constexpr, AT_ONCE: tl.constexpr,
+):  # fmt: skip
+    token = tl.program_id(0).to(tl.int64)
+    features = tl.program_id(1) * FEATURES + tl.arange(0, FEATURES)
+    inside = features < width
+    total = tl.zeros([FEATURES], dtype=out.dtype.element_ty)
+    high = tl.load(offsets + token + 1)
+    for low in range(tl.load(offsets + token), high, AT_ONCE):
+        entry = low + tl.arange(0, AT_ONCE)
+        there = entry < high
+        row = tl.load(indices + entry, mask=there, other=0) * width
+        value = tl.load(values + entry, mask=there, other=0)
+        where = rows + row[:, None] + features[None, :]
+        part = tl.load(where, mask=there[:, None] & inside[None, :], other=0)
+        total += tl.sum(value[:, None] * part, axis=0)
+    tl.store(out + token * width + features, total, mask=inside)
+
+
 def row_products(
     offsets: Int[Tensor, " bounds"],
     indices: Int[Tensor, " nnz"],
@@ -150,27 +191,36 @@ def row_products(
     right: Float[Tensor, "R F"],
 ) -> Float[Tensor, " nnz"]:
     """The inner product of `left[b]` and `right[indices[j]]` for every entry j of token b."""
-    out = left.new_empty(len(indices))
-    if len(out):
-        _row_products[(len(offsets) - 1,)](
-            *(offsets, indices, left.contiguous(), right.contiguous(), out, left.shape[1]),
+    tokens, width = left.shape
+    tiles = triton.cdiv(width, FEATURES)
+    parts = left.new_zeros(tiles, len(indices))
+    if parts.numel():
+        _row_products[(tokens, tiles)](
+            *(offsets, indices, left.contiguous(), right.contiguous(), parts, width, len(indices)),
             FEATURES=FEATURES,
+            AT_ONCE=AT_ONCE,
         )
-    return out
+    return parts.sum(0)
 
 
 @_program
-def _row_products(offsets, indices, left, right, out, width, FEATURES: tl.constexpr):
-    token = tl.program_id(0).to(tl.int64)
-    for entry in range(tl.load(offsets + token), tl.load(offsets + token + 1)):
-        row = tl.load(indices + entry) * width
-        total = tl.zeros([FEATURES], dtype=out.dtype.element_ty)
-        for low in range(0, width, FEATURES):
-            features = low + tl.arange(0, FEATURES)
-            inside = features < width
-            one = tl.load(left + token * width + features, mask=inside, other=0)
-            total += one * tl.load(right + row + features, mask=inside, other=0)
-        tl.store(out + entry, tl.sum(total))
+def _row_products(
+    offsets, indices, left, right, parts, width, count,
+    FEATURES: tl.constexpr, AT_ONCE: tl.constexpr,
+):  # fmt: skip
+    token, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    features = tile * FEATURES + tl.arange(0, FEATURES)
+    inside = features < width
+    one = tl.load(left + token * width + features, mask=inside, other=0)
+    high = tl.load(offsets + token + 1)
+    for low in range(tl.load(offsets + token), high, AT_ONCE):
+        entry = low + tl.arange(0, AT_ONCE)
+        there = entry < high
+        row = tl.load(indices + entry, mask=there, other=0) * width
+        where = right + row[:, None] + features[None, :]
+        other = tl.load(where, mask=there[:, None] & inside[None, :], other=0)
+        product = tl.sum(one[None, :] * other, axis=1)
+        tl.store(parts + tile.to(tl.int64) * count + entry, product, mask=there)
 
 
 def plain_pairs(

@@ -61,7 +61,8 @@ class Optimisation:
     """How much the bias of a dead latent rises every step, as a fraction of the mean activation:
     its pre-activation grows until it is active somewhere and can learn from the loss itself."""
     bf16: bool = False
-    """Encode in bfloat16 (not faster on CPUs without native support)."""
+    """Encode in bfloat16 (not faster on CPUs without native support); on CUDA devices the step's
+    other float32 products are in TF32. Sums and weights are float32 always."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from crossproof.training import distributed
 from crossproof.training.config import Optimisation as Optimisation
 from crossproof.training.objective import Objective
 from crossproof.training.objectives import about_mlps, penalties, reconstruction
+from crossproof.training.products import rounded_products
 from crossproof.training.schedules import Schedule
 from crossproof.training.step import Step, StreamReading, TargetMLP
 
@@ -113,9 +114,10 @@ class Trainer:
         ]  # the forward pass moves these
         batch = self.read(batch)
         before = [counter.clone() for counter in counters]
-        report = self.loss(batch)
-        self.adam.zero_grad(set_to_none=True)
-        report.loss.backward()
+        with rounded_products(self.optimisation.bf16 and batch.is_cuda):
+            report = self.loss(batch)
+            self.adam.zero_grad(set_to_none=True)
+            report.loss.backward()
         distributed.average_(self._gradients())
         distributed.average_(self.crosscoder.buffers())  # BatchTopK's threshold
         for group in self.adam.param_groups:
