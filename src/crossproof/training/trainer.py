@@ -108,10 +108,8 @@ class Trainer:
         Raises CrossproofError then, on a CPU at once. The host does not wait for another device to
         say so: there `check` raises it.
         """
-        counters = [
-            *self.crosscoder.buffers(),
-            self.tokens_since_fired,
-        ]  # the forward pass moves these
+        # the forward pass moves these
+        counters = [*self.crosscoder.buffers(), self.tokens_since_fired]
         batch = self.read(batch)
         before = [counter.clone() for counter in counters]
         with rounded_products(self.optimisation.bf16 and batch.is_cuda):
