@@ -37,7 +37,6 @@ from crossproof.kernels import (
 )
 from crossproof.lm import Activation, Hookpoints, MLPWeights
 from crossproof.training import Objective, Optimisation, Trainer
-from crossproof.training.products import rounded_products
 
 
 @dataclass(frozen=True)
@@ -208,7 +207,7 @@ def phases(name: str, size: Size, device: torch.device, rounds: int) -> Iterator
     reached, weights = nnz * size.neurons, size.latents * size.neurons
     x = x * crosscoder.scale[:, None]
     half = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
-    with torch.no_grad(), half, rounded_products(device.type == "cuda"):
+    with torch.no_grad(), half:
         encoding = crosscoder.encode_training(x)
         latents = encoding.latents
         products = 2.0 * size.tokens * size.hookpoints * size.width * size.latents
@@ -236,9 +235,13 @@ def phases(name: str, size: Size, device: torch.device, rounds: int) -> Iterator
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
-    """In the tensors' own dtype: only encoding is in bfloat16."""
+    """As a step forms it: in TF32 on a card, and not in bfloat16, in which only encoding is."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if left.is_cuda else before)
     with torch.autocast(left.device.type, enabled=False):
-        return left @ right
+        found = left @ right
+    torch.set_float32_matmul_precision(before)
+    return found
 
 
 def steps(name: str, size: Size, device: torch.device, rounds: int) -> Iterator[Row]:
