@@ -27,7 +27,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 CONTEXTS, TOKENS, PARTNERS = 18, 25, 24
 HOOKPOINTS = [f"blocks.{b}.{n}" for b in range(4) for n in ("hook_resid_mid", "mlp.hook_in")]
@@ -56,8 +55,8 @@ POOL = [context(random.Random(seed)) for seed in range(2_000)]
 def latent_page(latent: int, latents: int, rng: random.Random) -> dict[str, Any]:
     """The page of one latent."""
     partner = {
-        "coactive": 31, "per_token": 0.012, "per_coactive": {"I": 2.2, "J": 1.1, "Q": 1.9},
-        "directed": [1.2, 1.0], "by_block": {"0": 1.0, "1": 0.6, "2": 0.4, "3": 0.2},
+        "block": 1, "coactive": 31, "per_token": 0.012,
+        "per_coactive": {"I": 2.2, "J": 1.1, "Q": 1.9},
         "second_difference": 0.4, "described": False,
     }  # fmt: skip
     groups = ["top"] * 12 + [3, 3, 2, 2, 1, 1]
@@ -117,8 +116,8 @@ def make_store(run: Path, latents: int) -> None:
     pages_schema = pa.schema([("number", pa.int64()), ("page", pa.binary())])
     rows: list[dict[str, Any]] = []
     with (
-        pq.ParquetWriter(place / "latents.parquet", schema, compression="zstd") as table,
-        pq.ParquetWriter(place / "latent-pages.parquet", pages_schema) as pages,
+        pa.ipc.new_file(str(place / "latents.arrow"), schema) as table,
+        pa.ipc.new_file(str(place / "latent-pages.arrow"), pages_schema) as pages,
     ):
         for start in range(0, latents, 64):
             made = [latent_page(at, latents, rng) for at in range(start, min(start + 64, latents))]
@@ -140,9 +139,10 @@ def _write_rest(run: Path, place: Path, latents: int, pages_schema: pa.Schema) -
         + [(n, pa.float64()) for n in ("per_token", "i", "second", "q", "difference")]
         + [("described", pa.bool_())]
     )
-    pq.write_table(pairs.empty_table(), place / "pairs.parquet")
-    for name in ("pair-pages", "neuron-pages", "map"):
-        pq.write_table(pages_schema.empty_table(), place / f"{name}.parquet")
+    empty = {"pairs": pairs} | dict.fromkeys(("pair-pages", "neuron-pages", "map"), pages_schema)
+    for name, schema in empty.items():
+        with pa.ipc.new_file(str(place / f"{name}.arrow"), schema) as file:
+            file.write_table(schema.empty_table())
     facts = {
         "name": "synthetic", "latents": latents, "dead": 0, "tokens": 10_000_000,
         "detail_tokens": 65_536, "pairs": 0, "pairs_complete": False, "described": 0,
@@ -152,10 +152,14 @@ def _write_rest(run: Path, place: Path, latents: int, pages_schema: pa.Schema) -
     }  # fmt: skip
     store = run / "explorer"
     manifest = {
-        "model": "synthetic", "model_hash": "0" * 16, "schema": 1, "dictionaries": [facts],
+        "model": "synthetic", "model_hash": "0" * 16, "schema": 2, "dictionaries": [facts],
         "text": {"text": "none", "split": "held_out", "sequences": 1, "context": 256},
         "files": {
-            path.relative_to(store).as_posix(): path.stat().st_size for path in place.iterdir()
+            path.relative_to(store).as_posix(): {
+                "size": path.stat().st_size,
+                "crc32": zlib.crc32(path.read_bytes()),
+            }
+            for path in place.iterdir()
         },
     }  # fmt: skip
     (store / "manifest.json").write_text(json.dumps(manifest))

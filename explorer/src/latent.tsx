@@ -171,7 +171,7 @@ function Partners({ page, facts }: { page: LatentPage; facts: Dictionary }) {
                 <tr key={each.latent}>
                   <th scope="row"><LatentLink id={each.latent} /></th>
                   {columns.map(([name, , value]) => <td key={name} class="n">{name === "both active" ? count(each.coactive) : number(value(each))}</td>)}
-                  <td>{strongest(each.by_block)}</td>
+                  <td>{each.block}</td>
                   <td>{each.described ? <PairLink ids={[page.latent, each.latent]}>open<span class="sr"> pair with {each.latent}</span></PairLink> : <span class="quiet">figures only</span>}</td>
                 </tr>
               ))}
@@ -182,8 +182,4 @@ function Partners({ page, facts }: { page: LatentPage; facts: Dictionary }) {
       {rows.length > 12 && <button type="button" class="more" aria-expanded={all} onClick={() => setAll(!all)}>{all ? "Fewer" : `All ${rows.length}`}</button>}
     </Card>
   );
-}
-
-export function strongest(blocks: Record<string, number>): string {
-  return Object.entries(blocks).sort((a, b) => b[1] - a[1])[0]?.[0] ?? "";
 }

@@ -6,7 +6,7 @@ import { Latent } from "./latent";
 import { Map_ } from "./map";
 import { Neuron } from "./neuron";
 import { Pair } from "./pair";
-import { PaneContext, useLoaded, Waiting, type Pane } from "./parts";
+import { PaneContext, type Pane } from "./parts";
 import { address, panes, type Route } from "./route";
 import { LatentRows, PairRows } from "./rows";
 import { SentencePage } from "./sentence";
@@ -130,11 +130,6 @@ function remembered(): string {
   }
 }
 
-function Start({ source }: { source: Source }) {
-  const loaded = useLoaded(() => source.manifest(), []);
-  return loaded.value ? <App source={source} manifest={loaded.value} /> : <main><Waiting of={loaded} /></main>;
-}
-
 /** A single card, for notebooks. */
 function Single({ card }: { card: Embedded }) {
   const facts = card.manifest.dictionaries[card.dictionary], { number } = card;
@@ -153,5 +148,6 @@ if (embedded) {
   render(<Single card={JSON.parse(embedded)} />, root);
 } else {
   const kind = document.querySelector<HTMLMetaElement>('meta[name="source"]')!.content;
-  render(<Start source={kind === "server" ? serverSource() : fileSource()} />, root);
+  const manifest = JSON.parse(document.getElementById("manifest")!.textContent!);
+  render(<App source={kind === "server" ? serverSource() : fileSource(manifest)} manifest={manifest} />, root);
 }

@@ -1,4 +1,5 @@
 // Where documents come from: a server, files beside the page, or the page itself.
+import { type Column, bytes, values } from "./columns";
 import type {
   Ablation, Cell, Manifest, Question, Rows, Sentence, TokenNeurons,
 } from "./types";
@@ -7,7 +8,6 @@ export type Table = "latents" | "pairs";
 export type Kind = "latent" | "pair" | "neuron" | "map";
 
 export interface Source {
-  manifest(): Promise<Manifest>;
   page<T>(dictionary: number, kind: Kind, number: number): Promise<T>;
   rows(dictionary: number, table: Table, question: Question): Promise<Rows>;
   /** What only a server with a language model can do. */
@@ -53,7 +53,6 @@ async function asked<T>(path: string, body?: unknown): Promise<T> {
 export function serverSource(): Source {
   const get = remembering((path: string) => asked<unknown>(path), 200);
   return {
-    manifest: () => get("api/manifest") as Promise<Manifest>,
     page: <T>(d: number, kind: Kind, n: number) => get(`api/${d}/${kind}/${n}`) as Promise<T>,
     rows: (d, table, question) => get(`api/${d}/rows/${table}?${query(question)}`) as Promise<Rows>,
     live: {
@@ -79,7 +78,7 @@ function query(question: Question): string {
 type Arrived = (name: string, content: string) => void;
 
 /** Files beside the page, as scripts: pages opened from a disk may not fetch. */
-export function fileSource(): Source {
+export function fileSource({ chunk }: Manifest & { chunk: number }): Source {
   const waiting = new Map<string, (content: string) => void>();
   (globalThis as unknown as { explorerData: Arrived }).explorerData = (name, content) => {
     waiting.get(name)?.(content);
@@ -93,33 +92,42 @@ export function fileSource(): Source {
     script.onerror = () => failed(new Error(`The file data/${name}.js is missing.`));
     document.head.append(script);
   }), 24);
-  const manifest = () => load("manifest") as Promise<Manifest & { chunk: number }>;
+  const tables = new Map<string, Promise<Rows>>();
+  const whole = (d: number, table: Table) => {
+    const name = `${d}/${table}`, found = tables.get(name) ?? Promise.all([load(name), words(d)]).then(([given, known]) => {
+      const { total, columns, rows } = given as { total: number; columns: string[]; rows: Column };
+      const listed = values(rows, total, known) as Record<string, Cell>[];
+      return { total, columns, rows: listed.map((row) => columns.map((column) => row[column])) };
+    });
+    tables.set(name, found);
+    found.catch(() => tables.delete(name));
+    return found;
+  };
+  const words = (d: number) => load(`${d}/words`) as Promise<string[]>;
   return {
-    manifest,
     live: null,
     page: async <T>(d: number, kind: Kind, n: number) => {
-      const { chunk } = await manifest();
       const missing = new Error(`There is no page of this ${kind} here.`);
       const name = kind === "pair"
         ? (await load(`${d}/pair-index`) as Record<string, number>)[n]
         : Math.floor(n / chunk);
       if (name === undefined) throw missing;
-      const pages = await load(`${d}/${kind}-${name}`) as Record<string, T>;
-      if (!(n in pages)) throw missing;
-      return pages[n];
+      const [found, known] = await Promise.all([load(`${d}/${kind}-${name}`), words(d)]);
+      const { numbers, pages } = found as { numbers: number[]; pages: Column };
+      const at = numbers.indexOf(n);
+      if (at < 0) throw missing;
+      return values(pages, numbers.length, known)[at] as T;
     },
     rows: async (d, table, question) => {
-      const whole = await load(`${d}/${table}`) as Rows;
       const needsText = question.text.trim() !== "" && table === "latents";
       const texts = needsText ? await load(`${d}/texts`) as string[] : null;
-      return answered(whole, texts, question);
+      return answered(await whole(d, table), texts, question);
     },
   };
 }
 
 async function unpacked(content: string): Promise<unknown> {
-  const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const stream = new Blob([bytes(content)]).stream().pipeThrough(new DecompressionStream("deflate"));
   return JSON.parse(await new Response(stream).text());
 }
 
@@ -171,7 +179,6 @@ export function embeddedSource(card: Embedded): Source {
   const none = () => Promise.reject(new Error("Only this card is here: open the explorer for more."));
   const given = <T>(answer: T | undefined) => (answer === undefined ? none() : Promise.resolve(answer));
   return {
-    manifest: () => Promise.resolve(card.manifest),
     page: <T>(_: number, kind: Kind, n: number) =>
       given(kind === card.kind && n === card.number ? card.page as T : undefined),
     rows: none,

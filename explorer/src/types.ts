@@ -49,8 +49,15 @@ export interface PairFigures {
   described: boolean;
 }
 
-export interface Partner extends PairFigures {
+export interface Partner {
   latent: number;
+  /** Where their interaction is strongest. */
+  block: number;
+  coactive: number;
+  per_token: number;
+  per_coactive: Record<string, number>;
+  second_difference: number | null;
+  described: boolean;
 }
 
 export interface DominatedNeuron {

@@ -14,6 +14,7 @@ from explorers import K, build_run
 
 from crossproof.crosscoder import load_crosscoder
 from crossproof.explorer.exporting import export_site
+from crossproof.explorer.format import PAIRS
 from crossproof.explorer.notebook import Explorer
 from crossproof.explorer.sentences import Sentences
 from crossproof.explorer.server import application
@@ -44,7 +45,7 @@ def run(gpt_neo: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(scope="module")
 def described(run: Path) -> tuple[int, int]:
     """A pair with a page."""
-    table = Store(run).table(0, "pairs.parquet", 1)
+    table = Store(run).table(0, PAIRS, 1)
     row = dict(zip(table["columns"], table["rows"][0], strict=True))
     return row["h"], row["k"]
 

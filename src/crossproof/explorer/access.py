@@ -113,6 +113,30 @@ class Guard:
         return sent
 
 
+@dataclass(frozen=True, eq=False)
+class Tagged:
+    """Answers of one store never change: who has one already is told so, and nothing is read."""
+
+    app: App
+    tag: str
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "GET":
+            await self.app(scope, receive, send)
+            return
+        if (b"if-none-match", self.tag.encode()) in scope["headers"]:
+            await send({"type": "http.response.start", "status": 304, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+            return
+
+        async def sent(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 200:
+                message["headers"] = [*message["headers"], (b"etag", self.tag.encode())]
+            await send(message)
+
+        await self.app(scope, receive, sent)
+
+
 def _name_of(host: str) -> str:
     """A Host header without its port."""
     return host.rpartition("]")[0].strip("[") if host.startswith("[") else host.partition(":")[0]

@@ -17,7 +17,14 @@ from crossproof.crosscoder.folders import WEIGHTS
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.results import RunEvaluation
 from crossproof.explorer.builder import STATE, Builder, BuildOptions, Progress
-from crossproof.explorer.format import BUILDING, MANIFEST, STORE, DictionaryFacts, Manifest
+from crossproof.explorer.format import (
+    BUILDING,
+    MANIFEST,
+    STORE,
+    DictionaryFacts,
+    FileFacts,
+    Manifest,
+)
 from crossproof.explorer.material import Document
 from crossproof.files import make_folder, read_json, write_json
 from crossproof.lm.model import LanguageModel
@@ -61,7 +68,7 @@ def build_store(
         model_hash=model.weights_hash,
         text=replace(text, sequences=len(sequences)),
         dictionaries=tuple(facts),
-        files={path.relative_to(part).as_posix(): path.stat().st_size for path in paths},
+        files={path.relative_to(part).as_posix(): FileFacts.of(path) for path in paths},
         seconds=round(time.monotonic() - began, 1),
     )
     manifest.save(part / MANIFEST)

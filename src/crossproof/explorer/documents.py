@@ -67,7 +67,7 @@ def pair_figures(material: Material, row: int) -> Document:
     pairs, tokens = material.text.pairs, max(material.text.tokens, 1)
     together, sums = int(pairs.coactive[row]), pairs.sums[row]
     forms = {"I": COLUMNS["I"], material.second: COLUMNS["J"], "Q": COLUMNS["Q"]}
-    described = _described(material, row)
+    difference = float(material.differences[row])
     return {
         "coactive": together,
         "per_token": float(sums[list(COLUMNS["I"])].sum()) / tokens,
@@ -79,32 +79,19 @@ def pair_figures(material: Material, row: int) -> Document:
             str(block): float(value) / together
             for block, value in zip(material.blocks, sums[FIXED:], strict=True)
         },
-        "second_difference": _difference(material, described),
-        "described": described is not None,
+        "second_difference": None if np.isnan(difference) else difference,
+        "described": bool(material.described[row] >= 0),
     }
 
 
-def _described(material: Material, row: int) -> int | None:
-    """The pair's row among those with a page."""
-    if material.details is None:
-        return None
-    key = material.text.pairs.key[row]
-    at = int(np.searchsorted(material.details.key, key))
-    known = at < len(material.details.key) and material.details.key[at] == key
-    return at if known else None
-
-
-def _difference(material: Material, at: int | None) -> float | None:
-    details = material.details
-    if at is None or details is None or not details.compared[at]:
-        return None
-    return float(details.differences[at] / details.compared[at])
-
-
 def _partner(material: Material, latent: int, row: int) -> Document:
+    """What a latent's page says of a pair; the pair's own page has the rest."""
     h, k = (int(v) for v in divmod(int(material.text.pairs.key[row]), material.n_latents))
     figures = pair_figures(material, row)
-    return {"latent": k if h == latent else h, **figures}
+    block = max(figures["by_block"], key=figures["by_block"].__getitem__)
+    shown = ("coactive", "per_token", "per_coactive", "second_difference", "described")
+    partner = {"latent": k if h == latent else h, "block": int(block)}
+    return partner | {name: figures[name] for name in shown}
 
 
 def pair_pages(material: Material) -> Iterator[tuple[int, Document]]:

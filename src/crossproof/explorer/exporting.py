@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import base64
 import json
+import shutil
 import zlib
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from crossproof.errors import CrossproofError
-from crossproof.explorer.format import LATENTS, PAGES, PAIRS
-from crossproof.explorer.server import static_file
+from crossproof.explorer.columns import column
+from crossproof.explorer.format import LATENTS, PAIRS
+from crossproof.explorer.server import FILES, index_page, static_file
 from crossproof.explorer.store import Store
 from crossproof.files import make_folder, write_text
 
-CHUNK = 32
+CHUNK = 64
 """Pages of a file."""
 MOST_PAIRS = 20_000
 """Pairs in an exported table, and with an exported page: the strongest."""
+_SPELT = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
+Packed = tuple[int, bytes]
 
 
 def export_site(store: Store, folder: Path) -> int:
@@ -29,71 +34,79 @@ def export_site(store: Store, folder: Path) -> int:
     """
     if folder.exists() and (not folder.is_dir() or _foreign(folder)):
         raise CrossproofError(f"{folder} holds something that is no exported site: give another.")
+    shutil.rmtree(folder / "data", ignore_errors=True)
     make_folder(folder / "data")
-    index = static_file("index.html").decode()
-    pages = {
-        "index.html": index.replace(
-            'name="source" content="server"', 'name="source" content="files"'
-        ),
-        "app.js": static_file("app.js").decode(),
-        "app.css": static_file("app.css").decode(),
-    }
-    for name, text in pages.items():
-        write_text(folder / name, text)
-    for number in range(len(store.dictionaries)):
-        _export_dictionary(store, number, folder / "data" / str(number))
     manifest = store.manifest.shown() | {"live": False, "chunk": CHUNK}
-    _write(folder / "data", "manifest", manifest)
+    write_text(folder / "index.html", index_page(manifest, "files"))
+    for name in FILES:
+        write_text(folder / name, static_file(name).decode())
+    for number in range(len(store.dictionaries)):
+        _export_dictionary(store, number, folder / "data")
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _foreign(folder: Path) -> bool:
-    return any(folder.iterdir()) and not (folder / "data" / "manifest.js").exists()
+    index = folder / "index.html"
+    ours = index.is_file() and 'name="source" content="files"' in index.read_text("utf-8", "ignore")
+    return any(folder.iterdir()) and not ours
 
 
 def _export_dictionary(store: Store, number: int, folder: Path) -> None:
-    make_folder(folder)
-    name = str(number)
+    make_folder(folder / str(number))
+    words: dict[str, int] = {}
     for kind in ("latent", "neuron"):
-        pages = store.packed_pages(number, PAGES[kind])
+        pages = store.packed_pages(number, kind)
         for at, group in groupby(pages, lambda each: each[0] // CHUNK):
-            _write(folder, f"{kind}-{at}", _unpacked(group), name)
-    _write(folder, "map-0", {0: store.page(number, "map", 0)}, name)
-    _write(folder, "latents", store.table(number, LATENTS), name)
-    _write(folder, "texts", store.texts(number), name)
-    pairs = store.table(number, PAIRS, MOST_PAIRS)
-    _export_pairs(store, number, folder, pairs)
+            _write(folder, f"{number}/{kind}-{at}", _together(group, words))
+    map_pages = [(0, store.packed_page(number, "map", 0))]
+    _write(folder, f"{number}/map-0", _together(map_pages, words))
+    _write(folder, f"{number}/latents", _table(store.table(number, LATENTS), words))
+    _write(folder, f"{number}/texts", store.texts(number))
+    _export_pairs(store, number, folder, words)
+    _write(folder, f"{number}/words", list(words))
 
 
-def _export_pairs(store: Store, number: int, folder: Path, table: dict[str, Any]) -> None:
+def _export_pairs(store: Store, number: int, folder: Path, words: dict[str, int]) -> None:
     """The table of pairs, and the pages of those in it; the index says which file has which."""
-    columns, latents = table["columns"], store.dictionaries[number].latents
+    table, latents = store.table(number, PAIRS, MOST_PAIRS), store.dictionaries[number].latents
+    columns = table["columns"]
     h, k = columns.index("h"), columns.index("k")
     chosen = {row[h] * latents + row[k] for row in table["rows"]}
     described = columns.index("described")
     index: dict[int, int] = {}
-    pages = (each for each in store.packed_pages(number, PAGES["pair"]) if each[0] in chosen)
+    pages = (each for each in store.packed_pages(number, "pair") if each[0] in chosen)
     for at, group in enumerate(_chunks(pages)):
         index |= dict.fromkeys((key for key, _ in group), at)
-        _write(folder, f"pair-{at}", _unpacked(group), str(number))
+        _write(folder, f"{number}/pair-{at}", _together(group, words))
     for row in table["rows"]:
         row[described] = row[h] * latents + row[k] in index
-    _write(folder, "pairs", table, str(number))
-    _write(folder, "pair-index", index, str(number))
+    _write(folder, f"{number}/pairs", _table(table, words))
+    _write(folder, f"{number}/pair-index", index)
 
 
-def _chunks(pages: Iterator[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:
+def _chunks(pages: Iterator[Packed]) -> Iterator[list[Packed]]:
     for _, group in groupby(enumerate(pages), lambda each: each[0] // CHUNK):
         yield [page for _, page in group]
 
 
-def _unpacked(pages: Iterable[tuple[int, bytes]]) -> dict[int, Any]:
-    return {number: json.loads(zlib.decompress(packed)) for number, packed in pages}
+def _together(pages: Iterable[Packed], words: dict[str, int]) -> dict[str, Any]:
+    """Pages of one file: their numbers, and a column of them."""
+    listed = list(pages)
+    content = [json.loads(zlib.decompress(packed)) for _, packed in listed]
+    return {"numbers": [number for number, _ in listed], "pages": column(content, words)}
 
 
-def _write(folder: Path, name: str, content: Any, below: str = "") -> None:
-    """One file of data: a call with its name and its content, compressed."""
+def _table(table: dict[str, Any], words: dict[str, int]) -> dict[str, Any]:
+    """A table's rows as a column."""
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+    return {"total": table["total"], "columns": table["columns"], "rows": column(rows, words)}
+
+
+def _write(folder: Path, name: str, content: Any) -> None:
+    """One file of data: a call with its name and its content, compressed, seven bits a letter."""
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    packed = base64.b64encode(zlib.compress(text.encode(), 9)).decode()
-    full = f"{below}/{name}" if below else name
-    write_text(folder / f"{name}.js", f"explorerData({json.dumps(full)},{json.dumps(packed)})\n")
+    bits = np.unpackbits(np.frombuffer(zlib.compress(text.encode(), 9), dtype=np.uint8))
+    sevens = np.append(bits, np.zeros(-len(bits) % 7, dtype=np.uint8)).reshape(-1, 7)
+    letters = (np.packbits(sevens, axis=1)[:, 0] >> 1).tobytes().decode("ascii")
+    spelt = letters.translate(_SPELT)
+    write_text(folder / f"{name}.js", f'explorerData("{name}","{spelt}")\n')

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,21 +15,22 @@ from crossproof.files import read_json
 from crossproof.result import Result
 from crossproof.tables import Row, Table
 
-SCHEMA = 1
+SCHEMA = 2
 STORE, BUILDING = "explorer", "explorer.part"
 """Folders below the run: the finished store, and one that is being built."""
 MANIFEST = "manifest.json"
-LATENTS, PAIRS = "latents.parquet", "pairs.parquet"
+LATENTS, PAIRS = "latents.arrow", "pairs.arrow"
 """Tables with a row for each latent and each pair whose figures are kept."""
 PAGES = {
-    "latent": "latent-pages.parquet",
-    "pair": "pair-pages.parquet",
-    "neuron": "neuron-pages.parquet",
-    "map": "map.parquet",
+    "latent": "latent-pages.arrow",
+    "pair": "pair-pages.arrow",
+    "neuron": "neuron-pages.arrow",
+    "map": "map.arrow",
 }
 """Pages: a number, and a JSON document compressed by zlib. A map has the number 0."""
 ROWS = 64
-"""Pages that are read together."""
+"""Pages that are written together."""
+_PART = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,24 @@ class DictionaryFacts:
     """The activation function: its name, and x and y to draw it by."""
 
 
+@dataclass(frozen=True)
+class FileFacts:
+    """What shows whether a file is still as it was written."""
+
+    size: int
+    """Bytes."""
+    crc32: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileFacts:
+        """Those of a file as it is now."""
+        checksum, size = 0, 0
+        with path.open("rb") as file:
+            while part := file.read(_PART):
+                checksum, size = zlib.crc32(part, checksum), size + len(part)
+        return cls(size, checksum)
+
+
 @dataclass(frozen=True, repr=False)
 class Manifest(Result):
     """manifest.json of a store."""
@@ -73,10 +95,15 @@ class Manifest(Result):
     model_hash: str
     text: TextSlice
     dictionaries: tuple[DictionaryFacts, ...]
-    files: dict[str, int]
-    """Bytes of every file below the store, by its path."""
+    files: dict[str, FileFacts]
+    """Every file below the store, by its path."""
     seconds: float = 0.0
     schema: int = SCHEMA
+
+    @property
+    def digest(self) -> str:
+        """The same of two stores only if their files are the same."""
+        return hashlib.sha256(json.dumps(self.to_json()).encode()).hexdigest()
 
     def shown(self) -> dict[str, Any]:
         """What pages are told: no files, and of local paths their last part alone."""
@@ -119,11 +146,11 @@ def read_manifest(run: Path) -> Manifest:
         manifest = Manifest.load(folder / MANIFEST)
     except CrossproofError as error:
         raise damaged(run, MANIFEST) from error
-    for name, size in manifest.files.items():
+    for name, facts in manifest.files.items():
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise damaged(run, MANIFEST)
         path = folder / name
-        if not path.is_file() or path.stat().st_size != size:
+        if not path.is_file() or path.stat().st_size != facts.size:
             raise damaged(run, name)
     return manifest
 

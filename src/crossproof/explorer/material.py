@@ -82,6 +82,28 @@ class Material:
         }
 
     @cached_property
+    def described(self) -> Ints:
+        """Of each pair of the table its row among those with a page; -1 without one."""
+        if self.details is None or len(self.details.key) == 0:
+            return np.full(len(self.text.pairs.key), -1)
+        at = np.searchsorted(self.details.key, self.text.pairs.key).clip(
+            0, len(self.details.key) - 1
+        )
+        return np.where(self.details.key[at] == self.text.pairs.key, at, -1)
+
+    @cached_property
+    def differences(self) -> Doubles:
+        """Of each pair of the table its mean second difference; NaN where none was taken."""
+        means = np.full(len(self.text.pairs.key), np.nan)
+        if self.details is not None:
+            row = (self.described >= 0).nonzero()[0]
+            at = self.described[row]
+            taken = self.details.compared[at] > 0
+            row, at = row[taken], at[taken]
+            means[row] = self.details.differences[at] / self.details.compared[at]
+        return means
+
+    @cached_property
     def owned(self) -> tuple[dict[int, list[list[Any]]], dict[int, list[list[Any]]]]:
         """Neurons of each latent, and latents of each neuron, with shares; most often first."""
         if self.details is None or len(self.details.owner_key) == 0:

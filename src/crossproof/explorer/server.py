@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from crossproof.errors import CrossproofError
-from crossproof.explorer.access import App, Guard
+from crossproof.explorer.access import App, Guard, Tagged
 from crossproof.explorer.format import LATENTS, PAIRS
 from crossproof.explorer.sentences import MOST_WAITING, Sentences
 from crossproof.explorer.store import RowsQuestion, Store
@@ -23,16 +25,22 @@ if TYPE_CHECKING:
 TABLES = {"latents": LATENTS, "pairs": PAIRS}
 SECONDS = 30.0
 """Within which a request is answered."""
-FILES = {
-    "": ("index.html", "text/html; charset=utf-8"),
-    "app.js": ("app.js", "text/javascript; charset=utf-8"),
-    "app.css": ("app.css", "text/css; charset=utf-8"),
-}
+FILES = {"app.js": "text/javascript; charset=utf-8", "app.css": "text/css; charset=utf-8"}
 
 
 def static_file(name: str) -> bytes:
     """A built file of the pages."""
     return files("crossproof.explorer").joinpath("static", name).read_bytes()
+
+
+def index_page(manifest: Mapping[str, Any], source: str) -> str:
+    """The page that a browser opens, with what the store holds in it.
+
+    `source` is where documents come from: "server", or "files" beside the page.
+    """
+    told = json.dumps(manifest, allow_nan=False).replace("<", "\\u003c")
+    page = static_file("index.html").decode().replace('content="server"', f'content="{source}"')
+    return page.replace('id="manifest">null', f'id="manifest">{told}')
 
 
 def application(store: Store, sentences: Sentences | None = None, token: str | None = None) -> App:
@@ -45,14 +53,19 @@ def application(store: Store, sentences: Sentences | None = None, token: str | N
     from starlette.routing import Route
 
     desk = Desk(store, sentences)
-    routes = [Route(f"/{path}", _file(path), methods=["GET"]) for path in FILES]
+    index = index_page(desk.told, "server").encode()
+    contents = {"": (index, "text/html; charset=utf-8")}
+    contents |= {name: (static_file(name), kind) for name, kind in FILES.items()}
+    routes = [Route(f"/{n}", _file(*each), methods=["GET"]) for n, each in contents.items()]
     routes += [
         Route("/api/manifest", _json(desk.pages, desk.manifest), methods=["GET"]),
         Route("/api/{dictionary:int}/rows/{table}", _json(desk.pages, desk.rows), methods=["GET"]),
         Route("/api/{dictionary:int}/{kind}/{number:int}", desk.page, methods=["GET"]),
         Route("/api/{dictionary:int}/{what}", _json(desk.reading, desk.sentence), methods=["POST"]),
     ]
-    return Guard(Starlette(routes=routes), token)
+    tag = hashlib.sha256(b"".join(content for content, _ in contents.values()))
+    tag.update(store.manifest.digest.encode())
+    return Guard(Tagged(Starlette(routes=routes), f'"{tag.hexdigest()[:24]}"'), token)
 
 
 class Desk:
@@ -63,25 +76,21 @@ class Desk:
         self.pages = ThreadPoolExecutor(8, "explorer-pages")
         self.reading = ThreadPoolExecutor(2 * MOST_WAITING, "explorer-sentences")
         """A pool of their own: pages do not wait for sentences."""
-        self._manifest = store.manifest.shown() | {"live": sentences is not None}
+        self.told = store.manifest.shown() | {"live": sentences is not None}
 
     def manifest(self, _: Request, __: bytes) -> Mapping[str, Any]:
         """What the store holds."""
-        return self._manifest
+        return self.told
 
     async def page(self, request: Request) -> Response:
-        """A page as it lies in the store, still compressed."""
-        from starlette.responses import Response
-
+        """A page as it lies in the store, still compressed: found in less than a millisecond."""
         parts = request.path_params
         try:
             at = self._dictionary(request)
-            asked = at, parts["kind"], parts["number"]
-            packed = await _in_time(self.pages, self.store.packed_page, *asked)
+            packed = self.store.packed_page(at, parts["kind"], parts["number"])
         except CrossproofError as error:
             return _failed(error, 404)
-        headers = {"content-encoding": "deflate", "cache-control": "no-cache"}
-        return Response(packed, media_type="application/json", headers=headers)
+        return _compressed(packed, "application/json")
 
     def rows(self, request: Request, _: bytes) -> Mapping[str, Any]:
         """Rows of a table."""
@@ -101,16 +110,21 @@ class Desk:
         return self.store.number(int(request.path_params["dictionary"]))
 
 
-def _file(path: str) -> Callable[[Request], Response]:
-    name, kind = FILES[path]
-    content = static_file(name)
+def _file(content: bytes, kind: str) -> Callable[[Request], Any]:
+    packed = zlib.compress(content, 9)
 
-    def endpoint(_: Request) -> Response:
-        from starlette.responses import Response
-
-        return Response(content, media_type=kind, headers={"cache-control": "no-cache"})
+    async def endpoint(_: Request) -> Response:
+        return _compressed(packed, kind)
 
     return endpoint
+
+
+def _compressed(packed: bytes, kind: str) -> Response:
+    """An answer of bytes that zlib has compressed; every browser reads them."""
+    from starlette.responses import Response
+
+    headers = {"content-encoding": "deflate", "cache-control": "no-cache"}
+    return Response(packed, media_type=kind, headers=headers)
 
 
 def _json(pool: Executor, answer: Callable[[Request, bytes], Mapping[str, Any]]) -> Any:

@@ -5,24 +5,32 @@ from __future__ import annotations
 import json
 import threading
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from crossproof.errors import CrossproofError
+from crossproof.explorer.arrow import Pages, read_table
 from crossproof.explorer.format import (
     LATENTS,
     PAGES,
     PAIRS,
     STORE,
     DictionaryFacts,
+    FileFacts,
     Manifest,
     damaged,
     read_manifest,
 )
 from crossproof.extras import needed
 
+T = TypeVar("T")
 MOST_ROWS = 500
 """Rows of one answer."""
 MOST_SECONDS = 10.0
@@ -35,7 +43,15 @@ SORTS: Mapping[str, Sequence[str]] = {
     PAIRS: ("h", "k", "coactive", "block", "per_token", "i", "second", "q", "difference"),
 }
 """Columns by which rows can be sorted and, where they are numbers, limited."""
-_PAGES_AT_ONCE = 512
+_ORDERS = 16
+"""Questions whose rows stay in order for the next part of the answer."""
+_SETTINGS = (
+    "threads = 2",
+    "memory_limit = '1GB'",
+    "enable_external_access = false",
+    "lock_configuration = true",
+)
+"""DuckDB asks tables that are given to it, and opens no file of its own."""
 _TEXTS = ("label", "explanation")
 _SHOWN = {
     LATENTS: (*SORTS[LATENTS], "snippet"),
@@ -70,13 +86,12 @@ class Store:
         self.manifest: Manifest = read_manifest(run)
         self._error: type[Exception] = duckdb.Error
         self._connection = duckdb.connect()
-        folder = (run / STORE).resolve()
-        self._connection.execute("SET threads = 2")
-        self._connection.execute("SET memory_limit = '1GB'")
-        self._connection.execute(f"SET allowed_directories = [{_quoted(str(folder))}]")
-        self._connection.execute("SET enable_external_access = false")
-        self._connection.execute("SET lock_configuration = true")
-        self._folder = folder
+        for setting in _SETTINGS:
+            self._connection.execute(f"SET {setting}")
+        # Of each object, so that a store that is dropped takes its tables along.
+        self._pages = lru_cache(None)(self._open_pages)
+        self._tables = lru_cache(None)(self._open_table)
+        self._order = lru_cache(_ORDERS)(self._ask_order)
 
     @property
     def dictionaries(self) -> tuple[DictionaryFacts, ...]:
@@ -109,71 +124,93 @@ class Store:
         """
         if kind not in PAGES:
             raise CrossproofError(f"There are no pages of {kind}s: {', '.join(PAGES)}.")
-        statement = "SELECT page FROM read_parquet(?) WHERE number = ?"
-        found = self._ask(statement, [self._path(dictionary, PAGES[kind]), number])
-        if not found:
+        try:
+            packed = self._pages(dictionary, kind).packed(number)
+        except zlib.error as error:
+            raise damaged(self.run, PAGES[kind]) from error
+        if packed is None:
             raise CrossproofError(_no_page(self.dictionaries[dictionary], kind, number))
-        packed: bytes = found[0][0]
         return packed
 
+    def packed_pages(self, dictionary: int, kind: str) -> Iterator[tuple[int, bytes]]:
+        """All pages of a kind with their numbers, which ascend."""
+        return iter(self._pages(dictionary, kind))
+
     def rows(self, dictionary: int, table: str, question: RowsQuestion) -> dict[str, Any]:
-        """Rows of a table as columns, and how many there are in all.
+        """Rows of a table as lists, and how many there are in all.
 
         Raises CrossproofError for a column that the table does not have.
         """
-        path, (where, values) = self._path(dictionary, table), _conditions(table, question)
-        sort = question.sort or ("interaction" if table == LATENTS else "per_token")
-        _check(table, [sort])
-        columns, ties = _SHOWN[table], "latent" if table == LATENTS else "h, k"
-        order = "DESC" if question.descending else "ASC"
-        count = self._ask(f"SELECT count(*) FROM read_parquet(?) {where}", [path, *values])[0][0]
-        statement = (
-            f"SELECT {', '.join(columns)} FROM read_parquet(?) {where} "
-            f"ORDER BY {sort} {order} NULLS LAST, {ties} LIMIT ? OFFSET ?"
-        )
-        limits = [min(max(question.rows, 0), MOST_ROWS), max(question.first, 0)]
-        found = self._ask(statement, [path, *values, *limits])
-        return {"total": count, "columns": list(columns), "rows": [list(row) for row in found]}
-
-    def packed_pages(self, dictionary: int, name: str) -> Iterator[tuple[int, bytes]]:
-        """All pages of a file with their numbers, a few at a time."""
-        statement = "SELECT number, page FROM read_parquet(?) WHERE number >= ? ORDER BY 1 LIMIT ?"
-        start = 0
-        while found := self._ask(statement, [self._path(dictionary, name), start, _PAGES_AT_ONCE]):
-            yield from ((number, page) for number, page in found)
-            start = found[-1][0] + 1
+        order = self._order(dictionary, table, *_query(table, question))
+        first = max(question.first, 0)
+        chosen = order[first : first + min(max(question.rows, 0), MOST_ROWS)]
+        return self._shown(dictionary, table, chosen) | {"total": len(order)}
 
     def table(self, dictionary: int, name: str, most: int = 2**31) -> dict[str, Any]:
         """A whole table as an answer of `rows`: latents by number, pairs strongest first."""
-        columns = _SHOWN[name]
-        order = "latent" if name == LATENTS else "per_token DESC, h, k"
-        statement = f"SELECT {', '.join(columns)} FROM read_parquet(?) ORDER BY {order} LIMIT ?"
-        found = self._ask(statement, [self._path(dictionary, name), most])
-        return {"total": len(found), "columns": list(columns), "rows": [list(r) for r in found]}
+        count = min(most, len(self._tables(dictionary, name)[1]))
+        return self._shown(dictionary, name, np.arange(count)) | {"total": count}
 
     def texts(self, dictionary: int) -> list[str]:
-        """The contexts of every latent, in which searches look for words."""
-        statement = "SELECT text FROM read_parquet(?) ORDER BY latent"
-        return [row[0] for row in self._ask(statement, [self._path(dictionary, LATENTS)])]
+        """The contexts of every latent in small letters, in which searches look for words."""
+        found: list[str] = self._tables(dictionary, LATENTS)[0].column("text").to_pylist()
+        return found
 
-    def _path(self, dictionary: int, name: str) -> str:
-        return str(self._folder / str(dictionary) / name)
+    def _shown(self, dictionary: int, name: str, chosen: NDArray[np.int64]) -> dict[str, Any]:
+        rows = self._tables(dictionary, name)[1].take(pa.array(chosen))
+        columns = [rows.column(each).to_pylist() for each in _SHOWN[name]]
+        listed = [list(row) for row in zip(*columns, strict=True)]
+        return {"columns": list(_SHOWN[name]), "rows": listed}
 
-    def _ask(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-        """The answer; CrossproofError if it takes too long or a file cannot be read."""
+    def _path(self, dictionary: int, name: str) -> Path:
+        return self.run / STORE / str(dictionary) / name
+
+    def _open_pages(self, dictionary: int, kind: str) -> Pages:
+        return self._opened(Pages.read, dictionary, PAGES[kind])
+
+    def _open_table(self, dictionary: int, name: str) -> tuple[pa.Table, pa.Table]:
+        """A table whose rows are numbered, and its columns that are shown, each in one piece."""
+        stated = self.manifest.files.get(f"{dictionary}/{name}")
+        if stated != FileFacts.of(self._path(dictionary, name)):
+            raise damaged(self.run, name)
+        whole = self._opened(read_table, dictionary, name)
+        shown = whole.select(_SHOWN[name]).combine_chunks()
+        return whole.append_column("row", pa.array(np.arange(len(whole)))), shown
+
+    def _opened(self, read: Callable[[Path], T], dictionary: int, name: str) -> T:
+        try:
+            return read(self._path(dictionary, name))
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise damaged(self.run, name) from error
+
+    def _ask_order(
+        self, dictionary: int, name: str, rest: str, values: tuple[Any, ...]
+    ) -> NDArray[np.int64]:
+        """Numbers of the rows that fit, in order; CrossproofError if it takes too long."""
+        table = self._tables(dictionary, name)[0]
         cursor = self._connection.cursor()
         timer = threading.Timer(MOST_SECONDS, cursor.interrupt)
         timer.start()
         try:
-            rows: list[tuple[Any, ...]] = cursor.execute(statement, list(values)).fetchall()
+            cursor.register("asked", table)
+            found = cursor.execute(f"SELECT row FROM asked {rest}", list(values)).fetchnumpy()
         except self._error as error:
             if "nterrupt" in str(error):
                 raise CrossproofError("This search takes too long: ask for less.") from error
-            raise damaged(self.run, Path(str(values[0])).name) from error
+            raise damaged(self.run, name) from error
         finally:
             timer.cancel()
             cursor.close()
-        return rows
+        return np.asarray(found["row"], dtype=np.int64)
+
+
+def _query(table: str, question: RowsQuestion) -> tuple[str, tuple[Any, ...]]:
+    """What follows the table's name in a statement, whose values stand apart."""
+    sort = question.sort or ("interaction" if table == LATENTS else "per_token")
+    _check(table, [sort])
+    where, values = _conditions(table, question)
+    order = "DESC" if question.descending else "ASC"
+    return f"{where} ORDER BY {sort} {order} NULLS LAST, row", tuple(values)
 
 
 def _conditions(table: str, question: RowsQuestion) -> tuple[str, list[Any]]:
@@ -182,7 +219,8 @@ def _conditions(table: str, question: RowsQuestion) -> tuple[str, list[Any]]:
     values: list[Any] = []
     words = question.text.strip()
     if words and table == LATENTS:
-        found = "contains(lower(text), ?) OR contains(lower(coalesce(explanation, '')), ?)"
+        # the text of contexts is in small letters already
+        found = "contains(text, ?) OR contains(lower(coalesce(explanation, '')), ?)"
         parts.append(f"(CAST(latent AS VARCHAR) = ? OR {found})")
         values += [words, words.lower(), words.lower()]
     elif words:
@@ -210,7 +248,3 @@ def _no_page(facts: DictionaryFacts, kind: str, number: int) -> str:
         h, k = divmod(number, facts.latents)
         return f"Latents {h} and {k} of '{facts.name}' are not among the pairs with a page."
     return f"There is no {kind} {number} of '{facts.name}' in this store."
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

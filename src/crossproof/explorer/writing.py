@@ -1,22 +1,21 @@
-"""Tables and pages of one dictionary as parquet files."""
+"""Tables and pages of one dictionary as Arrow files."""
 
 from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from crossproof.explorer.arrow import PAGE_COLUMNS, Growing, write_table
 from crossproof.explorer.documents import (
     label,
     latent_pages,
     neuron_pages,
-    pair_figures,
     pair_pages,
 )
 from crossproof.explorer.format import LATENTS, PAGES, PAIRS, ROWS
@@ -61,15 +60,15 @@ def _finite(value: Any) -> Any:
 
 
 def _write_pages(path: Path, pages: Iterator[tuple[int, Document]]) -> None:
-    with _Growing(path, {"number": pa.int64(), "page": pa.binary()}, ROWS) as rows:
+    with Growing(path, PAGE_COLUMNS, ROWS) as rows:
         for number, page in pages:
             rows.add({"number": number, "page": packed(page)})
 
 
 def _write_latents(folder: Path, material: Material) -> None:
     """The pages, and from them the table that searches look through."""
-    table = _Growing(folder / LATENTS, _LATENT_COLUMNS, _ROWS_OF_TABLES)
-    pages = _Growing(folder / PAGES["latent"], {"number": pa.int64(), "page": pa.binary()}, ROWS)
+    table = Growing(folder / LATENTS, _LATENT_COLUMNS, _ROWS_OF_TABLES)
+    pages = Growing(folder / PAGES["latent"], PAGE_COLUMNS, ROWS)
     with table, pages:
         for latent, page in latent_pages(material):
             pages.add({"number": latent, "page": packed(page)})
@@ -101,7 +100,7 @@ def _latent_row(page: Document) -> dict[str, Any]:
         "label": label(page),
         "explanation": page["explanation"],
         "snippet": json.dumps(_snippet(contexts[0])) if contexts else None,
-        "text": "\n".join("".join(context["tokens"]) for context in contexts),
+        "text": "\n".join("".join(context["tokens"]) for context in contexts).lower(),
         "x": page["at"][0],
         "y": page["at"][1],
     }
@@ -115,30 +114,31 @@ def _snippet(context: Document, before: int = 5, after: int = 3) -> list[Any]:
 
 
 def _write_pairs(path: Path, material: Material) -> None:
+    """The pairs, strongest first."""
     pairs = material.text.pairs
-    columns = {"h": pa.int64(), "k": pa.int64(), "coactive": pa.int64(), "block": pa.int64()}
-    columns |= dict.fromkeys(("per_token", "i", "second", "q", "difference"), pa.float64())
-    columns["described"] = pa.bool_()
     order = np.argsort(-pairs.form(COLUMNS["I"]), kind="stable")
-    with _Growing(path, columns, _ROWS_OF_TABLES) as rows:
-        for row in order.tolist():
-            figures = pair_figures(material, row)
-            h, k = divmod(int(pairs.key[row]), material.n_latents)
-            each = figures["per_coactive"]
-            rows.add(
-                {
-                    "h": h,
-                    "k": k,
-                    "coactive": figures["coactive"],
-                    "block": material.blocks[int(pairs.sums[row, FIXED:].argmax())],
-                    "per_token": figures["per_token"],
-                    "i": each["I"],
-                    "second": each[material.second],
-                    "q": each["Q"],
-                    "difference": figures["second_difference"],
-                    "described": figures["described"],
-                }
-            )
+    together = pairs.coactive[order]
+    second = COLUMNS["AND"] if material.second == "AND" else COLUMNS["J"]
+    forms = {"i": COLUMNS["I"], "second": second, "q": COLUMNS["Q"]}
+    whole = {name: pairs.form(columns)[order] for name, columns in forms.items()}
+    h, k = np.divmod(pairs.key[order], material.n_latents)
+    described = material.described[order]
+    blocks = np.array(material.blocks, dtype=np.int64)
+    write_table(
+        path,
+        {
+            "h": h,
+            "k": k,
+            "coactive": together,
+            "block": blocks[pairs.sums[order, FIXED:].argmax(1)] if len(order) else h,
+            "per_token": whole["i"] / max(material.text.tokens, 1),
+            **{name: sums / together for name, sums in whole.items()},
+            "difference": pa.array(
+                material.differences[order], from_pandas=True, type=pa.float64()
+            ),
+            "described": described >= 0,
+        },
+    )
 
 
 def map_page(material: Material) -> Document:
@@ -162,32 +162,3 @@ def map_page(material: Material) -> Document:
             float(f"{v / tokens:.3g}") for v in material.text.interaction[alive].tolist()
         ],
     }
-
-
-class _Growing:
-    """Rows of one parquet file, written a group at a time."""
-
-    def __init__(self, path: Path, columns: Mapping[str, Any], group: int) -> None:
-        self._schema = pa.schema(list(columns.items()))
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
-        self._group = group
-        self._waiting: list[dict[str, Any]] = []
-
-    def __enter__(self) -> _Growing:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._flush()
-        self._writer.close()
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Takes one row."""
-        self._waiting.append(row)
-        if len(self._waiting) == self._group:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._waiting:
-            rows: Sequence[dict[str, Any]] = self._waiting
-            self._writer.write_table(pa.Table.from_pylist(list(rows), schema=self._schema))
-            self._waiting = []
