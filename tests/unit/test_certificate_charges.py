@@ -35,7 +35,7 @@ from crossproof.proof.certificate.verifier.streams import through
 from crossproof.proof.certificate.verifier.verdict import judge
 from crossproof.proof.certificate.writer import as_certificate
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "certificate-charges.json"
+STORED = Path(__file__).parents[1] / "data" / "certificate-charges.json"
 CLOSE = 1e-10
 """Sums of at most 10^4 terms, each off by some units of float64; `UP` is ten times as much."""
 STEPS = ("exact", "product", "times", "total", "norm", "add", "subtract", "relu", "below",
@@ -43,9 +43,9 @@ STEPS = ("exact", "product", "times", "total", "norm", "add", "subtract", "relu"
 
 
 def compare(name: str, figures: list[float]) -> None:
-    stored: dict[str, list[float]] = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    stored: dict[str, list[float]] = json.loads(STORED.read_text()) if STORED.exists() else {}
     if os.environ.get("CROSSPROOF_GOLDEN") == "write":
-        GOLDEN.write_text(json.dumps(dict(sorted({**stored, name: figures}.items())), indent=1))
+        STORED.write_text(json.dumps(dict(sorted({**stored, name: figures}.items())), indent=1))
         return
     np.testing.assert_allclose(figures, stored[name], rtol=CLOSE, atol=0)
 
