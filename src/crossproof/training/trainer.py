@@ -112,7 +112,7 @@ class Trainer:
         counters = [*self.crosscoder.buffers(), self.tokens_since_fired]
         batch = self.read(batch)
         before = [counter.clone() for counter in counters]
-        with rounded_products(self.optimisation.bf16 and batch.is_cuda):
+        with rounded_products(self.optimisation.bf16 and self.crosscoder.b_enc.is_cuda):
             report = self.loss(batch)
             self.adam.zero_grad(set_to_none=True)
             report.loss.backward()
