@@ -191,7 +191,7 @@ def test_dead_latents_are_counted_after_their_tokens_of_silence() -> None:
     assert (trainer.tokens_since_fired[planted] == 6 * 128).all()
 
 
-@pytest.mark.parametrize("rule", ["topk", "batch_topk"])
+@pytest.mark.parametrize("rule", [pytest.param("topk", marks=pytest.mark.slow), "batch_topk"])
 def test_tritons_programs_take_the_same_steps(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a plain and a gated MLP, all terms; float32 sums of some hundred terms."""
     pytest.importorskip("triton")

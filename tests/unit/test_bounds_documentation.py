@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ LINKED = [
 """Every page that may hold links."""
 
 
+@cache
 def defined_tests() -> set[str]:
     names = set()
     for path in (ROOT / "tests").rglob("test_*.py"):

@@ -224,7 +224,7 @@ def test_transposed_and_strided_inputs_are_read_right(path: str) -> None:
     np.testing.assert_allclose(best.numpy(), dominant_by_loops(latents, weights)[0], rtol=1e-12)
 
 
-@pytest.mark.parametrize("threads", ["1", "2"])
+@pytest.mark.parametrize("threads", [pytest.param("1", marks=pytest.mark.slow), "2"])
 def test_the_kernels_keep_to_pytorchs_threads(threads: str) -> None:
     """In a fresh process: starting numba's thread pool must not change PyTorch's count."""
     script = (

@@ -30,8 +30,10 @@ def config(rule: str = "batch_topk", **changed: object) -> RunConfig:
     return replace(RunConfig(), **settings)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("rule", ["topk", "batch_topk", "relu", "jumprelu"])
-@pytest.mark.parametrize("kind", ["gpt-neo", "llama"])
+@pytest.mark.parametrize(
+    ("rule", "kind"),
+    [("topk", "gpt-neo"), ("batch_topk", "llama"), ("relu", "gpt-neo"), ("jumprelu", "llama")],
+)
 def test_parts_are_those_of_the_weights_and_grow_with_the_batch(
     rule: str, kind: str, language_models: dict[str, LanguageModel]
 ) -> None:
