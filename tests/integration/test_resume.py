@@ -293,3 +293,20 @@ def test_optimisation_that_cannot_be_is_named(sources: Path, name: str, value: f
     changed = config(sources, optimisation=Optimisation(**{name: value}))
     with pytest.raises(CrossproofError, match=f"{name} is {value}; it must be finite"):
         check_settings(changed)
+
+
+@pytest.mark.parametrize(
+    ("configs", "expected"),
+    [
+        ([{"metadata": {"context_size": 128}}, {"context_size": 64}], 64),
+        ([{"trainer": {}, "buffer": {"ctx_len": 96}}], 96),
+        ([{"metadata": {"context_size": True}}, {"metadata": "128"}, {"context_size": 0}], 256),
+        ([], 256),
+    ],
+)
+def test_imported_dictionaries_read_sequences_as_long_as_in_their_training(
+    configs: list[dict[str, object]], expected: int
+) -> None:
+    """The least of several; without a word of their files, as many as any other run."""
+    values = {"imported": [{"config": config} for config in configs]}
+    assert config_from_dict(values).context == expected

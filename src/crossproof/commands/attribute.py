@@ -35,8 +35,8 @@ class Attribute:
     split: Literal["held_out", "validation", "train"] = "held_out"
     sequences: int = 32
     """How many sequences."""
-    context: int = 256
-    """Tokens a sequence."""
+    context: int | None = None
+    """Tokens a sequence; by default as many as the run was trained on."""
     parts: Literal["both", "last-block"] = "both"
     """last-block: only its certificates, which need a decoder at the last MLP's input alone."""
     top: int = 12
@@ -60,7 +60,7 @@ def run(arguments: Sequence[str], began: float) -> None:
 
     thread_setting(options.threads)
     model, config = options.language_model.load(options.run)
-    context = fitting_context(options.context, model)
+    context = fitting_context(options.context or config.context, model)
     source, rows = options.text or config.text, config.rows
     text = TextSlice(source, options.split, options.sequences, context, rows=rows)
     out = options.out or options.run / "attribution"

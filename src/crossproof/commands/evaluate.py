@@ -37,8 +37,8 @@ class Evaluate:
     """How many sequences."""
     skip: int = 0
     """Sequences at the beginning of the split to pass over, as already looked at."""
-    context: int = 256
-    """Tokens a sequence."""
+    context: int | None = None
+    """Tokens a sequence; by default as many as the run was trained on."""
     seed: int = 0
     """Of the bootstrap and of drop-random."""
     mlp: str | None = None
@@ -64,7 +64,7 @@ def run(arguments: Sequence[str], began: float) -> None:
 
     thread_setting(options.threads)
     model, config = options.language_model.load(run)
-    context = fitting_context(options.context, model)
+    context = fitting_context(options.context or config.context, model)
     source, rows = options.text or config.text, options.rows or config.rows
     text = TextSlice(source, options.split, options.sequences, context, options.skip, rows)
     usual = "together" if options.together else f"evaluation-{options.split}"

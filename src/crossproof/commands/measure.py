@@ -46,8 +46,8 @@ class Measure:
     split: Literal["held_out", "validation", "train"] = "held_out"
     tokens: float = 100_000.0
     """How many tokens (1e6 is a million); the whole split if it has fewer."""
-    context: int = 256
-    """Tokens a sequence."""
+    context: int | None = None
+    """Tokens a sequence; by default as many as the run was trained on."""
     mlp: str | None = None
     """MLPs that read the dictionary: next (at or first behind what it writes), all, or blocks such
     as 3,4; by default those the run was trained for."""
@@ -88,7 +88,7 @@ def measured(options: Measure, leave_half: bool = False) -> None:
     thread_setting(options.threads)
     keep_freed_memory()
     model, config = options.language_model.load(run)
-    context = fitting_context(options.context, model)
+    context = fitting_context(options.context or config.context, model)
     source, rows = options.text or config.text, options.rows or config.rows
     text = TextSlice.of_tokens(source, options.split, int(options.tokens), context, rows)
     if leave_half:

@@ -6,7 +6,7 @@ Imports nothing that takes time: the command line needs it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
@@ -197,11 +197,14 @@ def config_from_dict(values: Mapping[str, Any]) -> RunConfig:
     """The RunConfig that `config_to_dict` turned into `values`; CrossproofError if it is not one.
 
     Settings that were called otherwise in older versions are known. Of an imported crosscoder,
-    which was not trained here, only the text, its rows and the model's dtype are known.
+    which was not trained here, only the text, its rows, the model's dtype and, where its files say
+    so, the tokens a sequence are known.
     """
     try:
         if "imported" in values:
             known = {name: values[name] for name in ("text", "rows", "dtype") if name in values}
+            if lengths := _contexts(values["imported"]):
+                known["context"] = min(lengths)
             return typed(RunConfig, {"text": "", "steps": 0, "batch_tokens": 0} | known)
         optimisation = {RENAMED.get(k, k): v for k, v in values["optimisation"].items()}
         parts: dict[str, Any] = {
@@ -219,6 +222,20 @@ def config_from_dict(values: Mapping[str, Any]) -> RunConfig:
             f"again.",
             code="CP-VERSION",
         ) from error
+
+
+def _contexts(origins: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Tokens a sequence in the trainings of imported dictionaries, where their files say so.
+
+    SAELens writes `context_size`, dictionary_learning its buffer's `ctx_len`.
+    """
+    lengths = []
+    for origin in origins:
+        said = origin.get("config", {})
+        for part in (said, said.get("metadata"), said.get("buffer")):
+            if isinstance(part, Mapping):
+                lengths += [part.get("context_size"), part.get("ctx_len")]
+    return [n for n in lengths if isinstance(n, int) and not isinstance(n, bool) and n > 1]
 
 
 PLACES = ("hookpoints", "read", "write", "start")
