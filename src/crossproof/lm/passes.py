@@ -87,15 +87,16 @@ class CleanPass:
     ) -> Iterator[tuple[slice, Iterator[Tensor]]]:
         """Positions (all but the last) part by part, and of each part all passes' logits."""
         sequences, length = self.tokens.shape
+        dtype = self.model.activation_dtype
         width = max(1, LARGEST // max(1, sequences * self.model.vocab_size))
         whole = slice(0, length - 1)
         if width >= length or not self._may_part(patches):
-            yield whole, (self._run(patch, gradients)[:, whole].float() for patch in patches)
+            yield whole, (self._run(patch, gradients)[:, whole].to(dtype) for patch in patches)
             return
         streams = [self._stream(patch, gradients) for patch in patches]
         for first in range(0, whole.stop, width):
             part = slice(first, min(first + width, whole.stop))
-            yield part, (self._unembedded(stream, part, gradients).float() for stream in streams)
+            yield part, (self._unembedded(stream, part, gradients).to(dtype) for stream in streams)
 
     def _may_part(self, patches: Sequence[Patch]) -> bool:
         resuming, order = self.model._resuming, list(self.model.available_hookpoints())

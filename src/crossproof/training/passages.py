@@ -142,7 +142,7 @@ class Passages:
             limited = values.flatten(0, 1)[:, : len(self.rule.norm_limits)]
             scored &= within_limits(limited, self.rule.norm_limits).view_as(scored)
         kept = dict(zip(self._read, values.unbind(2), strict=True))
-        return CleanPass(model, tokens, kept), scored, values[scored][:, :width].float()
+        return CleanPass(model, tokens, kept), scored, values[scored][:, :width]
 
     def _replaced(
         self,
