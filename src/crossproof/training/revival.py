@@ -7,12 +7,22 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from crossproof.crosscoder.autograd import index_on
+from crossproof.crosscoder.config import CrosscoderConfig
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.model import Crosscoder, Encoding
 
 PART = 4
 """One in so many of a batch's tokens asks dead latents for help: enough for rows that nothing else
 moves, at a fraction of the cost."""
+
+WAITS, FEWEST = 312, 20_000
+"""A latent is dead when it has been silent for so many times what latents wait on average, H / k
+tokens, and for so many tokens at least: rare latents of a wide dictionary are not dead."""
+
+
+def patience(config: CrosscoderConfig) -> int:
+    """Tokens of silence after which a latent of such a dictionary counts as dead."""
+    return max(FEWEST, WAITS * config.n_latents // max(config.k, 1))
 
 
 def revival(

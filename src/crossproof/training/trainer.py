@@ -26,7 +26,7 @@ from crossproof.training.objectives import (
 )
 from crossproof.training.passages import PassagesAt, TextStep
 from crossproof.training.products import rounded_products
-from crossproof.training.revival import revival
+from crossproof.training.revival import patience, revival
 from crossproof.training.schedules import Schedule
 from crossproof.training.step import Step, StreamReading, TargetMLP
 
@@ -90,6 +90,7 @@ class Trainer:
                 TargetMLP.build(p, mlp.to(dtype=dtype), seed, reading, norm)
                 for p, mlp, reading, norm in (*at_inputs, *before)
             ]
+        self.dead_after = optimisation.dead_after or patience(crosscoder.config)
         self.steps, self.step_index = steps, 0
         self.rate = Schedule(steps, optimisation.warmup, optimisation.decay)
         self.penalty = Schedule(
@@ -208,11 +209,11 @@ class Trainer:
         fired.index_add_(0, latents.indices, (latents.values != 0).to(torch.int64))
         distributed.sum_(fired)
         self.tokens_since_fired.add_(latents.n_tokens * distributed.world()).mul_(fired == 0)
-        return self.tokens_since_fired > self.optimisation.dead_after
+        return self.tokens_since_fired > self.dead_after
 
     @torch.no_grad()
     def _raise_biases(self, report: StepReport, finite: Bool[Tensor, ""]) -> None:
-        dead = self.tokens_since_fired > self.optimisation.dead_after
+        dead = self.tokens_since_fired > self.dead_after
         rate = self.optimisation.revive_bias_rate * report.mean_activation
         self.crosscoder.b_enc.add_(dead * torch.where(finite, rate, 0))
 
