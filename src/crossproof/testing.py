@@ -18,16 +18,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossproof.crosscoder.config import CrosscoderConfig
+from crossproof.crosscoder import Crosscoder, CrosscoderConfig, SparseLatents
 from crossproof.crosscoder.formats.registry import FORMATS, DictionaryFormat
-from crossproof.crosscoder.latents import SparseLatents
-from crossproof.crosscoder.model import Crosscoder
 from crossproof.crosscoder.rules import SPARSITY
 from crossproof.crosscoder.sparsity import Sparsity
 from crossproof.errors import CrossproofError
-from crossproof.lm import Hookpoints, MLPWeights
-from crossproof.lm.activation import Activation
-from crossproof.lm.norms import Norm
+from crossproof.lm import Activation, Hookpoints, MLPWeights, Norm
 from crossproof.training import OBJECTIVES, Objective, Step, TargetMLP, TextStep, penalties
 
 __all__ = ("check_format", "check_objective", "check_sparsity")
@@ -140,7 +136,9 @@ class _Problem:
     def parts(self, objective: Objective) -> list[Tensor]:
         """What the term itself returns, for each MLP or once."""
         term, step = OBJECTIVES.get(next(iter(objective.strengths()))), self.step()
-        asked: Sequence[Any] = {"step": [step], "mlp": step.blocks, "text": _texts(step)}[term.per]
+        asked: Sequence[Any] = [step]
+        if term.per != "step":
+            asked = step.blocks if term.per == "mlp" else _texts(step)
         return [term.function()(each, **objective.options(term)) for each in asked]
 
     def gradients(self, objective: Objective) -> tuple[Tensor, list[Tensor]]:
