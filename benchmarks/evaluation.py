@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from crossproof.activations import read_sequences
-from crossproof.evaluation import SCHEMES, mlp_out
+from crossproof.evaluation import SCHEMES
 from crossproof.lm import LanguageModel, clean_pass, load_model, starts_of
 from crossproof.training import keep_freed_memory
 

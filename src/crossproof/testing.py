@@ -12,26 +12,19 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossproof.crosscoder.config import CrosscoderConfig
+from crossproof.crosscoder import Crosscoder, CrosscoderConfig, SparseLatents
 from crossproof.crosscoder.formats.registry import FORMATS, DictionaryFormat
-from crossproof.crosscoder.latents import SparseLatents
-from crossproof.crosscoder.model import Crosscoder
 from crossproof.crosscoder.rules import SPARSITY
 from crossproof.crosscoder.sparsity import Sparsity
 from crossproof.errors import CrossproofError
-from crossproof.lm.activation import Activation
-from crossproof.lm.hookpoints import Hookpoints
-from crossproof.lm.mlp import MLPWeights
-from crossproof.lm.norms import Norm
-from crossproof.training.objective import Objective
-from crossproof.training.objectives import penalties
-from crossproof.training.step import BlockStep, Step, TargetMLP
-from crossproof.training.terms import OBJECTIVES
+from crossproof.lm import Activation, Hookpoints, MLPWeights, Norm
+from crossproof.training import OBJECTIVES, Objective, Step, TargetMLP, TextStep, penalties
 
 __all__ = ("check_format", "check_objective", "check_sparsity")
 
@@ -136,13 +129,16 @@ class _Problem:
 
     def value(self, objective: Objective, order: Tensor | None = None) -> Tensor:
         """The objective's one term, as the trainer adds it up."""
-        ((_, _, value),) = penalties(objective, self.step(order))
+        step = self.step(order)
+        ((_, _, value),) = penalties(objective, step, _texts(step))
         return value
 
     def parts(self, objective: Objective) -> list[Tensor]:
         """What the term itself returns, for each MLP or once."""
         term, step = OBJECTIVES.get(next(iter(objective.strengths()))), self.step()
-        asked: Sequence[BlockStep | Step] = [step] if term.per == "step" else step.blocks
+        asked: Sequence[Any] = [step]
+        if term.per != "step":
+            asked = step.blocks if term.per == "mlp" else _texts(step)
         return [term.function()(each, **objective.options(term)) for each in asked]
 
     def gradients(self, objective: Objective) -> tuple[Tensor, list[Tensor]]:
@@ -160,6 +156,11 @@ class _Problem:
         tensors = [self.x, *self.crosscoder.parameters()]
         tensors += [target.mlp.W_in for target in self.targets]
         return torch.stack([tensor.detach().abs().sum() for tensor in tensors])
+
+
+def _texts(step: Step) -> list[TextStep]:
+    """The step's MLPs as if a model read on from their outputs: what it predicts is their size."""
+    return [TextStep(block, block.relative_error) for block in step.blocks]
 
 
 def check_sparsity(name: str, config: CrosscoderConfig | None = None) -> None:

@@ -191,6 +191,21 @@ def test_dead_latents_are_counted_after_their_tokens_of_silence() -> None:
     assert (trainer.tokens_since_fired[planted] == 6 * 128).all()
 
 
+@pytest.mark.parametrize(
+    ("latents", "k", "tokens"), [(24, 3, 20_000), (1024, 16, 20_000), (4096, 16, 79_872)]
+)
+def test_latents_of_wide_dictionaries_may_be_silent_longer(
+    latents: int, k: int, tokens: int
+) -> None:
+    """Each waits H / k tokens on average; what was asked for explicitly is kept to."""
+    config = CrosscoderConfig(latents, "topk", k)
+    with torch.device("meta"):
+        crosscoder = Crosscoder(config, HOOKPOINTS, WIDTH)
+    for asked, expected in ((0, tokens), (500, 500)):
+        trainer = Trainer(crosscoder, {}, Objective(), Optimisation(dead_after=asked), 10)
+        assert trainer.dead_after == expected
+
+
 @pytest.mark.parametrize("rule", [pytest.param("topk", marks=pytest.mark.slow), "batch_topk"])
 def test_tritons_programs_take_the_same_steps(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a plain and a gated MLP, all terms; float32 sums of some hundred terms."""

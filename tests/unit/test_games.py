@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.errors import CrossproofError
-from crossproof.evaluation import language_model_game, mlp_out
+from crossproof.evaluation import language_model_game
 from crossproof.interactions import MLPDictionary, shapley_taylor
 from crossproof.lm import LanguageModel
 

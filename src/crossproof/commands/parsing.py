@@ -36,7 +36,7 @@ SHARE = (0, 1)
 LIMITS = {
     **dict.fromkeys(("sequences", "context", "tokens", "steps", "points", "nodes", "top"), ONE),
     **dict.fromkeys(("batch_tokens", "buffer_batches", "checkpoint_every", "log_every"), ONE),
-    **dict.fromkeys(("evaluation_sequences", "n_latents", "k", "groups", "dead_after"), ONE),
+    **dict.fromkeys(("evaluation_sequences", "n_latents", "k", "groups"), ONE),
     **dict.fromkeys(("seeds", "latents", "llm_timeout", "llm_rate"), ONE),
     **dict.fromkeys(("warmup", "decay", "penalty_warmup", "penalty_delay", "max_frequency"), SHARE),
     **{"penalty_fraction": (1e-6, 1), "beta1": (0, 0.999999), "beta2": (0, 0.999999)},

@@ -31,7 +31,6 @@ from .measurement import RunMeasurement as RunMeasurement
 from .pair_contexts import pair_examples as pair_examples
 from .pair_sums import InteractionTally as InteractionTally
 from .pair_sums import tally_interactions as tally_interactions
-from .patching import mlp_out as mlp_out
 from .patching import reconstruction as reconstruction
 from .patching import spliced as spliced
 from .results import EvaluationResult as EvaluationResult

@@ -15,14 +15,13 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crossproof.activations import survey_norms, within_limits
 from crossproof.activations.config import MASSIVE
-from crossproof.activations.massive import survey_norms
-from crossproof.activations.positions import within_limits
 from crossproof.crosscoder.encode import ALL, EncodedBatch, encode_batches, for_figures
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.keep_curve import keep_counts, kept_losses
-from crossproof.evaluation.patching import DecodedBatch, decode_batches, mlp_out
+from crossproof.evaluation.patching import DecodedBatch, decode_batches
 from crossproof.evaluation.replacing import replacement_of, tally_replaced
 from crossproof.evaluation.results import EvaluationResult
 from crossproof.evaluation.schemes import ablations
@@ -45,6 +44,7 @@ from crossproof.interactions.views import (
     with_mean_rest,
 )
 from crossproof.lm.model import LanguageModel
+from crossproof.lm.stream import mlp_out
 
 REST_SEQUENCES = 64
 """The mean rest is that of so many of the sequences."""

@@ -9,12 +9,12 @@ from torch.nn import functional
 
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.patching import mlp_out
 from crossproof.interactions.coalitions import coalition_neurons
 from crossproof.interactions.contributions import MLPDictionary
 from crossproof.interactions.shapley import Game
 from crossproof.interactions.views import input_dictionaries
 from crossproof.lm.model import LanguageModel
+from crossproof.lm.stream import mlp_out
 
 
 def language_model_game(

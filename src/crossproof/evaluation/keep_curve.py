@@ -12,12 +12,13 @@ from torch import Tensor
 
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.evaluation.intervals import Sums, estimate
-from crossproof.evaluation.patching import DecodedBatch, mlp_out
+from crossproof.evaluation.patching import DecodedBatch
 from crossproof.evaluation.results import BlockEstimate, KeepCurve
 from crossproof.evaluation.statistics import Array, Statistic, phi
 from crossproof.interactions.keeping import largest_kept
 from crossproof.interactions.stream import TokenMixture, TokenView
 from crossproof.interactions.views import MLPView
+from crossproof.lm.stream import mlp_out
 
 
 def keep_counts(latents: SparseLatents) -> tuple[int, ...]:

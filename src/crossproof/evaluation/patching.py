@@ -18,6 +18,7 @@ from crossproof.interactions.views import MLPView, needs_of
 from crossproof.lm.model import LanguageModel
 from crossproof.lm.pair import ModelPair
 from crossproof.lm.passes import CleanPass, PairPass, clean_pass, starts_of
+from crossproof.lm.stream import mlp_out
 
 Forward = Callable[[Tensor, Mapping[str, Tensor] | None], Tensor]
 
@@ -80,11 +81,6 @@ def decode_batches(
         clean = clean_pass(model, batch.tokens, batch.model_activations)
         with torch.no_grad():
             yield DecodedBatch(model, crosscoder, batch, x_hat, clean)
-
-
-def mlp_out(block: int) -> str:
-    """The hookpoint of what a block's MLP puts out."""
-    return f"blocks.{block}.mlp.hook_out"
 
 
 @contextmanager

@@ -56,13 +56,20 @@ class CleanPass:
             losses.append(functional.cross_entropy(logits, self._targets(part), reduction="none"))
         return torch.cat(losses, 1)
 
+    def value(self, name: str) -> Float[Tensor, "S T D"]:
+        """What the clean pass gave at a hookpoint that it kept."""
+        return self._values[self.model._site(name)]
+
     def divergences(
-        self, patches: Iterable[Patch]
+        self, patches: Iterable[Patch], gradients: bool = False
     ) -> list[tuple[Float[Tensor, "S next"], Float[Tensor, "S next"]]]:
-        """Of each patch the cross-entropy of each next token, and the clean pass's KL from it."""
+        """Of each patch the cross-entropy of each next token, and the clean pass's KL from it.
+
+        With `gradients` both are differentiable in what the patches put in.
+        """
         patches = list(patches)
         found: list[tuple[list[Tensor], list[Tensor]]] = [([], []) for _ in patches]
-        for part, passes in self._logits([{}, *filter(None, patches)]):
+        for part, passes in self._logits([{}, *filter(None, patches)], gradients):
             targets = self._targets(part)[..., None]
             clean = next(passes).log_softmax(-1)
             chances = clean.exp()
@@ -75,18 +82,21 @@ class CleanPass:
     def _targets(self, part: slice) -> Int[Tensor, "S t"]:
         return self.tokens[:, part.start + 1 : part.stop + 1].long()
 
-    def _logits(self, patches: Sequence[Patch]) -> Iterator[tuple[slice, Iterator[Tensor]]]:
+    def _logits(
+        self, patches: Sequence[Patch], gradients: bool = False
+    ) -> Iterator[tuple[slice, Iterator[Tensor]]]:
         """Positions (all but the last) part by part, and of each part all passes' logits."""
         sequences, length = self.tokens.shape
+        dtype = self.model.activation_dtype
         width = max(1, LARGEST // max(1, sequences * self.model.vocab_size))
         whole = slice(0, length - 1)
         if width >= length or not self._may_part(patches):
-            yield whole, (self._run(patch)[:, whole].float() for patch in patches)
+            yield whole, (self._run(patch, gradients)[:, whole].to(dtype) for patch in patches)
             return
-        streams = [self._stream(patch) for patch in patches]
+        streams = [self._stream(patch, gradients) for patch in patches]
         for first in range(0, whole.stop, width):
             part = slice(first, min(first + width, whole.stop))
-            yield part, (self._unembedded(stream, part).float() for stream in streams)
+            yield part, (self._unembedded(stream, part, gradients).to(dtype) for stream in streams)
 
     def _may_part(self, patches: Sequence[Patch]) -> bool:
         resuming, order = self.model._resuming, list(self.model.available_hookpoints())
@@ -94,10 +104,10 @@ class CleanPass:
         behind = set(order[order.index(last) + 1 :])
         return resuming.head is not None and not any(behind & set(patch) for patch in patches)
 
-    def _run(self, patch: Patch) -> Float[Tensor, "S T V"]:
-        return self._resumed(patch, {})
+    def _run(self, patch: Patch, gradients: bool) -> Float[Tensor, "S T V"]:
+        return self._resumed(patch, {}, gradients)
 
-    def _stream(self, patch: Patch) -> Float[Tensor, "S T D"]:
+    def _stream(self, patch: Patch, gradients: bool) -> Float[Tensor, "S T D"]:
         """What leaves the last block."""
         last, read = self.model._resuming.last, list[Tensor]()
         given = {self.model._site(name): value for name, value in patch.items()}
@@ -106,17 +116,22 @@ class CleanPass:
         if not patch and last in self._values:
             return self._values[last]
         with suppress(_ReadError):
-            self._resumed(patch, {last: partial(_read, read)})
+            self._resumed(patch, {last: partial(_read, read)}, gradients)
         return read[0]
 
-    def _unembedded(self, stream: Float[Tensor, "S T D"], part: slice) -> Float[Tensor, "S t V"]:
+    def _unembedded(
+        self, stream: Float[Tensor, "S T D"], part: slice, gradients: bool
+    ) -> Float[Tensor, "S t V"]:
         """The logits at some positions."""
         resuming = self.model._resuming
         assert resuming.head is not None
         visits: dict[Site, Visit] = {resuming.head: partial(cut, part)}
-        return resuming.run(self.tokens, resuming.start(()), visits, {resuming.last: stream})
+        given = {resuming.last: stream}
+        return resuming.run(self.tokens, resuming.start(()), visits, given, gradients)
 
-    def _resumed(self, patch: Patch, visits: Mapping[Site, Visit]) -> Float[Tensor, "S T V"]:
+    def _resumed(
+        self, patch: Patch, visits: Mapping[Site, Visit], gradients: bool
+    ) -> Float[Tensor, "S T V"]:
         model = self.model
         new, changes = dict[Site, Tensor](), dict[Site, Visit]()
         for name, value in patch.items():
@@ -125,7 +140,8 @@ class CleanPass:
             changes[site] = replacement(name, new[site])
         self._keep(model._resuming.needs(new))
         start, values = model._resuming.start(new), {**self._values, **new}
-        return model._resuming.run(self.tokens, start, {**changes, **visits}, values)
+        visits = {**changes, **visits}
+        return model._resuming.run(self.tokens, start, visits, values, gradients)
 
     def _keep(self, sites: Iterable[Site]) -> None:
         """Reads what the clean pass has not kept."""

@@ -107,11 +107,17 @@ class Resuming:
         start: Start,
         visits: Mapping[Site, Visit],
         values: Values,
+        gradients: bool = False,
     ) -> Float[Tensor, "S t V"]:
-        """The logits; modules of `start` give `values`, what passes other sites is visited."""
+        """The logits; modules of `start` give `values`, what passes other sites is visited.
+
+        With `gradients` they are differentiable in `values` and in what visits put in.
+        """
         outputs = {out.module: self._forms[out].give(values[at]) for out, at in start.items()}
         visits = {site: visit for site, visit in visits.items() if site not in start}
-        with attached(visits, tuple(tokens.shape)), _known(outputs), torch.no_grad():
+        recording = gradients and torch.is_grad_enabled()
+        seen = attached(visits, tuple(tokens.shape))
+        with torch.set_grad_enabled(recording), seen, _known(outputs):
             logits: Tensor = self.bare(input_ids=tokens, use_cache=False).logits
         return logits
 

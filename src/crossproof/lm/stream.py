@@ -31,6 +31,11 @@ _TAKEN = {
 takes; that is missing where the block scales it."""
 
 
+def mlp_out(block: int) -> str:
+    """The hookpoint of what a block's MLP puts out."""
+    return f"blocks.{block}.mlp.hook_out"
+
+
 @dataclass(frozen=True, order=True)
 class StreamPlace:
     """A place along the stream, ordered as the model writes it."""

@@ -13,6 +13,7 @@ from .memory import MemoryEstimate as MemoryEstimate
 from .memory import estimate_memory as estimate_memory
 from .objective import Objective as Objective
 from .objectives import penalties as penalties
+from .passages import TextStep as TextStep
 from .portable import MLPPenalty as MLPPenalty
 from .result import TrainingResult as TrainingResult
 from .run_folder import RunFolder as RunFolder

@@ -51,8 +51,9 @@ class Optimisation:
     penalty_fraction: float = 1.0
     """Fraction of each batch's tokens on which terms about MLPs are computed: an unbiased
     estimate at that fraction of their cost."""
-    dead_after: int = 20_000
-    """Tokens without activation after which a latent counts as dead."""
+    dead_after: int = 0
+    """Tokens without activation after which a latent counts as dead; 0: 312 times the H / k tokens
+    that a latent waits on average, and 20,000 at least."""
     revive_k: int = 16
     """Dead latents a token that are asked to explain the residual."""
     revive_weight: float = 1 / 32

@@ -109,7 +109,7 @@ class Training:
         sample = first_batches(harvest, initial_batches)
         crosscoders = _first_crosscoders(harvest, sample, specs)
         trainers = {
-            spec.name: spec.trainer(crosscoder, harvest.names)
+            spec.name: spec.trainer(crosscoder, harvest.names, spec.passages(harvest))
             for spec, crosscoder in zip(specs, crosscoders, strict=True)
         }
         return cls(model, first, sequences, harvest, trainers, survey.massive)

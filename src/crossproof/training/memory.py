@@ -26,6 +26,8 @@ from crossproof.tables import Table
 from crossproof.training import distributed
 from crossproof.training.config import RunConfig
 from crossproof.training.machine import memory_in_use, memory_of
+from crossproof.training.objectives import about_text
+from crossproof.training.passages import Passage, PassagesAt
 from crossproof.training.specs import DictionarySpec, PenalisedMLPs, specified_all
 from crossproof.training.trainer import Trainer
 
@@ -78,10 +80,12 @@ class MemoryEstimate:
 
 PARAMETERS, STATES, STEP = "parameters", "Adam's states", "a step, with gradients"
 BUFFER, RUNNING, FIRST = "shuffle buffer and batch", "this process, with the model", "first batches"
+PASSES = "the model's passes for terms on text"
 LOWER = {
     PARAMETERS: "lower --n-latents, read fewer --hookpoints, or leave out --baseline",
     STEP: "lower --batch-tokens, --penalty-fraction or --n-latents",
     BUFFER: "lower --buffer-batches or --batch-tokens",
+    PASSES: "lower --penalty-fraction or --batch-tokens, or leave out terms on text",
     RUNNING: "take a smaller language model, or --dtype bfloat16",
 }
 
@@ -127,6 +131,8 @@ def estimate_specs(model: LanguageModel, specs: Sequence[DictionarySpec]) -> Mem
         STEP: step,
         FIRST: max(0, first - step - 2 * sum(weights)),  # these come later
     }
+    if passes := max(_passes(model, _passage_tokens(model, spec)) for spec in specs):
+        parts[PASSES] = passes
     return MemoryEstimate(parts, memory_of(model.device), str(model.device))
 
 
@@ -134,6 +140,14 @@ def _first_batches(tokens: int, width: int, n_latents: int) -> int:
     """What initialising takes: the tokens scaled, centred and normalised, beside the similarities
     of any two of them or, later, their pre-activations and what is chosen from those."""
     return 4 * tokens * (4 * width + max(2 * tokens, 3 * n_latents))
+
+
+def _passes(model: LanguageModel, tokens: int) -> int:
+    """What passes of the language model with an MLP replaced keep for their gradients: some twenty
+    vectors a block and token, half of which the attention's and the MLP's widths decide, and
+    logits, their softmax and its gradient for both passes."""
+    each = 20 * model.n_blocks * model.d_model + 5 * model.vocab_size
+    return 4 * tokens * each
 
 
 def _on_meta(model: LanguageModel, spec: DictionarySpec, names: Sequence[str]) -> Trainer:
@@ -145,9 +159,24 @@ def _on_meta(model: LanguageModel, spec: DictionarySpec, names: Sequence[str]) -
         tuple((_meta(mlp), reading) for mlp, reading in about.upstream),
         about.streams,
     )
-    trainer = replace(spec, about=bare).trainer(_bare(model, spec), names)
+    whole = _meta_passages(model, spec, len(names))
+    trainer = replace(spec, about=bare).trainer(_bare(model, spec), names, whole)
     trainer.step_index = spec.config.steps // 2  # penalties have begun
     return trainer
+
+
+def _meta_passages(model: LanguageModel, spec: DictionarySpec, width: int) -> PassagesAt | None:
+    """Sequences without values, one of whose MLPs is replaced; None if no term needs them."""
+    tokens = _passage_tokens(model, spec)
+    activations = torch.empty(tokens, width, model.d_model, device="meta")
+    return (lambda _: [Passage(0, activations, torch.Tensor.sum)]) if tokens else None
+
+
+def _passage_tokens(model: LanguageModel, spec: DictionarySpec) -> int:
+    if not about_text(spec.config.objective) or not spec.about.blocks:
+        return 0
+    wanted = spec.config.optimisation.penalty_fraction * spec.config.batch_tokens
+    return max(distributed.share_of(round(wanted)), spec.config.context)
 
 
 def _bare(model: LanguageModel, spec: DictionarySpec) -> Crosscoder:

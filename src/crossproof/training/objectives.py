@@ -7,7 +7,7 @@ as in the paper, so that strengths compare with its λ.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -17,6 +17,7 @@ from crossproof.crosscoder.sparsity import CountsLatents
 from crossproof.interactions import penalty
 from crossproof.lm.constants import LIPSCHITZ
 from crossproof.training.objective import Objective as Objective
+from crossproof.training.passages import TextStep
 from crossproof.training.step import BlockStep, Step
 from crossproof.training.terms import OBJECTIVES
 
@@ -61,6 +62,17 @@ def all_latents(block: BlockStep) -> Tensor:
     return block.relative_error(block.target.mlp(block.x_hat))
 
 
+def keep_largest_kl(text: TextStep) -> Tensor:
+    """KL(model ‖ model with MLP_dom in the MLP's place) over KL(model ‖ model without the MLP)."""
+    block = text.block
+    return text.divergence(block.view.output(block.dominance.value, block.dominance.gate))
+
+
+def all_latents_kl(text: TextStep) -> Tensor:
+    """KL(model ‖ model with MLP(x̂) in the MLP's place) over KL(model ‖ model without the MLP)."""
+    return text.divergence(text.block.target.mlp(text.block.x_hat))
+
+
 def certified(block: BlockStep) -> Tensor:
     """(R + L·I) over the standard deviation of MLP(x): the right-hand side of theorem T1."""
     bound = penalty.interaction(block.view, block.latents, block.dominance)
@@ -99,7 +111,12 @@ def l0(step: Step) -> Tensor:
 
 def about_mlps(objective: Objective) -> bool:
     """Whether any of the objective's terms needs the MLPs."""
-    return any(OBJECTIVES.get(name).per == "mlp" for name in objective.strengths())
+    return any(OBJECTIVES.get(name).per != "step" for name in objective.strengths())
+
+
+def about_text(objective: Objective) -> bool:
+    """Whether any of the objective's terms needs the language model and whole sequences."""
+    return any(OBJECTIVES.get(name).per == "text" for name in objective.strengths())
 
 
 def mlp_terms(objective: Objective, block: BlockStep) -> dict[str, Tensor]:
@@ -112,16 +129,20 @@ def mlp_terms(objective: Objective, block: BlockStep) -> dict[str, Tensor]:
     return terms
 
 
-def penalties(objective: Objective, step: Step) -> Iterator[tuple[str, float, Tensor]]:
-    """(name, strength, value) of every term with a strength; MLP terms as means over MLPs.
+def penalties(
+    objective: Objective, step: Step, texts: Sequence[TextStep] = ()
+) -> Iterator[tuple[str, float, Tensor]]:
+    """(name, strength, value) of every term with a strength; those about MLPs as means over them.
 
-    Raises CrossproofError for a term that is not registered (any more).
+    `texts` are the step's sequences for terms about predictions. Raises CrossproofError for a term
+    that is not registered (any more).
     """
     for name, strength in objective.strengths().items():
         term = OBJECTIVES.get(name)
-        function, options = term.function(), objective.options(term)
-        if term.per == "step":
-            yield name, strength, function(step, **options)
-        elif step.targets:
-            values = [function(block, **options) for block in step.blocks]
+        parts: Sequence[Step | BlockStep | TextStep] = texts
+        if term.per != "text":
+            parts = [step] if term.per == "step" else step.blocks
+        if parts:
+            function, options = term.function(), objective.options(term)
+            values = [function(part, **options) for part in parts]
             yield name, strength, torch.stack(values).mean()

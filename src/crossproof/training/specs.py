@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from crossproof.activations import Harvest
 from crossproof.crosscoder.config import CrosscoderConfig
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
@@ -16,7 +17,8 @@ from crossproof.lm.norms import Norm
 from crossproof.lm.stream import mlp_input, second_norm
 from crossproof.training.config import RunConfig
 from crossproof.training.kinds import DictionaryPlan, plans
-from crossproof.training.objectives import about_mlps
+from crossproof.training.objectives import about_mlps, about_text
+from crossproof.training.passages import Passages, PassagesAt
 from crossproof.training.step import StreamReading
 from crossproof.training.trainer import Trainer
 
@@ -33,6 +35,8 @@ class PenalisedMLPs:
     """Those that read hookpoints of the stream before their norm."""
     streams: tuple[str, ...] = ()
     """What those norms read."""
+    blocks: tuple[int, ...] = ()
+    """Of all of them, those read at their inputs first."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,9 @@ class DictionarySpec:
         first = list(names[: len(wanted)])
         return None if wanted == first else tuple(map(list(names).index, wanted))
 
-    def trainer(self, crosscoder: Crosscoder, names: Sequence[str]) -> Trainer:
+    def trainer(
+        self, crosscoder: Crosscoder, names: Sequence[str], passages: PassagesAt | None = None
+    ) -> Trainer:
         """Its trainer, on batches of `names`."""
         config, about = self.config, self.about
         return Trainer(
@@ -76,7 +82,27 @@ class DictionarySpec:
             about.upstream,
             self.columns(names),
             about.second_norms,
+            passages,
         )
+
+    def passages(self, harvest: Harvest) -> PassagesAt | None:
+        """Whole sequences of a harvest, for terms about the model's predictions if it has any.
+
+        As many tokens as terms about MLPs are computed on.
+        """
+        config = self.config
+        if not about_text(config.objective) or not self.about.blocks:
+            return None
+        tokens = round(config.optimisation.penalty_fraction * harvest.batch_tokens)
+        return Passages(
+            harvest.model,
+            harvest.sequences,
+            harvest.names,
+            self.about.blocks,
+            tokens,
+            config.seed,
+            harvest.positions,
+        ).at
 
 
 def about_mlps_of(model: LanguageModel, plan: DictionaryPlan, config: RunConfig) -> PenalisedMLPs:
@@ -90,6 +116,7 @@ def about_mlps_of(model: LanguageModel, plan: DictionaryPlan, config: RunConfig)
     second_norms: dict[int, Norm] = {}
     upstream: list[tuple[MLPWeights, StreamReading]] = []
     streams: list[str] = []
+    behind_norms: list[int] = []
     for block, read in reading.items():
         at, mlp = hookpoints.blocks[block].mlp_in, model.mlp(block)
         behind = second_norm(model, block)
@@ -102,7 +129,9 @@ def about_mlps_of(model: LanguageModel, plan: DictionaryPlan, config: RunConfig)
         before = mlp_input(model, block)
         upstream.append((mlp, StreamReading(read, before.norm, len(streams), second)))
         streams.append(before.stream)
-    return PenalisedMLPs(at_inputs, second_norms, tuple(upstream), tuple(streams))
+        behind_norms.append(block)
+    blocks = (*(block for block in reading if block not in behind_norms), *behind_norms)
+    return PenalisedMLPs(at_inputs, second_norms, tuple(upstream), tuple(streams), blocks)
 
 
 def check_read(config: RunConfig, abouts: Sequence[PenalisedMLPs]) -> None:

@@ -13,6 +13,8 @@ from typing import Any, Literal
 from crossproof.errors import CrossproofError
 from crossproof.registry import Registry, imported
 
+TermKind = Literal["mlp", "step", "text"]
+
 
 @dataclass(frozen=True)
 class TermOption:
@@ -33,8 +35,9 @@ class ObjectiveTerm:
     """One sentence, for `--help`."""
     compute: Callable[..., Any] | str
     """A scalar function of a step (docs/extending/objectives.md), or where to import it from."""
-    per: Literal["mlp", "step"] = "mlp"
-    """Whether `compute` takes one MLP's part of a step (`BlockStep`) or the whole (`Step`)."""
+    per: TermKind = "mlp"
+    """Whether `compute` takes one MLP's part of a step (`BlockStep`), the whole (`Step`), or one
+    MLP's part of a step on whole sequences of text (`TextStep`)."""
     options: Mapping[str, TermOption] = field(default_factory=dict)
     """Further keyword arguments of `compute`; an objective spells them NAME_OPTION."""
 
@@ -55,14 +58,15 @@ def register_objective(
     name: str,
     compute: Callable[..., Any] | str,
     description: str,
-    per: Literal["mlp", "step"] = "mlp",
+    per: TermKind = "mlp",
     options: Mapping[str, TermOption] | None = None,
 ) -> None:
     """Adds a term to the loss: `Objective(NAME=strength)`, `crossproof train --NAME STRENGTH`.
 
-    `compute` is a pure function of a `BlockStep` (per="mlp"; the term is its mean over MLPs) or of
-    a `Step` (per="step"), or "package.module:function". It returns a scalar, a mean over tokens,
-    that is differentiable in the crosscoder's parameters; docs/extending/objectives.md has the
+    `compute` is a pure function of a `BlockStep` (per="mlp"; the term is its mean over MLPs), of a
+    `Step` (per="step") or of a `TextStep` (per="text"; the term is its mean over the MLPs that are
+    replaced at a step), or "package.module:function". It returns a scalar, a mean over tokens, that
+    is differentiable in the crosscoder's parameters; docs/extending/objectives.md has the
     contract and an example, `crossproof.testing.check_objective` checks it. Raises CrossproofError
     if another term has the name.
     """
@@ -97,6 +101,19 @@ register_objective(
     "all_latents",
     f"{_TERMS}:all_latents",
     "‖MLP(x) - MLP(x̂)‖² over the same variance: keeps the full reconstruction intact.",
+)
+register_objective(
+    "keep_largest_kl",
+    f"{_TERMS}:keep_largest_kl",
+    "What keeping one latent per neuron does to the model's predictions: KL from the model's own, "
+    "over that of removing the MLP.",
+    per="text",
+)
+register_objective(
+    "all_latents_kl",
+    f"{_TERMS}:all_latents_kl",
+    "The same of keeping all latents: keeps the full reconstruction's predictions.",
+    per="text",
 )
 register_objective(
     "certified",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,14 +19,16 @@ from crossproof.lm.norms import Norm
 from crossproof.training import distributed
 from crossproof.training.config import Optimisation as Optimisation
 from crossproof.training.objective import Objective
-from crossproof.training.objectives import about_mlps, penalties, reconstruction
+from crossproof.training.objectives import (
+    about_mlps,
+    penalties,
+    reconstruction,
+)
+from crossproof.training.passages import PassagesAt, TextStep
 from crossproof.training.products import rounded_products
+from crossproof.training.revival import patience, revival
 from crossproof.training.schedules import Schedule
 from crossproof.training.step import Step, StreamReading, TargetMLP
-
-REVIVAL_PART = 4
-"""One in so many of a batch's tokens asks dead latents for help: enough for rows that nothing else
-moves, at a fraction of the cost."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Trainer:
 
     `columns` picks these P + E out of batches that hold more, for other dictionaries.
     `second_norms`, by hookpoint as `mlps`, are those that the outputs of some of these pass before
-    the stream takes them.
+    the stream takes them. `passages` gives the sequences that
+    terms about predictions are taken on.
 
     Where several processes train together (`training.distributed`), each trainer gets its own
     share of every batch and all take the same step: from the mean of their gradients. BatchTopK
@@ -72,7 +75,9 @@ class Trainer:
         streams: Sequence[tuple[MLPWeights, StreamReading]] = (),
         columns: Sequence[int] | None = None,
         second_norms: Mapping[int, Norm] | None = None,
+        passages: PassagesAt | None = None,
     ) -> None:
+        self.passages = passages
         self.columns = None if columns is None else tuple(columns)
         self.crosscoder, self.objective, self.optimisation = crosscoder, objective, optimisation
         self.targets: list[TargetMLP] = []
@@ -85,6 +90,7 @@ class Trainer:
                 TargetMLP.build(p, mlp.to(dtype=dtype), seed, reading, norm)
                 for p, mlp, reading, norm in (*at_inputs, *before)
             ]
+        self.dead_after = optimisation.dead_after or patience(crosscoder.config)
         self.steps, self.step_index = steps, 0
         self.rate = Schedule(steps, optimisation.warmup, optimisation.decay)
         self.penalty = Schedule(
@@ -115,7 +121,7 @@ class Trainer:
         with rounded_products(self.optimisation.bf16 and self.crosscoder.b_enc.is_cuda):
             report = self.loss(batch)
             self.adam.zero_grad(set_to_none=True)
-            report.loss.backward()
+            report.loss.backward(inputs=list(self.crosscoder.parameters()))
         distributed.average_(self._gradients())
         distributed.average_(self.crosscoder.buffers())  # BatchTopK's threshold
         for group in self.adam.param_groups:
@@ -154,21 +160,19 @@ class Trainer:
         crosscoder, batch = self.crosscoder, batch.to(self.crosscoder.b_enc)
         width = len(crosscoder.hookpoints)
         x = batch[:, :width] * crosscoder.scale[:, None]
-        half = self.optimisation.bf16 and not x.is_meta
-        with torch.autocast(x.device.type, torch.bfloat16) if half else nullcontext():
-            encoding = crosscoder.encode_training(x)
+        encoding = self._encoded(x)
         fraction = self.optimisation.penalty_fraction
         step = Step.build(crosscoder, encoding, x, self.targets, fraction, batch[:, width:])
         terms = {"reconstruction": reconstruction(step)}
         loss = terms["reconstruction"]
         ramp = self.penalty(self.step_index)
-        for name, strength, value in penalties(self.objective, step) if ramp else ():
+        for name, strength, value in penalties(self.objective, step, self._texts()) if ramp else ():
             terms[name] = value
             loss = loss + ramp * strength * value
         dead = self._count_fired(encoding.latents)
-        revival = self._revival(encoding, x, step.error, dead)
-        if revival is not None:
-            loss = loss + self.optimisation.revive_weight * revival
+        if self.optimisation.revive_weight:
+            asked = revival(crosscoder, encoding, x, step.error, dead, self.optimisation.revive_k)
+            loss = loss if asked is None else loss + self.optimisation.revive_weight * asked
         detached = {name: value.detach() for name, value in terms.items()}
         latents = encoding.latents
         mean_activation = latents.values.detach().sum() / max(len(latents.values), 1)
@@ -176,61 +180,40 @@ class Trainer:
         loss = loss / step.error[0].numel()
         return StepReport(detached, loss, latents.mean_active(), dead.sum(), mean_activation)
 
+    def _encoded(self, x: Float[Tensor, "B P D"]) -> Encoding:
+        half = self.optimisation.bf16 and not x.is_meta
+        with torch.autocast(x.device.type, torch.bfloat16) if half else nullcontext():
+            return self.crosscoder.encode_training(x)
+
+    def _texts(self) -> list[TextStep]:
+        """The step's whole sequences, all of whose tokens are encoded as one batch."""
+        passages = self.passages(self.step_index) if self.passages else []
+        if not passages:
+            return []
+        crosscoder, width = self.crosscoder, len(self.crosscoder.hookpoints)
+        batch = self.read(torch.cat([each.activations for each in passages]))
+        batch = batch.to(crosscoder.b_enc)
+        x = batch[:, :width] * crosscoder.scale[:, None]
+        encoding, texts, first = self._encoded(x), [], 0
+        for each in passages:
+            rows = slice(first, first := first + len(each.activations))
+            part = replace(encoding, latents=encoding.latents.rows(rows.start, rows.stop))
+            target = [self.targets[each.target]]
+            step = Step.build(crosscoder, part, x[rows], target, streams=batch[rows, width:])
+            texts.append(TextStep(step.blocks[0], each.divergence))
+        return texts
+
     @torch.no_grad()
     def _count_fired(self, latents: SparseLatents) -> Tensor:
         fired = torch.zeros_like(self.tokens_since_fired)
         fired.index_add_(0, latents.indices, (latents.values != 0).to(torch.int64))
         distributed.sum_(fired)
         self.tokens_since_fired.add_(latents.n_tokens * distributed.world()).mul_(fired == 0)
-        return self.tokens_since_fired > self.optimisation.dead_after
-
-    def _revival(
-        self,
-        encoding: Encoding,
-        x: Float[Tensor, "B P D"],
-        error: Float[Tensor, "B W D"],
-        dead: Tensor,
-    ) -> Tensor | None:
-        """Asks dead latents to explain the residual, from their pre-activations (Gao et al. 2024).
-
-        Pre-activations, not activations: those of dead latents are zero by definition.
-        """
-        if self.optimisation.revive_weight == 0:
-            return None
-        some = slice(0, max(1, len(x) // REVIVAL_PART))
-        entries = self._dead_entries(encoding.pre[some], dead)
-        if entries is None:
-            return None
-        asked = self.crosscoder.differentiable(entries, x[some])
-        written = asked.with_values(asked.values.relu())
-        guess = self.crosscoder.decode_scaled(written) - self.crosscoder.b_dec
-        left = (
-            error[some].detach() - guess[:, index_on(guess.device, self.crosscoder.layout.written)]
-        )
-        return dead.any() * left.flatten(1).pow(2).sum(1).mean()
-
-    def _dead_entries(
-        self, pre: Float[Tensor, "T H"], dead: Bool[Tensor, " H"]
-    ) -> SparseLatents | None:
-        """Each token's dead latents of largest pre-activations, `revive_k` of them.
-
-        A CPU looks at the dead ones alone, None where there are none. Another device looks at all
-        latents, so that the host need not wait for how many are dead; where they are too few,
-        entries with the value zero fill them up.
-        """
-        k, n_latents = self.optimisation.revive_k, len(dead)
-        if pre.device.type == "cpu":
-            where = dead.nonzero()[:, 0]
-            if len(where) == 0:
-                return None
-            values, chosen = pre[:, where].topk(min(k, len(where)))
-            return SparseLatents.from_rows(where[chosen], values, n_latents)
-        values, chosen = pre.masked_fill(~dead, -torch.inf).topk(min(k, n_latents))
-        return SparseLatents.from_rows(chosen, values.clamp_min(0), n_latents)
+        return self.tokens_since_fired > self.dead_after
 
     @torch.no_grad()
     def _raise_biases(self, report: StepReport, finite: Bool[Tensor, ""]) -> None:
-        dead = self.tokens_since_fired > self.optimisation.dead_after
+        dead = self.tokens_since_fired > self.dead_after
         rate = self.optimisation.revive_bias_rate * report.mean_activation
         self.crosscoder.b_enc.add_(dead * torch.where(finite, rate, 0))
 

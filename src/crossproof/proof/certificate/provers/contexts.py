@@ -13,11 +13,11 @@ from torch import Tensor
 from crossproof.crosscoder.encode import EncodedBatch, encode_batches, for_figures
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.patching import mlp_out
 from crossproof.interactions.contributions import MLPDictionary
 from crossproof.interactions.keeping import largest_kept
 from crossproof.lm.model import LanguageModel
 from crossproof.lm.norms import Norm
+from crossproof.lm.stream import mlp_out
 from crossproof.lm.unembedding import attention_norm, check_sequential, mlp_norm, unembedding
 from crossproof.proof.certificate.format_contexts import ModelShape
 from crossproof.proof.certificate.provers.documents import predictions

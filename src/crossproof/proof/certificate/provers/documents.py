@@ -19,10 +19,11 @@ from crossproof.crosscoder.encode import for_figures
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.crosscoder.store import folded_tensors
 from crossproof.errors import CrossproofError, nearest
-from crossproof.evaluation.patching import DecodedBatch, decode_batches, mlp_out
+from crossproof.evaluation.patching import DecodedBatch, decode_batches
 from crossproof.interactions.keeping import largest_kept
 from crossproof.interactions.views import MLPView, mlp_views, seen_by
 from crossproof.lm.model import LanguageModel
+from crossproof.lm.stream import mlp_out
 
 SPLICED, KEEP = "spliced", "keep-"
 LOGITS, MOST_ROWS = 2**25, 16
