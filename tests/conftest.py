@@ -37,3 +37,11 @@ def language_models(model_folders: dict[str, Path]) -> dict[str, LanguageModel]:
 def gpt_neo(language_models: dict[str, LanguageModel]) -> LanguageModel:
     """The tiny GPT-Neo, for tests that need any model."""
     return language_models["gpt-neo"]
+
+
+@pytest.fixture(scope="session")
+def explored(gpt_neo: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two crosscoders of that model with its explorer store; tests must not change it."""
+    from explorers import shared_run
+
+    return shared_run(gpt_neo, tmp_path_factory)

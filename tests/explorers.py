@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 
+import pytest
+from filelock import FileLock
 from safetensors.torch import save_file
 from tiny_models import CONTEXT, D_MODEL, random_tokens
 
@@ -12,11 +15,13 @@ from crossproof.activations import TextSlice
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig, Provenance, save_crosscoder
 from crossproof.explorer.builder import BuildOptions
 from crossproof.explorer.building import build_store
+from crossproof.explorer.format import MANIFEST, STORE
 from crossproof.lm import LanguageModel
 from crossproof.training.config import RECIPES
 
 LATENTS, K, SEQUENCES = 40, 5, 40
-OPTIONS = BuildOptions(batch_sequences=16)
+OPTIONS = BuildOptions(batch_sequences=16, described=60)
+"""Fewer pages than pairs, so that there are pairs of either sort."""
 NAMES = ("unpenalised", "penalised")
 
 
@@ -33,7 +38,7 @@ def save_run(model: LanguageModel, folder: Path) -> TextSlice:
         training = asdict(RECIPES["demo"]) | {"text": str(text)}
         provenance = Provenance(model.name, model.weights_hash, seed, training)
         save_crosscoder(crosscoder, folder / name / "crosscoder", provenance)
-    return TextSlice(str(text), "held_out", SEQUENCES, CONTEXT)
+    return text_of(folder)
 
 
 def build_run(model: LanguageModel, folder: Path) -> TextSlice:
@@ -41,3 +46,22 @@ def build_run(model: LanguageModel, folder: Path) -> TextSlice:
     text = save_run(model, folder)
     build_store(model, folder, text, OPTIONS)
     return text
+
+
+def shared_run(model: LanguageModel, factory: pytest.TempPathFactory) -> Path:
+    """The run with its store, made once for all tests and all of their processes."""
+    folder = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    run = folder / "explored" / "run"
+    with FileLock(folder / "explored.lock"):
+        if not (run / STORE / MANIFEST).exists():
+            build_run(model, run)
+    return run
+
+
+def text_of(run: Path) -> TextSlice:
+    """The text that the store of `build_run` is made from."""
+    return TextSlice(
+        str(run.parent / f"{run.name}-text.safetensors"), "held_out", SEQUENCES, CONTEXT
+    )

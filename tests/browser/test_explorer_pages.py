@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from explorers import K, build_run
+from explorers import K, NAMES
 
 from crossproof.crosscoder import load_crosscoder
 from crossproof.explorer.exporting import export_site
@@ -35,14 +35,12 @@ SENTENCE = "w3 w4 w5 w6 w7"
 pytestmark = pytest.mark.skipif(not BROWSER, reason="no chromium on this machine: install it")
 
 
-@pytest.fixture(scope="module")
-def run(gpt_neo: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("explorer") / "run"
-    build_run(gpt_neo, folder)
-    return folder
+@pytest.fixture(scope="session")
+def run(explored: Path) -> Path:
+    return explored
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def described(run: Path) -> tuple[int, int]:
     """A pair with a page."""
     table = Store(run).table(0, PAIRS, 1)
@@ -50,16 +48,16 @@ def described(run: Path) -> tuple[int, int]:
     return row["h"], row["k"]
 
 
-@pytest.fixture(scope="module")
-def site(run: Path) -> str:
-    export_site(Store(run), run.parent / "site")
-    return (run.parent / "site" / "index.html").as_uri()
+@pytest.fixture(scope="session")
+def site(run: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("exported") / "site"
+    export_site(Store(run), folder)
+    return (folder / "index.html").as_uri()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(run: Path, gpt_neo: LanguageModel) -> Iterator[str]:
-    names = ("unpenalised", "penalised")
-    dictionaries = [load_crosscoder(run / name / "crosscoder")[0] for name in names]
+    dictionaries = [load_crosscoder(run / name / "crosscoder")[0] for name in NAMES]
     app = application(Store(run), Sentences(gpt_neo, dictionaries))
     made = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
     thread = threading.Thread(target=made.run, daemon=True)
@@ -71,7 +69,7 @@ def server(run: Path, gpt_neo: LanguageModel) -> Iterator[str]:
     thread.join()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as driver:
         found = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from explorers import LATENTS, NAMES, OPTIONS, SEQUENCES, build_run, save_run
+from explorers import LATENTS, NAMES, OPTIONS, SEQUENCES, build_run, save_run, text_of
 from safetensors.torch import save_file
 from tiny_models import CONTEXT, END
 
@@ -36,7 +36,7 @@ class Measured:
     """What the library's own functions say of the second dictionary."""
 
     def __init__(self, model: LanguageModel, folder: Path) -> None:
-        self.model, self.text = model, build_run(model, folder)
+        self.model, self.text = model, text_of(folder)
         self.store = Store(folder)
         self.crosscoder = load_crosscoder(folder / NAMES[SECOND] / "crosscoder")[0]
         self.sequences = self.text.read(model)
@@ -56,9 +56,16 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def measured(
-    kind: str, language_models: dict[str, LanguageModel], tmp_path_factory: pytest.TempPathFactory
+    kind: str,
+    language_models: dict[str, LanguageModel],
+    explored: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Measured:
-    return Measured(language_models[kind], tmp_path_factory.mktemp("explorer") / "run")
+    if kind == "gpt-neo":
+        return Measured(language_models[kind], explored)
+    folder = tmp_path_factory.mktemp("explorer") / "run"
+    build_run(language_models[kind], folder)
+    return Measured(language_models[kind], folder)
 
 
 def test_totals_are_those_of_measure(measured: Measured) -> None:

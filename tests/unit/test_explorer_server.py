@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from explorers import LATENTS, build_run
+from explorers import LATENTS, NAMES
 
 from crossproof.crosscoder import load_crosscoder
 from crossproof.errors import CrossproofError
@@ -28,18 +28,14 @@ HERE = "http://127.0.0.1:8765"
 
 
 @pytest.fixture(scope="module")
-def run(gpt_neo: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("explorer") / "run"
-    build_run(gpt_neo, folder)
-    (folder / "secret.txt").write_text("secret")
-    return folder
+def run(explored: Path) -> Path:
+    (explored / "secret.txt").write_text("secret")
+    return explored
 
 
 @pytest.fixture(scope="module")
 def client(run: Path, gpt_neo: LanguageModel) -> Iterator[Any]:
-    dictionaries = [
-        load_crosscoder(run / n / "crosscoder")[0] for n in ("unpenalised", "penalised")
-    ]
+    dictionaries = [load_crosscoder(run / name / "crosscoder")[0] for name in NAMES]
     app = application(Store(run), Sentences(gpt_neo, dictionaries))
     with TestClient(app, base_url=HERE) as found:
         yield found
@@ -52,7 +48,7 @@ def sentence(client: Any, what: str, **given: Any) -> Any:
 def test_pages_and_rows_are_those_of_the_store(client: Any, run: Path) -> None:
     store = Store(run)
     manifest = client.get("/api/manifest").json()
-    assert [each["name"] for each in manifest["dictionaries"]] == ["unpenalised", "penalised"]
+    assert [each["name"] for each in manifest["dictionaries"]] == list(NAMES)
     assert "files" not in manifest
     assert client.get("/api/1/latent/3").json() == store.page(1, "latent", 3)
     answer = client.get("/api/1/rows/latents?sort=frequency&ascending=1&rows=5&least.active=2")
