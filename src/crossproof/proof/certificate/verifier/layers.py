@@ -72,7 +72,7 @@ def length(of: Array) -> float:
 
 def largest(of: Array) -> Array:
     """The largest magnitude of each row."""
-    most: Array = np.abs(of).max(axis=-1, initial=0.0)
+    most: Array = np.abs(of).max(axis=-1)
     return most
 
 
