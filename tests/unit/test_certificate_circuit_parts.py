@@ -6,7 +6,6 @@ import itertools
 import math
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
 
 import hostile_layers
 import numpy as np
@@ -97,8 +96,9 @@ def test_the_terms_of_all_queries_at_once(monkeypatch: pytest.MonkeyPatch) -> No
         assert label == y
         least, most = np.empty((2, C, y + 1))
         for p, t in np.ndindex(C, y + 1):
-            left = [end[p, : y + 1, t] - asked[: y + 1] * read[p, t] for end in (made.low, made.high)]
-            ends = asked[: y + 1] * (read[p, t] - read[0, y])
+            here = asked[: y + 1]
+            left = [end[p, : y + 1, t] - here * read[p, t] for end in (made.low, made.high)]
+            ends = here * (read[p, t] - read[0, y])
             least[p, t], most[p, t] = min(ends) + min(left[0]), max(ends) + max(left[1])
         lead = gap.values[:, : y + 1, y] + min(gap.direct[q, y] for q in range(y + 1))
         ends = np.exp([least - most.max(), most - most.max()]) * lead
@@ -272,9 +272,8 @@ def test_margins_in_balls_are_the_sequences_own() -> None:
 def test_the_larger_of_sizes_and_errors_is_kept() -> None:
     from crossproof.proof.certificate.verifier.additive import _choose
 
-    one, two = (
-        Rounded(np.full((2, 2), at), np.array([at, 3 - at]), np.array([3 - at, at])) for at in (1.0, 2.0)
-    )
+    ends = np.array([1.0, 2.0]), np.array([2.0, 1.0])
+    one, two = Rounded(np.ones((2, 2)), *ends), Rounded(np.full((2, 2), 2.0), *ends[::-1])
     for first, second in ((one, two), (two, one)):
         made = _choose(np.array([True, False]), first, second)
         assert made.value[:, 0].tolist() == [first.value[0, 0], second.value[0, 0]]

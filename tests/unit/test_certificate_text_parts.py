@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from crossproof.proof.certificate.format import Limits
 from crossproof.proof.certificate.verifier import confidence, contexts, layers, statistical
 from crossproof.proof.certificate.verifier import model_end as ends
 from crossproof.proof.certificate.verifier.arithmetic import TINY, UNIT, UP, gamma
-from crossproof.proof.certificate.verifier.layers import AttentionLayer, Linear, NormLayer, Rows
+from crossproof.proof.certificate.verifier.layers import AttentionLayer, NormLayer, Rows
 from crossproof.proof.certificate.verifier.logits import Logits
 
 LARGE = 1e-6
@@ -122,7 +123,7 @@ def test_sizes_of_contributions_by_hand(large: Callable[[int], float]) -> None:
     code, atoms = end.part("contexts"), np.arange(1.0, 7)
     terms = np.abs(code["values"]) * atoms[code["indices"]]
     offsets = code["offsets"].tolist()
-    sums = [terms[a:b].sum() for a, b in zip(offsets, offsets[1:], strict=False)]
+    sums = [terms[a:b].sum() for a, b in itertools.pairwise(offsets)]
     close(end._sizes(atoms), np.array(sums) + 2 * large(len(terms) + 4) * terms.sum())
 
 
@@ -133,6 +134,20 @@ def test_contributions_are_taken_a_chunk_at_a_time(
     expected = contexts.judge_contexts(model_end(3, mlps)).bounds
     monkeypatch.setattr(ends, "CHUNK", 1)
     assert contexts.judge_contexts(model_end(3, mlps)).bounds == expected
+
+
+NEEDS = {
+    (1, 2**22): (402_684_216, 163_360),
+    (1, 1): (32_472, 163_360),
+    (2, 1): (35_848, 311_584),
+}
+"""Bytes and operations, by MLPs and chunk: options of users rest on them."""
+
+
+@pytest.mark.parametrize(("mlps", "chunk"), NEEDS)
+def test_what_is_asked_for_is_known(mlps: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contexts, "CHUNK", chunk)
+    assert contexts.needs(model_end(0, mlps)) == NEEDS[mlps, chunk]
 
 
 class Given(Logits):
