@@ -34,14 +34,20 @@ def certificate(kind: str, seed: int = 1) -> Certificate:
 def tables(V: int, C: int, spread: float = 0.3) -> Circuits:
     g = np.random.default_rng(V)
     low, values = g.standard_normal((2, C, V, V))
-    return Circuits(low, low + spread * g.random(low.shape), 1e-3, values, values[0] - 1, 0.0)
+    return Circuits(low, low + spread * g.random(low.shape), 0.0, values, values[0] - 1, 0.0)
 
 
 def gaps() -> attention.Gaps:
     return attention.Gaps(Arithmetic(), tables(3, 2), 0.0, each=False)
 
 
-def test_an_entry_leads_the_largest_of_the_others() -> None:
+def test_an_entry_leads_the_largest_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def barely(table: np.ndarray, kth: int, axis: int) -> np.ndarray:
+        """A partition, and no more than that."""
+        low, middle, high = np.split(np.sort(table, axis=axis), (kth, kth + 1), axis=axis)
+        return np.concatenate([np.flip(low, axis), middle, np.flip(high, axis)], axis=axis)
+
+    monkeypatch.setattr(attention.np, "partition", barely)
     table = np.random.default_rng(0).standard_normal((7, 64))
     others = [[max(np.delete(row, c)) for c in range(64)] for row in table]
     assert (gaps()._lead(table) == table - others).all()
@@ -66,9 +72,12 @@ def test_queries_are_taken_a_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) ->
     assert sum(map(attention.right, parts)) == sum(map(attention.right, whole)) > 0
 
 
-def test_the_terms_of_all_queries_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("far", ["low", "high"])
+def test_the_terms_of_all_queries_at_once(far: str, monkeypatch: pytest.MonkeyPatch) -> None:
     V, C = 5, 3
     made, g = tables(V, C), np.random.default_rng(1)
+    made = replace(made, direct=made.direct / 9)
+    getattr(made, far)[0, 3, 2] = {"low": -9.0, "high": 9.0}[far]
     asked, read = 2 * g.standard_normal(V), g.standard_normal((C, V))
     asked[0], read[0, 0] = 0.01, -0.01  # the least of each is far from the largest
     told: list[tuple[Terms, int]] = []
@@ -90,8 +99,8 @@ def test_the_terms_of_all_queries_at_once(monkeypatch: pytest.MonkeyPatch) -> No
     assert list(attention._by_label(Arithmetic(), problem, made)) == []
     size = 8 * max(abs(asked)) * np.abs(read).max()
     size += max(np.abs(made.low).max(), np.abs(made.high).max())
-    assert errors == [(pytest.approx(1e-3 + 16 * UNIT * size, rel=1e-15), C)]
-    gap = attention.Gaps(Arithmetic(), made, 0.0, each=False)
+    assert errors == [(pytest.approx(16 * UNIT * size, rel=1e-12, abs=0), C)]
+    gap, signs = attention.Gaps(Arithmetic(), made, 0.0, each=False), set[float]()
     for (terms, label), y in zip(told, range(V), strict=True):
         assert label == y
         least, most = np.empty((2, C, y + 1))
@@ -101,9 +110,11 @@ def test_the_terms_of_all_queries_at_once(monkeypatch: pytest.MonkeyPatch) -> No
             ends = here * (read[p, t] - read[0, y])
             least[p, t], most[p, t] = min(ends) + min(left[0]), max(ends) + max(left[1])
         lead = gap.values[:, : y + 1, y] + min(gap.direct[q, y] for q in range(y + 1))
+        signs |= {*np.sign(lead).ravel().tolist()}
         ends = np.exp([least - most.max(), most - most.max()]) * lead
         np.testing.assert_allclose(terms.free[:, 0, :, 0], ends.min(axis=0), rtol=1e-12)
         assert terms.own.tolist() == [[0.0]]
+    assert signs == {-1, 1}
 
 
 def test_groups_grow_as_long_as_the_worst_sum_is_positive() -> None:
@@ -175,7 +186,36 @@ def test_runs_of_sequences_are_right_where_their_logits_are_and_count_as_they_sa
     assert 0 < right == expected < V**C
     allowed = V * sequences.brute_force(V, C)
     assert made.count.operations <= allowed <= 1.5 * made.count.operations
-    assert made.slack >= 4 * tables.logit_error
+
+
+def test_both_errors_are_charged_at_their_worst(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = replace(tables(3, 3), score_error=1e-3, logit_error=1.0)
+    monkeypatch.setattr(sequences, "computed", lambda *_: made)
+    one = enumeration(1.0)
+    size = np.abs(made.values).max() + np.abs(made.direct).max()
+    relative = one.weighted.relative
+    assert relative > 1e-3
+    charge = 2 * (relative * size + 2 * (1 + relative)) * UP
+    assert one.slack == pytest.approx(charge, rel=1e-12, abs=0)
+
+
+NEEDS = {
+    "sequences": [(15_296, 7_869)],
+    "attention": [(64_028_696, 10_672), (64_021_016, 7_322), (22_696, 5_358)],
+}
+"""Bytes and operations of the sequences, and of every grain: options of users rest on them."""
+
+
+@pytest.mark.parametrize("kind", NEEDS)
+def test_what_long_sequences_ask_for_is_known(kind: str) -> None:
+    sizes = {"V": 3, "C": 5, "D": 4, "A": 2}
+    made = replace(certificate(kind), sizes=sizes)
+    asked = (
+        [sequences._needs(made)]
+        if kind == "sequences"
+        else [attention._needs(made, grain) for grain in (1, 2, 3)]
+    )
+    assert asked == NEEDS[kind]
 
 
 def changed(**tensors: np.ndarray) -> Certificate:
@@ -209,7 +249,7 @@ def test_what_pairs_that_are_dropped_may_do_is_charged_with_its_own_rounding(
     through = streams.through(Arithmetic(), problem.weights, problem.streams)
     tau = (through.high - through.low) / 2
     assert tau.min() < tau.max() / 2
-    assert through.score_error == pytest.approx(tau.max() * 2.0**-50, rel=1e-12)
+    assert through.score_error == pytest.approx(tau.max() * 2.0**-50, rel=1e-12, abs=0)
     true = circuits.computed(Arithmetic(), problem.weights).low
     assert (through.low <= true).all()
     assert (true <= through.high).all()
