@@ -8,13 +8,18 @@ import platform
 from dataclasses import replace
 from typing import Any
 
+import exact_checker
 import flint
 import hostile
 import hostile_layers
 import numpy as np
 import pytest
+import statistical
+from certificates import NOTHING
+from hostile_text import model_end
 
 from crossproof.errors import CrossproofError
+from crossproof.proof.certificate.contexts import write_contexts
 from crossproof.proof.certificate.format import Limits
 from crossproof.proof.certificate.verifier import (
     balls_boxes,
@@ -26,8 +31,9 @@ from crossproof.proof.certificate.verifier import (
     products,
 )
 from crossproof.proof.certificate.verifier.arithmetic import UNIT, Arithmetic, Rounded
-from crossproof.proof.certificate.verifier.verdict import judge
-from crossproof.proof.certificate.writer import Draft, as_certificate
+from crossproof.proof.certificate.verifier.enclosures import Boxes
+from crossproof.proof.certificate.verifier.verdict import judge, verify, verify_network
+from crossproof.proof.certificate.writer import Draft, as_certificate, publish
 
 KINDS = (*hostile.KINDS, *hostile_layers.KINDS)
 
@@ -42,7 +48,10 @@ def dense(kind: str, seed: int = 1) -> Draft:
 @pytest.mark.parametrize("kind", KINDS)
 def test_balls_are_asked_when_they_are_asked_for_and_are_precise(kind: str) -> None:
     certificate = as_certificate(dense(kind))
-    assert judge(certificate).balls == 0
+    before = judge(certificate)
+    assert before.balls == 0
+    if kind in ("attention", "attention-latents"):
+        assert before.ball_groups == 0
     flint.ctx.prec = 30
     judge(certificate, arb=True)
     assert flint.ctx.prec == 128
@@ -231,3 +240,94 @@ def test_a_label_that_changes_in_a_box_is_not_confirmed() -> None:
     scores[box.active[0], 0] = -sum(middle[1:]) / middle[0] if len(box.active) > 1 else 0.0
     with pytest.raises(CrossproofError, match="label is constant"):
         box.label()
+
+
+def of_one(true: float, own: float) -> boxes.BoxesProblem:
+    """One feature between 0 and 1 and one neuron that switches at 1; one latent, which is it."""
+    one, two = np.ones((1, 1)), np.array([[1.0, -1.0]])
+    network = {"W_in": one, "b_in": -one[0], "W_out": two, "b_out": 0 * two[0], "skip": 0 * two}
+    zero = np.zeros(1)
+    domain = {"atoms": true * one, "bias": zero, "low": zero, "high": zero + 1,
+              "active_sets": np.zeros((1, 1), np.int64), "readout": two}  # fmt: skip
+    proof = {"latent_index": np.zeros((1, 1), np.int64), "latent_slopes": one[None],
+             "latent_offset": np.zeros((1, 1)), "tree": np.array([2])}  # fmt: skip
+    dictionary = {"atoms": own * one, "bias": zero}
+    draft = Draft("boxes", network, domain, proof, dictionary)
+    return boxes.read(as_certificate(draft), Limits())
+
+
+def whole_box(prover: boxes.Prover, problem: boxes.BoxesProblem, label: int = 0) -> Boxes:
+    one = boxes.leaves(problem)[np.array([0])]
+    active = problem.domain.active_sets[one.sets]
+    return Boxes(one.sets, active, one.low, one.high, label)
+
+
+@pytest.mark.parametrize(("true", "own", "room"), [(1.0, 0.5, (0, 0.5)), (0.5, 1.0, (-0.5, 0))])
+def test_a_neuron_that_may_be_on_by_rounding_is_not_taken_for_dead(
+    true: float, own: float, room: tuple[float, float]
+) -> None:
+    """Its largest pre-activation is 0 as computed, the network's or the dictionary's."""
+    problem = of_one(true, own)
+    prover = boxes.Prover(Arithmetic(), problem)
+    box = whole_box(prover, problem)
+    low, high = prover.additive.activations(box)
+    ends = prover.additive._neuron_error(box, problem.latents.index[box.sets], low, high)
+    for found, expected in zip(ends, room, strict=True):
+        assert found.value.item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_slopes_of_all_features_are_within_their_size_and_error() -> None:
+    draft = dense("boxes")
+    draft.domain["atoms"][:] *= 10.0 ** (6 * np.arange(len(draft.domain["atoms"])))[:, None]
+    problem = boxes.read(as_certificate(draft), Limits())
+    for _, slopes in (getattr(boxes.Prover(Arithmetic(), problem).additive, name)
+                      for name in ("residual", "skip_residual")):  # fmt: skip
+        largest = np.abs(slopes.value).max(axis=(0, 1))
+        assert (slopes.size >= largest).all()
+        assert (slopes.error >= 2 * UNIT * largest).all()
+
+
+def test_what_nodes_off_their_kinks_may_cost_is_taken_off() -> None:
+    problem = boxes.read(as_certificate(dense("boxes")), Limits())
+    prover = boxes.Prover(Arithmetic(), problem)
+    box, additive = whole_box(prover, problem), prover.additive
+    before = additive.margins(box).value
+    additive.curves.charge = Arithmetic().exact(np.ones_like(additive.curves.charge.value))
+    W_out = problem.weights.W_out
+    cost = np.abs(W_out[:, :1] - W_out).sum(axis=0) * problem.latents.index.shape[1]
+    np.testing.assert_allclose(before - additive.margins(box).value, cost[None], atol=1e-9)
+
+
+def test_margins_of_points_are_below_the_exact_ones_to_the_last_digit() -> None:
+    for seed in range(4):
+        draft = hostile.points(np.random.default_rng(seed), ("dense",))
+        problem, exact = points.read(as_certificate(draft), Limits()), hostile.exact(draft)
+        engine = points.PointsEngine(Arithmetic(), problem)
+        for point, (label, row) in enumerate(zip(problem.labels, exact.margins, strict=True)):
+            low = engine.margins(np.array([point]), int(label))[0]
+            for c, margin in zip(exact_checker.others(int(label), len(low)), row, strict=True):
+                assert Decimal(low[c]) < margin.decimal
+
+
+def test_activations_of_latents_are_taken_a_chunk_at_a_time() -> None:
+    problem = boxes.read(as_certificate(dense("boxes")), Limits())
+    curves = boxes.Prover(Arithmetic(), problem).additive.curves
+    latent = np.arange(9000) % len(problem.latents.decoder)
+    value = np.linspace(-1, 1, 9000)
+    whole = curves.at(latent, value).value
+    assert whole.shape == (9000, len(problem.weights.b_out))
+    some = np.array([0, 4095, 4096, 4097, 8191, 8192, 8999])
+    np.testing.assert_allclose(curves.at(latent[some], value[some]).value, whole[some], rtol=1e-12)
+
+
+def test_every_kind_is_verified_as_what_it_is(tmp_path: Path) -> None:
+    write_contexts(tmp_path / "contexts", model_end(0, 1))
+    assert verify(tmp_path / "contexts").kind == "contexts"
+    made = statistical.written(tmp_path / "statistical", documents=5)
+    assert verify(made).kind == "statistical"
+    for folder in (tmp_path / "contexts", made):
+        with pytest.raises(CrossproofError, match="not for ball arithmetic"):
+            verify(folder, arb=True)
+    publish(dense("points"), tmp_path / "points", {}, NOTHING)
+    assert verify_network(tmp_path / "points").balls == 0
+    assert verify(tmp_path / "points", arb=True).balls > 0

@@ -283,9 +283,17 @@ def enumeration(output: float) -> sequences.Enumeration:
 
 
 def test_every_sequence_that_is_drawn_is_derived_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = enumeration(10.0)
+    made, choices = enumeration(10.0), list[list[np.ndarray]]()
+    margins = balls_attention.LayerInBalls.margins
+
+    def noted(*of: Any) -> Any:
+        choices.append(of[-1])
+        return margins(*of)
+
+    monkeypatch.setattr(balls_attention.LayerInBalls, "margins", noted)
     assert all(block.all() for query in range(3) for block in made.blocks(query))
-    assert balls_attention.check_sequences(made) == balls_attention.SAMPLE
+    assert balls_attention.check_sequences(made) == balls_attention.SAMPLE == len(choices)
+    assert {*map(len, choices)} == {2}
     wrong = enumeration(-10.0)
     assert balls_attention.check_sequences(wrong) < balls_attention.SAMPLE
     monkeypatch.setattr(wrong, "right", lambda logits, label: np.array([True]))
