@@ -6,6 +6,8 @@ import ctypes
 import math
 import platform
 from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import exact_checker
