@@ -134,10 +134,12 @@ class Sweep:
         gc.freeze()  # so that children do not copy what they only look at
 
     def _order(self, mutant: Mutant) -> list[str]:
-        """The tests that reach a mutant's lines; all of a statement that runs at import alone."""
+        """The tests that reach a mutant's lines; all of a statement that runs at import."""
         file, lines = str(mutant.file.resolve()), set(range(mutant.line, mutant.stop + 1))
         reached = [test for test, cost in self.costs.items() if cost.lines[file] & lines]
-        reached = reached or list(self.costs)
+        # Tests that import the file again are not the only ones that its numbers matter to.
+        if _function(mutant).endswith(".module") or not reached:
+            reached = list(self.costs)
         near, far = self.killers[_function(mutant)], self.killers[mutant.file.name]
         seconds = {test: self.costs[test].seconds for test in reached}
         reached.sort(key=lambda test: (-near[test], -far[test], seconds[test]))

@@ -166,9 +166,15 @@ def test_lines_above_and_below_a_neuron_hold_at_its_ends() -> None:
     np.testing.assert_allclose(over.value[0], slopes, rtol=1e-12, atol=1e-280)
     raised = [2 / 3, 2 / 3, 1 / 2, 0, 0, 0, 0, 0, 4 / 9]
     np.testing.assert_allclose(lift.value[0], raised, rtol=2e-9, atol=1e-12)
-    for end in ends.T:
-        assert (over.value[0] * end + lift.value[0] >= np.maximum(end, 0)).all()
     assert (lift.value >= TINY).all()
+    near = np.array(
+        [[-8.144886973076099e-16, 0.3463964459891802], [-4.2743981616939043e-16, 7.415575271957043]]
+    )
+    for low, high in (*ends.tolist(), *near.tolist()):  # chords that rounding tilts either way
+        _, over, lift = one._relaxation(*(count.exact(np.array([[end]])) for end in (low, high)))
+        for end in (low, high):
+            chord = Fraction(over.value.item()) * Fraction(end) + Fraction(lift.value.item())
+            assert chord >= max(end, 0)
 
 
 def checker(draft: object, problem: boxes.BoxesProblem, leaf: int) -> exact_checker.BoxChecker:
@@ -207,7 +213,15 @@ def test_neurons_of_boxes_have_exactly_the_room_of_the_theorems(seed: int) -> No
             np.testing.assert_allclose(ours.value[0], theirs, rtol=1e-10, atol=1e-10)
         ranges = np.array([list(map(float, ends)) for ends in exact.ranges])
         np.testing.assert_allclose(np.stack([low[0], high[0]], axis=1), ranges, **CLOSE)
+        for least, most, (bottom, top) in zip(low[0], high[0], exact.ranges, strict=True):
+            assert Fraction(least) < bottom <= top < Fraction(most)
+        margins = [exact.additive(0, c) for c in range(1, len(exact.constant))]
+        inside = additive.margins(boxed)
+        close = {"rtol": 0, "atol": 1e-12 * float(inside.size.max())}
+        np.testing.assert_allclose(inside.value[0, 1:], list(map(float, margins)), **close)
         box.enter(int(one.sets[0]), one.low[0], one.high[0])
+        derived = [float(margin.mid()) for margin in box.additive(0)[1:]]
+        np.testing.assert_allclose(derived, list(map(float, margins)), rtol=1e-12, atol=1e-12)
         pre = [[float(x.mid()) for x in ends[1:]] for ends in box.neurons()]
         np.testing.assert_allclose(pre, [list(map(float, ends)) for ends in exact.pre], **CLOSE)
         plain = prover.enclosures.pre_activations(boxed)

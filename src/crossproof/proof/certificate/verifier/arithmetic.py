@@ -98,7 +98,7 @@ class Arithmetic:
     def product(self, left: Rounded, right: Rounded) -> Rounded:
         """left [..., k] @ right [k, n]."""
         inner, columns = right.value.shape
-        rows = left.value.size // max(inner, 1)
+        rows = left.value.size // inner
         self.operations += 2 * (rows + 2) * inner * columns
         magnitude = np.abs(right.value) + right.error
         size = left.size @ magnitude

@@ -148,7 +148,7 @@ def masses(domain: BoxesDomain, sets: Indices, low: Array, high: Array) -> Array
     """The probability of each box, rounded down."""
     active = domain.active_sets[sets]
     whole = domain.high[active] - domain.low[active]
-    share = np.where(whole > 0, (high - low) / np.where(whole > 0, whole, 1.0), 1.0)
+    share = np.divide(high - low, whole, out=np.ones_like(whole), where=whole > 0)
     # Differences and quotients are each off by one rounding; products by one a side.
     mass: Array = share.prod(axis=1) / len(domain.active_sets) * (1 - 1e-14 * (low.shape[1] + 1))
     return mass

@@ -58,25 +58,27 @@ def betting(values: Array, alpha: float) -> float:
 def binomial(successes: int, count: int, alpha: float) -> float:
     """The least p at which `successes` or fewer of `count` have probability α or less.
 
-    Clopper and Pearson (1934): exact for draws that are 0 or 1.
+    Clopper and Pearson (1934): exact for draws that are 0 or 1. 1 if all are successes.
     """
-    if successes >= count:
-        return 1.0
     k, needed = np.arange(1, successes + 1), math.log(alpha)
     ways = np.concatenate([[0.0], np.cumsum(np.log((count - k + 1) / k))])
     low, high = 0.0, 1.0
     for _ in range(STEPS):
         middle = (low + high) / 2
-        terms = ways + np.arange(successes + 1) * math.log(middle)
-        terms += (count - np.arange(successes + 1)) * math.log1p(-middle)
-        total = terms.max() + math.log(np.exp(terms - terms.max()).sum())
-        # Every term is a sum of at most n + 2 logarithms, none above |ways| + n |log p(1 - p)|.
-        size = ways.max() - count * (math.log(middle) + math.log1p(-middle)) + 8
-        if total + gamma(count + 16) * size <= needed:
+        if _tail(ways, count, middle) <= needed:
             high = middle
         else:
             low = middle
     return high
+
+
+def _tail(ways: Array, count: int, chance: float) -> float:
+    """An upper bound on log Σ_i e^{ways_i} p^i (1 - p)^{n - i}."""
+    successes, no, yes = np.arange(len(ways)), math.log1p(-chance), math.log(chance)
+    terms = ways + successes * yes + (count - successes) * no
+    total = terms.max() + math.log(np.exp(terms - terms.max()).sum())
+    # Every term is a sum of at most n + 2 logarithms, none above |ways| + n |log p(1 - p)|.
+    return float(total + gamma(count + 16) * (ways.max() - count * (yes + no) + 8))
 
 
 def _bets(values: Array, alpha: float) -> Array:

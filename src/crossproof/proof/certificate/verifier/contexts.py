@@ -74,7 +74,7 @@ def needs(certificate: ContextsCertificate) -> tuple[int, int]:
     sizes, statements = certificate.sizes, len(certificate.statements)
     S, T, D, V, H = (sizes[letter] for letter in "STDVH")
     neurons = max(sizes[f"N{i}"] for i in range(certificate.shape.mlps))
-    widest = int(np.diff(certificate.tensors["contexts.offsets"]).max(initial=1))
+    widest = int(np.diff(certificate.tensors["contexts.offsets"]).max())
     heads, head = sizes.get("A", 0), sizes.get("F", 0)
     kept = len({statement.keep for statement in certificate.statements})
     rows, chunk = S * T, max(CHUNK, widest * neurons)

@@ -61,8 +61,8 @@ class Curves:
         self.constant = count.add(count.product(bias, skip), count.exact(weights.b_out))
         self.nodes, self.charge = self._kinks(*ends)
         latent = np.repeat(np.arange(len(self.nodes)), self.nodes.shape[1])
-        flat = self.at(latent, self.nodes.reshape(-1))
-        shape = (*self.nodes.shape, -1)
+        flat = self.at(latent, self.nodes.ravel())
+        shape = (*self.nodes.shape, len(flat.size))
         self.node_values = Rounded(flat.value.reshape(shape), flat.size, flat.error)
 
     def _kinks(self, low: Array, high: Array) -> tuple[Array, Rounded]:
@@ -135,8 +135,7 @@ class Curves:
         inside, length = stop > first, np.maximum(stop - first, 1)
         level = np.log2(length).astype(np.int64)
         first = np.minimum(first, self.nodes.shape[1] - 1)
-        last = np.maximum(stop - 2**level, 0)
-        least = np.minimum(table[level, latent, first], table[level, latent, last])
+        least = np.minimum(table[level, latent, first], table[level, latent, stop - 2**level])
         count.operations += least.size
         value = np.where(inside[..., None], least, np.inf)
         return Rounded(value, margins.size, margins.error)

@@ -118,7 +118,7 @@ class Enclosures:
         highest), lifted until both ends are covered whatever rounding did to its slope.
         """
         lowest, highest = np.minimum(low.low, 0.0), np.maximum(high.high, 0.0)
-        over = highest / np.maximum(highest - lowest, TINY)
+        over = highest / (highest - lowest)  # 0 lies between, and they are never both 0
         lift = np.maximum(-over * lowest, (1 - over) * highest) * UP + TINY
         under = np.where(highest >= -lowest, 1.0, 0.0)
         count = self.arithmetic

@@ -72,7 +72,7 @@ def length(of: Array) -> float:
 
 def largest(of: Array) -> Array:
     """The largest magnitude of each row."""
-    most: Array = np.abs(of).max(axis=-1, initial=0.0)
+    most: Array = np.abs(of).max(axis=-1)
     return most
 
 
@@ -84,15 +84,15 @@ def spectral(W: Array) -> float:
     """
     gram = W @ W.T if len(W) < W.shape[1] else W.T @ W
     lost = gamma(max(W.shape) + 8)
-    scale = length(gram.reshape(-1)) * UP + TINY
+    scale = length(gram.ravel()) * UP + TINY
     power = (gram + gram.T) / 2 / scale
     for _ in range(3):
         power = power @ power
         power = (power + power.T) / 2
-    bound = length(power.reshape(-1)) + lost
+    bound = length(power.ravel()) + lost
     for _ in range(3):
         bound = (math.sqrt(bound) + lost) * UP
-    return math.sqrt(scale * bound + 2 * lost * length(W.reshape(-1)) ** 2) * UP
+    return math.sqrt(scale * bound + 2 * lost * length(W.ravel()) ** 2) * UP
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +105,7 @@ class Linear:
     @cached_property
     def size(self) -> float:
         """The Frobenius norm of W, rounded up."""
-        return length(self.W.reshape(-1))
+        return length(self.W.ravel())
 
     @cached_property
     def gain(self) -> float:

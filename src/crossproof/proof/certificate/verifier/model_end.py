@@ -154,10 +154,10 @@ class ModelEnd:
         base = [dictionary["bias"] @ path.W + path.b for path in paths]
         code = self.part("contexts")
         widths = np.diff(code["offsets"])
-        widest, rows = int(widths.max(initial=0)), len(widths)
+        widest, rows = int(widths.max()), len(widths)
         out = [np.zeros((rows, len(b))) for _ in counts for b in base]
-        step = max(1, CHUNK // max(1, widest * len(base[0])))
-        for start in range(0, rows if widest else 0, step):
+        step = max(1, CHUNK // (widest * len(base[0])))
+        for start in range(0, rows, step):
             part = slice(start, min(start + step, rows))
             index, value = self._entries(part, widest)
             p = [value[..., None] * G[index] for G in virtual]

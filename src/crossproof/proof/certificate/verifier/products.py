@@ -64,14 +64,13 @@ def quotients(table: Indices) -> Indices:
     neutral = np.flatnonzero((table == number).all(axis=1))
     if len(neutral) != 1 or not np.array_equal(table[:, neutral[0]], number):
         raise CertificateError("domain.table has no neutral element: it is not that of a group.")
-    rows, columns = (table == neutral[0]).sum(axis=0), (table == neutral[0]).sum(axis=1)
-    if (rows != 1).any() or (columns != 1).any():
+    inverse = table == neutral[0]
+    if (inverse.sum(axis=1) != 1).any():
         raise CertificateError("domain.table lacks inverses: it is not that of a group.")
     for a in number:
         if not np.array_equal(table[table[a]], table[a][table]):
             raise CertificateError("domain.table is not associative: it is not that of a group.")
-    inverse = (table == neutral[0]).argmax(axis=1)
-    result: Indices = table[:, inverse]
+    result: Indices = table[:, inverse.argmax(axis=1)]
     return result
 
 
@@ -103,7 +102,7 @@ def read(certificate: Certificate, limits: Limits) -> ProductsProblem:
 def _needs(certificate: Certificate, owners: Indices, blocks: Indices) -> tuple[int, int]:
     """Bytes and operations, rounded up."""
     D, N, p, H = (certificate.sizes[letter] for letter in "DNpH")
-    size = np.bincount(blocks, minlength=int(owners.max()) + 1)
+    size = np.bincount(blocks)
     shared = int(size[owners].sum())  # of neurons with the atoms of their block
     memory = 8 * (24 * p * N + 5 * D * (N + p) + 4 * H * (p + N) + 48 * p * p)
     tables = 4 * (p + 4) * D * (N + p) + 12 * (p + 2) * N * p + 8 * N * p * p + 6 * shared * p

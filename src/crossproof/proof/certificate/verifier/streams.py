@@ -63,7 +63,7 @@ class Streams:
         where = rows * (H + 1) + proof["indices"]
         if len(np.unique(where)) != len(where):
             raise CertificateError("proof.indices names a latent twice at one token and position.")
-        dense.reshape(-1)[where] = proof["values"]
+        dense.flat[where] = proof["values"]
         dense[:, H] = 1.0
         dictionary = certificate.part("dictionary")
         return cls(
