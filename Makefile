@@ -80,7 +80,8 @@ locks:  ## requirements/: the lowest and the newest versions that work (needs uv
 	@for each in lowest:lowest-direct newest:highest; do \
 		name=$${each%%:*}; { \
 		echo "# The $$name versions that pyproject.toml allows, of crossproof and its extras: \`make locks\`."; \
-		$(LOCK) --resolution $${each##*:}; } > requirements/$$name.txt; done
+		$(LOCK) --resolution $${each##*:} | grep -vE '^(nvidia|cuda)-|^triton='; \
+		} > requirements/$$name.txt; done  # what a build of PyTorch brings is its own business
 
 mutants: $(VENV)/.installed-dev  ## Mutants of MODULE=src/crossproof/... that no test notices; LIMIT=50 draws, TABLE=1 counts
 	$(TEST_THREADS) $(BIN)/python -m tools.mutants $(MODULE) --limit $(or $(LIMIT),0) \

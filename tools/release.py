@@ -125,6 +125,7 @@ def make_environment(folder: Path, wheel: Path, options: Options) -> Path:
         try:
             run([*install, options.torch], folder)
         except ReleaseError:
+            print(f"  {options.torch} cannot be had for this Python: taking the newest", flush=True)
             run([*install, "torch>=2.6"], folder)
         if options.constraints is not None:
             pins = options.constraints.read_text(encoding="utf-8").splitlines()
