@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import browsers
 import pytest
-from explorers import K, NAMES
+from explorers import NAMES, K
 
 from crossproof.crosscoder import load_crosscoder
 from crossproof.explorer.exporting import export_site
@@ -23,42 +23,31 @@ from crossproof.lm import LanguageModel
 
 pytest.importorskip("duckdb")
 uvicorn = pytest.importorskip("uvicorn")
-playwright: Any = pytest.importorskip("playwright.sync_api")
-
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
-AXE = Path(__file__).parents[2] / "explorer" / "node_modules" / "axe-core" / "axe.min.js"
 HOSTILE = '<img src=x onerror="window.hurt=1"><script>window.hurt=1</script>'
 SENTENCE = "w3 w4 w5 w6 w7"
 
-pytestmark = pytest.mark.skipif(not BROWSER, reason="no chromium on this machine: install it")
+pytestmark = pytest.mark.usefixtures("browser")  # before anything is built
 
 
-@pytest.fixture(scope="session")
-def run(explored: Path) -> Path:
-    return explored
-
-
-@pytest.fixture(scope="session")
-def described(run: Path) -> tuple[int, int]:
+@pytest.fixture(scope="module")
+def described(explored: Path) -> tuple[int, int]:
     """A pair with a page."""
-    table = Store(run).table(0, PAIRS, 1)
+    table = Store(explored).table(0, PAIRS, 1)
     row = dict(zip(table["columns"], table["rows"][0], strict=True))
     return row["h"], row["k"]
 
 
-@pytest.fixture(scope="session")
-def site(run: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+@pytest.fixture(scope="module")
+def site(explored: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("exported") / "site"
-    export_site(Store(run), folder)
+    export_site(Store(explored), folder)
     return (folder / "index.html").as_uri()
 
 
-@pytest.fixture(scope="session")
-def server(run: Path, gpt_neo: LanguageModel) -> Iterator[str]:
-    dictionaries = [load_crosscoder(run / name / "crosscoder")[0] for name in NAMES]
-    app = application(Store(run), Sentences(gpt_neo, dictionaries))
+@pytest.fixture(scope="module")
+def server(explored: Path, gpt_neo: LanguageModel) -> Iterator[str]:
+    dictionaries = [load_crosscoder(explored / name / "crosscoder")[0] for name in NAMES]
+    app = application(Store(explored), Sentences(gpt_neo, dictionaries))
     made = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
     thread = threading.Thread(target=made.run, daemon=True)
     thread.start()
@@ -69,10 +58,11 @@ def server(run: Path, gpt_neo: LanguageModel) -> Iterator[str]:
     thread.join()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+    binary = browsers.chromium()
+    with browsers.playwright().sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=binary, args=["--no-sandbox"])
         yield found
         found.close()
 
@@ -121,8 +111,8 @@ def test_every_page_of_the_exported_site(page: Any, site: str, described: tuple[
     assert all(url.startswith(("file:", "data:")) for url in page.asked)
 
 
-def test_searching_sorting_and_limits_in_the_address(page: Any, site: str, run: Path) -> None:
-    answer = Store(run).page(0, "latent", 7)
+def test_searching_sorting_and_limits_in_the_address(page: Any, site: str, explored: Path) -> None:
+    answer = Store(explored).page(0, "latent", 7)
     peak = answer["contexts"][0]
     word = peak["tokens"][peak["peak"]].strip()
     opened(page, site, f"/0/latents?text={word}&sort=latent&ascending=1", "Latents")
@@ -137,8 +127,8 @@ def test_searching_sorting_and_limits_in_the_address(page: Any, site: str, run: 
     page.wait_for_function("() => location.hash.includes('text=11')")
 
 
-def test_figures_on_the_latent_page_are_the_documents(page: Any, site: str, run: Path) -> None:
-    document = Store(run).page(1, "latent", 3)
+def test_figures_on_the_latent_page_are_the_documents(page: Any, site: str, explored: Path) -> None:
+    document = Store(explored).page(1, "latent", 3)
     opened(page, site, "/1/latent/3", "Latent 3")
     rows = page.locator("table tbody tr")
     first = rows.nth(0).locator("th, td").all_text_contents()
@@ -164,13 +154,14 @@ def test_the_keyboard_opens_a_latent_and_the_way_back(page: Any, site: str) -> N
 
 @pytest.mark.slow
 def test_every_page_of_the_server(page: Any, server: str, described: tuple[int, int]) -> None:
+    axe = browsers.axe()
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         for address, heading in addresses(described).items():
             opened(page, server, address, heading)
             assert page.locator("[role=alert]").count() == 0, address
-            if AXE.exists():
-                page.evaluate(AXE.read_text())
+            if axe is not None:
+                page.evaluate(axe)
                 options = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
                 found = page.evaluate("(o) => axe.run(document, o)", options)
                 told = [
@@ -213,12 +204,12 @@ def test_two_dictionaries_side_by_side(page: Any, server: str) -> None:
 
 
 @pytest.mark.slow
-def test_contexts_are_data_and_never_html(page: Any, run: Path, tmp_path: Path) -> None:
+def test_contexts_are_data_and_never_html(page: Any, explored: Path, tmp_path: Path) -> None:
     """Tokens that would be HTML, that change directions, that are bytes, emoji or Arabic."""
     hostile = [HOSTILE, "\u202eright", "\u0000", "", "\u2028", "🙂", "مرحبا", "</script>", "\n"]
     folder = tmp_path / "site"
-    export_site(Store(run), folder)
-    explorer = Explorer(run)
+    export_site(Store(explored), folder)
+    explorer = Explorer(explored)
     content = explorer.store.page(0, "latent", 3)
     for each in content["contexts"]:
         count = len(each["tokens"])
@@ -246,9 +237,9 @@ def test_contexts_are_data_and_never_html(page: Any, run: Path, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_cards_in_a_notebook_are_the_pages(
-    page: Any, run: Path, gpt_neo: LanguageModel, described: tuple[int, int], tmp_path: Path
+    page: Any, explored: Path, gpt_neo: LanguageModel, described: tuple[int, int], tmp_path: Path
 ) -> None:
-    explorer = Explorer(run)
+    explorer = Explorer(explored)
     cards = {
         "Latent 3": explorer.latent(3),
         "Latent {} and latent {}".format(*described): explorer.pair(*described),
