@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ from typing import Any
 
 import browsers
 import pytest
-from explorers import NAMES, K
+from explorers import LATENTS, NAMES, K, build_run
 
 from crossproof.crosscoder import load_crosscoder
 from crossproof.explorer.exporting import export_site
@@ -19,7 +21,7 @@ from crossproof.explorer.notebook import Explorer
 from crossproof.explorer.sentences import Sentences
 from crossproof.explorer.server import application
 from crossproof.explorer.store import Store
-from crossproof.lm import LanguageModel
+from crossproof.lm import LanguageModel, load_model
 
 pytest.importorskip("duckdb")
 uvicorn = pytest.importorskip("uvicorn")
@@ -32,7 +34,12 @@ pytestmark = pytest.mark.usefixtures("browser")  # before anything is built
 @pytest.fixture(scope="module")
 def described(explored: Path) -> tuple[int, int]:
     """A pair with a page."""
-    table = Store(explored).table(0, PAIRS, 1)
+    return table_pair(Store(explored))
+
+
+def table_pair(store: Store) -> tuple[int, int]:
+    """The first dictionary's strongest pair."""
+    table = store.table(0, PAIRS, 1)
     row = dict(zip(table["columns"], table["rows"][0], strict=True))
     return row["h"], row["k"]
 
@@ -92,12 +99,14 @@ def addresses(pair: tuple[int, int]) -> dict[str, str]:
         "/0/map?by=vectors&near=3": "Map",
         "/1/about": "penalised",
         "/0/sentence": "A sentence of your own",
+        "/1/sentence?text=w3+w4+w5&at=3": "A sentence of your own",
     }
 
 
 def opened(page: Any, base: str, address: str, heading: str) -> None:
     page.goto(f"{base}#{address}")
     page.wait_for_function("(h) => document.querySelector('h1')?.textContent === h", arg=heading)
+    page.wait_for_function("() => !document.querySelector('main').innerText.includes('Loading')")
 
 
 def test_every_page_of_the_exported_site(page: Any, site: str, described: tuple[int, int]) -> None:
@@ -191,6 +200,90 @@ def test_a_sentence_and_latents_switched_off(page: Any, server: str) -> None:
     page.goto("about:blank")
     page.goto(again)  # the link reproduces the view
     page.wait_for_selector(".checks input:not(:checked)")
+    assert page.wrong == []
+
+
+@pytest.mark.slow
+def test_exported_pages_print_what_served_ones_do(
+    page: Any, site: str, server: str, described: tuple[int, int]
+) -> None:
+    asked = {a: h for a, h in addresses(described).items() if "sentence" not in a}
+    asked |= {f"/{d}/latent/{at}": f"Latent {at}" for d in (0, 1) for at in range(0, LATENTS, 5)}
+    asked |= {f"/0/neuron/{at}": f"Neuron 0.{at}" for at in range(0, 48, 9)}
+    for address, heading in asked.items():
+        printed = []
+        for base in (server, site):
+            page.goto("about:blank")
+            opened(page, base, address, heading)
+            if "latents" in address or "pairs" in address:
+                page.wait_for_selector(".space .lead a")
+            printed.append(page.locator("main").inner_text())
+        assert printed[0] == printed[1], address
+    assert page.wrong == []
+
+
+@pytest.mark.slow
+def test_only_the_rows_in_sight_are_drawn(page: Any, server: str) -> None:
+    opened(page, server, "/0/latents?sort=latent&ascending=1", "Latents")
+    page.wait_for_selector(".space .lead a")
+    assert page.locator(".space .line").count() < LATENTS
+    page.evaluate("document.querySelector('.frame').scrollTop = 1e6")
+    page.wait_for_selector(f".space .lead a:text-is('{LATENTS - 1}')")
+    assert page.locator(".space .line").count() < LATENTS
+
+
+@pytest.mark.slow
+def test_cards_are_copied(page: Any, server: str, explored: Path) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    document = Store(explored).page(0, "latent", 3)
+    opened(page, server, "/0/latent/3", "Latent 3")
+
+    def copied(what: str) -> str:
+        page.click(f"[aria-label='Copy {what}']")
+        text: str = page.evaluate("navigator.clipboard.readText()")
+        return text
+
+    rows = copied("Partners as CSV").splitlines()
+    assert rows[0].startswith("latent,I a token,both active")
+    strongest = max(document["partners"], key=lambda each: each["per_token"])
+    assert float(rows[1].split(",")[1]) == pytest.approx(strongest["per_token"], rel=1e-12)
+    assert len(rows) == 1 + len(document["partners"])
+    assert copied("Contexts as Markdown").count("\n* ") == len(document["contexts"]) - 1
+    drawn = copied("Activations as SVG")
+    assert drawn.startswith("<svg")
+    assert "var(" not in drawn
+
+
+@pytest.mark.slow
+def test_tokens_that_are_html_bytes_or_right_to_left(
+    page: Any, tmp_path: Path, model_folders: dict[str, Path]
+) -> None:
+    """A tokenizer of such words, from its text to the exported site."""
+    folder = tmp_path / "model"
+    shutil.copytree(model_folders["gpt-neo"], folder)
+    words = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = {number: word for word, number in words["model"]["vocab"].items()}
+    spelt = [HOSTILE, "\u202eright", "\u0000", "\u2028", "🙂", "مرحبا", "</script>", "\ufffd"]
+    vocabulary |= {3 + at: word for at, word in enumerate(spelt)}
+    words["model"]["vocab"] = {word: number for number, word in vocabulary.items()}
+    (folder / "tokenizer.json").write_text(json.dumps(words))
+    model = load_model(str(folder))
+    build_run(model, tmp_path / "run")
+    store = Store(tmp_path / "run")
+    export_site(store, tmp_path / "site")
+    base, pair = (tmp_path / "site" / "index.html").as_uri(), table_pair(store)
+    seen = ""
+    for address, heading in addresses(pair).items():
+        opened(page, base, address, heading)
+        assert page.locator("main img, main script").count() == 0
+        assert page.evaluate("window.hurt === undefined")
+        seen += page.locator("main").inner_text()
+    assert HOSTILE in seen
+    assert "مرحبا" in seen
+    assert "🙂" in seen
+    assert "\u202e" not in seen
+    opened(page, base, "/0/latents?text=%3Cscript%3E", "Latents")
+    page.wait_for_selector(".space .lead a")
     assert page.wrong == []
 
 
