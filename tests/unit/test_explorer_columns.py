@@ -46,11 +46,15 @@ def test_a_column_holds_its_values(values: list[Any]) -> None:
     assert restored(packed, len(values), list(words)) == [shortened(value) for value in values]
 
 
-@given(st.floats(1e-300, 1e300) | st.floats(1e-3, 1e5))
+rounded_before = st.builds(lambda n, d: n / 10**d, st.integers(1, 99_999), st.integers(0, 8))
+
+
+@given(st.floats(1e-300, 1e300) | st.floats(1e-3, 1e5) | rounded_before)
 def test_a_short_number_prints_the_same(value: float) -> None:
     """As `explorer/src/format.ts` prints it."""
     for signed in (value, -value):
         assert printed(float(shortened(signed))) == printed(signed)
+        assert f"{100 * shortened(signed):.2f}" == f"{100 * signed:.2f}" or abs(value) >= 10
 
 
 def printed(value: float) -> str:
