@@ -27,7 +27,7 @@ NAMES = ("unpenalised", "penalised")
 
 def save_run(model: LanguageModel, folder: Path) -> TextSlice:
     """Writes the run; the text that its store is made from."""
-    text = folder.parent / f"{folder.name}-text.safetensors"
+    text = Path(text_of(folder).text)
     text.parent.mkdir(parents=True, exist_ok=True)
     save_file({"held_out": random_tokens(SEQUENCES, CONTEXT, seed=1)}, text)
     hookpoints = model.hookpoints()

@@ -67,16 +67,21 @@ function planeOf(page: MapPage, kind: string, near: number | null): Plane {
   return { nodes: linked.map((id, at) => node(id, places[at][0], places[at][1])), edges };
 }
 
-/** Springs along pairs, repulsion between all: Fruchterman and Reingold, always from one beginning. */
+/**
+ * Springs along pairs, repulsion between those that are close: Fruchterman and Reingold, always from
+ * one beginning. Without the limit, small groups would be driven to the rim and the rest be a dot.
+ */
 function settled(ids: number[], edges: [number, number, number][]): [number, number][] {
   const n = ids.length, index = new Map(ids.map((id, at) => [id, at]));
   const golden = Math.PI * (3 - Math.sqrt(5));
   const at = ids.map((_, i) => [Math.cos(i * golden) * Math.sqrt((i + 1) / n), Math.sin(i * golden) * Math.sqrt((i + 1) / n)]);
-  const k = 1.1 / Math.sqrt(n || 1), steps = n > 400 ? 90 : 220;
+  const k = 1.1 / Math.sqrt(n || 1), reached = (4 * k) ** 2, steps = n > 400 ? 140 : 220;
   for (let step = 0; step < steps; step++) {
     const move = at.map(([x, y]) => [-x * 0.02, -y * 0.02]);
     for (let i = 0; i < n; i++) for (let j = 0; j < i; j++) {
-      const dx = at[i][0] - at[j][0], dy = at[i][1] - at[j][1], force = k * k / (dx * dx + dy * dy + 1e-5);
+      const dx = at[i][0] - at[j][0], dy = at[i][1] - at[j][1], square = dx * dx + dy * dy;
+      if (square > reached) continue;
+      const force = k * k / (square + 1e-5);
       move[i][0] += dx * force; move[i][1] += dy * force;
       move[j][0] -= dx * force; move[j][1] -= dy * force;
     }

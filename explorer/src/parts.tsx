@@ -94,10 +94,16 @@ export function Card({ title, note, children, copy, level = 2, ...rest }: CardPr
   const body = useRef<HTMLElement>(null);
   const Title = `h${level}` as "h2";
   const kinds = { ...copy };
-  const svg = () => svgText(body.current!.querySelector("svg.chart")!);
+  const charts = () => [...body.current!.querySelectorAll<SVGElement>("svg.chart")];
   const [drawn, setDrawn] = useState(false);
-  useEffect(() => setDrawn(!!body.current?.querySelector("svg.chart")));
-  if (drawn) kinds.SVG = svg;
+  useEffect(() => {
+    const look = () => setDrawn(charts().length > 0);
+    const observer = new MutationObserver(look); // charts are drawn when their width is known
+    observer.observe(body.current!, { childList: true, subtree: true });
+    look();
+    return () => observer.disconnect();
+  }, []);
+  if (drawn) kinds.SVG = () => svgText(charts());
   return (
     <section ref={body} class={`card ${rest.class ?? ""}`} aria-label={title}>
       <header>
@@ -139,17 +145,25 @@ function kept(text: string): boolean {
   return done;
 }
 
-function svgText(chart: SVGElement): string {
-  const copy = chart.cloneNode(true) as SVGElement;
-  copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
-  const styles = ["fill", "stroke", "stroke-width", "stroke-dasharray", "font-size", "font-family", "text-anchor", "opacity"];
-  const [from, to] = [chart, copy].map((each) => [...each.querySelectorAll<SVGElement>("*")]);
-  from.forEach((element, at) => {
-    const computed = getComputedStyle(element);
-    to[at].removeAttribute("class");
-    to[at].setAttribute("style", styles.map((name) => `${name}:${computed.getPropertyValue(name)}`).join(";"));
+const STYLES = ["fill", "stroke", "stroke-width", "stroke-dasharray", "font-size", "font-family", "text-anchor", "opacity"];
+
+/** Charts below each other in one picture that needs no style sheet. */
+function svgText(charts: SVGElement[]): string {
+  let top = 0, width = 0;
+  const copies = charts.map((chart) => {
+    const copy = chart.cloneNode(true) as SVGElement;
+    const [from, to] = [chart, copy].map((each) => [...each.querySelectorAll<SVGElement>("*")]);
+    from.forEach((element, at) => {
+      const computed = getComputedStyle(element);
+      to[at].removeAttribute("class");
+      to[at].setAttribute("style", STYLES.map((name) => `${name}:${computed.getPropertyValue(name)}`).join(";"));
+    });
+    copy.setAttribute("y", `${top}`);
+    top += Number(chart.getAttribute("height"));
+    width = Math.max(width, Number(chart.getAttribute("width")));
+    return copy.outerHTML;
   });
-  return copy.outerHTML;
+  return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${top}">${copies.join("")}</svg>`;
 }
 
 export function table(columns: string[], rows: (string | number | boolean | null)[][], kind: "CSV" | "Markdown"): string {

@@ -87,21 +87,6 @@ function Token({ text, at, token, set }: { text: string; at: number; token: Sent
   const after = without.value;
   return (
     <div class="columns">
-      <div class="main">
-        <Card title={`Neurons at “${token.text.trim() || "·"}”`} note="Of each block the neurons whose contributions are largest, ‖o‖ counted.">
-          {neurons.value ? (
-            <div class="plots">
-              {neurons.value.neurons.map((each) => (
-                <figure key={`${each.block}.${each.neuron}`}>
-                  <figcaption><strong>neuron <NeuronLink neuron={each} /></strong><span class="quiet">‖o‖ = {number(each.norm)}</span></figcaption>
-                  <Contributions stack={each} facts={manifest.dictionaries[dictionary]} name={`Neuron ${each.block}.${each.neuron}`} />
-                </figure>
-              ))}
-              {neurons.value.neurons.length === 0 && <p class="quiet">No MLP reads this dictionary.</p>}
-            </div>
-          ) : <Waiting of={neurons} />}
-        </Card>
-      </div>
       <aside aria-label="Latents of the token">
         <Card title="Active latents" note="Untick one to take what it writes out of the model’s activations at this token.">
           <ul class="bars checks">
@@ -132,6 +117,21 @@ function Token({ text, at, token, set }: { text: string; at: number; token: Sent
           ) : <Waiting of={without} />}
         </Card>
       </aside>
+      <div class="main">
+        <Card title={`Neurons at “${token.text.trim() || "·"}”`} note="Of each block the neurons whose contributions are largest, ‖o‖ counted.">
+          {neurons.value ? (
+            <div class="plots">
+              {neurons.value.neurons.map((each) => (
+                <figure key={`${each.block}.${each.neuron}`}>
+                  <figcaption><strong>neuron <NeuronLink neuron={each} /></strong><span class="quiet">‖o‖ = {number(each.norm)}</span></figcaption>
+                  <Contributions stack={each} facts={manifest.dictionaries[dictionary]} name={`Neuron ${each.block}.${each.neuron}`} />
+                </figure>
+              ))}
+              {neurons.value.neurons.length === 0 && <p class="quiet">No MLP reads this dictionary.</p>}
+            </div>
+          ) : <Waiting of={neurons} />}
+        </Card>
+      </div>
     </div>
   );
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
@@ -9,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import browsers
 import pytest
-from explorers import K, NAMES
+from explorers import LATENTS, NAMES, K, build_run
 
 from crossproof.crosscoder import load_crosscoder
 from crossproof.explorer.exporting import export_site
@@ -19,46 +21,40 @@ from crossproof.explorer.notebook import Explorer
 from crossproof.explorer.sentences import Sentences
 from crossproof.explorer.server import application
 from crossproof.explorer.store import Store
-from crossproof.lm import LanguageModel
+from crossproof.lm import LanguageModel, load_model
 
 pytest.importorskip("duckdb")
 uvicorn = pytest.importorskip("uvicorn")
-playwright: Any = pytest.importorskip("playwright.sync_api")
-
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
-AXE = Path(__file__).parents[2] / "explorer" / "node_modules" / "axe-core" / "axe.min.js"
 HOSTILE = '<img src=x onerror="window.hurt=1"><script>window.hurt=1</script>'
 SENTENCE = "w3 w4 w5 w6 w7"
 
-pytestmark = pytest.mark.skipif(not BROWSER, reason="no chromium on this machine: install it")
+pytestmark = pytest.mark.usefixtures("browser")  # before anything is built
 
 
-@pytest.fixture(scope="session")
-def run(explored: Path) -> Path:
-    return explored
-
-
-@pytest.fixture(scope="session")
-def described(run: Path) -> tuple[int, int]:
+@pytest.fixture(scope="module")
+def described(explored: Path) -> tuple[int, int]:
     """A pair with a page."""
-    table = Store(run).table(0, PAIRS, 1)
+    return table_pair(Store(explored))
+
+
+def table_pair(store: Store) -> tuple[int, int]:
+    """The first dictionary's strongest pair."""
+    table = store.table(0, PAIRS, 1)
     row = dict(zip(table["columns"], table["rows"][0], strict=True))
     return row["h"], row["k"]
 
 
-@pytest.fixture(scope="session")
-def site(run: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+@pytest.fixture(scope="module")
+def site(explored: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("exported") / "site"
-    export_site(Store(run), folder)
+    export_site(Store(explored), folder)
     return (folder / "index.html").as_uri()
 
 
-@pytest.fixture(scope="session")
-def server(run: Path, gpt_neo: LanguageModel) -> Iterator[str]:
-    dictionaries = [load_crosscoder(run / name / "crosscoder")[0] for name in NAMES]
-    app = application(Store(run), Sentences(gpt_neo, dictionaries))
+@pytest.fixture(scope="module")
+def server(explored: Path, gpt_neo: LanguageModel) -> Iterator[str]:
+    dictionaries = [load_crosscoder(explored / name / "crosscoder")[0] for name in NAMES]
+    app = application(Store(explored), Sentences(gpt_neo, dictionaries))
     made = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
     thread = threading.Thread(target=made.run, daemon=True)
     thread.start()
@@ -69,10 +65,11 @@ def server(run: Path, gpt_neo: LanguageModel) -> Iterator[str]:
     thread.join()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+    binary = browsers.chromium()
+    with browsers.playwright().sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=binary, args=["--no-sandbox"])
         yield found
         found.close()
 
@@ -102,12 +99,14 @@ def addresses(pair: tuple[int, int]) -> dict[str, str]:
         "/0/map?by=vectors&near=3": "Map",
         "/1/about": "penalised",
         "/0/sentence": "A sentence of your own",
+        "/1/sentence?text=w3+w4+w5&at=3": "A sentence of your own",
     }
 
 
 def opened(page: Any, base: str, address: str, heading: str) -> None:
     page.goto(f"{base}#{address}")
     page.wait_for_function("(h) => document.querySelector('h1')?.textContent === h", arg=heading)
+    page.wait_for_function("() => !document.querySelector('main').innerText.includes('Loading')")
 
 
 def test_every_page_of_the_exported_site(page: Any, site: str, described: tuple[int, int]) -> None:
@@ -121,8 +120,8 @@ def test_every_page_of_the_exported_site(page: Any, site: str, described: tuple[
     assert all(url.startswith(("file:", "data:")) for url in page.asked)
 
 
-def test_searching_sorting_and_limits_in_the_address(page: Any, site: str, run: Path) -> None:
-    answer = Store(run).page(0, "latent", 7)
+def test_searching_sorting_and_limits_in_the_address(page: Any, site: str, explored: Path) -> None:
+    answer = Store(explored).page(0, "latent", 7)
     peak = answer["contexts"][0]
     word = peak["tokens"][peak["peak"]].strip()
     opened(page, site, f"/0/latents?text={word}&sort=latent&ascending=1", "Latents")
@@ -137,8 +136,8 @@ def test_searching_sorting_and_limits_in_the_address(page: Any, site: str, run: 
     page.wait_for_function("() => location.hash.includes('text=11')")
 
 
-def test_figures_on_the_latent_page_are_the_documents(page: Any, site: str, run: Path) -> None:
-    document = Store(run).page(1, "latent", 3)
+def test_figures_on_the_latent_page_are_the_documents(page: Any, site: str, explored: Path) -> None:
+    document = Store(explored).page(1, "latent", 3)
     opened(page, site, "/1/latent/3", "Latent 3")
     rows = page.locator("table tbody tr")
     first = rows.nth(0).locator("th, td").all_text_contents()
@@ -164,13 +163,14 @@ def test_the_keyboard_opens_a_latent_and_the_way_back(page: Any, site: str) -> N
 
 @pytest.mark.slow
 def test_every_page_of_the_server(page: Any, server: str, described: tuple[int, int]) -> None:
+    axe = browsers.axe()
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         for address, heading in addresses(described).items():
             opened(page, server, address, heading)
             assert page.locator("[role=alert]").count() == 0, address
-            if AXE.exists():
-                page.evaluate(AXE.read_text())
+            if axe is not None:
+                page.evaluate(axe)
                 options = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
                 found = page.evaluate("(o) => axe.run(document, o)", options)
                 told = [
@@ -204,6 +204,90 @@ def test_a_sentence_and_latents_switched_off(page: Any, server: str) -> None:
 
 
 @pytest.mark.slow
+def test_exported_pages_print_what_served_ones_do(
+    page: Any, site: str, server: str, described: tuple[int, int]
+) -> None:
+    asked = {a: h for a, h in addresses(described).items() if "sentence" not in a}
+    asked |= {f"/{d}/latent/{at}": f"Latent {at}" for d in (0, 1) for at in range(0, LATENTS, 5)}
+    asked |= {f"/0/neuron/{at}": f"Neuron 0.{at}" for at in range(0, 48, 9)}
+    for address, heading in asked.items():
+        printed = []
+        for base in (server, site):
+            page.goto("about:blank")
+            opened(page, base, address, heading)
+            if "latents" in address or "pairs" in address:
+                page.wait_for_selector(".space .lead a")
+            printed.append(page.locator("main").inner_text())
+        assert printed[0] == printed[1], address
+    assert page.wrong == []
+
+
+@pytest.mark.slow
+def test_only_the_rows_in_sight_are_drawn(page: Any, server: str) -> None:
+    opened(page, server, "/0/latents?sort=latent&ascending=1", "Latents")
+    page.wait_for_selector(".space .lead a")
+    assert page.locator(".space .line").count() < LATENTS
+    page.evaluate("document.querySelector('.frame').scrollTop = 1e6")
+    page.wait_for_selector(f".space .lead a:text-is('{LATENTS - 1}')")
+    assert page.locator(".space .line").count() < LATENTS
+
+
+@pytest.mark.slow
+def test_cards_are_copied(page: Any, server: str, explored: Path) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    document = Store(explored).page(0, "latent", 3)
+    opened(page, server, "/0/latent/3", "Latent 3")
+
+    def copied(what: str) -> str:
+        page.click(f"[aria-label='Copy {what}']")
+        text: str = page.evaluate("navigator.clipboard.readText()")
+        return text
+
+    rows = copied("Partners as CSV").splitlines()
+    assert rows[0].startswith("latent,I a token,both active")
+    strongest = max(document["partners"], key=lambda each: each["per_token"])
+    assert float(rows[1].split(",")[1]) == pytest.approx(strongest["per_token"], rel=1e-12)
+    assert len(rows) == 1 + len(document["partners"])
+    assert copied("Contexts as Markdown").count("\n* ") == len(document["contexts"]) - 1
+    drawn = copied("Activations as SVG")
+    assert drawn.startswith("<svg")
+    assert "var(" not in drawn
+
+
+@pytest.mark.slow
+def test_tokens_that_are_html_bytes_or_right_to_left(
+    page: Any, tmp_path: Path, model_folders: dict[str, Path]
+) -> None:
+    """A tokenizer of such words, from its text to the exported site."""
+    folder = tmp_path / "model"
+    shutil.copytree(model_folders["gpt-neo"], folder)
+    words = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = {number: word for word, number in words["model"]["vocab"].items()}
+    spelt = [HOSTILE, "\u202eright", "\u0000", "\u2028", "🙂", "مرحبا", "</script>", "\ufffd"]
+    vocabulary |= {3 + at: word for at, word in enumerate(spelt)}
+    words["model"]["vocab"] = {word: number for number, word in vocabulary.items()}
+    (folder / "tokenizer.json").write_text(json.dumps(words))
+    model = load_model(str(folder))
+    build_run(model, tmp_path / "run")
+    store = Store(tmp_path / "run")
+    export_site(store, tmp_path / "site")
+    base, pair = (tmp_path / "site" / "index.html").as_uri(), table_pair(store)
+    seen = ""
+    for address, heading in addresses(pair).items():
+        opened(page, base, address, heading)
+        assert page.locator("main img, main script").count() == 0
+        assert page.evaluate("window.hurt === undefined")
+        seen += page.locator("main").inner_text()
+    assert HOSTILE in seen
+    assert "مرحبا" in seen
+    assert "🙂" in seen
+    assert "\u202e" not in seen
+    opened(page, base, "/0/latents?text=%3Cscript%3E", "Latents")
+    page.wait_for_selector(".space .lead a")
+    assert page.wrong == []
+
+
+@pytest.mark.slow
 def test_two_dictionaries_side_by_side(page: Any, server: str) -> None:
     page.goto(f"{server}#/0/latent/3||/1/latent/3")
     page.wait_for_function("() => document.querySelectorAll('h1').length === 2")
@@ -213,12 +297,12 @@ def test_two_dictionaries_side_by_side(page: Any, server: str) -> None:
 
 
 @pytest.mark.slow
-def test_contexts_are_data_and_never_html(page: Any, run: Path, tmp_path: Path) -> None:
+def test_contexts_are_data_and_never_html(page: Any, explored: Path, tmp_path: Path) -> None:
     """Tokens that would be HTML, that change directions, that are bytes, emoji or Arabic."""
     hostile = [HOSTILE, "\u202eright", "\u0000", "", "\u2028", "🙂", "مرحبا", "</script>", "\n"]
     folder = tmp_path / "site"
-    export_site(Store(run), folder)
-    explorer = Explorer(run)
+    export_site(Store(explored), folder)
+    explorer = Explorer(explored)
     content = explorer.store.page(0, "latent", 3)
     for each in content["contexts"]:
         count = len(each["tokens"])
@@ -246,9 +330,9 @@ def test_contexts_are_data_and_never_html(page: Any, run: Path, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_cards_in_a_notebook_are_the_pages(
-    page: Any, run: Path, gpt_neo: LanguageModel, described: tuple[int, int], tmp_path: Path
+    page: Any, explored: Path, gpt_neo: LanguageModel, described: tuple[int, int], tmp_path: Path
 ) -> None:
-    explorer = Explorer(run)
+    explorer = Explorer(explored)
     cards = {
         "Latent 3": explorer.latent(3),
         "Latent {} and latent {}".format(*described): explorer.pair(*described),

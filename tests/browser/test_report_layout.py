@@ -5,24 +5,16 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
 import subprocess
 from typing import Any
 
+import browsers
 import pytest
 from reports import attribution, evaluation, examples, published
 
 from crossproof.proof.attribution import AttributionResult
 from crossproof.report import write_report
 
-BROWSER = next(
-    (
-        found
-        for name in ("chromium", "chromium-browser", "google-chrome", "chrome")
-        if (found := shutil.which(name))
-    ),
-    None,
-)
 WIDTHS = (400, 1280)
 
 # Each frame measures itself and tells the page around it, which waits for both.
@@ -47,8 +39,7 @@ addEventListener("message", (event) => {{
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
     """What the report measures of itself at each width."""
-    if BROWSER is None:
-        pytest.skip("no chromium on this machine: install it to check the report's layout")
+    binary = browsers.chromium()
     folder = tmp_path_factory.mktemp("report")
     found = AttributionResult.from_json(attribution())
     report = write_report(folder, evaluation(shown=examples()), published(), attribution=found)
@@ -61,7 +52,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, An
     (folder / "frames.html").write_text(PAGE.format(frames=frames), encoding="utf-8")
     finished = subprocess.run(
         [
-            BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+            binary, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
             "--no-first-run", "--disable-background-networking", "--hide-scrollbars",
             f"--user-data-dir={folder / 'profile'}", "--window-size=1800,1200",
             "--virtual-time-budget=10000", "--dump-dom", (folder / "frames.html").as_uri(),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,17 +16,24 @@ from tiny_models import CONTEXT, END
 
 from crossproof.crosscoder import load_crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.evaluation import MeasurementResult, MeasureOptions, measure, top_contexts
+from crossproof.evaluation import (
+    EvaluationOptions,
+    MeasurementResult,
+    MeasureOptions,
+    measure,
+    top_contexts,
+)
 from crossproof.evaluation.contexts import token_strings
 from crossproof.evaluation.pair_sums import tally_interactions
+from crossproof.evaluation.run_figures import evaluate_run
 from crossproof.explorer import builder
 from crossproof.explorer.building import build_store
 from crossproof.explorer.format import BUILDING, PAIRS
-from crossproof.explorer.format import LATENTS as LATENT_TABLE
 from crossproof.explorer.store import RowsQuestion, Store
 from crossproof.explorer.strings import TokenStrings
 from crossproof.interactions.matrix import Interactions
 from crossproof.lm import LanguageModel
+from crossproof.training.config import RECIPES
 
 pytest.importorskip("duckdb")
 
@@ -164,34 +175,65 @@ def test_strings_are_those_of_contexts(gpt_neo: LanguageModel) -> None:
     assert [strings(row) for row in ids] == [token_strings(gpt_neo.tokenizer, row) for row in ids]
 
 
-@pytest.mark.slow  # builds two stores
-def test_what_was_interrupted_goes_on_to_the_same_store(
-    gpt_neo: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from explorers import NAMES, OPTIONS, text_of
+from crossproof.explorer import builder
+from crossproof.explorer.building import build_store
+from crossproof.lm import load_model
+
+def stop(doing, done, total):
+    if doing == f"{NAMES[1]}: text" and done >= 32:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+builder.PAUSE = 0.0
+run = Path(sys.argv[2])
+build_store(load_model(sys.argv[1]), run, text_of(run), OPTIONS, stop)
+"""
+
+
+@pytest.mark.slow  # a process of its own
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_what_was_killed_goes_on_to_the_same_bytes(
+    model_folders: dict[str, Path], gpt_neo: LanguageModel, explored: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(builder, "PAUSE", 0.0)
-    whole, halved = tmp_path / "whole", tmp_path / "halved"
-    build_run(gpt_neo, whole)
-    text = save_run(gpt_neo, halved)
-
-    class StoppedError(Exception):
-        pass
-
-    def stop(doing: str, done: int, total: int) -> None:
-        if doing == f"{NAMES[1]}: text" and done >= 32:
-            raise StoppedError
-
-    with pytest.raises(StoppedError):
-        build_store(gpt_neo, halved, text, OPTIONS, stop)
-    assert (halved / BUILDING / "1" / builder.STATE).exists()
+    run = tmp_path / "run"
+    text = save_run(gpt_neo, run)
+    tests = str(Path(__file__).parents[1])
+    path = os.pathsep.join([tests, *filter(None, sys.path)])
+    child = subprocess.run(
+        [sys.executable, "-c", KILLED, str(model_folders["gpt-neo"]), str(run)],
+        env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    assert (run / BUILDING / "1" / builder.STATE).exists()
     read: list[tuple[str, int]] = []
-    build_store(gpt_neo, halved, text, OPTIONS, lambda doing, done, _: read.append((doing, done)))
+    build_store(gpt_neo, run, text, OPTIONS, lambda doing, done, _: read.append((doing, done)))
     assert [done for doing, done in read if doing == f"{NAMES[1]}: text"] == [32, SEQUENCES]
     assert not any(doing.startswith(NAMES[0]) for doing, _ in read)
-    left, right = Store(whole), Store(halved)
-    for latent in range(LATENTS):
-        assert left.packed_page(1, "latent", latent) == right.packed_page(1, "latent", latent)
-    question = RowsQuestion(rows=500)
-    assert left.rows(1, LATENT_TABLE, question) == right.rows(1, LATENT_TABLE, question)
+    assert Store(run).manifest.files == Store(explored).manifest.files  # sizes and checksums
+
+
+@pytest.mark.slow  # evaluates, and builds a store
+def test_figures_of_the_run_are_those_of_evaluate(gpt_neo: LanguageModel, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    text = save_run(gpt_neo, run)
+    evaluated = evaluate_run(gpt_neo, run, RECIPES["demo"], text, EvaluationOptions())
+    evaluated.save(run / "results.json")
+    build_store(gpt_neo, run, text, OPTIONS)
+    for facts in Store(run).dictionaries:
+        figures = evaluated.runs[facts.name]
+        whole = figures.fidelity("none", figures.whole_mid)
+        expected = {
+            "Φ keep-largest": figures.fidelity("keep-largest"),
+            "Φ all latents": whole,
+            "FVU": figures.figure("fvu"),
+            "L0": figures.figure("l0"),
+        }
+        given = {name: [e.value, *e.ends] for name, e in expected.items() if e is not None}
+        assert "FVU" in given
+        assert facts.figures == given
 
 
 def test_no_tokens_is_a_sentence(gpt_neo: LanguageModel, tmp_path: Path) -> None:

@@ -103,6 +103,17 @@ def test_every_answer_forbids_other_origins(client: Any) -> None:
         assert headers["x-content-type-options"] == "nosniff"
 
 
+def test_what_a_browser_has_already_is_not_sent_again(client: Any) -> None:
+    first = client.get("/api/0/latent/3")
+    tag = {"if-none-match": first.headers["etag"]}
+    again = client.get("/api/0/latent/3", headers=tag)
+    assert (again.status_code, again.content) == (304, b"")
+    assert "default-src 'none'" in again.headers["content-security-policy"]
+    assert client.get("/api/0/latent/3", headers={"if-none-match": '"other"'}).json()
+    missing = client.get(f"/api/0/latent/{LATENTS}")
+    assert "etag" not in missing.headers
+
+
 def test_another_name_that_points_here_is_refused(run: Path) -> None:
     app = application(Store(run))
     for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8765", ""):
@@ -200,6 +211,21 @@ def test_bytes_that_changed_say_so_when_they_are_read(run: Path, tmp_path: Path)
     path.write_bytes(b"\0" * path.stat().st_size)
     with pytest.raises(CrossproofError, match=r"damaged.*--rebuild"):
         Store(copy).page(0, "latent", 0)
+
+
+@pytest.mark.parametrize("name", [LATENT_TABLE, PAIRS])
+def test_one_changed_byte_of_a_table_says_so(run: Path, tmp_path: Path, name: str) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run / STORE, copy / STORE)
+    path = copy / STORE / "0" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    answer = TestClient(application(Store(copy)), base_url=HERE).get(
+        f"/api/0/rows/{name.removesuffix('.arrow')}"
+    )
+    assert answer.status_code == 400
+    assert f"is damaged ({name})" in answer.json()["error"]
 
 
 def test_there_is_no_store_yet(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def shortened(value: Any) -> Any:
     """
     if isinstance(value, float):
         digits = _MANY if 100 <= abs(value) < 1e5 else _FEW
-        short = float(digits.create_decimal_from_float(value))
+        short = float(digits.create_decimal(repr(value)))  # what is short already stays
         return int(short) if short.is_integer() and abs(short) < 2**53 else short
     if isinstance(value, dict):
         return {key: shortened(each) for key, each in value.items()}

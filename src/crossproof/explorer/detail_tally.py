@@ -32,29 +32,30 @@ MOST_OWNERS = 4_000_000
 class NeuronNumbers:
     """One number for each neuron of each measured block, those of experts one after another."""
 
-    starts: Mapping[int, int]
-    """By block."""
-    widths: Mapping[int, int]
-    """Neurons of the MLP, or of one expert."""
+    starts: Mapping[int, tuple[int, ...]]
+    """By block, the first neuron of its MLP, or of each of its experts."""
     count: int
 
     @classmethod
     def of(cls, views: Mapping[int, MLPView]) -> NeuronNumbers:
         """Those of the MLPs that read a dictionary."""
-        starts, widths, count = {}, {}, 0
+        starts, count = {}, 0
         for block, view in views.items():
-            experts = len(view.experts) if isinstance(view, MixtureView) else 1
-            first = view.first if isinstance(view, MixtureView) else view
-            starts[block], widths[block] = count, n_neurons(first)
-            count += experts * widths[block]
-        return cls(starts, widths, count)
+            ends = count + np.cumsum(neurons_of(view))
+            starts[block] = (count, *ends[:-1].tolist())
+            count = int(ends[-1])
+        return cls(starts, count)
 
     def named(self, number: int) -> tuple[int, int]:
         """Block, and number within it (experts one after another)."""
-        block = max(
-            (b for b in self.starts if self.starts[b] <= number), key=self.starts.__getitem__
-        )
-        return block, number - self.starts[block]
+        first, block = max((s[0], block) for block, s in self.starts.items() if s[0] <= number)
+        return block, number - first
+
+
+def neurons_of(view: MLPView) -> list[int]:
+    """How many neurons an MLP has, or each of its experts."""
+    experts = view.experts if isinstance(view, MixtureView) else (view,)
+    return [n_neurons(each) for each in experts]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,13 +74,13 @@ def parts(
 ) -> Iterator[SeenPart]:
     """The MLPs of a batch, mixtures expert by expert; experts without tokens are left out."""
     for block, view in seen.items():
-        start = numbers.starts[block]
+        starts = numbers.starts[block]
         if isinstance(view, TokenView):
-            yield SeenPart(block, start, view, None)
+            yield SeenPart(block, starts[0], view, None)
             continue
         for expert in view.experts:
-            place = start + expert.expert * numbers.widths[block]
-            yield SeenPart(block, place, expert.view, expert.tokens.cpu().numpy())
+            tokens = expert.tokens.cpu().numpy()
+            yield SeenPart(block, starts[expert.expert], expert.view, tokens)
 
 
 @dataclass(eq=False)
@@ -131,7 +132,7 @@ class DetailTally:
         self._add_differences(seen, batch.latents.n_tokens)
         for block, dominance in zip(measured.blocks, measured.dominance, strict=True):
             for part in dominance:
-                first = self.numbers.starts[block] + part.expert * self.numbers.widths[block]
+                first = self.numbers.starts[block][part.expert]
                 self._add_owners(part, first)
                 self._add_examples(part, first, batch, entries)
         self.tokens += batch.latents.n_tokens

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from crossproof.crosscoder.model import Crosscoder
+from crossproof.explorer.detail_tally import neurons_of
 from crossproof.explorer.format import DictionaryFacts
 from crossproof.explorer.material import Material
 from crossproof.interactions.views import MixtureView, MLPView, described, n_neurons
@@ -34,7 +35,7 @@ def dictionary_facts(
         pairs=len(text.pairs.key),
         pairs_complete=text.pairs.complete,
         described=len(details.key) if details else 0,
-        neurons={str(block): _all_neurons(view) for block, view in views.items()},
+        neurons={str(block): sum(neurons_of(view)) for block, view in views.items()},
         forms=list(text.forms),
         gated="AND" in text.forms,
         views={str(block): described(view, crosscoder) for block, view in views.items()},
@@ -44,13 +45,6 @@ def dictionary_facts(
         unread=unread,
         curve=_curve(views),
     )
-
-
-def _all_neurons(view: MLPView) -> int:
-    """Those of all experts, where there are experts."""
-    if isinstance(view, MixtureView):
-        return len(view.experts) * n_neurons(view.first)
-    return n_neurons(view)
 
 
 def _totals(material: Material, views: Mapping[int, MLPView]) -> dict[str, float]:

@@ -54,13 +54,14 @@ def _pull(square: NDArray[np.float64]) -> NDArray[np.float64]:
 def _spread(
     latents: NDArray[np.int64], cosines: NDArray[np.float32], random: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Where to begin: random directions, smoothed a little over the graph."""
+    """Where to begin: random directions, smoothed a little over the graph, and their ranks, because
+    smoothing leaves a few far from all others."""
     at = random.normal(size=(len(latents), 2))
     for _ in range(20 if latents.size else 0):
         weights = cosines.clip(0, 1)[..., None] + 1e-6
         at = 0.5 * at + 0.5 * (weights * at[latents]).sum(1) / weights.sum(1)
         at = (at - at.mean(0)) / (at.std(0) + 1e-12)
-    return at * 5
+    return 20 * (at.argsort(axis=0).argsort(axis=0) / len(at) - 0.5)
 
 
 def _unit(at: NDArray[np.float64]) -> NDArray[np.float32]:
