@@ -225,7 +225,7 @@ MUTANTS = [
     ("boxes", "curves", "Curves.smallest", "count.minimum(least, inside)", "least"),
     ("boxes", "curves", "Curves.smallest", "count.minimum(*at_ends)", "at_ends[1]"),
     ("boxes", "boxes", "Prover._labels", "self._positive(X, Y)", "np.ones(len(rows), bool)"),
-    ("boxes", "boxes", "masses", "(high - low) / X", "2 * (high - low) / X"),
+    ("boxes", "boxes", "masses", "high - low", "2 * (high - low)"),
 ]  # fmt: skip
 
 
