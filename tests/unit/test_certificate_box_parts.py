@@ -229,6 +229,12 @@ def test_what_is_proved_by_each_bound_adds_up() -> None:
     assert sum(by_bound.values()) < 1 - found.accuracy / 100
 
 
+def test_any_label_may_be_the_likeliest_where_none_is_certain() -> None:
+    draft = dense("boxes")
+    draft.domain["readout"][:] = 0.0
+    assert judge(as_certificate(draft)).majority == 1
+
+
 def test_a_label_that_changes_in_a_box_is_not_confirmed() -> None:
     draft = dense("boxes")
     problem = boxes.read(as_certificate(draft), Limits())
@@ -271,9 +277,8 @@ def test_a_neuron_that_may_be_on_by_rounding_is_not_taken_for_dead(
     """Its largest pre-activation is 0 as computed, the network's or the dictionary's."""
     problem = of_one(true, own)
     prover = boxes.Prover(Arithmetic(), problem)
-    box = whole_box(prover, problem)
-    low, high = prover.additive.activations(box)
-    ends = prover.additive._neuron_error(box, problem.latents.index[box.sets], low, high)
+    box, zero = whole_box(prover, problem), np.zeros((1, 1))
+    ends = prover.additive._neuron_error(box, np.zeros((1, 1), np.int64), zero, zero + 1)
     for found, expected in zip(ends, room, strict=True):
         assert found.value.item() == pytest.approx(expected, abs=1e-12)
 
