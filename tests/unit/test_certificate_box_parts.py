@@ -229,6 +229,12 @@ def test_what_is_proved_by_each_bound_adds_up() -> None:
     assert sum(by_bound.values()) < 1 - found.accuracy / 100
 
 
+def test_any_label_may_be_the_likeliest_where_none_is_certain() -> None:
+    draft = dense("boxes")
+    draft.domain["readout"][:] = 0.0
+    assert judge(as_certificate(draft)).majority == 1
+
+
 def test_a_label_that_changes_in_a_box_is_not_confirmed() -> None:
     draft = dense("boxes")
     problem = boxes.read(as_certificate(draft), Limits())
@@ -244,16 +250,15 @@ def test_a_label_that_changes_in_a_box_is_not_confirmed() -> None:
         box.label()
 
 
-def of_one(true: float, own: float) -> boxes.BoxesProblem:
-    """One feature between 0 and 1 and one neuron that switches at 1; one latent, which is it."""
-    one, two = np.ones((1, 1)), np.array([[1.0, -1.0]])
-    network = {"W_in": one, "b_in": -one[0], "W_out": two, "b_out": 0 * two[0], "skip": 0 * two}
-    zero = np.zeros(1)
+def of_one(true: float, own: float, bias: float = -1.0, more: int = 0) -> boxes.BoxesProblem:
+    """One feature between 0 and 1 and one neuron; one latent, which is it, and more that are 0."""
+    one, two, zero = np.ones((1, 1)), np.array([[1.0, -1.0]]), np.zeros(1)
+    network = {"W_in": one, "b_in": zero + bias, "W_out": two, "b_out": 0 * two[0], "skip": 0 * two}
     domain = {"atoms": true * one, "bias": zero, "low": zero, "high": zero + 1,
               "active_sets": np.zeros((1, 1), np.int64), "readout": two}  # fmt: skip
-    proof = {"latent_index": np.zeros((1, 1), np.int64), "latent_slopes": one[None],
-             "latent_offset": np.zeros((1, 1)), "tree": np.array([2])}  # fmt: skip
-    dictionary = {"atoms": own * one, "bias": zero}
+    proof = {"latent_index": np.arange(1 + more)[None], "latent_slopes": np.eye(1, 1 + more)[None],
+             "latent_offset": np.zeros((1, 1 + more)), "tree": np.array([2])}  # fmt: skip
+    dictionary = {"atoms": np.full((1 + more, 1), own), "bias": zero}
     draft = Draft("boxes", network, domain, proof, dictionary)
     return boxes.read(as_certificate(draft), Limits())
 
@@ -271,16 +276,26 @@ def test_a_neuron_that_may_be_on_by_rounding_is_not_taken_for_dead(
     """Its largest pre-activation is 0 as computed, the network's or the dictionary's."""
     problem = of_one(true, own)
     prover = boxes.Prover(Arithmetic(), problem)
-    box = whole_box(prover, problem)
-    low, high = prover.additive.activations(box)
-    ends = prover.additive._neuron_error(box, problem.latents.index[box.sets], low, high)
+    box, zero = whole_box(prover, problem), np.zeros((1, 1))
+    ends = prover.additive._neuron_error(box, np.zeros((1, 1), np.int64), zero, zero + 1)
     for found, expected in zip(ends, room, strict=True):
         assert found.value.item() == pytest.approx(expected, abs=1e-12)
 
 
+def test_a_hull_that_is_not_on_one_side_of_zero_is_charged() -> None:
+    """Three latents between -1 and 1: all but one of them may hide in what is not additive."""
+    problem = of_one(1.0, 1.0, 0.5, more=2)
+    prover = boxes.Prover(Arithmetic(), problem)
+    one = np.ones((1, 3))
+    ends = prover.additive._neuron_error(whole_box(prover, problem), np.arange(3)[None], -one, one)
+    assert [end.value.item() for end in ends] == pytest.approx([-2, 2])
+
+
 def test_slopes_of_all_features_are_within_their_size_and_error() -> None:
     draft = dense("boxes")
-    draft.domain["atoms"][:] *= 10.0 ** (6 * np.arange(len(draft.domain["atoms"])))[:, None]
+    slopes = draft.proof["latent_slopes"]
+    slopes[:] *= 10.0 ** (6 * np.arange(slopes.shape[1]))[:, None]
+    assert slopes.shape[1] > 1
     problem = boxes.read(as_certificate(draft), Limits())
     for _, slopes in (getattr(boxes.Prover(Arithmetic(), problem).additive, name)
                       for name in ("residual", "skip_residual")):  # fmt: skip

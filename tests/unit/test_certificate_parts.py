@@ -219,6 +219,11 @@ def test_neurons_of_boxes_have_exactly_the_room_of_the_theorems(seed: int) -> No
         inside = additive.margins(boxed)
         close = {"rtol": 0, "atol": 1e-12 * float(inside.size.max())}
         np.testing.assert_allclose(inside.value[0, 1:], list(map(float, margins)), **close)
+        for bound in ("interval", "linear")[: 1 + seed % 2]:  # else either slope is as near
+            plainly = getattr(prover.enclosures, bound)(boxed)
+            theirs = [float(getattr(exact, bound)(0, c)) for c in range(1, len(exact.constant))]
+            close = {"rtol": 0, "atol": 1e-8 * float(plainly.size.max())}
+            np.testing.assert_allclose(plainly.value[0, 1:], theirs, **close)
         box.enter(int(one.sets[0]), one.low[0], one.high[0])
         derived = [float(margin.mid()) for margin in box.additive(0)[1:]]
         np.testing.assert_allclose(derived, list(map(float, margins)), rtol=1e-12, atol=1e-12)
