@@ -15,13 +15,16 @@ PLUGIN = "CP-PLUGIN"
 
 RAISED_IN = {
     "activations": "CP-TEXT",
+    "activations.beginning": "CP-TEXT-FILE",
     "activations.columns": "CP-TEXT-FILE",
     "activations.config": "CP-OPTION",
     "activations.documents": "CP-TEXT-FILE",
     "activations.harvest": "CP-TEXT-SHORT",
     "activations.massive": "CP-NOT-FINITE",
+    "activations.packed": "CP-TEXT",
     "activations.rows": "CP-TOKENIZER",
     "activations.tables": "CP-TEXT-FILE",
+    "activations.token_rows": "CP-TOKENIZER",
     "auditing": "CP-AUDIT",
     "auditing.config": "CP-OPTION",
     "auditing.texts": "CP-TEXT",

@@ -21,6 +21,8 @@ from crossproof.activations import (
     survey_norms,
 )
 from crossproof.activations.config import MASSIVE
+from crossproof.activations.massive import SAMPLE_ROWS
+from crossproof.activations.token_rows import TokenRows
 from crossproof.crosscoder.config import CrosscoderConfig
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
@@ -60,7 +62,7 @@ class Training:
     model: LanguageModel
     config: RunConfig
     """What all crosscoders have in common."""
-    sequences: Int[Tensor, "S T"]
+    sequences: Int[Tensor, "S T"] | TokenRows
     """The whole text, of all processes."""
     harvest: Harvest
     trainers: dict[str, Trainer]
@@ -71,7 +73,7 @@ class Training:
     def build(
         cls,
         model: LanguageModel,
-        sequences: Int[Tensor, "S T"],
+        sequences: Int[Tensor, "S T"] | TokenRows,
         configs: Mapping[str, RunConfig],
         initial_batches: int = INITIAL_BATCHES,
     ) -> Training:
@@ -92,8 +94,8 @@ class Training:
         names = [name for spec in specs for name in spec.plan.hookpoints.names]
         hookpoints = model.hookpoints(list(dict.fromkeys(names)))
         check_memory(model, specs)
-        positions, survey = _position_rule(model, sequences, hookpoints, first)
-        share = sequences[distributed.rank() :: distributed.world()]
+        positions, survey = _position_rule(model, sequences[:SAMPLE_ROWS], hookpoints, first)
+        share = _share(sequences)
         tokens = distributed.share_of(first.batch_tokens)
         streams = [stream for spec in specs for stream in spec.about.streams]
         harvest = Harvest(
@@ -117,6 +119,8 @@ class Training:
     @cached_property
     def text_hash(self) -> str:
         """16 hexadecimal digits of the SHA-256 over the tokens and the shape of their rows."""
+        if isinstance(self.sequences, TokenRows):
+            return hashlib.sha256(self.sequences.digest.encode()).hexdigest()[:16]
         digest = hashlib.sha256(str(tuple(self.sequences.shape)).encode())
         for rows in self.sequences.cpu().split(1 << 16):
             digest.update(rows.to(torch.int32).contiguous().numpy().tobytes())
@@ -150,6 +154,14 @@ class Training:
         return step == self.config.steps or any(step % each == 0 for each in often)
 
 
+def _share(sequences: Int[Tensor, "S T"] | TokenRows) -> Int[Tensor, "R T"] | TokenRows:
+    """This process's sequences."""
+    rank, world = distributed.rank(), distributed.world()
+    if isinstance(sequences, TokenRows):
+        return sequences.dealt(rank, world)
+    return sequences[rank::world]
+
+
 def _common(configs: Mapping[str, RunConfig]) -> RunConfig:
     name, first = next(iter(configs.items()))
     for other, config in configs.items():
@@ -177,11 +189,11 @@ def _first_crosscoders(
 
 
 def _position_rule(
-    model: LanguageModel, sequences: Int[Tensor, "S T"], hookpoints: Hookpoints, config: RunConfig
+    model: LanguageModel, sample: Int[Tensor, "R T"], hookpoints: Hookpoints, config: RunConfig
 ) -> tuple[PositionRule, NormSurvey]:
-    """Which positions count, and what is massive; the same in all processes."""
+    """Which positions count, and what is massive in a sample; the same in all processes."""
     rule, multiple = PositionRule(config.skip_first), config.drop_outliers
-    survey = survey_norms(model, sequences, hookpoints.names, rule)
+    survey = survey_norms(model, sample, hookpoints.names, rule)
     if multiple == 0:
         return rule, survey
     if not multiple > 1:
@@ -190,7 +202,7 @@ def _position_rule(
             f"{MASSIVE:g}, or 0 to leave nothing out."
         )
     rule = replace(rule, norm_limits=survey.limits(multiple))
-    return rule, survey_norms(model, sequences, hookpoints.names, rule)
+    return rule, survey_norms(model, sample, hookpoints.names, rule)
 
 
 def initialised(

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from crossproof.activations.corpus import fitting_context, read_sequences
+from crossproof.activations.corpus import fitting_context, open_rows
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.crosscoder.store import Provenance, save_crosscoder
 from crossproof.errors import CrossproofError
@@ -72,10 +72,11 @@ def prepare(
     thread_setting(config.threads)
     if model is None:
         model = _model_of(config, trust_remote_code)
-    if sequences is None:
-        context = fitting_context(config.context, model)
-        sequences = read_sequences(config.text, model, context, "train", config.rows)
-    return Training.build(model, sequences, config.members())
+    if sequences is not None:
+        return Training.build(model, sequences, config.members())
+    context = fitting_context(config.context, model)
+    rows = open_rows(config.text, model, context, "train", config.rows)
+    return Training.build(model, rows, config.members())
 
 
 def _model_of(config: RunConfig, trust_remote_code: bool) -> LanguageModel:
