@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from profiles import examples
 from tiny_models import END, VOCABULARY, gpt2, save_model
 
 from crossproof import Harvest, read_sequences
@@ -71,7 +72,7 @@ def test_documents_are_dealt_out_whole_and_equal_ones_to_one_split(
     monkeypatch.setattr(tokenizing, "FIRST_DOCUMENTS", 5)
     vocabulary = load_vocabulary(str(model_folders["gpt-neo"]))
 
-    @settings(max_examples=20)
+    @examples(20)
     @given(
         st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=6), min_size=3, max_size=30),
         st.integers(10, 60),
@@ -129,7 +130,7 @@ def test_any_step_can_be_sought_and_an_epoch_has_every_token_once(
     some = range(2 * len(live))
     expected = [live.batch(step) for step in some]
 
-    @settings(max_examples=20)
+    @examples(20)
     @given(st.lists(st.sampled_from(some), min_size=1, max_size=4))
     def check(steps: list[int]) -> None:
         for step in steps:
@@ -233,7 +234,7 @@ def test_every_flipped_byte_of_a_shard_is_seen(
     whole = shard(spoiled).read_bytes()
     told = everything(folder, gpt_neo)
 
-    @settings(max_examples=40)
+    @examples(40)
     @given(st.integers(0, len(whole) - 1))
     def check(at: int) -> None:
         shard(spoiled).write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])

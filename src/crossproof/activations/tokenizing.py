@@ -176,9 +176,9 @@ def _some(documents: Iterator[str]) -> list[str]:
 
 
 def _encoded(documents: list[str], vocabulary: Vocabulary, dtype: np.dtype[Any]) -> list[Tokens]:
-    start = [] if vocabulary.start is None else [vocabulary.start]
+    begin = [] if vocabulary.start is None else [vocabulary.start]
     rows = vocabulary.tokenizer(documents, add_special_tokens=False, verbose=False)["input_ids"]
-    return [np.array([*start, *row], dtype=dtype) for row in rows]
+    return [np.concatenate([begin, row]).astype(dtype) for row in rows]
 
 
 def _dealt(
