@@ -21,6 +21,7 @@ COMMANDS = {
     "demo": "train two crosscoders on the bundled model and report what the penalty buys",
     "train": "train crosscoders on any model and text, with and without interaction penalties",
     "tokenize": "text of any size into a folder of tokens, which every --text takes",
+    "harvest": "store the activations that trainings read, to train many times from them",
     "import": "turn a dictionary that another library saved into a run folder",
     "export": "write finished crosscoders in another library's format",
     "push": "put a finished crosscoder onto the Hugging Face Hub, with a model card",

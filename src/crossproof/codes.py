@@ -15,7 +15,7 @@ PLUGIN = "CP-PLUGIN"
 
 RAISED_IN = {
     "activations": "CP-TEXT",
-    "activations.beginning": "CP-TEXT-FILE",
+    "activations.beginning": "CP-OUT",
     "activations.columns": "CP-TEXT-FILE",
     "activations.config": "CP-OPTION",
     "activations.documents": "CP-TEXT-FILE",
@@ -23,6 +23,7 @@ RAISED_IN = {
     "activations.massive": "CP-NOT-FINITE",
     "activations.packed": "CP-TEXT",
     "activations.rows": "CP-TOKENIZER",
+    "activations.store": "CP-STORE",
     "activations.tables": "CP-TEXT-FILE",
     "activations.token_rows": "CP-TOKENIZER",
     "auditing": "CP-AUDIT",
@@ -96,6 +97,7 @@ RAISED_IN = {
     "training.result": "CP-ARGUMENT",
     "training.run": "CP-RUN",
     "training.run_folder": "CP-OTHER-MODEL",
+    "training.stored": "CP-STORE",
     "training.specs": "CP-NO-MLP",
     "training.starting": "CP-START",
     "training.trainer": "CP-NOT-FINITE",

@@ -10,6 +10,8 @@ from typing import Any
 from crossproof.errors import CrossproofError
 from crossproof.files import check_replaceable, make_folder, read_json, write_json
 
+CODES = {"tokens": "CP-TEXT-FILE", "activations": "CP-STORE"}
+
 
 @dataclass(frozen=True)
 class LongFolder:
@@ -67,11 +69,13 @@ class LongFolder:
             if not self.begun.is_file():
                 raise CrossproofError(
                     f"{self.path} holds no {self.kind}: give a folder that `crossproof {command}` "
-                    f"wrote."
+                    f"wrote.",
+                    code=CODES[self.kind],
                 )
             raise CrossproofError(
                 f"{self.path} is not complete: repeat the `crossproof {command}` that began it, "
-                f"which goes on where it stopped."
+                f"which goes on where it stopped.",
+                code=CODES[self.kind],
             )
         about = read_json(self.index)
         if about.get("format") != version:

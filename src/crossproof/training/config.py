@@ -75,6 +75,9 @@ class RunConfig:
     text: str = "bundled"
     """`bundled`, a file (.txt, .jsonl, .json, .csv, .parquet, .arrow, .npy, .safetensors), or
     hf:NAME for a data set of the Hub or a folder, with ,config= ,split= ,column= behind it."""
+    activations: str = ""
+    """A folder of `crossproof harvest` to train from, instead of running the model on the text:
+    model, text and positions are then those that it was harvested with."""
     penalise: str = "next"
     """MLPs that the objective is about: next (those at whose inputs the crosscoder decodes or, if
     there are none, the first behind each hookpoint), all that read it, or blocks, such as 3,4."""
@@ -190,6 +193,8 @@ RECIPES: dict[str, RunConfig] = {"demo": DEMO, "full": FULL, "paper": PAPER}
 def config_to_dict(config: RunConfig) -> dict[str, Any]:
     """Plain values for a config.json, which `config_from_dict` reads; strengths by name."""
     plain = asdict(replace(config, objective=Objective()))
+    if not config.activations:  # most runs have none, and older versions know none
+        del plain["activations"]
     return plain | {"objective": dict(config.objective)}
 
 
