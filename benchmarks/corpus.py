@@ -24,9 +24,8 @@ import tyro
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from crossproof import Harvest, load_model
-from crossproof.activations.corpus import open_rows
-from crossproof.activations.tokenizing import tokenize_source
-from crossproof.lm.vocabulary import Vocabulary
+from crossproof.activations import open_rows, tokenize_source
+from crossproof.lm import Vocabulary
 
 SIZE, LONGEST, CONTEXT = 50257, 2048, 256
 

@@ -79,7 +79,10 @@ def same(one: TrainingResult, other: TrainingResult) -> bool:
         {},
         {"drop_outliers": 3.0},
         {"hookpoints": ("blocks.*.hook_resid_mid",), "penalise": "all"},
-        {"specs": '{"a": {"k": 2}, "b": {"hookpoints": ["blocks.1.mlp.hook_in"]}}'},
+        {
+            "specs": '{"a": {"k": 2, "interaction": 3.0}, "b": {"keep_largest": 0,'
+            ' "hookpoints": ["blocks.1.mlp.hook_in"]}}'
+        },
     ],
     ids=["plain", "outliers", "upstream", "several"],
 )
@@ -96,6 +99,9 @@ def test_a_float32_store_trains_to_the_same_bytes(
     if "drop_outliers" in options:
         stored = replace(stored, drop_outliers=0.0)
     live, again = train(config(sources, **options)), train(stored)
+    if "specs" in options:  # a sweep: each with its own objective, "b" without penalties
+        assert list(live.runs) == ["unpenalised/a", "unpenalised/b", "penalised/a"]
+        assert live.runs["penalised/a"].objective == {"keep_largest": 10.0, "interaction": 3.0}
     assert same(live, again)
     assert live.massive == again.massive
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -280,3 +282,14 @@ def test_what_cannot_be_done_is_said(
     with pytest.raises(CrossproofError, match="beginning of other tokens"):
         made(text, tmp_path / "one", neo, 5)
     assert token_folder(tmp_path) is None
+
+
+@pytest.mark.slow
+def test_a_billion_tokens_are_opened_in_a_minute_and_a_gigabyte(tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "corpus.py"
+    command = [sys.executable, str(script), "--tokens", "1e9", "--folder", str(tmp_path / "tokens")]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    figures = json.loads(printed)
+    assert figures["rows"] > 0.89e9 / 256
+    assert figures["first batch, s"] < 60
+    assert figures["200 batches, MB"] < 1000

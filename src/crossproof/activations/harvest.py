@@ -83,6 +83,7 @@ class Harvest:
             self._counts = sequences.scored_counts(positions.skip_first)
         else:
             self._counts = self._scored(sequences).sum(dim=1)
+        self._batches = int(self._counts.sum()) // batch_tokens
         self._check_sizes()
         self._order: _Order | None = None
         self._chunk: _Chunk | None = None
@@ -90,7 +91,7 @@ class Harvest:
 
     def __len__(self) -> int:
         """Batches in an epoch; the tokens left over are dropped (others in every epoch)."""
-        return int(self._counts.sum()) // self.batch_tokens
+        return self._batches
 
     def batch(self, step: int) -> Float[Tensor, "B P D"]:
         """The batch of a step (float32, the caller's own); batches in order are cheapest.

@@ -120,7 +120,7 @@ def _path(folder: Path, number: int) -> Path:
 
 
 def _hash(values: Tensor) -> str:
-    return hashlib.sha256(values.view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(values.view(torch.uint8).numpy().data).hexdigest()
 
 
 @contextmanager
