@@ -20,6 +20,8 @@ from crossproof.errors import CrossproofError, first_line, nearest, printable, w
 COMMANDS = {
     "demo": "train two crosscoders on the bundled model and report what the penalty buys",
     "train": "train crosscoders on any model and text, with and without interaction penalties",
+    "tokenize": "text of any size into a folder of tokens, which every --text takes",
+    "harvest": "store the activations that trainings read, to train many times from them",
     "import": "turn a dictionary that another library saved into a run folder",
     "export": "write finished crosscoders in another library's format",
     "push": "put a finished crosscoder onto the Hugging Face Hub, with a model card",
@@ -95,7 +97,8 @@ def _run(given: Sequence[str], began: float) -> None:
         raise CrossproofError(
             f"There is no command '{given[0]}'; `crossproof --help` lists them.{close}"
         )
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    parallel = "true" if given[0] == "tokenize" else "false"
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", parallel)
     # Imported late: `--help` and typing errors should not wait for torch and transformers.
     rest = _import_plugins(given[1:])
     module = MODULES.get(given[0], given[0])

@@ -98,7 +98,7 @@ def test_training_and_every_measure_count_the_same_positions(
     assert torch.equal(batch.scored, expected)
 
     wanted = int(expected.sum())
-    harvest = training.harvest
+    harvest = training.read.batches
     epoch = torch.cat([harvest.batch(step) for step in range(len(harvest))])
     largest = epoch.norm(dim=2).amax(0) / epoch.norm(dim=2).median(0).values
     assert (largest[0] > 10) == ("drop_outliers" not in options)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from tiny_models import END, VOCABULARY, gpt2, random_tokens, save_model
 
 from crossproof.activations import TextSlice, read_sequences, scored_positions
-from crossproof.activations.corpus import fitting_context
+from crossproof.activations.corpus import fitting_context, open_rows
 from crossproof.errors import CrossproofError, CrossproofWarning
 from crossproof.lm import LanguageModel, load_model
 
@@ -196,7 +196,7 @@ def test_token_files_that_hold_no_table_of_integers_are_refused(
 def test_splits_and_rows_of_other_names_are_refused(
     gpt_neo: LanguageModel, option: dict[str, Any]
 ) -> None:
-    unchecked = inspect.unwrap(read_sequences)  # as users have it, without types checked
+    unchecked = inspect.unwrap(open_rows)  # as users have it, without types checked
     with pytest.raises(CrossproofError, match="give one of"):
         unchecked("bundled", gpt_neo, 8, **option)
 

@@ -61,7 +61,7 @@ def test_the_step_is_counted_as_pytorch_counts_it(gpt_neo: LanguageModel) -> Non
     entries more tightly and otherwise allocate what is said."""
     settings = config(crosscoder=CrosscoderConfig(512, "topk", 8), batch_tokens=256)
     training = Training.build(gpt_neo, torch.randint(1, 30, (200, 16)), {"one": settings})
-    trainer, batch = training.trainers["one"], training.harvest.batch(0)
+    trainer, batch = training.trainers["one"], training.read.batches.batch(0)
     trainer.step_index = 5
     gc.collect()
     taken = memory._peak(trainer, batch)

@@ -1,6 +1,7 @@
 from .config import PositionRule as PositionRule
 from .config import Split as Split
 from .corpus import TextSlice as TextSlice
+from .corpus import open_rows as open_rows
 from .corpus import read_sequences as read_sequences
 from .harvest import Harvest as Harvest
 from .massive import MassiveActivation as MassiveActivation
@@ -10,3 +11,5 @@ from .massive import survey_norms as survey_norms
 from .positions import median_norms as median_norms
 from .positions import scored_positions as scored_positions
 from .positions import within_limits as within_limits
+from .token_rows import TokenRows as TokenRows
+from .tokenizing import tokenize_source as tokenize_source

@@ -14,6 +14,8 @@ Split = Literal["train", "validation", "held_out"]
 
 RowKind = Literal["packed", "documents"]
 """Rows of tokens: cut from documents packed end to end, or each the beginning of a document."""
+StoredDtype = Literal["bfloat16", "float16", "float32"]
+"""In which activations are stored."""
 MASSIVE = 10.0
 """Times a hookpoint's median norm beyond which a position's activation is massive."""
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import tokenize
 import warnings
-import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
@@ -16,7 +14,6 @@ from typing import get_args
 import numpy as np
 import torch
 from jaxtyping import Int
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -24,25 +21,17 @@ from crossproof.activations.chats import chat_template
 from crossproof.activations.config import RowKind as RowKind
 from crossproof.activations.config import Split as Split
 from crossproof.activations.documents import read_documents
+from crossproof.activations.packed import BUNDLED as BUNDLED
+from crossproof.activations.packed import SUFFIXES, existing, from_npy, from_safetensors
 from crossproof.activations.rows import document_rows
-from crossproof.activations.sources import DATASETS_PREFIX, LINES, TABLES, DocumentSource
-from crossproof.errors import CrossproofError, CrossproofWarning, first_line
-from crossproof.files import refuse_pointer
+from crossproof.activations.sources import DATASETS_PREFIX, DocumentSource
+from crossproof.activations.token_folder import TokenFolder, token_folder
+from crossproof.activations.token_rows import TokenRows
+from crossproof.errors import CrossproofError, CrossproofWarning
 from crossproof.lm import LanguageModel
 from crossproof.result import ABSENT
 
-BUNDLED = "bundled"
-_SUFFIXES = ", ".join((*LINES, *TABLES, ".safetensors", ".npy"))
-_DAMAGE = (
-    *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError),
-    *(SyntaxError, TypeError, ValueError, tokenize.TokenError, zipfile.BadZipFile),
-)
-"""What numpy raises over damaged headers, which it takes for Python."""
 _DOCUMENTS_AT_ONCE = 1000
-_INTEGERS = (
-    *(torch.int8, torch.int16, torch.int32, torch.int64),
-    *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
-)
 
 
 def read_sequences(
@@ -54,13 +43,27 @@ def read_sequences(
 ) -> Int[Tensor, "S T"]:
     """Rows of `context` tokens (int64) of one split of a corpus.
 
-    `source` is "bundled", a packed token file (.safetensors with one tensor per split, or .npy),
-    or documents as `read_documents` takes them. Texts are tokenised, each document behind the
-    model's BOS (or else EOS) token, and packed end to end; with `rows` "documents" each row is the
-    beginning of a document instead, padded where it is short. Where a corpus has no splits of its
-    own, its last 5% of rows are held out and the 5% before them are for validation. Raises
-    CrossproofError when the corpus is missing, damaged, too short for one row, or of another
-    tokenizer.
+    `source` is "bundled", a packed token file (.safetensors with one tensor per split, or .npy), a
+    folder of tokens, or documents as `read_documents` takes them. Texts are tokenised, each
+    document behind the model's BOS (or else EOS) token, and packed end to end; with `rows`
+    "documents" each row is the beginning of a document instead, padded where it is short. Where a
+    corpus has no splits of its own, its last 5% of rows are held out and the 5% before them are for
+    validation. Raises CrossproofError when the corpus is missing, damaged, too short for one row,
+    or of another tokenizer.
+    """
+    return open_rows(source, model, context, split, rows)[:]
+
+
+def open_rows(
+    source: str | Path,
+    model: LanguageModel,
+    context: int,
+    split: Split = "train",
+    rows: RowKind = "packed",
+) -> Int[Tensor, "S T"] | TokenRows:
+    """The rows of `read_sequences`; those of a folder of tokens stay on the disk until asked for.
+
+    Errors as there.
     """
     source = os.fspath(source)
     for what, value, known in (
@@ -79,16 +82,18 @@ def read_sequences(
         )
     if not source:
         raise CrossproofError(
-            f"No text was given: add --text, one of '{BUNDLED}', a file ({_SUFFIXES}) "
+            f"No text was given: add --text, one of '{BUNDLED}', a file ({SUFFIXES}) "
             f"or '{DATASETS_PREFIX}NAME'."
         )
+    if source != BUNDLED and (folder := token_folder(source)) is not None:
+        return TokenRows(TokenFolder.open(folder, model), split, context, rows)
     if source == BUNDLED:
         with as_file(files("crossproof.lm") / BUNDLED / "corpus.safetensors") as path:
-            tokens = _from_safetensors(_existing(path, BUNDLED), split)
+            tokens = from_safetensors(existing(path, BUNDLED), split)
     elif source.endswith(".safetensors"):
-        tokens = _from_safetensors(_existing(Path(source), source), split)
+        tokens = from_safetensors(existing(Path(source), source), split)
     elif source.endswith(".npy"):
-        tokens = _from_npy(_existing(Path(source), source))
+        tokens = from_npy(existing(Path(source), source))
     else:
         tokens = _from_texts(source, model)
     if rows == "documents":
@@ -131,7 +136,7 @@ class TextSlice:
 
     def read(self, model: LanguageModel) -> Int[Tensor, "S T"]:
         """The sequences [S, T]; CrossproofError if none is left, a warning if there are fewer."""
-        every = read_sequences(self.text, model, self.context, self.split, self.rows)
+        every = open_rows(self.text, model, self.context, self.split, self.rows)
         if self.skip >= len(every):
             raise CrossproofError(
                 f"The {self.split} split has {len(every)} sequences and {self.skip} are skipped: "
@@ -161,64 +166,6 @@ def _warn(sentence: str) -> None:
     warnings.warn(sentence, CrossproofWarning, stacklevel=3)
 
 
-def _existing(path: Path, source: str) -> Path:
-    if not os.path.isfile(path):  # False, too, for names that no file can have
-        raise CrossproofError(
-            f"There is no corpus '{source}'; give '{BUNDLED}', a file ({_SUFFIXES}) or "
-            f"'{DATASETS_PREFIX}NAME'."
-        )
-    refuse_pointer(path)
-    return path
-
-
-def _from_safetensors(path: Path, split: Split) -> Tensor:
-    try:
-        with safe_open(path, framework="pt") as packed:
-            names = sorted(packed.keys())
-            if split not in names:
-                raise CrossproofError(
-                    f"The token file '{path}' has no split '{split}', only "
-                    f"{', '.join(names) or 'none'}."
-                )
-            return _tokens(packed.get_tensor(split), str(path))
-    except SafetensorError as error:
-        raise CrossproofError(
-            f"The token file '{path}' is damaged: {error}", code="CP-TEXT-FILE"
-        ) from error
-
-
-def _from_npy(path: Path) -> Tensor:
-    try:
-        tokens = np.load(path, mmap_mode="r", allow_pickle=False)  # a false shape asks for nothing
-    except _DAMAGE as error:
-        reason = first_line(error)
-        if "ickle" in reason or "Python objects" in reason:
-            # what numpy advises would run whatever the file holds
-            reason = "it is cut off, or holds pickled objects, which are never unpickled"
-        raise CrossproofError(
-            f"The token file '{path}' is damaged ({reason}): give an array of integers.",
-            code="CP-TEXT-FILE",
-        ) from error
-    if not isinstance(tokens, np.ndarray):
-        raise CrossproofError(
-            f"The token file '{path}' is an archive (.npz): give one array.", code="CP-TEXT-FILE"
-        )
-    if tokens.dtype.kind not in "iu":
-        raise CrossproofError(
-            f"The token file '{path}' holds {tokens.dtype}, not integers.", code="CP-TEXT-FILE"
-        )
-    return _tokens(torch.from_numpy(tokens.astype(np.int64)), str(path))
-
-
-def _tokens(tokens: Tensor, source: str) -> Tensor:
-    if tokens.dtype not in _INTEGERS or tokens.dim() not in (1, 2):
-        raise CrossproofError(
-            f"The token file '{source}' must hold a list or a table of integers.",
-            code="CP-TEXT-FILE",
-        )
-    return tokens
-
-
 def _rows(tokens: Tensor, source: str, context: int) -> Int[Tensor, "S T"]:
     """Cut a stream, or each packed row, into rows of `context`; what is left over is dropped."""
     per_row = tokens.shape[-1] // context
@@ -230,9 +177,9 @@ def _rows(tokens: Tensor, source: str, context: int) -> Int[Tensor, "S T"]:
 def _from_texts(source: str, model: LanguageModel) -> Int[Tensor, " N"]:
     for parsed in DocumentSource.parse_all(source):
         if not parsed.data_set and not parsed.files:
-            _existing(Path(parsed.name), str(parsed))
+            existing(Path(parsed.name), str(parsed))
         if not parsed.known:
-            raise CrossproofError(f"The corpus '{parsed}' has no known ending; use {_SUFFIXES}.")
+            raise CrossproofError(f"The corpus '{parsed}' has no known ending; use {SUFFIXES}.")
     if model.tokenizer is None:
         raise CrossproofError(
             f"'{model.name}' has no tokenizer for the text of '{source}'; put its tokenizer files "

@@ -12,6 +12,7 @@ from crossproof.activations.chats import Spell, chat_of
 from crossproof.activations.opening import text_lines
 from crossproof.activations.sources import DocumentSource
 from crossproof.activations.tables import Value, column_of
+from crossproof.activations.token_folder import token_folder
 from crossproof.errors import CrossproofError, CrossproofWarning
 from crossproof.files import refuse_pointer
 
@@ -50,6 +51,11 @@ def _mixed(streams: Sequence[Iterator[str]], weights: Sequence[float]) -> Iterat
 
 
 def _of_one(parsed: DocumentSource, spell: Spell | None) -> Iterator[str]:
+    if token_folder(parsed.name) is not None:
+        raise CrossproofError(
+            f"'{parsed}' holds tokens, not text: give it alone, and join texts before they are "
+            f"tokenised."
+        )
     if parsed.data_set:
         from crossproof.activations.columns import data_set_column  # imports pandas
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from crossproof.activations.config import PositionRule
 from crossproof.activations.positions import scored_positions, within_limits
+from crossproof.activations.token_rows import TokenRows
 from crossproof.errors import CrossproofError
 from crossproof.lm import Hookpoints, LanguageModel
 
@@ -44,14 +45,14 @@ class Harvest:
     `buffer_batches` batches of the stream are a chunk, shuffled within itself. A batch holds only
     scored positions, and one forward pass serves all hookpoints. Where the rule limits norms, the
     places of tokens beyond them are taken by other tokens of their chunk, so that batches stay
-    equally large. The memory needed is that of one chunk. Raises CrossproofError when the corpus
-    cannot fill a batch, or the buffer cannot hold a sequence.
+    equally large. The memory needed is that of one chunk, and of a few numbers a sequence. Raises
+    CrossproofError when the corpus cannot fill a batch, or the buffer cannot hold a sequence.
     """
 
     def __init__(
         self,
         model: LanguageModel,
-        sequences: Int[Tensor, "S T"],
+        sequences: Int[Tensor, "S T"] | TokenRows,
         hookpoints: Hookpoints,
         batch_tokens: int,
         buffer_batches: int = 32,
@@ -78,7 +79,11 @@ class Harvest:
         self.seed = seed
         self.forward_sequences = forward_sequences
         self.positions = positions
-        self._counts = self._scored(sequences).sum(dim=1)
+        if isinstance(sequences, TokenRows):
+            self._counts = sequences.scored_counts(positions.skip_first)
+        else:
+            self._counts = self._scored(sequences).sum(dim=1)
+        self._batches = int(self._counts.sum()) // batch_tokens
         self._check_sizes()
         self._order: _Order | None = None
         self._chunk: _Chunk | None = None
@@ -86,7 +91,7 @@ class Harvest:
 
     def __len__(self) -> int:
         """Batches in an epoch; the tokens left over are dropped (others in every epoch)."""
-        return int(self._counts.sum()) // self.batch_tokens
+        return self._batches
 
     def batch(self, step: int) -> Float[Tensor, "B P D"]:
         """The batch of a step (float32, the caller's own); batches in order are cheapest.

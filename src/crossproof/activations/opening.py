@@ -8,12 +8,17 @@ import io
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from crossproof.errors import CrossproofError, first_line
+
+BYTES_READ: ContextVar[dict[str, int] | None] = ContextVar("BYTES_READ", default=None)
+"""How many bytes of each file have been read, of lines in compressed files too; None: uncounted."""
+_OFTEN = 64
+"""Lines between two looks at where a file is."""
 
 
 @dataclass(frozen=True)
@@ -57,23 +62,33 @@ _DECOMPRESSED: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-@contextmanager
-def _decompressed(path: Path | RemoteFile) -> Iterator[Any]:
+def _lines(path: Path | RemoteFile) -> Iterator[bytes]:
+    decompress = _DECOMPRESSED.get(path.suffix.lower())
     with path.open("rb") as opened:
-        decompress = _DECOMPRESSED.get(path.suffix.lower())
-        yield opened if decompress is None else decompress(opened, "rb")
+        lines = opened if decompress is None else decompress(opened, "rb")
+        for number, line in enumerate(lines):
+            if number % _OFTEN == 0:
+                count_bytes(path, opened)
+            yield line
+        count_bytes(path, opened)
+
+
+def count_bytes(path: Path | RemoteFile, opened: Any) -> None:
+    """Notes how far a file has been read, if anybody wants to know."""
+    counted = BYTES_READ.get()
+    if counted is not None:
+        counted[str(path)] = opened.tell()
 
 
 def text_lines(path: Path | RemoteFile) -> Iterator[tuple[int, str]]:
     """Numbered lines of UTF-8 text, without its byte-order mark; every line ends with "\\n"."""
     number = 1
     try:
-        with _decompressed(path) as lines:
-            for number, line in enumerate(lines, start=1):
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                if "\0" in text:
-                    raise ValueError("it holds NUL")
-                yield number, text.replace("\r\n", "\n").replace("\r", "\n")
+        for number, line in enumerate(_lines(path), start=1):
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            if "\0" in text:
+                raise ValueError("it holds NUL")
+            yield number, text.replace("\r\n", "\n").replace("\r", "\n")
     except (ValueError, OverflowError) as error:
         raise CrossproofError(
             f"Line {number} of '{path}' is not UTF-8 text ({first_line(error)}); convert it first."

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crossproof.activations.chats import chat_of, is_chat_type
-from crossproof.activations.opening import RemoteFile, text_lines
+from crossproof.activations.opening import RemoteFile, count_bytes, text_lines
 from crossproof.activations.sources import ending, other_columns
 from crossproof.errors import CrossproofError, first_line
 from crossproof.files import refuse_pointer
@@ -172,6 +172,7 @@ def _parquet_batches(path: File, column: str) -> Iterator[RecordBatch]:
         at = _text_column(file.schema_arrow, path, column)
         nested = "." in column  # the reader would take it for a path
         for batch in file.iter_batches(columns=None if nested else [column]):
+            count_bytes(path, opened)
             yield batch.select([at if nested else 0])
 
 
@@ -187,6 +188,7 @@ def _ipc_batches(path: File, column: str) -> Iterator[RecordBatch]:
             schema, batches = file.schema, map(file.get_batch, range(file.num_record_batches))
         at = _text_column(schema, path, column)
         for batch in batches:
+            count_bytes(path, opened)
             yield batch.select([at])
 
 

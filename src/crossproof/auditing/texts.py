@@ -14,6 +14,8 @@ from crossproof.activations.chats import chat_template
 from crossproof.activations.corpus import BUNDLED, Split
 from crossproof.activations.documents import read_documents, well_formed
 from crossproof.activations.sources import DATASETS_PREFIX, LINES, TABLES, DocumentSource
+from crossproof.activations.token_folder import TokenFolder, token_folder
+from crossproof.activations.token_rows import TokenRows
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
 
@@ -81,11 +83,15 @@ def encode_texts(
 def read_texts(
     source: str, model: LanguageModel, context: int | None = None, split: Split = "held_out"
 ) -> TextRows:
-    """The documents of a source that `read_documents` takes, a row each; or the rows of a split of
-    packed tokens ("bundled", .safetensors, .npy), which have no documents.
+    """The documents of a source that `read_documents` takes, or of a split of a folder of tokens, a
+    row each; or the rows of a split of packed tokens ("bundled", .safetensors, .npy), which have no
+    documents.
 
     Raises CrossproofError as `encode_texts` and `read_sequences` do, naming the source.
     """
+    if (folder := token_folder(source)) is not None:
+        length = min(context or model.context, model.context)
+        return _of_folder(TokenFolder.open(folder, model), length, split)
     parts = DocumentSource.parse_all(source)
     if not all(parsed.known for parsed in parts):
         rows = read_sequences(source, model, context or model.context, split)
@@ -99,6 +105,13 @@ def read_texts(
     if not documents:
         raise CrossproofError(f"'{source}' holds no text; give one with at least one document.")
     return replace(encode_texts(documents, model, context), source=source)
+
+
+def _of_folder(folder: TokenFolder, context: int, split: Split) -> TextRows:
+    """The documents of a split of a folder of tokens."""
+    rows = TokenRows(folder, split, context, "documents")
+    lengths = rows.document_lengths
+    return TextRows(rows[:][:, : lengths.max()], int((lengths > context).sum()), str(folder.path))
 
 
 def text_rows(

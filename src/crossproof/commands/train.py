@@ -61,17 +61,19 @@ def run(arguments: Sequence[str], began: float) -> None:
     from crossproof.report.terminal import print_tables, say
     from crossproof.training import distributed
     from crossproof.training.run import memory_needed, resume, start
+    from crossproof.training.stored import with_stored
 
+    config = options.config if options.resume else with_stored(options.config, given(arguments))
     if options.dry_run:
         with working("reading the model"):
-            needed = memory_needed(options.config, options.trust_remote_code)
+            needed = memory_needed(config, options.trust_remote_code)
         print_tables([needed.table()])
         needed.check()
         return
     if options.resume:
         name_ignored(arguments, options.out)
     with distributed.process_group():
-        begin = resume if options.resume else partial(start, options.config)
+        begin = resume if options.resume else partial(start, config)
         first = distributed.rank() == 0
         with working("reading the model and its text") if first else nullcontext():
             prepared = begin(options.out, trust_remote_code=options.trust_remote_code)
@@ -85,12 +87,16 @@ def run(arguments: Sequence[str], began: float) -> None:
         say(f"Next: `crossproof evaluate {prepared.folder}` says how good they are.")
 
 
+def given(arguments: Sequence[str]) -> list[str]:
+    """The options that a command line names, as their settings are called."""
+    named = (a.partition("=")[0] for a in arguments if a.startswith("--"))
+    return list(dict.fromkeys(name.removeprefix("--").replace("-", "_") for name in named))
+
+
 def name_ignored(arguments: Sequence[str], out: Path) -> None:
     """Says which options a resumed run takes no notice of."""
-    heeded = ("--resume", "--out", "--evaluate", "--no-evaluate", "--trust-remote-code")
-    named = (a.partition("=")[0].replace("_", "-") for a in arguments if a.startswith("--"))
-    given = dict.fromkeys(named)
-    ignored = [option for option in given if option not in heeded]
+    heeded = ("out", "resume", "evaluate", "no_evaluate", "trust_remote_code")
+    ignored = [f"--{name.replace('_', '-')}" for name in given(arguments) if name not in heeded]
     if ignored:
         print(
             f"crossproof: {', '.join(ignored)} ignored: a resumed run keeps the settings in "

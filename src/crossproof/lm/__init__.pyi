@@ -6,6 +6,7 @@ from .hookpoints import Hookpoints as Hookpoints
 from .hookpoints import resolve_hookpoints as resolve_hookpoints
 from .hookpoints import standard_names as standard_names
 from .loading import load_model as load_model
+from .loading import load_vocabulary as load_vocabulary
 from .mlp import MLPWeights as MLPWeights
 from .model import LanguageModel as LanguageModel
 from .norms import Norm as Norm
@@ -16,3 +17,4 @@ from .passes import clean_pass as clean_pass
 from .passes import starts_of as starts_of
 from .quieting import quiet as quiet
 from .unembedding import Unembedding as Unembedding
+from .vocabulary import Vocabulary as Vocabulary

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from crossproof.errors import CrossproofError
 from crossproof.lm.adapters import adapter_folder, base_of, is_adapter, merge_adapter
 from crossproof.lm.describing import read_config, read_tokenizer
-from crossproof.lm.model import LanguageModel
+from crossproof.lm.model import LanguageModel, special_ids
 from crossproof.lm.pair import ModelPair
 from crossproof.lm.quieting import quiet
 from crossproof.lm.sources import Reading, Source, exists
 from crossproof.lm.structure import find_structure
+from crossproof.lm.vocabulary import Vocabulary
 from crossproof.lm.weights import check_plain, check_runs, dtype_of, read_weights
 
 BUNDLED = "bundled"
@@ -73,6 +74,40 @@ def load_model(
             first, second = (_load(each, *_parts(each), options) for each in _two(name))
             return ModelPair(first, second)
         return _load(name, *_parts(name), options)
+
+
+def load_vocabulary(name: str, trust_remote_code: bool = False) -> Vocabulary:
+    """The tokenizer of a model that `load_model` takes by name; its weights are not read.
+
+    Raises CrossproofError as `load_model` does, and for a model that has no tokenizer.
+    """
+    if not name:
+        raise CrossproofError(f"No model was given: name one, or '{BUNDLED}' ('.' is this folder).")
+    pair = COMMA in name and not exists(name)
+    with quiet():
+        made = [_vocabulary(each, trust_remote_code) for each in (_two(name) if pair else [name])]
+    special = frozenset.union(*(each.special_ids for each in made))
+    return replace(made[0], name=name, special_ids=special)
+
+
+def _vocabulary(name: str, trusted: bool) -> Vocabulary:
+    base, _ = _parts(name)
+    if base == BUNDLED:
+        with as_file(files("crossproof.lm") / BUNDLED) as folder:
+            return _vocabulary_of(Source(base, str(folder)), trusted)
+    return _vocabulary_of(Source.of(base), trusted)
+
+
+def _vocabulary_of(source: Source, trusted: bool) -> Vocabulary:
+    config = read_config(source, trusted)
+    tokenizer = read_tokenizer(source, config, trusted)
+    if tokenizer is None:
+        raise CrossproofError(
+            f"'{source.name}' has no tokenizer; put its tokenizer files into the model's folder.",
+            code="CP-TOKENIZER",
+        )
+    size: int = config.get_text_config().vocab_size
+    return Vocabulary(source.name, tokenizer, special_ids(config, tokenizer, size), size)
 
 
 @dataclass(frozen=True)

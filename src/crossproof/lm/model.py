@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from crossproof.errors import CrossproofError, nearest
 from crossproof.lm.attention import AttentionWeights
@@ -49,7 +49,7 @@ class LanguageModel:
         self.vocab_size: int = next(bare.get_input_embeddings().parameters()).shape[0]
         self.device: torch.device = next(bare.parameters()).device
         self.dtype: torch.dtype = next(bare.parameters()).dtype
-        self.special_ids = special_ids(bare, tokenizer, self.vocab_size)
+        self.special_ids = special_ids(bare.config, tokenizer, self.vocab_size)
         self._bare = bare
         self._structure = structure
         self._sites = structure.sites
@@ -287,10 +287,10 @@ class LanguageModel:
 
 
 def special_ids(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, vocab_size: int
+    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None, vocab_size: int
 ) -> frozenset[int]:
     """The BOS, EOS and PAD ids: the tokenizer's, or without one the configuration's."""
-    source = model.config if tokenizer is None else tokenizer
+    source = config if tokenizer is None else tokenizer
     found: set[int] = set()
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
         value = getattr(source, key, None)

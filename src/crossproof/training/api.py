@@ -18,6 +18,7 @@ from crossproof.training.config import RunConfig
 from crossproof.training.loop import Progress, Training
 from crossproof.training.result import MetricsLine, TrainedCrosscoder, TrainingResult
 from crossproof.training.run import Report, prepare, start, train_run
+from crossproof.training.stored import with_stored
 
 GIVEN = "given in memory"
 """Stands in config.json for a text that was given as tokens."""
@@ -47,6 +48,7 @@ def train(
     sequences = text if isinstance(text, Tensor) else None
     if text is not None:
         config = replace(config, text=text if isinstance(text, str) else GIVEN)
+    config = with_stored(config)
     lines: defaultdict[str, list[MetricsLine]] = defaultdict(list)
 
     def log(progress: Progress) -> None:

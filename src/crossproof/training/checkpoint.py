@@ -20,7 +20,7 @@ STATE, MANIFEST = "training.safetensors", "checkpoint.json"
 
 MAY_CHANGE = (
     *("model", "text", "threads", "device", "checkpoint_every", "log_every"),
-    *("evaluation_sequences", "evaluation_skip", "start"),
+    *("evaluation_sequences", "evaluation_skip", "start", "activations"),
 )
 """Settings that a resumed run may have otherwise: none decides what is trained (of model and text
 their contents do, which are compared)."""

@@ -14,7 +14,7 @@ from crossproof.activations.config import RowKind
 from crossproof.crosscoder.config import CrosscoderConfig
 from crossproof.errors import CrossproofError
 from crossproof.extras import option_name
-from crossproof.training.objective import Objective
+from crossproof.training.objective import Objective, is_setting
 from crossproof.training.typed import read_specs, typed
 
 Precision = Literal["float32", "float64", "bfloat16", "float16"]
@@ -76,6 +76,9 @@ class RunConfig:
     text: str = "bundled"
     """`bundled`, a file (.txt, .jsonl, .json, .csv, .parquet, .arrow, .npy, .safetensors), or
     hf:NAME for a data set of the Hub or a folder, with ,config= ,split= ,column= behind it."""
+    activations: str = ""
+    """A folder of `crossproof harvest` to train from, instead of running the model on the text:
+    model, text and positions are then those that it was harvested with."""
     penalise: str = "next"
     """MLPs that the objective is about: next (those at whose inputs the crosscoder decodes or, if
     there are none, the first behind each hookpoint), all that read it, or blocks, such as 3,4."""
@@ -96,7 +99,8 @@ class RunConfig:
     """Run folders whose dictionaries to start from: their latents at their own places."""
     specs: str = ""
     """Several dictionaries in one pass: a JSON object, or a file that holds one, of names and the
-    settings that each has otherwise (places, layout, skip, from, penalise, n_latents, k, ...)."""
+    settings that each has otherwise (places, layout, skip, from, penalise, n_latents, k, the
+    objective's strengths, ...)."""
     context: int = 256
     """Tokens a sequence."""
     rows: RowKind = "packed"
@@ -145,12 +149,12 @@ class RunConfig:
     def members(self) -> dict[str, RunConfig]:
         """A configuration for each dictionary's objective and settings; errors as `read_specs`."""
         specs = read_specs(self.specs) or {"": {}}
+        configs = {name: with_settings(self, name, given) for name, given in specs.items()}
         return {
-            f"{objective}/{name}" if name else objective: with_settings(
-                replace(self, objective=terms), name, given
-            )
-            for objective, terms in self.objectives().items()
-            for name, given in specs.items()
+            f"{objective}/{name}" if name else objective: replace(config, objective=terms)
+            for objective in ("unpenalised", "penalised")
+            for name, config in configs.items()
+            if (terms := config.objectives().get(objective)) is not None
         }
 
     @property
@@ -191,6 +195,8 @@ RECIPES: dict[str, RunConfig] = {"demo": DEMO, "full": FULL, "paper": PAPER}
 def config_to_dict(config: RunConfig) -> dict[str, Any]:
     """Plain values for a config.json, which `config_from_dict` reads; strengths by name."""
     plain = asdict(replace(config, objective=Objective()))
+    if not config.activations:  # most runs have none, and older versions know none
+        del plain["activations"]
     return plain | {"objective": dict(config.objective)}
 
 
@@ -241,7 +247,7 @@ def _contexts(origins: Sequence[Mapping[str, Any]]) -> list[int]:
 
 PLACES = ("hookpoints", "read", "write", "start")
 SPECIFIED = (*PLACES, "layout", "skip", "penalise")
-"""What a spec may say, beside the dictionary's size and sparsity."""
+"""What a spec may say, beside the dictionary's size, sparsity and objective."""
 
 
 def with_settings(config: RunConfig, name: str, given: Mapping[str, Any]) -> RunConfig:
@@ -252,14 +258,18 @@ def with_settings(config: RunConfig, name: str, given: Mapping[str, Any]) -> Run
     """
     named = {"start" if key == "from" else key: value for key, value in given.items()}
     size = {key: named.pop(key) for key in vars(config.crosscoder) if key in named}
+    terms = {key: named.pop(key) for key in given if is_setting(key)}
     for key in named:
         if key not in SPECIFIED:
             known = ", ".join((*SPECIFIED, *vars(config.crosscoder)))
-            raise CrossproofError(f"The spec '{name}' sets {key!r}; specs set {known}.")
+            raise CrossproofError(
+                f"The spec '{name}' sets {key!r}; specs set {known}, and the objective's strengths."
+            )
     listed = {key: tuple(v) if isinstance(v, list) else v for key, v in named.items()}
     try:
         crosscoder = typed(CrosscoderConfig, vars(config.crosscoder) | size)
-        return typed(RunConfig, vars(config) | listed | {"crosscoder": crosscoder})
+        parts = {"crosscoder": crosscoder, "objective": Objective({**config.objective, **terms})}
+        return typed(RunConfig, vars(config) | listed | parts)
     except TypeError as error:
         raise CrossproofError(f"The spec '{name}' does not fit: {error}.") from error
 

@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from crossproof.activations import (
-    Harvest,
-    MassiveActivation,
-    NormSurvey,
-    PositionRule,
-    survey_norms,
-)
-from crossproof.activations.config import MASSIVE
+from crossproof.activations import MassiveActivation
 from crossproof.crosscoder.config import CrosscoderConfig
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.lm.hookpoints import Hookpoints
 from crossproof.lm.model import LanguageModel
 from crossproof.training import distributed
 from crossproof.training.config import RunConfig, check_settings
 from crossproof.training.kinds import DictionaryPlan
 from crossproof.training.memory import INITIAL_BATCHES, check_memory
+from crossproof.training.reading import Activations, Rows, TrainingActivations, activations_for
 from crossproof.training.specs import DictionarySpec, check_read, specified_all
 from crossproof.training.starting import read_sources, start_from
 from crossproof.training.trainer import StepReport, Trainer
@@ -60,18 +51,14 @@ class Training:
     model: LanguageModel
     config: RunConfig
     """What all crosscoders have in common."""
-    sequences: Int[Tensor, "S T"]
-    """The whole text, of all processes."""
-    harvest: Harvest
+    read: TrainingActivations
     trainers: dict[str, Trainer]
-    massive: tuple[MassiveActivation, ...] = ()
-    """Massive activations in the first sequences of the text."""
 
     @classmethod
     def build(
         cls,
         model: LanguageModel,
-        sequences: Int[Tensor, "S T"],
+        sequences: Rows | None,
         configs: Mapping[str, RunConfig],
         initial_batches: int = INITIAL_BATCHES,
     ) -> Training:
@@ -79,7 +66,7 @@ class Training:
 
         One pass of the model serves all of them. A configuration whose `layout` is "each" has
         several, called NAME/PLACE. Where several processes train, each takes its share of
-        `sequences` and of every batch.
+        `sequences` and of every batch. There are no sequences where activations are stored.
         Raises CrossproofError if configurations differ in more than OWN_SETTINGS, hold a number
         that nothing can be trained with, or penalise MLPs that read none of the hookpoints.
         """
@@ -89,38 +76,25 @@ class Training:
         specs = specified_all(model, configs)
         for config in configs.values():
             check_read(config, [spec.about for spec in specs if spec.config is config])
-        names = [name for spec in specs for name in spec.plan.hookpoints.names]
-        hookpoints = model.hookpoints(list(dict.fromkeys(names)))
         check_memory(model, specs)
-        positions, survey = _position_rule(model, sequences, hookpoints, first)
-        share = sequences[distributed.rank() :: distributed.world()]
-        tokens = distributed.share_of(first.batch_tokens)
-        streams = [stream for spec in specs for stream in spec.about.streams]
-        harvest = Harvest(
-            model,
-            share,
-            hookpoints,
-            tokens,
-            first.buffer_batches,
-            first.seed,
-            positions=positions,
-            also=tuple(name for name in dict.fromkeys(streams) if name not in hookpoints.names),
-        )
-        sample = first_batches(harvest, initial_batches)
-        crosscoders = _first_crosscoders(harvest, sample, specs)
+        read = activations_for(model, sequences, first, specs)
+        sample = first_batches(read.batches, initial_batches)
+        crosscoders = _first_crosscoders(read.batches, sample, specs)
         trainers = {
-            spec.name: spec.trainer(crosscoder, harvest.names, spec.passages(harvest))
+            spec.name: spec.trainer(crosscoder, read.batches.names, spec.passages(read.batches))
             for spec, crosscoder in zip(specs, crosscoders, strict=True)
         }
-        return cls(model, first, sequences, harvest, trainers, survey.massive)
+        return cls(model, first, read, trainers)
 
-    @cached_property
+    @property
+    def massive(self) -> tuple[MassiveActivation, ...]:
+        """Massive activations in the first sequences of the text."""
+        return self.read.massive
+
+    @property
     def text_hash(self) -> str:
-        """16 hexadecimal digits of the SHA-256 over the tokens and the shape of their rows."""
-        digest = hashlib.sha256(str(tuple(self.sequences.shape)).encode())
-        for rows in self.sequences.cpu().split(1 << 16):
-            digest.update(rows.to(torch.int32).contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        """16 hexadecimal digits that say which text it is, or which stored activations."""
+        return self.read.digest
 
     @property
     def step(self) -> int:
@@ -135,7 +109,7 @@ class Training:
     def steps(self) -> Iterator[Progress]:
         """Takes the steps that are left, one an iteration; the caller may stop between any two."""
         first, steps, began = self.step, self.config.steps, time.perf_counter()
-        for step, batch in zip(range(first, steps), self.harvest.iterate(first), strict=False):
+        for step, batch in zip(range(first, steps), self.read.batches.iterate(first), strict=False):
             reports = {name: trainer.step(batch) for name, trainer in self.trainers.items()}
             if self._waits_after(step + 1):
                 for trainer in self.trainers.values():
@@ -162,7 +136,7 @@ def _common(configs: Mapping[str, RunConfig]) -> RunConfig:
 
 
 def _first_crosscoders(
-    harvest: Harvest, sample: Float[Tensor, "M P D"], specs: Sequence[DictionarySpec]
+    harvest: Activations, sample: Float[Tensor, "M P D"], specs: Sequence[DictionarySpec]
 ) -> list[Crosscoder]:
     """Each dictionary at its start; equal ones are made once."""
     made: dict[tuple[CrosscoderConfig, DictionaryPlan], Crosscoder] = {}
@@ -176,25 +150,8 @@ def _first_crosscoders(
     return crosscoders
 
 
-def _position_rule(
-    model: LanguageModel, sequences: Int[Tensor, "S T"], hookpoints: Hookpoints, config: RunConfig
-) -> tuple[PositionRule, NormSurvey]:
-    """Which positions count, and what is massive; the same in all processes."""
-    rule, multiple = PositionRule(config.skip_first), config.drop_outliers
-    survey = survey_norms(model, sequences, hookpoints.names, rule)
-    if multiple == 0:
-        return rule, survey
-    if not multiple > 1:
-        raise CrossproofError(
-            f"drop_outliers is {multiple:g}; give a multiple of the median norm above 1, such as "
-            f"{MASSIVE:g}, or 0 to leave nothing out."
-        )
-    rule = replace(rule, norm_limits=survey.limits(multiple))
-    return rule, survey_norms(model, sequences, hookpoints.names, rule)
-
-
 def initialised(
-    harvest: Harvest, sample: Float[Tensor, "M P D"], config: RunConfig, plan: DictionaryPlan
+    harvest: Activations, sample: Float[Tensor, "M P D"], config: RunConfig, plan: DictionaryPlan
 ) -> Crosscoder:
     """The plan's dictionary at the start of its training, the same in all processes."""
     model, names = harvest.model, plan.hookpoints.names
@@ -210,6 +167,6 @@ def initialised(
     return crosscoder
 
 
-def first_batches(harvest: Harvest, count: int) -> Float[Tensor, "M P D"]:
+def first_batches(harvest: Activations, count: int) -> Float[Tensor, "M P D"]:
     """The first `count` batches in one piece, or the whole corpus if it is shorter."""
     return torch.cat([harvest.batch(step) for step in range(min(count, len(harvest)))])

@@ -89,6 +89,11 @@ class Objective(dict[str, float | str]):
     __setitem__ = __delitem__ = update = pop = popitem = clear = setdefault = __ior__ = _fixed
 
 
+def is_setting(name: str) -> bool:
+    """Whether an objective has a term or an option of this name."""
+    return name in OBJECTIVES or _option(name) is not None
+
+
 def _option(key: str) -> TermOption | None:
     """An option of a term by the name it has in an `Objective`."""
     for name in OBJECTIVES:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from crossproof.activations.config import PositionRule
 from crossproof.activations.positions import scored_positions, within_limits
+from crossproof.activations.token_rows import TokenRows
 from crossproof.errors import CrossproofError
 from crossproof.lm.model import LanguageModel
 from crossproof.lm.pair import ModelPair
@@ -68,7 +69,7 @@ class Passages:
     def __init__(
         self,
         model: LanguageModel,
-        sequences: Int[Tensor, "S T"],
+        sequences: Int[Tensor, "S T"] | TokenRows,
         names: Sequence[str],
         blocks: Sequence[int],
         tokens: int,
@@ -97,7 +98,10 @@ class Passages:
         turns: dict[int, list[int]] = {}
         for number in numbers:
             turns.setdefault(number % len(self.blocks), []).append(rows[number])
-        return [self._passage(target, self.sequences[taken]) for target, taken in turns.items()]
+        return [
+            self._passage(target, self.sequences[torch.tensor(taken)])
+            for target, taken in turns.items()
+        ]
 
     @cached_property
     def without(self) -> tuple[float, ...]:

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from crossproof.activations.corpus import fitting_context, read_sequences
+from crossproof.activations.corpus import fitting_context, open_rows
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.crosscoder.store import Provenance, save_crosscoder
 from crossproof.errors import CrossproofError
@@ -34,6 +34,7 @@ from crossproof.training.machine import keep_freed_memory, thread_setting
 from crossproof.training.memory import MemoryEstimate, estimate_memory
 from crossproof.training.objective import Objective
 from crossproof.training.result import MetricsLine
+from crossproof.training.stored import SETTINGS, with_stored
 from crossproof.training.typed import read_specs
 
 Report = Callable[[Progress], None]
@@ -70,12 +71,19 @@ def prepare(
 ) -> Training:
     """Loads model and text unless they are given; all crosscoders start from the same seed."""
     thread_setting(config.threads)
+    with_stored(config, SETTINGS)  # refuses what contradicts the store
+    if config.activations and sequences is not None:
+        raise CrossproofError(
+            "A text is given beside stored activations, which have theirs: leave one out.",
+            code="CP-OPTION",
+        )
     if model is None:
         model = _model_of(config, trust_remote_code)
-    if sequences is None:
-        context = fitting_context(config.context, model)
-        sequences = read_sequences(config.text, model, context, "train", config.rows)
-    return Training.build(model, sequences, config.members())
+    if config.activations or sequences is not None:
+        return Training.build(model, sequences, config.members())
+    context = fitting_context(config.context, model)
+    rows = open_rows(config.text, model, context, "train", config.rows)
+    return Training.build(model, rows, config.members())
 
 
 def _model_of(config: RunConfig, trust_remote_code: bool) -> LanguageModel:

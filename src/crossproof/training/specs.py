@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from crossproof.activations import Harvest
+from crossproof.activations.store import StoredActivations
 from crossproof.crosscoder.config import CrosscoderConfig
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
@@ -85,23 +86,30 @@ class DictionarySpec:
             passages,
         )
 
-    def passages(self, harvest: Harvest) -> PassagesAt | None:
+    def passages(self, batches: Harvest | StoredActivations) -> PassagesAt | None:
         """Whole sequences of a harvest, for terms about the model's predictions if it has any.
 
-        As many tokens as terms about MLPs are computed on.
+        As many tokens as terms about MLPs are computed on. Raises CrossproofError where such terms
+        find stored activations and no text.
         """
         config = self.config
         if not about_text(config.objective) or not self.about.blocks:
             return None
-        tokens = round(config.optimisation.penalty_fraction * harvest.batch_tokens)
+        if isinstance(batches, StoredActivations):
+            raise CrossproofError(
+                "Terms about predictions (--keep-largest-kl, --all-latents-kl) need the text, and "
+                "stored activations are not it: train with --text instead of --activations.",
+                code="CP-OPTION",
+            )
+        tokens = round(config.optimisation.penalty_fraction * batches.batch_tokens)
         return Passages(
-            harvest.model,
-            harvest.sequences,
-            harvest.names,
+            batches.model,
+            batches.sequences,
+            batches.names,
             self.about.blocks,
             tokens,
             config.seed,
-            harvest.positions,
+            batches.positions,
         ).at
 
 
