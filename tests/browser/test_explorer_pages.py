@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from explorers import K, NAMES
+from explorers import NAMES, K
 
 from crossproof.crosscoder import load_crosscoder
 from crossproof.explorer.exporting import export_site
