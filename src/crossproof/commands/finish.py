@@ -28,8 +28,11 @@ from crossproof.training.run import Interrupted, Run, train_run
 from crossproof.working import working
 
 
-def train_to_the_end(prepared: Run) -> None:
-    """Trains with a live display; exits with 130 after Ctrl-C, the checkpoint saved."""
+def train_to_the_end(prepared: Run, log: Sequence[str] = ()) -> None:
+    """Trains with a live display; exits with 130 after Ctrl-C, the checkpoint saved.
+
+    `log` names sinks that get the figures, too.
+    """
     first = distributed.rank() == 0
     if first and not HAVE_NUMBA and prepared.model.device.type == "cpu":
         say("Compiled kernels are missing: pip install 'crossproof[fast]' makes this much faster.")
@@ -38,7 +41,7 @@ def train_to_the_end(prepared: Run) -> None:
     display = training_display(prepared.config.steps, prepared.training.step)
     try:
         with display if first else nullcontext(lambda _: None) as report:
-            train_run(prepared, report)
+            train_run(prepared, report, log)
     except Interrupted as stopped:
         if first:
             how = f"`crossproof train --resume --out {prepared.folder}`"

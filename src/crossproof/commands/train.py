@@ -16,6 +16,7 @@ import tyro
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError
 from crossproof.training.config import RECIPES, RunConfig
+from crossproof.training.sinks import check_sinks
 from crossproof.working import working
 
 
@@ -43,6 +44,9 @@ class Train:
     """Run the code that the language model brings, if transformers does not know its kind."""
     evaluate: bool = True
     """Evaluate on held-out text and write the report when training ends."""
+    log: tuple[str, ...] = ()
+    """Where else to send what is logged: tensorboard, wandb, trackio, or another registered sink;
+    metrics.jsonl is written always. Theirs stay here, too, unless their variables say otherwise."""
     dry_run: bool = False
     """Say how much memory it would take, and train nothing."""
     config: RunConfig = field(default_factory=lambda: RECIPES["demo"])
@@ -57,6 +61,7 @@ def run(arguments: Sequence[str], began: float) -> None:
     default = Train(config=RECIPES[recipe.recipe])
     options: Train = parse(Train, "train", arguments, default)
 
+    check_sinks(options.log)
     from crossproof.commands.finish import finish_run, train_to_the_end
     from crossproof.report.terminal import print_tables, say
     from crossproof.training import distributed
@@ -77,7 +82,7 @@ def run(arguments: Sequence[str], began: float) -> None:
         first = distributed.rank() == 0
         with working("reading the model and its text") if first else nullcontext():
             prepared = begin(options.out, trust_remote_code=options.trust_remote_code)
-        train_to_the_end(prepared)
+        train_to_the_end(prepared, options.log)
         if distributed.rank() > 0:
             return
     if options.evaluate:
@@ -95,7 +100,7 @@ def given(arguments: Sequence[str]) -> list[str]:
 
 def name_ignored(arguments: Sequence[str], out: Path) -> None:
     """Says which options a resumed run takes no notice of."""
-    heeded = ("out", "resume", "evaluate", "no_evaluate", "trust_remote_code")
+    heeded = ("out", "resume", "evaluate", "no_evaluate", "trust_remote_code", "log")
     ignored = [f"--{name.replace('_', '-')}" for name in given(arguments) if name not in heeded]
     if ignored:
         print(

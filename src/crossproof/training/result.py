@@ -34,6 +34,10 @@ class MetricsLine:
         terms = {term: value.item() for term, value in report.terms.items()}
         return cls(step, report.loss.item(), terms, float(report.l0), int(report.dead))
 
+    def figures(self) -> dict[str, float]:
+        """All but the step, by name."""
+        return {"loss": self.loss, **self.terms, "l0": self.l0, "dead": self.dead}
+
 
 @dataclass(frozen=True)
 class TrainedCrosscoder:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -34,6 +34,7 @@ from crossproof.training.machine import keep_freed_memory, thread_setting
 from crossproof.training.memory import MemoryEstimate, estimate_memory
 from crossproof.training.objective import Objective
 from crossproof.training.result import MetricsLine
+from crossproof.training.sinks import Sink, open_sinks
 from crossproof.training.stored import SETTINGS, with_stored
 from crossproof.training.typed import read_specs
 
@@ -173,19 +174,22 @@ def _shorten(path: Path, step: int) -> None:
     write_text(path, "".join(f"{line}\n" for line in kept))
 
 
-def train_run(run: Run, report: Report = lambda _: None) -> dict[str, Crosscoder]:
+def train_run(
+    run: Run, report: Report = lambda _: None, log: Sequence[str] = ()
+) -> dict[str, Crosscoder]:
     """Trains to the end and saves the finished crosscoders.
 
-    Raises Interrupted after SIGINT or SIGTERM, once a checkpoint is saved.
+    `log` names sinks (`training.sinks`) that get what is logged, too. Raises Interrupted after
+    SIGINT or SIGTERM, once a checkpoint is saved, and CrossproofError for a sink that cannot be.
     """
     keep_freed_memory()
     config, training = run.config, run.training
     device = torch.device(training.model.device)
-    with stop_requests() as stop_requested:
+    with _sinks(run, log) as sinks, stop_requests() as stop_requested:
         for progress in training.steps():
             done = progress.step
             if done % config.log_every == 0 or done == config.steps:
-                _log(run, progress, report)
+                _log(run, progress, report, sinks)
             stop = distributed.any_process(stop_requested(), device)
             if stop or done % config.checkpoint_every == 0:
                 _save(run)
@@ -209,14 +213,31 @@ def _save(run: Run) -> None:
     distributed.wait_for_all()
 
 
-def _log(run: Run, progress: Progress, report: Report) -> None:
+@contextmanager
+def _sinks(run: Run, names: Sequence[str]) -> Iterator[list[Sink]]:
+    """The sinks of the first process, closed however the training ends."""
+    opened = []
+    if distributed.rank() == 0:
+        opened = open_sinks(names, run.folder, config_to_dict(run.config), run.training.step)
+    try:
+        yield opened
+    finally:
+        for sink in opened:
+            sink.close()
+
+
+def _log(run: Run, progress: Progress, report: Report, sinks: Sequence[Sink]) -> None:
     if distributed.rank() > 0:
         return
+    speed = {"tokens_per_second": round(progress.tokens_per_second)}
+    values: dict[str, float] = {**speed}
     for name, step in progress.reports.items():
-        line = asdict(MetricsLine.of(progress.step, step))
-        line["tokens_per_second"] = round(progress.tokens_per_second)
-        text = json.dumps(line, allow_nan=False) + "\n"
+        line = MetricsLine.of(progress.step, step)
+        text = json.dumps(asdict(line) | speed, allow_nan=False) + "\n"
         append_text(run.folder / name / "metrics.jsonl", text)
+        values |= {f"{name}/{figure}": value for figure, value in line.figures().items()}
+    for sink in sinks:
+        sink.write(progress.step, values)
     report(progress)
 
 
