@@ -50,4 +50,5 @@ from .training import RunConfig as RunConfig
 from .training import Trainer as Trainer
 from .training import TrainingResult as TrainingResult
 from .training import register_objective as register_objective
+from .training import register_sink as register_sink
 from .training import train as train

@@ -126,7 +126,7 @@ def test_training_lowers_them(language_models: dict[str, LanguageModel]) -> None
     found = {}
     for name, trainer in (("none", before), ("text", trained)):
         trainer.step_index = 10
-        found[name] = trainer.loss(trainer.read(training.harvest.batch(0))).terms
+        found[name] = trainer.loss(trainer.read(training.read.batches.batch(0))).terms
     assert found["text"]["keep_largest_kl"] < found["none"]["keep_largest_kl"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from crossproof.crosscoder import SPARSITY
 from crossproof.crosscoder.formats import FORMATS
 from crossproof.training import OBJECTIVES
+from crossproof.training.sinks import SINKS, open_sinks
 
 PAGES = Path(__file__).parents[2] / "docs" / "extending"
 
@@ -60,3 +62,14 @@ def test_a_plugin_brings_an_option(tmp_path: Path) -> None:
     refused = asked("--plugin=no_such_plugin", "--help")
     assert refused.returncode == 1
     assert "'no_such_plugin' cannot be imported" in refused.stderr
+
+
+def test_a_sink_of_ones_own(tmp_path: Path) -> None:
+    exec(compile(example("sinks.md"), "sinks.md", "exec"), {})
+    try:
+        (sink,) = open_sinks(["lines"], tmp_path, {}, 0)
+        sink.write(3, {"penalised/loss": 0.5})
+        sink.close()
+    finally:
+        SINKS.remove("lines")
+    assert json.loads((tmp_path / "all.jsonl").read_text()) == {"step": 3, "penalised/loss": 0.5}

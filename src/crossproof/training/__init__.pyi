@@ -17,6 +17,7 @@ from .passages import TextStep as TextStep
 from .portable import MLPPenalty as MLPPenalty
 from .result import TrainingResult as TrainingResult
 from .run_folder import RunFolder as RunFolder
+from .sinks import register_sink as register_sink
 from .step import BlockStep as BlockStep
 from .step import Step as Step
 from .step import TargetMLP as TargetMLP
