@@ -20,11 +20,9 @@ import torch
 
 from crossproof.activations import TextSlice
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig, Provenance, save_crosscoder
-from crossproof.crosscoder.encode import encode_batches
-from crossproof.explorer.builder import BuildOptions
-from crossproof.explorer.building import build_store
+from crossproof.explorer import BuildOptions, build_store
 from crossproof.lm import LanguageModel, load_model
-from crossproof.training.config import RECIPES
+from crossproof.training import DEMO
 
 
 def save_run(model: LanguageModel, run: Path, text: TextSlice, latents: int, k: int) -> Crosscoder:
@@ -34,9 +32,9 @@ def save_run(model: LanguageModel, run: Path, text: TextSlice, latents: int, k: 
     sample = model.activations(text.read(model)[:8], names).flatten(0, 1)
     crosscoder = Crosscoder(CrosscoderConfig(latents, "topk", k), hookpoints, model.d_model)
     crosscoder.initialise(sample, seed=0)
-    training = asdict(RECIPES["demo"])
+    training = asdict(DEMO)
     provenance = Provenance(model.name, model.weights_hash, 0, training)
-    save_crosscoder(crosscoder, run / "crosscoder", provenance)
+    save_crosscoder(crosscoder, run / "unpenalised" / "crosscoder", provenance)
     return crosscoder
 
 
@@ -62,8 +60,10 @@ def main() -> None:
         crosscoder = save_run(model, run, text, options.latents, options.k)
         some, began = text.read(model)[:64], time.process_time()
         with torch.no_grad():
-            encoded = sum(b.latents.n_tokens for b in encode_batches(model, crosscoder, some, 16))
-        encoding = (time.process_time() - began) / encoded
+            x = model.activations(some, crosscoder.hookpoints.names).flatten(0, 1)
+            for part in x.split(1024):
+                crosscoder.encode(part)
+        encoding = (time.process_time() - began) / len(x)
         clock = time.process_time()
         manifest = build_store(model, run, text, BuildOptions(), tell)
         [facts] = manifest.dictionaries
