@@ -23,10 +23,12 @@ def serve(
 ) -> None:
     """Serves a store until Ctrl-C, and prints the link.
 
-    Raises CrossproofError if the address cannot be used, or uvicorn is not installed.
+    Raises CrossproofError if the address cannot be used, the store is damaged, or uvicorn is not
+    installed.
     """
     uvicorn = needed("uvicorn", "explore", "the explorer's server")
     app = application(store, sentences, token)
+    store.open()
     listening = _listening(host, port)
     shown = f"[{host}]" if ":" in host else host
     link = f"http://{shown}:{listening.getsockname()[1]}/"

@@ -98,6 +98,15 @@ class Store:
         """What the manifest says of each dictionary."""
         return self.manifest.dictionaries
 
+    def open(self) -> None:
+        """Opens and checks what first questions need, so that no reader waits for it.
+
+        Raises CrossproofError if it is damaged.
+        """
+        for number in range(len(self.dictionaries)):
+            self.rows(number, LATENTS, RowsQuestion(rows=1))
+            self._pages(number, "latent")
+
     def number(self, name: str | int) -> int:
         """Which dictionary is meant; CrossproofError if there is no such one."""
         if isinstance(name, int) or name.isdecimal():
