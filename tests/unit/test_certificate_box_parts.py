@@ -77,6 +77,15 @@ def test_products_have_as_many_atoms_as_they_like() -> None:
     assert len(margins) == len(draft.domain["table"])
 
 
+def test_what_products_ask_for_is_known() -> None:
+    """By the atoms of each neuron's block; options of users rest on it."""
+    sizes = {"D": 3, "N": 5, "p": 7, "H": 4, "V": 7}
+    certificate = replace(as_certificate(dense("products")), sizes=sizes)
+    owners, blocks = np.array([0, 1, 1, 3, 0]), np.array([1, 1, 2, 3])
+    assert certificate.memory == 312
+    assert products._needs(certificate, owners, blocks) == (28_824, 41_421)
+
+
 def test_pairs_read_their_effects_at_sums_and_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = pairs.read(as_certificate(dense("pairs", 2)), Limits())
     p, read = len(problem.left), list[Any]()
