@@ -76,11 +76,15 @@ LOCK = uv pip compile --quiet pyproject.toml --universal --python-version 3.11 \
 	--extra arb --extra embedding --extra explore --extra fast --extra gguf --extra llm \
 	--extra pandas --extra shapley --no-header --no-annotate
 
+# PyTorch's wheels name their own CUDA libraries and Triton, by exact version: a lock file that
+# names them too fits one PyTorch alone, and none that is built for CPUs.
+OF_TORCH := /^(nvidia|cuda|triton)[a-z0-9-]*==/d
+
 locks:  ## requirements/: the lowest and the newest versions that work (needs uv)
 	@for each in lowest:lowest-direct newest:highest; do \
 		name=$${each%%:*}; { \
 		echo "# The $$name versions that pyproject.toml allows, of crossproof and its extras: \`make locks\`."; \
-		$(LOCK) --resolution $${each##*:}; } > requirements/$$name.txt; done
+		$(LOCK) --resolution $${each##*:} | sed -E '$(OF_TORCH)'; } > requirements/$$name.txt; done
 
 mutants: $(VENV)/.installed-dev  ## Mutants of MODULE=src/crossproof/... that no test notices; LIMIT=50 draws, TABLE=1 counts
 	$(TEST_THREADS) $(BIN)/python -m tools.mutants $(MODULE) --limit $(or $(LIMIT),0) \
