@@ -1,9 +1,9 @@
 # Everything runs in .venv, which is made when it is missing and brought up to date when
-# pyproject.toml changes. `make help` lists the targets.
+# pyproject.toml changes; installing prints errors alone. `make help` lists the targets.
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip
+INSTALL := $(BIN)/python -m pip install -qq
 DEMO := runs/demo
 
 # The first interpreter that really starts (version managers leave shims that do not) and is new
@@ -25,12 +25,15 @@ HAVE_TORCH := import sys, torch; \
 TEST_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: demo reproduce certificates test test-slow test-processors lint bench clean help
+.PHONY: demo duration reproduce certificates test test-slow test-processors lint bench clean help
 
-demo: $(VENV)/.installed  ## Train two crosscoders on the bundled model and compare them (offline)
-	HF_HUB_OFFLINE=1 $(BIN)/crossproof demo --out $(DEMO)
+demo: duration $(VENV)/.installed  ## Train two crosscoders on the bundled model and compare them (offline)
+	@HF_HUB_OFFLINE=1 $(BIN)/crossproof demo --out $(DEMO)
 	@echo "Report: $(CURDIR)/$(DEMO)/report.html"
 	@echo "Look at its latents: $(BIN)/crossproof explore $(DEMO)"
+
+duration:
+	@echo "Three to five minutes on two idle cores, after installing where $(VENV) is missing (one to three)."
 
 reproduce: $(VENV)/.installed-paper  ## Every figure at its published size (hours; offline)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m paper all
@@ -76,12 +79,15 @@ LOCK = uv pip compile --quiet pyproject.toml --universal --python-version 3.11 \
 	--extra arb --extra embedding --extra explore --extra fast --extra gguf --extra llm \
 	--extra pandas --extra shapley --no-header --no-annotate
 
+# PyTorch's wheels name their own CUDA libraries and Triton, by exact version: a lock file that
+# names them too fits one PyTorch alone, and none that is built for CPUs.
+OF_TORCH := /^(nvidia|cuda|triton)[a-z0-9-]*==/d
+
 locks:  ## requirements/: the lowest and the newest versions that work (needs uv)
 	@for each in lowest:lowest-direct newest:highest; do \
 		name=$${each%%:*}; { \
 		echo "# The $$name versions that pyproject.toml allows, of crossproof and its extras: \`make locks\`."; \
-		$(LOCK) --resolution $${each##*:} | grep -vE '^(nvidia|cuda)-|^triton='; \
-		} > requirements/$$name.txt; done  # what a build of PyTorch brings is its own business
+		$(LOCK) --resolution $${each##*:} | sed -E '$(OF_TORCH)'; } > requirements/$$name.txt; done
 
 mutants: $(VENV)/.installed-dev  ## Mutants of MODULE=src/crossproof/... that no test notices; LIMIT=50 draws, TABLE=1 counts
 	$(TEST_THREADS) $(BIN)/python -m tools.mutants $(MODULE) --limit $(or $(LIMIT),0) \
@@ -99,20 +105,21 @@ help:  ## This list
 
 $(VENV)/.installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 found: install one, or name it with make PYTHON=..."; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -c '$(HAVE_TORCH)' 2>/dev/null \
-		|| $(PIP) install --quiet "$(TORCH)" || $(PIP) install --quiet "torch>=2.6"
-	$(PIP) install --quiet --editable ".[arb,explore,fast]"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c '$(HAVE_TORCH)' 2>/dev/null || { echo "Installing PyTorch"; $(INSTALL) "$(TORCH)"; } \
+		|| { echo "Installing another PyTorch instead"; $(INSTALL) "torch>=2.6"; }
+	@echo "Installing crossproof and what it needs"
+	@$(INSTALL) --editable ".[arb,explore,fast]"
 	@touch $@
 
 $(VENV)/.installed-paper: $(VENV)/.installed
-	$(PIP) install --quiet --editable ".[paper]"
+	@$(INSTALL) --editable ".[paper]"
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
-	$(PIP) install --quiet --editable ".[docs]"
+	@$(INSTALL) --editable ".[docs]"
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) install --quiet --editable ".[dev,arb,fast]"
+	@$(INSTALL) --editable ".[dev,arb,fast]"
 	@touch $@

@@ -7,8 +7,9 @@ The trial happens in a fresh environment in a temporary folder, away from the ch
 wheel lacks, or needs and does not declare, fails there. --reuse-dependencies takes the packages
 of the running environment (never its crossproof) instead of installing them: seconds instead of
 minutes, but a dependency that is not declared goes unnoticed. --constraints pins all versions but
-PyTorch's, which --torch says: which build of it there is depends on the machine. --python is the
-interpreter of the environment.
+PyTorch's, which --torch says: which build of it there is depends on the machine. What cannot be
+installed ends the trial; nothing else is taken instead. --python is the interpreter of the
+environment.
 """
 
 from __future__ import annotations
@@ -122,11 +123,7 @@ def make_environment(folder: Path, wheel: Path, options: Options) -> Path:
         (Path(site.strip()) / "reused.pth").write_text("\n".join(reused))
         run([*install, "--no-deps", wheel], folder)
     else:
-        try:
-            run([*install, options.torch], folder)
-        except ReleaseError:
-            print(f"  {options.torch} cannot be had for this Python: taking the newest", flush=True)
-            run([*install, "torch>=2.6"], folder)
+        run([*install, options.torch], folder)
         if options.constraints is not None:
             pins = options.constraints.read_text(encoding="utf-8").splitlines()
             kept = folder / "constraints.txt"
@@ -175,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: exits with one sentence if anything is wrong."""
     parser = argparse.ArgumentParser(description="Build the release and try it alone.")
     parser.add_argument("--out", type=Path, default=Path("dist"))
-    parser.add_argument("--torch", default="torch==2.13.0", help="falls back to torch>=2.6")
+    parser.add_argument("--torch", default="torch==2.13.0", help="what pip installs first")
     parser.add_argument("--reuse-dependencies", action="store_true")
     parser.add_argument(
         "--constraints", type=Path, help="versions, such as requirements/lowest.txt"

@@ -26,7 +26,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "extending" / "judges.md"
 @pytest.fixture
 def example() -> Iterator[dict[str, Any]]:
     """What the page's Python block defines; its judge is forgotten afterwards."""
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
+    block, *_ = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
     names: dict[str, Any] = {"__name__": "example"}
     exec(compile(block, str(PAGE), "exec"), names)
     yield names

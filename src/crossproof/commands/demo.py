@@ -43,7 +43,6 @@ def run(arguments: Sequence[str], began: float) -> None:
         prepared = start(config, options.out)
     train_to_the_end(prepared)
     finish_run(prepared, began)
-    print(f"`crossproof explore {options.out}` shows latents, pairs and neurons in the browser.")
 
 
 def _check_replaceable(out: Path, config: RunConfig) -> None:

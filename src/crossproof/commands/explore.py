@@ -119,6 +119,7 @@ def _export(store: Store, folder: Path) -> None:
 
     size = export_site(store, folder)
     say(f"Site: {folder / 'index.html'} ({size / 2**20:.1f} MiB)")
+    say(f"Next: open {folder / 'index.html'}; the folder works from any disk or web server.")
 
 
 def _serve(options: Explore, store: Store) -> None:

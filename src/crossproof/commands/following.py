@@ -27,4 +27,4 @@ def next_step(run: Path, together: Sequence[Path] = ()) -> str:
     page = place / "report.html"
     if not page.exists():
         return f"Next: `crossproof evaluate {run}` makes a report of all of it."
-    return f"Next: open {page}, which holds all of it."
+    return f"Next: open {page}, which holds all of it; `crossproof explore {run}` shows more."
