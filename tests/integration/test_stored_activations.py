@@ -76,25 +76,22 @@ def same(one: TrainingResult, other: TrainingResult) -> bool:
 @pytest.mark.parametrize(
     "options",
     [
-        {},
-        {"drop_outliers": 3.0},
-        {"hookpoints": ("blocks.*.hook_resid_mid",), "penalise": "all"},
+        pytest.param({"drop_outliers": 3.0}, marks=pytest.mark.slow),
+        pytest.param(
+            {"hookpoints": ("blocks.*.hook_resid_mid",), "penalise": "all"}, marks=pytest.mark.slow
+        ),
         {
             "specs": '{"a": {"k": 2, "interaction": 3.0}, "b": {"keep_largest": 0,'
             ' "hookpoints": ["blocks.1.mlp.hook_in"]}}'
         },
     ],
-    ids=["plain", "outliers", "upstream", "several"],
+    ids=["outliers", "upstream", "several"],
 )
 def test_a_float32_store_trains_to_the_same_bytes(
     sources: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    if not options:
-        folder = sources / "store"
-    else:
-        folder = tmp_path / "store"
-        model = load_model(sources / "model")
-        harvest_to(folder, config(sources, **options), model, "float32")
+    folder, model = tmp_path / "store", load_model(sources / "model")
+    harvest_to(folder, config(sources, **options), model, "float32")
     stored = from_store(sources, activations=str(folder), **options)
     if "drop_outliers" in options:
         stored = replace(stored, drop_outliers=0.0)
@@ -204,7 +201,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: (f / "crossproof-activations.json").write_text(
             '{"format": "crossproof-activations-1"}'
         ),
-        "index of .* is damaged",
+        "is damaged",
     ),
 }
 
@@ -214,8 +211,15 @@ def test_damage_is_one_sentence(sources: Path, tmp_path: Path, how: str) -> None
     spoiled = shutil.copytree(sources / "store", tmp_path / "store")
     spoil, says = REFUSED[how]
     spoil(spoiled)
+    model = load_model(sources / "model")
+
+    def everything() -> None:
+        stored = store.StoredActivations(spoiled, model, ("blocks.1.mlp.hook_in",), 32)
+        for step in range(stored.batches):
+            stored.batch(step)
+
     with pytest.raises(CrossproofError, match=says):
-        train(from_store(sources, activations=str(spoiled)))
+        everything()
 
 
 @pytest.mark.parametrize(

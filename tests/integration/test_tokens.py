@@ -26,6 +26,7 @@ from crossproof.activations.token_folder import SPLITS, TokenFolder, token_folde
 from crossproof.activations.token_rows import TokenRows
 from crossproof.activations.tokenizing import tokenize_source
 from crossproof.auditing import read_texts
+from crossproof.cli import main
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel, load_model
 from crossproof.lm.loading import load_vocabulary
@@ -282,6 +283,34 @@ def test_what_cannot_be_done_is_said(
     with pytest.raises(CrossproofError, match="beginning of other tokens"):
         made(text, tmp_path / "one", neo, 5)
     assert token_folder(tmp_path) is None
+
+
+def test_command_lines(
+    folder: Path, model_folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    neo, text, out = str(model_folders["gpt-neo"]), folder.parent / "text.txt", tmp_path / "tokens"
+    main(["tokenize", str(text), "--model", neo, "--shard-tokens", "900", "--out", str(out)])
+    printed = capsys.readouterr().out
+    assert f"crossproof train --text {out} --model {neo}" in printed
+    assert contents(out).keys() == contents(folder).keys()
+    small = ["--steps", "4", "--batch-tokens", "32", "--n-latents", "24", "--k", "4"]
+    shape = ["--context", "16", "--buffer-batches", "4", "--evaluation-sequences", "4"]
+    run = tmp_path / "run"
+    main(["train", "--model", neo, "--text", str(out), *small, *shape, "--out", str(run)])
+    results = json.loads((run / "results.json").read_text())
+    assert results["evaluated_on"]["text"] == str(out)
+    for wrong, says in (
+        ([str(text), "--model", neo, "--out", str(out)], "already holds tokens"),
+        (
+            [str(tmp_path / "none.txt"), "--model", neo, "--out", str(tmp_path / "x")],
+            "no text file",
+        ),
+        ([str(text), "--model", neo, "--shard-tokens", "0", "--out", "x"], "from 1"),
+        ([str(out), "--model", neo, "--out", str(tmp_path / "x")], "holds tokens, not text"),
+    ):
+        with pytest.raises(SystemExit, match=says):
+            main(["tokenize", *wrong])
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.slow

@@ -32,11 +32,12 @@ class LongFolder:
         return self.path / f"crossproof-{self.kind}.begun.json"
 
     def begin(self, about: Mapping[str, Any]) -> None:
-        """Begins the folder, or goes on with it if it was begun for the same.
+        """Begins the folder, or goes on with it if it was begun for the same, or holds nothing yet.
 
         Raises CrossproofError if it is complete, or holds anything else.
         """
         if self.index.exists():
+            self.begun.unlink(missing_ok=True)  # of a process that was killed just then
             raise CrossproofError(
                 f"{self.path} already holds {self.kind}: use them, or give another --out.",
                 code="CP-OUT",
@@ -44,11 +45,12 @@ class LongFolder:
         for pattern in (f".crossproof-{self.kind}*.tmp", f".{self.kind}-*.tmp"):
             for left in self.path.glob(pattern):  # of a process that was killed
                 left.unlink(missing_ok=True)
+        if not any(self.path.glob(f"{self.kind}-*")):
+            self.begun.unlink(missing_ok=True)
         if not self.begun.exists():
             check_replaceable(self.path, ())
             make_folder(self.path)
             write_json(self.begun, about)
-            return
         begun = read_json(self.begun)
         changed = sorted(name for name in about if begun.get(name) != about[name])
         if changed:

@@ -134,9 +134,13 @@ class TextSlice:
         count = max(1, -(-tokens // context))
         return cls(text, split, count, context, rows=rows, tokens=tokens)
 
-    def read(self, model: LanguageModel) -> Int[Tensor, "S T"]:
-        """The sequences [S, T]; CrossproofError if none is left, a warning if there are fewer."""
-        every = open_rows(self.text, model, self.context, self.split, self.rows)
+    def every(self, model: LanguageModel) -> Int[Tensor, "S T"] | TokenRows:
+        """All sequences of the split; those of a folder of tokens stay on the disk."""
+        return open_rows(self.text, model, self.context, self.split, self.rows)
+
+    def read(self, model: LanguageModel) -> Int[Tensor, "R T"]:
+        """The sequences [R, T]; CrossproofError if none is left, a warning if there are fewer."""
+        every = self.every(model)
         if self.skip >= len(every):
             raise CrossproofError(
                 f"The {self.split} split has {len(every)} sequences and {self.skip} are skipped: "

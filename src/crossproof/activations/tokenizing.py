@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import count, islice, takewhile
+from itertools import chain, count, islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +86,16 @@ def tokenize_source(
         "dtype": "uint16" if _largest_id(vocabulary) < 1 << 16 else "uint32",
         "shard_tokens": shard_tokens,
     }
-    LongFolder(folder, KIND).begin(about)
     documents = read_documents(source, chat_template(vocabulary.tokenizer))
+    one = next(documents, None)  # what cannot be read leaves no folder
+    if one is None:
+        raise CrossproofError(f"'{source}' holds no document: give another.")
+    documents = chain([one], documents)
+    LongFolder(folder, KIND).begin(about)
     first, position = _resume(folder, documents)
     shards = _shards(documents, vocabulary, about, position, tell)
     for number, arrays in enumerate(shards, first):
         _write(shard_path(folder, number), arrays, position)
-    if position.documents == 0:
-        raise CrossproofError(f"'{source}' holds no document: give another.")
     return _finish(folder, about, position)
 
 

@@ -87,8 +87,7 @@ def judged_sequences(
     Raises CrossproofError if none are left.
     """
     source, split = text.source or corpus.text, text.split or corpus.split
-    whole = replace(corpus, text=source, split=split, skip=0, sequences=2**62)
-    every = whole.read(model)
+    every = replace(corpus, text=source, split=split).every(model)
     same = (source, split) == (corpus.text, corpus.split)
     skip = corpus.skip + corpus.sequences if same else 0
     if len(every) - skip < len(PARTS):
@@ -96,7 +95,7 @@ def judged_sequences(
             f"The {split} split has {len(every)} sequences and {skip} of them were measured; "
             f"clusters are judged on others: choose another --split or measure fewer --tokens."
         )
-    return every[skip:][: max(len(PARTS), -(-int(text.tokens) // corpus.context))]
+    return every[skip : skip + max(len(PARTS), -(-int(text.tokens) // corpus.context))]
 
 
 def load_measurement(folder: Path, name: str) -> Interactions:

@@ -92,7 +92,7 @@ def measured(options: Measure, leave_half: bool = False) -> None:
     source, rows = options.text or config.text, options.rows or config.rows
     text = TextSlice.of_tokens(source, options.split, int(options.tokens), context, rows)
     if leave_half:
-        every = len(replace(text, sequences=2**62).read(model))
+        every = len(text.every(model))
         text = replace(text, sequences=min(text.sequences, max(1, every // 2)))
     place = run / "together" if options.together else run
     output = options.out or place / "measure"
