@@ -54,10 +54,13 @@ def average_precisions(
 ) -> NDArray[np.float64]:
     """Average precision under each row of `weights` [R, M]; tied pairs come in together."""
     order = np.argsort(-scores, kind="stable")
-    last = np.append(np.diff(scores[order]) != 0, True)  # of each group of ties
-    ranked, hits = weights[:, order], positive[order]
-    found = np.cumsum(ranked * hits, axis=1)[:, last]
-    named = np.cumsum(ranked, axis=1)[:, last]
+    hits = positive[order]
+    group = np.cumsum(np.diff(scores[order], prepend=np.nan) != 0)
+    # Precision counts where a positive pair comes in: the end of its group of ties.
+    ends = np.flatnonzero(np.isin(group, group[hits]) & np.append(np.diff(group) != 0, True)) + 1
+    starts, ranked = np.append(0, ends[:-1]), weights[:, order[: ends[-1]]]
+    named = np.cumsum(np.add.reduceat(ranked, starts, axis=1), axis=1)
+    found = np.cumsum(np.add.reduceat(ranked * hits[: ends[-1]], starts, axis=1), axis=1)
     gained = np.diff(found, axis=1, prepend=0)
     with np.errstate(invalid="ignore"):
         precision = np.where(named > 0, found / named, 0)

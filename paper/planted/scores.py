@@ -18,8 +18,8 @@ from crossproof.interactions import (
 
 LEAST = 4
 """Means of pairs active together on fewer tokens are not told from chance: zero."""
-BUDGET = 2048
-"""Coalitions of a Shapley-Taylor estimate, where more than 12 latents are active."""
+MOST = 12
+"""Active latents of a token, up to which Shapley-Taylor indices are exact."""
 
 Scores = dict[str, Float[Tensor, "H H"]]
 
@@ -41,7 +41,7 @@ def pair_scores(
         sums[f"second difference, {context}"] = differences.neurons
     sums["second difference, output"] = differences.output
     games = (output_game(view, latents, token) for token in range(latents.n_tokens))
-    indices = (shapley_taylor(game, BUDGET) for game in games if len(game.players) > 1)
+    indices = (shapley_taylor(game) for game in games if len(game.players) > 1)
     sums["Shapley-Taylor"] = absolute_sums(indices, pairs, latents.n_latents).total
     first, second = whole.entries
     jacobians = jacobian_scores(view, whole.latents, first, second, x)
