@@ -35,7 +35,7 @@ class Matching:
         """The one-to-one matching of the largest sum of cosines (Hungarian method)."""
         from scipy.optimize import linear_sum_assignment  # takes half a second to import
 
-        cosine = normalize(features) @ normalize(decoder).T
+        cosine = (normalize(features) @ normalize(decoder).T).clamp_min(0)
         rows, columns = linear_sum_assignment(-cosine.numpy())
         latent = torch.zeros(len(features), dtype=torch.int64)
         latent[rows] = torch.from_numpy(columns)

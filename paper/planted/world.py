@@ -130,6 +130,11 @@ class World:
         gate_bias = torch.where(straight, STRAIGHT, 4 * bias)
         linear = torch.where(open_gate, read, 0.0)
         linear_bias = torch.where(straight, 0.0, 1.0)
+        # Of the three neurons where a pair meets, one multiplies: a gate for one, the other's value.
+        product = slice(self.recipe.features + 1, self.recipe.features + 3 * self.recipe.pairs, 3)
+        first, second = self.planted["meeting"].T
+        gate[product], gate_bias[product] = 4 * self.readers[first], 0.0
+        linear[product], linear_bias[product] = self.readers[second], 0.0
         return MLPWeights(linear.T, linear_bias, *ends, Activation.SILU, gate.T, gate_bias)
 
     def _neurons(self) -> tuple[Float[Tensor, "N D"], Float[Tensor, " N"], Tensor]:

@@ -59,24 +59,30 @@ def page(content: dict[str, Any]) -> str:
 
 
 def _opening(content: dict[str, Any]) -> str:
-    world, settings = content["worlds"]["even"], content["settings"]
-    pairs, seeds = world["pairs"], len(settings["seeds"])
+    world = content["worlds"]["even"]
+    pairs, seeds = world["pairs"], min(len(row["seeds"]) for row in content["rows"])
     features = 6 * pairs + world["alone"]
     possible = features * (features - 1) // 2
     return f"""# Which number finds pairs that are known to interact?
 
 <!-- written by paper/scripts/planted_page.py -->
 
-In a language model nobody knows which features interact. Here it is known: {features} features in \
-{world["width"]} dimensions, with noise, and an MLP of which every neuron was placed. {pairs} pairs \
-of features **meet** in neurons that bend. {pairs} pairs go through neurons with the same weights, \
-held where the activation is straight: they only **add up**. {pairs} pairs share no neuron and \
-merely fire **together**. A measure scores all {possible:,} pairs; its average precision (the area \
-under precision and recall) is 1 if the pairs that meet come first, and {pairs / possible:.3f} for a \
-random order. Means over {seeds} seeds, with 95% intervals over pairs and seeds.
+In a language model nobody knows which features interact. Here it is known: {features} features \
+in {world["width"]} dimensions, with noise, and an MLP of which every neuron was placed. {pairs} \
+pairs of features **meet** in neurons that bend. {pairs} pairs go through neurons with the same \
+weights, held where the activation is straight: they only **add up**. {pairs} pairs share no \
+neuron and merely fire **together**. A measure scores all {possible:,} pairs; its average \
+precision (the area under precision and recall) is 1 if the pairs that meet come first, and \
+{pairs / possible:.3f} for a random order. {_over(seeds)}
 
 `python -m paper.scripts.planted_interactions` measures all this in ten minutes on one core; \
 `python -m paper.scripts.planted_page` writes this page."""
+
+
+def _over(seeds: int) -> str:
+    if seeds == 1:
+        return "One seed, with 95% intervals over pairs."
+    return f"Means over {seeds} seeds, with 95% intervals over pairs and seeds."
 
 
 def _picked(rows: Rows, measure: str, **wanted: str) -> Rows:
@@ -117,11 +123,11 @@ against {average("second difference, others")} of second differences, {average("
 {average("Q")} of Q. It is made to bound what keeping one latent per neuron costs, and pairs that \
 add up in a shared neuron cost as much. Where those fire together more often than the pairs that \
 meet, {named("I", 1)} of the pairs that it names first only add up. Co-activation \
-({average("Jaccard")}) names pairs that fire together, whatever the MLP does with them. The overlap \
-of two latents' Jacobians ({average("Jacobian overlap")}) sees a shared neuron as I does; the change \
-of one's Jacobian when the other is taken away ({average("Jacobian change")}) is a second \
-difference to first order. Means over co-active tokens rank bounds (I, J, Q) worse than sums: pairs \
-that met by chance on a few tokens come to the top.
+({average("Jaccard")}) names pairs that fire together, whatever the MLP does with them. The \
+overlap of two latents' Jacobians ({average("Jacobian overlap")}) sees a shared neuron as I does; \
+the change of one's Jacobian when the other is taken away ({average("Jacobian change")}) is a \
+second difference to first order. Means over co-active tokens rank bounds (I, J, Q) worse than \
+sums: pairs that met by chance on a few tokens come to the top.
 
 Means over all settings of the average precision, and the setting in which it is least:
 
