@@ -35,7 +35,7 @@ def pair_scores(
     whole = token_pairs(latents, {0: view})
     table = whole.collected()
     pairs, together = table.pairs.long(), table.coactive
-    sums = {form: table.pair_sums(form, normalise="sum") for form in table.forms}
+    sums: dict[str, Tensor] = {form: table.pair_sums(form, normalise="sum") for form in table.forms}
     for context in ("alone", "others"):
         differences = second_difference_sums(view, latents, pairs, context)
         sums[f"second difference, {context}"] = differences.neurons

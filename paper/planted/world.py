@@ -130,7 +130,7 @@ class World:
         gate_bias = torch.where(straight, STRAIGHT, 4 * bias)
         linear = torch.where(open_gate, read, 0.0)
         linear_bias = torch.where(straight, 0.0, 1.0)
-        # Of the three neurons where a pair meets, one multiplies: a gate for one, the other's value.
+        # One of the three neurons where a pair meets multiplies: a gate of one, the other's value.
         product = slice(self.recipe.features + 1, self.recipe.features + 3 * self.recipe.pairs, 3)
         first, second = self.planted["meeting"].T
         gate[product], gate_bias[product] = 4 * self.readers[first], 0.0

@@ -51,8 +51,10 @@ def page(content: dict[str, Any]) -> str:
     """The whole page."""
     rows: Rows = content["rows"]
     parts = [_opening(content), _verdict(rows), "## Every setting", _settings(content)]
-    for scenario, title in SCENARIOS.items():
-        parts.append(f"### {title}")
+    for scenario in content["worlds"]:
+        if not _picked(rows, "I", scenario=scenario):
+            continue
+        parts.append(f"### {SCENARIOS[scenario]}")
         for dictionary, words in DICTIONARIES.items():
             parts += [f"{words.capitalize()}:", _details(rows, scenario, dictionary)]
     return "\n\n".join(parts) + "\n"
@@ -101,9 +103,9 @@ def _verdict(rows: Rows) -> str:
     def average(measure: str) -> str:
         return TWO(_mean(_picked(rows, measure)))
 
-    def named(measure: str, kind: int) -> str:
-        chosen = _picked(rows, measure, scenario="confounded")
-        return share(sum(row["leading"][kind] for row in chosen) / len(chosen))
+    def only_adding(scenario: str) -> str:
+        chosen = _picked(rows, "I", scenario=scenario)
+        return share(sum(sum(row["leading"][1:3]) for row in chosen) / max(len(chosen), 1))
 
     head = ["measure", "sums over tokens", "worst setting", "means over co-active tokens"]
     body = [_summary(rows, measure, words) for measure, words in MEASURES.items()]
@@ -121,13 +123,13 @@ interaction or not |
 **Our own I does not find interacting pairs**: {average("I")} on average over all settings, \
 against {average("second difference, others")} of second differences, {average("J")} of J and \
 {average("Q")} of Q. It is made to bound what keeping one latent per neuron costs, and pairs that \
-add up in a shared neuron cost as much. Where those fire together more often than the pairs that \
-meet, {named("I", 1)} of the pairs that it names first only add up. Co-activation \
-({average("Jaccard")}) names pairs that fire together, whatever the MLP does with them. The \
-overlap of two latents' Jacobians ({average("Jacobian overlap")}) sees a shared neuron as I does; \
-the change of one's Jacobian when the other is taken away ({average("Jacobian change")}) is a \
-second difference to first order. Means over co-active tokens rank bounds (I, J, Q) worse than \
-sums: pairs that met by chance on a few tokens come to the top.
+add up in a shared neuron cost as much: {only_adding("even")} of the pairs that it names first \
+only add up, and {only_adding("confounded")} where those fire together more often than the pairs \
+that meet. Co-activation ({average("Jaccard")}) names pairs that fire together, whatever the MLP \
+does with them. The overlap of two latents' Jacobians ({average("Jacobian overlap")}) sees a \
+shared neuron as I does; the change of one's Jacobian when the other is taken away \
+({average("Jacobian change")}) is a second difference to first order. Means over co-active tokens \
+rank bounds (I, J, Q) worse than sums: pairs that met by chance on a few tokens come to the top.
 
 Means over all settings of the average precision, and the setting in which it is least:
 

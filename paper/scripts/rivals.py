@@ -203,7 +203,7 @@ def main(settings: RivalSettings) -> None:
     skip = DEMO.skipped if settings.text == "bundled" else 0
     held_out = read_sequences(*text, "held_out")[skip : skip + settings.sequences]
     corpus = read_sequences(*text, "train")
-    size = {"latents": settings.latents, "k": settings.k, "steps": settings.steps}
+    size: dict[str, Any] = {"latents": settings.latents, "k": settings.k, "steps": settings.steps}
     size |= {"batch_tokens": settings.batch_tokens, "sequences": len(held_out)}
     size |= {"model": settings.model, "text": settings.text}
     done = {(row["block"], row["seed"], row["rival"]) for row in rows if row["size"] == size}
