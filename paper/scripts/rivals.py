@@ -101,6 +101,8 @@ RIVALS: dict[str, Rival] = {
     "JSAE, λ = 16": Rival(pair_layout, {"jacobian": 16.0}),
     "JumpReLU crosscoder": Rival(joint, {"l0": 2.0}, "jumprelu"),
 }
+"""In the order in which they are made. λ = 1 is what the original's rule, k² / 2 D, gives for the
+bundled model."""
 
 
 def build(rival: Rival, settings: RivalSettings, model: LanguageModel, block: int) -> Crosscoder:

@@ -18,7 +18,7 @@ from paper.planted.recovery import Matching, Recovery, average_precisions, label
 from paper.planted.scores import pair_scores
 from paper.planted.world import MLPS, World, WorldRecipe
 from paper.rivals.jacobian import ActiveJacobian, pair_layout
-from paper.scripts import planted_interactions, planted_page, rivals
+from paper.scripts import planted_interactions, planted_page, rivals, rivals_table
 
 SMALL = WorldRecipe(pairs=3, alone=4, width=16, rate=0.15, together=(0.1, 0.1, 0.1), shared=0.5)
 
@@ -169,3 +169,5 @@ def test_rivals_are_trained_once_and_published(tmp_path: Path) -> None:
     assert by_name["JSAE, λ = 4"]["jacobian"] > 0
     assert "phi_keep_largest" not in by_name["skip transcoder"]
     assert by_name["crosscoder, keep-largest"]["phi_keep_largest"] <= 1
+    lines = rivals_table.rivals_table(rows).splitlines()
+    assert [line.split(" | ")[0].strip("| ") for line in lines[2:]] == [*names]
