@@ -128,11 +128,12 @@ interaction or not |
 against {average("second difference, others")} of second differences, {average("J")} of J and \
 {average("Q")} of Q. It is made to bound what keeping one latent per neuron costs, and pairs that \
 add up in a shared neuron cost as much: {only_adding("even")} of the pairs that it names first \
-only add up{confounded} Co-activation ({average("Jaccard")}) names pairs that fire together, whatever the MLP \
-does with them. The overlap of two latents' Jacobians ({average("Jacobian overlap")}) sees a \
-shared neuron as I does; the change of one's Jacobian when the other is taken away \
-({average("Jacobian change")}) is a second difference to first order. Means over co-active tokens \
-rank bounds (I, J, Q) worse than sums: pairs that met by chance on a few tokens come to the top.
+only add up{confounded} Co-activation ({average("Jaccard")}) names pairs that fire together, \
+whatever the MLP does with them. The overlap of two latents' Jacobians \
+({average("Jacobian overlap")}) sees a shared neuron as I does; the change of one's Jacobian when \
+the other is taken away ({average("Jacobian change")}) is a second difference to first order. \
+Means over co-active tokens rank bounds (I, J, Q) worse than sums: pairs that met by chance on a \
+few tokens come to the top.
 
 With the true features second differences had to win: what was planted is a bend, and they measure \
 bends. What the tables add is how much is left with learned dictionaries, what a bound or a \
