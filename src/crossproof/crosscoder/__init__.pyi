@@ -3,6 +3,8 @@ from .config import CrosscoderConfig as CrosscoderConfig
 from .encode import EncodedBatch as EncodedBatch
 from .encode import encode_batches as encode_batches
 from .latents import SparseLatents as SparseLatents
+from .layout import LatentGroup as LatentGroup
+from .layout import Layout as Layout
 from .model import Crosscoder as Crosscoder
 from .model import load_crosscoder as load_crosscoder
 from .provenance import Provenance as Provenance
