@@ -6,6 +6,7 @@ import itertools
 import math
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import hostile_layers
 import numpy as np
@@ -21,6 +22,7 @@ from crossproof.proof.certificate.verifier import (
     streams,
 )
 from crossproof.proof.certificate.verifier.arithmetic import TINY, UNIT, UP, Arithmetic, Rounded
+from crossproof.proof.certificate.verifier.balls import SAMPLE
 from crossproof.proof.certificate.verifier.circuits import Circuits, LayerWeights
 from crossproof.proof.certificate.verifier.groups import Group, Terms, groups
 from crossproof.proof.certificate.writer import as_certificate
@@ -47,7 +49,7 @@ def test_an_entry_leads_the_largest_of_the_others(monkeypatch: pytest.MonkeyPatc
         low, middle, high = np.split(np.sort(table, axis=axis), (kth, kth + 1), axis=axis)
         return np.concatenate([np.flip(low, axis), middle, np.flip(high, axis)], axis=axis)
 
-    monkeypatch.setattr(attention.np, "partition", barely)
+    monkeypatch.setattr(np, "partition", barely)
     table = np.random.default_rng(0).standard_normal((7, 64))
     others = [[max(np.delete(row, c)) for c in range(64)] for row in table]
     assert (gaps()._lead(table) == table - others).all()
@@ -99,7 +101,9 @@ def test_the_terms_of_all_queries_at_once(far: str, monkeypatch: pytest.MonkeyPa
     assert list(attention._by_label(Arithmetic(), problem, made)) == []
     size = 8 * max(abs(asked)) * np.abs(read).max()
     size += max(np.abs(made.low).max(), np.abs(made.high).max())
-    assert errors == [(pytest.approx(16 * UNIT * size, rel=1e-12, abs=0), C)]
+    ((error, positions),) = errors
+    assert positions == C
+    assert error == pytest.approx(16 * UNIT * size, rel=1e-12, abs=0)
     gap, signs = attention.Gaps(Arithmetic(), made, 0.0, each=False), set[float]()
     for (terms, label), y in zip(told, range(V), strict=True):
         assert label == y
@@ -221,7 +225,7 @@ def test_what_long_sequences_ask_for_is_known(kind: str) -> None:
 def changed(**tensors: np.ndarray) -> Certificate:
     made = certificate("attention-latents")
     proof = {f"proof.{name}": tensor for name, tensor in tensors.items()}
-    return replace(made, tensors=made.tensors | proof)
+    return replace(made, tensors={**made.tensors, **proof})
 
 
 def test_latents_are_listed_position_by_position() -> None:
@@ -292,10 +296,10 @@ def test_every_sequence_that_is_drawn_is_derived_again(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(balls_attention.LayerInBalls, "margins", noted)
     assert all(block.all() for query in range(3) for block in made.blocks(query))
-    assert balls_attention.check_sequences(made) == balls_attention.SAMPLE == len(choices)
+    assert balls_attention.check_sequences(made) == SAMPLE == len(choices)
     assert {*map(len, choices)} == {2}
     wrong = enumeration(-10.0)
-    assert balls_attention.check_sequences(wrong) < balls_attention.SAMPLE
+    assert balls_attention.check_sequences(wrong) < SAMPLE
     monkeypatch.setattr(wrong, "right", lambda logits, label: np.array([True]))
     with pytest.raises(CrossproofError, match="does not confirm the sequence"):
         balls_attention.check_sequences(wrong)
