@@ -62,7 +62,7 @@ def page(content: dict[str, Any]) -> str:
 
 def _opening(content: dict[str, Any]) -> str:
     world = content["worlds"]["even"]
-    pairs, seeds = world["pairs"], min(len(row["seeds"]) for row in content["rows"])
+    pairs, seeds = world["pairs"], sorted({len(row["seeds"]) for row in content["rows"]})
     features = 6 * pairs + world["alone"]
     possible = features * (features - 1) // 2
     return f"""# Which number finds pairs that are known to interact?
@@ -81,10 +81,12 @@ precision (the area under precision and recall) is 1 if the pairs that meet come
 `python -m paper.scripts.planted_page` writes this page."""
 
 
-def _over(seeds: int) -> str:
-    if seeds == 1:
+def _over(seeds: list[int]) -> str:
+    """What means and intervals are over; scenarios differ where a run was cut short."""
+    if seeds == [1]:
         return "One seed, with 95% intervals over pairs."
-    return f"Means over {seeds} seeds, with 95% intervals over pairs and seeds."
+    number = " or ".join(map(str, seeds))
+    return f"Means over {number} seeds, with 95% intervals over pairs and seeds."
 
 
 def _picked(rows: Rows, measure: str, **wanted: str) -> Rows:
