@@ -139,7 +139,7 @@ Means over co-active tokens rank bounds (I, J, Q) worse than sums: pairs that me
 few tokens come to the top.
 
 **Sums follow co-activation.** Where pairs that add up fire together six times as often, the small \
-second differences that superposition gives them add up to more than those of the pairs that meet: \
+second differences that superposition gives them add up to more than those of pairs that meet: \
 summed, the second difference of neurons is {average("second difference, others")} on average, as \
 a mean over co-active tokens {average("second difference, others/mean")}; that of the output, where \
 signs cancel, {average("second difference, output")} and \
