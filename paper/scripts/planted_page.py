@@ -141,8 +141,8 @@ few tokens come to the top.
 **Sums follow co-activation.** Where pairs that add up fire together six times as often, the small \
 second differences that superposition gives them add up to more than those of pairs that meet: \
 summed, the second difference of neurons is {average("second difference, others")} on average, as \
-a mean over co-active tokens {average("second difference, others/mean")}; that of the output, where \
-signs cancel, {average("second difference, output")} and \
+a mean over co-active tokens {average("second difference, others/mean")}; that of the output, \
+where signs cancel, {average("second difference, output")} and \
 {average("second difference, output/mean")}. What was planted is a bend, and second differences \
 measure bends: that they lead was to be expected, and how much is left of it was not.
 
