@@ -62,7 +62,7 @@ def page(content: dict[str, Any]) -> str:
 
 def _opening(content: dict[str, Any]) -> str:
     world = content["worlds"]["even"]
-    pairs, seeds = world["pairs"], min(len(row["seeds"]) for row in content["rows"])
+    pairs, seeds = world["pairs"], sorted({len(row["seeds"]) for row in content["rows"]})
     features = 6 * pairs + world["alone"]
     possible = features * (features - 1) // 2
     return f"""# Which number finds pairs that are known to interact?
@@ -81,10 +81,12 @@ precision (the area under precision and recall) is 1 if the pairs that meet come
 `python -m paper.scripts.planted_page` writes this page."""
 
 
-def _over(seeds: int) -> str:
-    if seeds == 1:
+def _over(seeds: list[int]) -> str:
+    """What means and intervals are over; scenarios differ where a run was cut short."""
+    if seeds == [1]:
         return "One seed, with 95% intervals over pairs."
-    return f"Means over {seeds} seeds, with 95% intervals over pairs and seeds."
+    number = " or ".join(map(str, seeds))
+    return f"Means over {number} seeds, with 95% intervals over pairs and seeds."
 
 
 def _picked(rows: Rows, measure: str, **wanted: str) -> Rows:
@@ -117,15 +119,16 @@ def _verdict(rows: Rows) -> str:
 
 | question | number |
 |---|---|
-| Do these two latents interact, or do they only add up? | **second difference** (`crossproof \
-measure`, or `second_difference_sums`); Shapley–Taylor agrees and costs more |
+| Do these two latents interact, or do they only add up? | **second difference of the output**, \
+mean over co-active tokens (`second_difference_sums`: `output` over `tokens`), or Shapley–Taylor |
 | Which pairs among thousands are worth a second difference? | **J** (plain MLPs), **Q** \
-(gated, or both): upper bounds, from the pair table at once. Rank by sums, not by means |
+(gated, or both), summed over tokens: upper bounds, from the pair table at once; they miss pairs \
+that rarely fire together |
 | What does keeping one latent per neuron lose? | **I**: it charges whatever shares a neuron, \
 interaction or not |
 
 **Our own I does not find interacting pairs**: {average("I")} on average over all settings, \
-against {average("second difference, others")} of second differences, {average("J")} of J and \
+against {average("second difference, output/mean")} of second differences, {average("J")} of J and \
 {average("Q")} of Q. It is made to bound what keeping one latent per neuron costs, and pairs that \
 add up in a shared neuron cost as much: {only_adding("even")} of the pairs that it names first \
 only add up{confounded} Co-activation ({average("Jaccard")}) names pairs that fire together, \
@@ -135,9 +138,13 @@ the other is taken away ({average("Jacobian change")}) is a second difference to
 Means over co-active tokens rank bounds (I, J, Q) worse than sums: pairs that met by chance on a \
 few tokens come to the top.
 
-With the true features second differences had to win: what was planted is a bend, and they measure \
-bends. What the tables add is how much is left with learned dictionaries, what a bound or a \
-statistic of activity loses against them, and that superposition and noise do not drown them.
+**Sums follow co-activation.** Where pairs that add up fire together six times as often, the small \
+second differences that superposition gives them add up to more than those of pairs that meet: \
+summed, the second difference of neurons is {average("second difference, others")} on average, as \
+a mean over co-active tokens {average("second difference, others/mean")}; that of the output, \
+where signs cancel, {average("second difference, output")} and \
+{average("second difference, output/mean")}. What was planted is a bend, and second differences \
+measure bends: that they lead was to be expected, and how much is left of it was not.
 
 Means over all settings of the average precision, and the setting in which it is least:
 

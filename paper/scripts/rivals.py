@@ -31,7 +31,14 @@ from crossproof.crosscoder import (
 from crossproof.evaluation import EvaluationOptions, EvaluationResult, evaluate
 from crossproof.files import write_json
 from crossproof.lm import LanguageModel, MLPWeights, load_model
-from crossproof.training import DEMO, Objective, Trainer, keep_freed_memory, register_objective
+from crossproof.training import (
+    DEMO,
+    OBJECTIVES,
+    Objective,
+    Trainer,
+    keep_freed_memory,
+    register_objective,
+)
 from paper.rivals.jacobian import ActiveJacobian, JacobianPenalty, pair_layout
 
 SAMPLE = 8
@@ -130,8 +137,8 @@ def train(
     crosscoder.fit_gain(sample)
     strengths = dict(rival.objective)
     if "jacobian" in strengths:
-        term = f"jacobian_{block}"
-        strengths[term] = strengths.pop("jacobian") * model.d_model
+        strength = strengths.pop("jacobian") * model.d_model
+        strengths[jacobian_term(model, block)] = strength
     trainer = Trainer(
         crosscoder, {0: mlp}, Objective(strengths), DEMO.optimisation, settings.steps, seed
     )
@@ -141,6 +148,15 @@ def train(
     seconds = time.perf_counter() - began
     crosscoder.fold()
     return crosscoder.requires_grad_(False), seconds
+
+
+def jacobian_term(model: LanguageModel, block: int) -> str:
+    """The name of the registered penalty on the Jacobian of one MLP."""
+    name = f"jacobian_{model.weights_hash[:8]}_{block}"
+    if name not in OBJECTIVES:
+        penalty = JacobianPenalty(model.mlp(block))
+        register_objective(name, penalty, "mean |J| of active latents.", per="step")
+    return name
 
 
 def measured(
@@ -210,8 +226,6 @@ def main(settings: RivalSettings) -> None:
     size |= {"model": settings.model, "text": settings.text}
     done = {(row["block"], row["seed"], row["rival"]) for row in rows if row["size"] == size}
     for block in settings.blocks:
-        penalty = JacobianPenalty(model.mlp(block))
-        register_objective(f"jacobian_{block}", penalty, "mean |J| of active latents.", per="step")
         for seed in settings.seeds:
             names = [n for n in settings.names or RIVALS if (block, seed, n) not in done]
             if not names:

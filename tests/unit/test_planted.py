@@ -89,7 +89,7 @@ def test_matching_undoes_a_permutation_and_counts_what_is_missing(world: World) 
 def test_second_differences_find_the_pairs_that_meet_and_co_activation_does_not(
     world: World,
 ) -> None:
-    activations, x = world.sample(100, seed=2)
+    activations, x = world.sample(60, seed=2)
     view = MLPDictionary.build(world.mlp("relu", 0), world.decoder, torch.zeros(SMALL.width))
     cosine = world.decoder @ world.decoder.T
     scores = pair_scores(view, SparseLatents.from_dense(activations), x, cosine)
@@ -142,7 +142,7 @@ def test_the_page_is_what_the_numbers_say() -> None:
 @pytest.mark.slow
 def test_planted_interactions_are_measured_and_written(tmp_path: Path) -> None:
     settings = planted_interactions.PlantedInteractions(
-        tmp_path / "planted.json", (0,), ("even",), ("relu", "gated"), 300, 128, 5, 60, 128
+        tmp_path / "planted.json", (0,), ("even",), ("relu", "gated"), 200, 128, 5, 20, 64
     )
     planted_interactions.main(settings)
     content = json.loads(settings.out.read_text())
