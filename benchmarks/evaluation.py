@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from crossproof.activations import read_sequences
 from crossproof.evaluation import SCHEMES
-from crossproof.lm import LanguageModel, clean_pass, load_model, starts_of
+from crossproof.lm import LanguageModel, clean_pass, load_model, mlp_out, starts_of
 from crossproof.training import keep_freed_memory
 
 Patches = list[dict[str, Tensor]]

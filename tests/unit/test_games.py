@@ -12,7 +12,7 @@ from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.errors import CrossproofError
 from crossproof.evaluation import language_model_game
 from crossproof.interactions import MLPDictionary, shapley_taylor
-from crossproof.lm import LanguageModel
+from crossproof.lm import LanguageModel, mlp_out
 
 POSITION = 5
 TOKENS = random_tokens(1, 9, seed=3)[0]

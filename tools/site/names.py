@@ -28,7 +28,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("prove", "ProverOptions", "ProofResult", "verify", "VerificationResult"),
         *("attribute", "AttributionResult"),
     ),
-    "Extending": ("register_objective", "register_sparsity", "register_format"),
+    "Extending": ("register_objective", "register_sparsity", "register_format", "register_sink"),
     "Errors": ("CrossproofError",),
 }
 """Every name of `crossproof.__all__`, once (a test says so)."""

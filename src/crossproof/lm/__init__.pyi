@@ -16,5 +16,6 @@ from .passes import PairPass as PairPass
 from .passes import clean_pass as clean_pass
 from .passes import starts_of as starts_of
 from .quieting import quiet as quiet
+from .stream import mlp_out as mlp_out
 from .unembedding import Unembedding as Unembedding
 from .vocabulary import Vocabulary as Vocabulary
