@@ -77,7 +77,8 @@ neuron and merely fire **together**. A measure scores all {possible:,} pairs; it
 precision (the area under precision and recall) is 1 if the pairs that meet come first, and \
 {pairs / possible:.3f} for a random order. {_over(seeds)}
 
-`python -m paper.scripts.planted_interactions` measures all this in ten minutes on one core; \
+`python -m paper.scripts.planted_interactions` measures all this (each of nine \
+parts took up to a quarter of an hour on a busy core); \
 `python -m paper.scripts.planted_page` writes this page."""
 
 

@@ -26,7 +26,6 @@ from crossproof.tables import Table
 from crossproof.training import distributed
 from crossproof.training.config import RunConfig
 from crossproof.training.machine import memory_in_use, memory_of
-from crossproof.training.objectives import about_text
 from crossproof.training.passages import Passage, PassagesAt
 from crossproof.training.specs import DictionarySpec, PenalisedMLPs, specified_all
 from crossproof.training.trainer import Trainer
@@ -173,10 +172,9 @@ def _meta_passages(model: LanguageModel, spec: DictionarySpec, width: int) -> Pa
 
 
 def _passage_tokens(model: LanguageModel, spec: DictionarySpec) -> int:
-    if not about_text(spec.config.objective) or not spec.about.blocks:
-        return 0
-    wanted = spec.config.optimisation.penalty_fraction * spec.config.batch_tokens
-    return max(distributed.share_of(round(wanted)), spec.config.context)
+    """One sequence at least, if any."""
+    tokens = spec.passage_tokens(distributed.share_of(spec.config.batch_tokens))
+    return max(tokens, min(spec.config.context, model.context)) if tokens else 0
 
 
 def _bare(model: LanguageModel, spec: DictionarySpec) -> Crosscoder:

@@ -86,14 +86,20 @@ class DictionarySpec:
             passages,
         )
 
+    def passage_tokens(self, batch_tokens: int) -> int:
+        """Tokens of whole sequences beside a batch of so many: as many as terms about MLPs are
+        computed on; 0 if no term is about the model's predictions."""
+        if not about_text(self.config.objective) or not self.about.blocks:
+            return 0
+        return max(1, round(self.config.optimisation.penalty_fraction * batch_tokens))
+
     def passages(self, batches: Harvest | StoredActivations) -> PassagesAt | None:
         """Whole sequences of a harvest, for terms about the model's predictions if it has any.
 
-        As many tokens as terms about MLPs are computed on. Raises CrossproofError where such terms
-        find stored activations and no text.
+        Raises CrossproofError where such terms find stored activations and no text.
         """
-        config = self.config
-        if not about_text(config.objective) or not self.about.blocks:
+        tokens = self.passage_tokens(batches.batch_tokens)
+        if not tokens:
             return None
         if isinstance(batches, StoredActivations):
             raise CrossproofError(
@@ -101,14 +107,13 @@ class DictionarySpec:
                 "stored activations are not it: train with --text instead of --activations.",
                 code="CP-OPTION",
             )
-        tokens = round(config.optimisation.penalty_fraction * batches.batch_tokens)
         return Passages(
             batches.model,
             batches.sequences,
             batches.names,
             self.about.blocks,
             tokens,
-            config.seed,
+            self.config.seed,
             batches.positions,
         ).at
 
