@@ -275,3 +275,17 @@ def test_other_classes_are_refused() -> None:
     }
     with pytest.raises(CrossproofError, match="6 classes, not 5"):
         judge(as_certificate(replace(draft, network=small)))
+
+
+@pytest.mark.parametrize("owned", [[1, 1, 1], [1, 2, 2]])
+def test_rows_of_a_block_without_atoms_are_left_over_whole(owned: list[int]) -> None:
+    """Block 1 has none: its neurons are as those of no block."""
+    draft = draft_of("C4", 0.05, 0.0)
+    proof = {**draft.proof, "blocks": np.full_like(draft.proof["blocks"], 2)}
+    owners = np.resize(owned, len(proof["owners"]))
+    without, none = (
+        judge(as_certificate(replace(draft, proof={**proof, "owners": each})), arb=True)
+        for each in (owners, np.where(owners == 1, 0, owners))
+    )
+    assert (without.accuracy, without.cross_entropy) == (none.accuracy, none.cross_entropy)
+    assert without.balls == 16

@@ -112,11 +112,15 @@ def _needs(certificate: Certificate, owners: Indices, blocks: Indices) -> tuple[
 
 
 def build_blocks(count: Arithmetic, problem: ProductsProblem) -> OutputBlocks:
-    """Projects every owned output row on its block's atoms and measures what is left."""
+    """Projects every owned output row on its block's atoms and measures what is left.
+
+    All of a row is left whose owner is 0, or a block without atoms.
+    """
     rows, p = count.exact(problem.weights.W_out), len(problem.left)
     slices, coefficients, used = [], [], []
-    rest = [rows[problem.owners == 0]]
-    for block in np.unique(problem.owners[problem.owners > 0]):
+    owned_by_atoms = np.isin(problem.owners, problem.blocks)
+    rest = [rows[~owned_by_atoms]]
+    for block in np.unique(problem.owners[owned_by_atoms]):
         owned = np.flatnonzero(problem.owners == block)
         atoms = problem.atoms[problem.blocks == block]
         slices.append(slice(owned[0], owned[-1] + 1))
