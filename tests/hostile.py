@@ -15,6 +15,7 @@ import exact_sequences
 import flint
 import numpy as np
 import pytest
+from jaxtyping import config
 
 from crossproof.proof.certificate.format import LARGEST_VALUE, SMALLEST_VALUE
 from crossproof.proof.certificate.writer import Draft
@@ -266,6 +267,15 @@ def fast_fractions() -> Iterator[None]:
         patch.setattr(exact_checker, "Fraction", made)
         patch.setattr(exact_sequences, "Fraction", made)
         yield
+
+
+@contextmanager
+def untyped() -> Iterator[None]:
+    """Shapes and types of arguments are not checked meanwhile, as everywhere else they are."""
+    before = config.jaxtyping_disable
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", before)
 
 
 def at_the_edge(draft: Draft, g: Generator) -> Draft:

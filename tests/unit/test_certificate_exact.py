@@ -71,7 +71,7 @@ def test_a_million_margins_are_never_above_the_exact_ones(
     kind: str, record_property: Callable[[str, object], None]
 ) -> None:
     compared, seed = Compared(), 1000
-    with hostile.fast_fractions():
+    with hostile.fast_fractions(), hostile.untyped():
         while compared.margins < MILLION[kind]:
             compared.add(hostile.hostile(kind, seed, more=4))
             seed += 1
