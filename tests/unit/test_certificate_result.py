@@ -3,6 +3,7 @@ into what was not proved."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from fractions import Fraction
@@ -10,15 +11,22 @@ from pathlib import Path
 
 import certificates as small
 import hostile
+import hostile_layers
+import hostile_text
 import numpy as np
 import pytest
+import statistical as documented
 from certificates import NOTHING
 
 from crossproof.commands import verify as command
 from crossproof.errors import CrossproofError
 from crossproof.proof.certificate.result import VerificationResult, summary_tables
+from crossproof.proof.certificate.result_contexts import contexts_table
+from crossproof.proof.certificate.result_statistical import statistical_table
 from crossproof.proof.certificate.verifier import verify
+from crossproof.proof.certificate.verifier.contexts import judge_contexts
 from crossproof.proof.certificate.verifier.figures import _mean, _share
+from crossproof.proof.certificate.verifier.statistical import judge_statistical
 from crossproof.proof.certificate.verifier.verdict import judge
 from crossproof.proof.certificate.writer import Draft, as_certificate, publish
 
@@ -111,21 +119,29 @@ def test_bounds_are_printed_in_the_direction_in_which_they_hold() -> None:
     assert r"one\x1b[2K" in line
 
 
-@pytest.mark.parametrize("kind", ["points", "pairs", "boxes"])
-def test_every_kind_says_what_it_is_about(kind: str) -> None:
+def one_of(kind: str) -> Draft:
+    if kind in hostile_layers.KINDS:
+        return hostile_layers.attention(np.random.default_rng(1), kind)
     made = small.drafts() | {"products": hostile.products(np.random.default_rng(0))}
-    draft, p = made[kind], len(made["products"].domain["table"])
+    return made[kind]
+
+
+@pytest.mark.parametrize("kind", [*hostile.KINDS, *hostile_layers.KINDS])
+def test_every_kind_says_what_it_is_about(kind: str) -> None:
+    draft = one_of(kind)
     verdict = judge(as_certificate(draft), pinned=("network",))
-    text = repr(verdict)
+    text, p, count = repr(verdict), verdict.classes, verdict.subject.inputs
+    layer = f"all {count} sequences of {verdict.subject.length} out of {p} tokens"
     expected = {
         "points": "30 inputs, 30 distinct",
         "pairs": "all 49 pairs modulo 7",
         "boxes": f"10 sets of 2 features in {verdict.subject.boxes} boxes",
         "products": f"all {p * p} pairs of a group of {p} elements",
-    }[kind]
+    }.get(kind, layer)
     for words in (f"kind '{kind}'", expected, verdict.network, verdict.domain, "operations",
+                  f"{p}: chance 0.", "always the likeliest one gives", "; entropy ", "acuous",
                   "You asked for the network. Is this your domain?"):  # fmt: skip
-        assert words in text
+        assert words in text.replace("VACUOUS", "vacuous")
     assert VerificationResult.from_json(verdict.to_json()) == verdict
     if kind == "pairs":
         assert (verdict.majority, verdict.label_entropy) == (1 / 7, math.log(7))
@@ -133,9 +149,37 @@ def test_every_kind_says_what_it_is_about(kind: str) -> None:
         assert (verdict.majority, verdict.label_entropy) == (1 / p, math.log(p))
     elif kind == "boxes":
         assert verdict.subject.boxes == int((draft.proof["tree"] >= 0).sum())
-    else:
+        assert "entropy of a continuum not known" in text
+    elif kind == "points":
         counts = np.bincount(draft.domain["labels"])
         assert verdict.majority == counts.max() / 30
+    else:  # the label is the largest of the tokens
+        tokens = itertools.product(range(p), repeat=len(draft.network["W_pos"]))
+        shares = np.bincount([max(each) for each in tokens]) / (count or 0)
+        assert verdict.majority == pytest.approx(shares.max())
+        assert verdict.label_entropy == pytest.approx(-(shares * np.log(shares)).sum())
+
+
+def test_certificates_of_language_models_say_what_they_are_about() -> None:
+    documents = judge_statistical(documented.certificate())
+    told = (
+        "40, with 494 predictions",
+        "64: a uniform guess has 4.1589 nats",
+        "115,200: the bounds",
+    )
+    for words in (*told, "label entropy     not known", documents.dictionary, documents.text):
+        assert words in repr(documents)
+    certificate = hostile_text.model_end(0, 2)
+    contexts = judge_contexts(certificate)
+    counts = np.unique([1, 3, 3, 1], return_counts=True)[1] / 4  # tokens to be predicted
+    assert contexts.label_entropy == pytest.approx(-(counts * np.log(counts)).sum())
+    told = ("2 of 4 tokens, with 4 predictions", "5: a guess has 1.6094 nats", "311,584 at most")
+    for words in (*told, "keeps 2 predictions", "0.6931 nats", *contexts.hashes.values()):
+        assert words in repr(contexts)
+    assert "1,000,000" not in repr(contexts)  # where no change is claimed none is shown
+    lines = contexts_table({"one": replace(contexts, pinned=("model",))}).to_text()
+    assert "(yours)" in lines
+    assert "0123456789ab (any)" in statistical_table({"two": documents}).to_text()
 
 
 def test_the_majority_of_a_continuum_is_never_below_the_truth() -> None:

@@ -168,21 +168,23 @@ class VerificationResult(Result):
         return (self.subject.boxes if self.kind == "boxes" else self.subject.inputs) or 0
 
     def _about(self) -> Table:
-        rows: dict[str, tuple[str]] = {
-            "domain": (str(self.subject),),
-            "classes": (f"{self.classes:,}: chance {_up(self.chance)}",),
-        }
+        entropy = "of a continuum not known"
         if self.label_entropy is not None:
-            rows["label entropy"] = (f"{self.label_entropy:.4f} nats",)
+            entropy = f"{self.label_entropy:.4f} nats"
+        labels = f"always the likeliest one gives {_up(self.majority)} at most; entropy {entropy}"
+        rows: dict[str, tuple[str]] = {
+            "inputs": (str(self.subject),),
+            "classes": (f"{self.classes:,}: chance {_up(self.chance)}",),
+            "labels": (labels,),
+        }
         hashes = {"network": self.network, "domain": self.domain, "dictionary": self.dictionary}
-        for name, value in hashes.items():
-            if value is not None:
-                rows[f"{name}, SHA-256"] = (value,)
+        rows |= {name: (value,) for name, value in hashes.items() if value is not None}
         asked = " and ".join(f"the {name}" for name in self.pinned)
         others = [name for name in ("network", "domain") if name not in self.pinned]
         note = f"You asked for {asked}. " if asked else ""
         note += "".join(f"Is this your {name}? --{name} insists on it. " for name in others)
-        return Table.of("What it speaks about", ("",), rows, note=note.strip())
+        title = "What it speaks about (hashes: SHA-256)"
+        return Table.of(title, ("",), rows, note=note.strip())
 
 
 def summary_tables(results: Mapping[str, VerificationResult]) -> list[Table]:
@@ -204,9 +206,9 @@ def summary_tables(results: Mapping[str, VerificationResult]) -> list[Table]:
         certified.append(Row(printable(name), values))
         subject = (
             str(result.subject),
-            f"{result.operations / 1e6:.1f}M",
+            _operations(result.operations),
             DASH if brute is None else f"{brute / result.operations:.2f}x",
-            result.network[:12] + (" (yours)" if "network" in result.pinned else " (any)"),
+            which(result.network, "network" in result.pinned),
         )
         about.append(Row(printable(name), subject))
     columns = ("kind", "right", "accuracy ≥", "one label", "CE ≤", "vacuous", "claim")
@@ -220,6 +222,15 @@ def summary_tables(results: Mapping[str, VerificationResult]) -> list[Table]:
 
 def _up(share: float) -> str:
     return at_most(4)(share)
+
+
+def which(hashed: str, pinned: bool) -> str:
+    """The beginning of a hash, and whether it is the one that the reader asked for."""
+    return hashed[:12] + (" (yours)" if pinned else " (any)")
+
+
+def _operations(number: int) -> str:
+    return f"{number:,}" if number < 100_000 else f"{number / 1e6:,.1f}M"
 
 
 def _vacuous(vacuous: bool) -> str:

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from crossproof.proof.certificate.format_contexts import ASSUMPTIONS
+from crossproof.proof.certificate.headers import LARGEST_NUMBER
 from crossproof.proof.certificate.reading import printable
+from crossproof.proof.certificate.result import which
 from crossproof.result import Result
 from crossproof.tables import Row, Table, Value, at_least, at_most, number, percent
 
@@ -80,6 +82,8 @@ class ContextsResult(Result):
     """How many of the predictions are of the model's most frequent token: what is kept by always
     giving that one."""
     vocabulary: int
+    label_entropy: float
+    """Nats: what always predicting the frequencies of the tokens to be predicted would lose."""
     model_loss: float
     model: str
     dictionary: str
@@ -98,9 +102,9 @@ class ContextsResult(Result):
         """Whether nothing is claimed.
 
         No more predictions are kept than by always giving one token, and the loss is no better
-        than guessing.
+        than that of who knows only how often each token is to be predicted.
         """
-        guess = math.log(self.vocabulary) - self.model_loss
+        guess = min(math.log(self.vocabulary), self.label_entropy) - self.model_loss
         change = min(bound.claimed_loss_change, bound.claimed_token_change)
         return bound.claimed_kept <= self.constant and change >= guess
 
@@ -136,7 +140,8 @@ class ContextsResult(Result):
         same = ((m.kept, m.loss_change) for m in self.measured if (m.mlps, m.keep) == bound.at)
         kept, change = next(same, (None, None))
         shares = bound.kept / bound.predictions, bound.claimed_kept / bound.predictions
-        changes = bound.loss_change, bound.claimed_loss_change
+        claimed = bound.claimed_loss_change
+        changes = bound.loss_change, claimed if claimed < LARGEST_NUMBER else None
         note = "" if bound.holds else "NOT verified"
         note = f"{note} VACUOUS".strip() if self.vacuous(bound) else note
         style = (SHARE, SHARE, percent, LOSS, LOSS, number, LOSS, number)
@@ -154,7 +159,9 @@ class ContextsResult(Result):
                 f"{self.contexts:,} of {self.length:,} tokens, with {self.predictions:,} "
                 f"predictions that count, of {self.contexts * (self.length - 1):,}",
             ),
+            "classes": (f"{self.vocabulary:,}: a guess has {math.log(self.vocabulary):.4f} nats",),
             "one token everywhere": (f"keeps {self.constant:,} predictions",),
+            "label entropy": (f"{self.label_entropy:.4f} nats",),
             "the model's loss": (f"{self.model_loss:.4f} nats a token",),
             "operations": (f"{self.operations:,} at most: more than running the model",),
             "streams, latents, weights": (own,),
@@ -176,6 +183,7 @@ def contexts_table(results: Mapping[str, ContextsResult]) -> Table:
             verdict = "says nothing" if result.vacuous(bound) else "verified"
             verdict = verdict if bound.holds else "NOT verified"
             label = f"{printable(name)}: {bound.label}"
-            rows.append(Row(label, (share, bound.loss_change, verdict), style=LOSS))
-    columns = ("kept ≥", "|Δloss| ≤", "claim")
+            about = which(result.model, "model" in result.pinned)
+            rows.append(Row(label, (share, bound.loss_change, verdict, about), style=LOSS))
+    columns = ("kept ≥", "|Δloss| ≤", "claim", "model")
     return Table("Certificates of listed contexts", columns, tuple(rows))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from crossproof.proof.certificate.format_statistical import ASSUMPTIONS
 from crossproof.proof.certificate.reading import printable
+from crossproof.proof.certificate.result import which
 from crossproof.result import Result
 from crossproof.tables import Row, Table, Value, at_most, fixed
 
@@ -94,14 +95,15 @@ class StatisticalResult(Result):
     def vacuous(self, bound: StatisticalBound) -> bool:
         """Whether what is claimed says nothing.
 
-        A confidence of a half or less; a share of 1 or more; a gap that the range itself allows,
-        that may be beyond the range in half of the documents, or with which the model would be no
-        better than a uniform guess.
+        A confidence of a half or less; all documents; as many changed predictions as a uniform
+        guess gives; a gap that the range itself allows, that may be beyond the range in half of
+        the documents, or with which the model would be no better than a uniform guess.
         """
         if self.delta >= 0.5:
             return True
         if bound.quantity != "loss gap":
-            return bound.claimed >= 1
+            changes = bound.quantity == "argmax changed"
+            return bound.claimed >= 1 - (1 / self.vocabulary if changes else 0)
         guess = math.log(self.vocabulary) - self.model_loss
         clipped = any(
             other.claimed >= 0.5
@@ -164,10 +166,13 @@ class StatisticalResult(Result):
                 f"{_confidence(self.delta)} for all {len(self.bounds)} statements together "
                 f"(each may fail with {self.level:.3g})",
             ),
-            "statistical: the model's loss": (
-                f"{self.model_loss:.4f} nats a token, measured; {self.vocabulary:,} classes, a "
-                f"uniform guess has {math.log(self.vocabulary):.4f}",
+            "statistical: classes": (
+                f"{self.vocabulary:,}: a uniform guess has {math.log(self.vocabulary):.4f} nats, "
+                f"and changes all but one in {self.vocabulary:,} predictions",
             ),
+            "statistical: label entropy": ("not known: the file holds no tokens",),
+            "statistical: the model's loss": (f"{self.model_loss:.4f} nats a token, measured",),
+            "statistical: operations": (f"{self.operations:,}: the bounds, without the model",),
             "statistical: computed again": (self._again,),
         }
         if self.spliced:
@@ -210,8 +215,9 @@ def statistical_table(results: Mapping[str, StatisticalResult]) -> Table:
             label = f"statistical: {printable(name)}, {gap.treatment}"
             values = (gap.bound, changed.bound, beyond.bound)
             about = (f"{result.documents:,}", _confidence(result.delta))
-            rows.append(Row(label, (*values, *about, claim), style=BOUND))
-    columns = ("loss gap ≤", "changed ≤", "beyond ≤", "documents", "confidence", "claim")
+            model = which(result.model, "model" in result.pinned)
+            rows.append(Row(label, (*values, *about, claim, model), style=BOUND))
+    columns = ("loss gap ≤", "changed ≤", "beyond ≤", "documents", "confidence", "claim", "model")
     note = "With the confidence stated, over the draw of documents: no proofs about every input."
     return Table("STATISTICAL certificates", columns, tuple(rows), note=note)
 

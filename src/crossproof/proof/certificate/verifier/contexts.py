@@ -49,6 +49,7 @@ def judge_contexts(
     with np.errstate(all="ignore"):  # what is not a number proves nothing
         end = ModelEnd(certificate)
         bounds = tuple(end.bounds())
+    shares = np.unique(end.labels, return_counts=True)[1] / len(end.labels)
     return ContextsResult(
         kind="contexts",
         holds=all(bound.holds for bound in bounds),
@@ -58,6 +59,7 @@ def judge_contexts(
         predictions=len(end.labels),
         constant=int(np.bincount(end.model.best + 1)[1:].max(initial=0)),
         vocabulary=certificate.sizes["V"],
+        label_entropy=abs(math.fsum(shares * np.log(shares))),
         model_loss=math.fsum(end.model.loss) / len(end.labels),
         model=certificate.model,
         dictionary=certificate.dictionary,
