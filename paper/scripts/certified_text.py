@@ -2,8 +2,8 @@
 
     python -m paper.scripts.certified_text --out paper/data/certified-text.json
 
-For every seed the demo's two crosscoders are trained, unless the run folder holds them already,
-and of each are certified: what the last MLP, and the last two, lose at listed contexts when every
+For every seed the demo's crosscoders are trained, unless the run folder holds them already, and of
+each are certified: what the last MLP, and the last two, lose at listed contexts when every
 neuron reads m latents; and, with confidence 1 - δ, what that and the reconstruction cost on
 held-out documents. Of a certificate the verifier's own figures are kept.
 """
@@ -41,7 +41,7 @@ class CertifiedText:
     crosscoders: tuple[str, ...] = ("penalised", "unpenalised")
     contexts: int = 4
     """How many are listed."""
-    keep: tuple[int, ...] = (0, 1, 2, 4, 8)
+    keep: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8)
     """Latents a neuron, at the contexts and in the documents."""
     documents: int = 300
     delta: float = 0.05
@@ -51,9 +51,10 @@ class CertifiedText:
 
 
 def crosscoders(options: CertifiedText, seed: int, model: LanguageModel) -> dict[str, Crosscoder]:
-    """Those of a run, trained now or before."""
-    folder, config = options.runs / f"seed-{seed}", replace(DEMO, seed=seed, steps=options.steps)
+    """Those of a run, trained now or before; only those that are asked for."""
+    folder, baseline = options.runs / f"seed-{seed}", "unpenalised" in options.crosscoders
     if not folder.exists():
+        config = replace(DEMO, seed=seed, steps=options.steps, baseline=baseline)
         train(replace(config, threads=options.threads), folder, model)
     return RunFolder.open(folder).crosscoders(model)
 
