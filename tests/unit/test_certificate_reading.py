@@ -340,6 +340,13 @@ def test_ones_own_network_has_the_hash_of_the_certificate(tmp_path: Path) -> Non
     save_file({"0.weight": np.zeros((2, 2))}, tmp_path / "other.safetensors")
     with pytest.raises(CrossproofError, match="is no network of one hidden layer"):
         network_hash(tmp_path / "other.safetensors")
+    for name, shape in (("b_out", ()), ("W_in", ()), ("b_in", (3,)), ("b_in", (0,))):
+        save_file(single | {name: np.ones(shape)}, tmp_path / "other.safetensors")
+        with pytest.raises(CrossproofError, match=f"{name} has shape .* is needed"):
+            network_hash(tmp_path / "other.safetensors")
+    for path in (tmp_path / "none", tmp_path / ("x" * 300), "0123456789ab", "a\0b"):
+        with pytest.raises(CrossproofError, match=r"is no network: give .* all 64 digits"):
+            network_hash(path)
     widths = {"0.weight": (4, 3), "0.bias": (4,), "2.weight": (2, 5), "2.bias": (2,)}
     save_file({name: np.zeros(s) for name, s in widths.items()}, tmp_path / "w.safetensors")
     with pytest.raises(CrossproofError, match="their widths differ"):

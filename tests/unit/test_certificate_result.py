@@ -216,6 +216,9 @@ def test_limits_and_hashes_are_options(tmp_path: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().out == verdict.network + "\n"
     command.run([folder, "--network", folder], 0.0)
     assert "You asked for the network." in capsys.readouterr().out
+    pins = ["--network", f" {verdict.network.upper()}\n", "--domain", verdict.domain.upper()]
+    command.run([folder, *pins], 0.0)
+    assert "You asked for the network and the domain." in capsys.readouterr().out
     assert verify(folder, network=verdict.network, domain=verdict.domain).pinned == (
         "network",
         "domain",
@@ -241,3 +244,6 @@ def test_a_closed_output_is_a_sentence(
     monkeypatch.setattr("rich.console.Console.print", closed)
     with pytest.raises(CrossproofError, match="closed before the verdict was written"):
         command.run([str(tmp_path / "proof")], 0.0)
+    monkeypatch.undo()
+    monkeypatch.setattr("sys.stdout", None)  # as after `>&-`
+    command.run([str(tmp_path / "proof")], 0.0)

@@ -47,7 +47,8 @@ def run(arguments: Sequence[str], began: float) -> None:
     options: Verify = parse(Verify, "verify", arguments)
     try:
         verified = _report(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed from the start: the exit code is the verdict
+            sys.stdout.flush()
     except BrokenPipeError:  # whoever reads has seen enough: the exit code does not say "verified"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise CrossproofError("The output was closed before the verdict was written.") from None
@@ -60,9 +61,11 @@ def _report(options: Verify) -> bool:
     from crossproof.proof.certificate.identity import network_hash
     from crossproof.proof.certificate.verifier import verify
 
-    network = options.network
-    if network is not None and not re.fullmatch("[0-9a-f]{64}", network):
-        network = network_hash(network)
+    network, domain = options.network, options.domain
+    if network is not None:
+        digits = network.strip().lower()
+        network = digits if re.fullmatch("[0-9a-f]{64}", digits) else network_hash(network)
+    domain = None if domain is None else domain.strip().lower()
     if not options.folders:
         if network is None:
             raise CrossproofError("Nothing to verify: give the folder of a certificate.")
@@ -84,9 +87,7 @@ def _report(options: Verify) -> bool:
             results[folder] = (
                 verify(folder, limits=limits)
                 if text
-                else verify(
-                    folder, network=network, domain=options.domain, arb=options.arb, limits=limits
-                )
+                else verify(folder, network=network, domain=domain, arb=options.arb, limits=limits)
             )
     if options.text_model.given:
         with working("running the model again"):

@@ -237,7 +237,7 @@ def check_layout(kind: str, described: Described) -> dict[str, int]:
     for name, letters in layout.items():
         shape, whole = described[name]
         check_type(name, whole, name in WHOLE)
-        _check_shape(name, shape, letters.split(), sizes)
+        check_shape(name, shape, letters.split(), sizes)
     for letter in set(sizes) - set(LISTS):
         if sizes[letter] > LARGEST_SUM:
             raise CertificateError(
@@ -248,9 +248,10 @@ def check_layout(kind: str, described: Described) -> dict[str, int]:
     return sizes
 
 
-def _check_shape(
+def check_shape(
     name: str, shape: tuple[int, ...], letters: list[str], sizes: dict[str, int]
 ) -> None:
+    """Raises CertificateError unless a shape fits its letters, whose sizes are noted in `sizes`."""
     fits = len(shape) == len(letters) and all(
         size > 0 and sizes.setdefault(letter, size) == size
         for letter, size in zip(letters, shape, strict=True)
@@ -258,8 +259,8 @@ def _check_shape(
     if not fits:
         known = ", ".join(f"{letter}={size}" for letter, size in sizes.items())
         raise CertificateError(
-            f"{name} has shape {quoted(list(shape))}, and [{', '.join(letters)}] is needed with "
-            f"{known}."
+            f"{name} has shape {quoted(list(shape))}, and [{', '.join(letters)}] is needed"
+            f"{known and f' with {known}'}."
         )
 
 

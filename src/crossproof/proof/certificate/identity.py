@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crossproof.proof.certificate.format import ATTENTION, NETWORK, TENSORS, part_of, tensors_hash
+from crossproof.proof.certificate.format import (
+    ATTENTION,
+    NETWORK,
+    TENSORS,
+    check_shape,
+    part_of,
+    tensors_hash,
+)
 from crossproof.proof.certificate.reading import CertificateError, load, quoted, read_entries
 
 NAMES = ("network.safetensors", TENSORS, "model.safetensors")
@@ -23,9 +31,15 @@ def network_hash(path: Path | str) -> str:
     Tensors are named as in certificates, with or without `network.`, or are the weights and biases
     of two linear layers [out, in]. Raises CertificateError for anything else.
     """
-    file = Path(path)
-    if file.is_dir():
-        file = next((file / name for name in NAMES if (file / name).exists()), file / NAMES[0])
+    files = [Path(path)]
+    if os.path.isdir(path):
+        files = [Path(path) / name for name in NAMES]
+    file = next(filter(os.path.exists, files), None)
+    if file is None:
+        raise CertificateError(
+            f"{quoted(str(path))} is no network: give a safetensors file, a folder that holds "
+            f"{', '.join(NAMES)}, or all 64 digits of a SHA-256."
+        )
     tensors = {name: load(file, entry) for name, entry in read_entries(file).items()}
     return tensors_hash(network_tensors(part_of(tensors, "network") or tensors))
 
@@ -37,12 +51,13 @@ def network_tensors(tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.ND
     neither that nor a network with one hidden layer.
     """
     wide = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
-    if set(wide) == set(ATTENTION):
-        return wide
-    if set(wide) not in (set(NETWORK), set(NETWORK) - {"skip"}):
+    attention, sizes = set(wide) == set(ATTENTION), dict[str, int]()
+    if not attention and set(wide) not in (set(NETWORK), set(NETWORK) - {"skip"}):
         wide = _from_layers(wide)
-    skip = np.zeros((len(wide["W_in"]), len(wide["b_out"])))
-    return {"skip": skip, **wide}
+    for name, letters in (ATTENTION if attention else NETWORK).items():
+        if name in wide:
+            check_shape(name, wide[name].shape, letters.split(), sizes)
+    return wide if attention else {"skip": np.zeros((sizes["D"], sizes["V"])), **wide}
 
 
 def _from_layers(tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
