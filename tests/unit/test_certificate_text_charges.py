@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from dataclasses import replace
 from decimal import Decimal, localcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hostile_text import model_end
 
+from crossproof.proof.certificate.contexts import write_contexts
+from crossproof.proof.certificate.format import Limits
+from crossproof.proof.certificate.format_contexts import check_shapes, read_contexts
 from crossproof.proof.certificate.verifier import confidence
 from crossproof.proof.certificate.verifier.arithmetic import UNIT, UP, gamma
 from crossproof.proof.certificate.verifier.contexts import judge_contexts
@@ -84,3 +89,36 @@ def test_capital_is_charged_every_step() -> None:
     won = confidence._won(values, bets, mean)
     assert won == pytest.approx(sum(steps) - slack, rel=0, abs=1e-16)
     assert slack > 20 * 1e-16
+
+
+def test_reading_many_contexts_takes_no_more_than_was_asked_for(tmp_path: Path) -> None:
+    """Contexts of which hardly one position counts: little is stored of each, and it is counted."""
+    made, count, classes = model_end(0, 1), 20_000, 150
+    tokens = np.arange(count)[:, None] // classes ** np.arange(2) % classes
+    scored = np.zeros_like(tokens)
+    scored[0, 0] = 1
+    changed = {
+        "tokens": tokens,
+        "scored": scored,
+        "stream": np.ones((count, 2, 4)),
+        "offsets": np.array([0, 1]),
+        "indices": np.array([0]),
+        "values": np.ones(1),
+    }
+    tensors = {**made.tensors, **{f"contexts.{name}": t for name, t in changed.items()}}
+    tensors["weights.final.unembedding"] = np.ones((classes, 4))
+    tensors["weights.final.unembedding_bias"] = np.ones(classes)
+    described = {name: (t.shape, t.dtype == np.int64) for name, t in tensors.items()}
+    sizes = check_shapes(made.shape, described)
+    write_contexts(tmp_path / "many", replace(made, tensors=tensors, sizes=sizes))
+    asked: list[int] = []
+
+    class Asking(Limits):
+        def check(self, memory: int = 0, operations: int = 0) -> None:
+            asked.append(memory)
+
+    tracemalloc.start()
+    read_contexts(tmp_path / "many", Asking())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= asked[0] + 200_000

@@ -146,9 +146,7 @@ def read_contexts(folder: Path, limits: Limits | None = None) -> ContextsCertifi
     """
     header = _read_header(folder / HEADER)
     shape = _shape(header["shape"], folder / HEADER)
-    sizes, tensors = load_tensors(
-        folder, lambda d: check_shapes(shape, d), limits, lambda sizes: 48 * sizes["E"]
-    )
+    sizes, tensors = load_tensors(folder, lambda d: check_shapes(shape, d), limits, _looking)
     for name, tensor in tensors.items():
         check_range(name, tensor)
     statements = tuple(ContextStatement(**each) for each in header["claim"]["statements"])
@@ -162,6 +160,11 @@ def read_contexts(folder: Path, limits: Limits | None = None) -> ContextsCertifi
     check_codes(read)
     check_hashes(folder, read.hashes, header["hashes"])
     return read
+
+
+def _looking(sizes: Mapping[str, int]) -> int:
+    """Bytes that `check_codes` takes: of latents, and of contexts that must differ."""
+    return 48 * sizes["E"] + sizes["S"] * (8 * sizes["T"] + 160)
 
 
 def check_shapes(shape: ModelShape, described: Described) -> dict[str, int]:
