@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,12 +24,13 @@ from crossproof.proof.certificate.format import (
     part_of,
     tensors_hash,
 )
-from crossproof.proof.certificate.format_statistical import read_statistical
+from crossproof.proof.certificate.format_statistical import Statement, read_statistical
 from crossproof.proof.certificate.result_statistical import (
     Recomputation,
     StatisticalResult,
     statistical_table,
 )
+from crossproof.proof.certificate.statistical import write_statistical
 from crossproof.proof.certificate.verifier import verify
 from crossproof.proof.certificate.verifier.confidence import (
     betting,
@@ -323,3 +325,34 @@ def test_what_was_computed_again_is_told(folder: Path) -> None:
     again = replace(result, recomputed=Recomputation(16, 2e-7, 0.0))
     assert "16 of 40 documents, drawn afresh" in repr(again)
     assert "17% of all false" in repr(again)  # 0.83^16 = 5%
+
+
+@pytest.mark.parametrize(("documents", "treatments"), [(8000, 1), (1000, 64)])
+def test_no_more_memory_is_used_than_was_asked_for(
+    documents: int, treatments: int, tmp_path: Path
+) -> None:
+    few = made.draft(documents)
+    columns = np.zeros(treatments, np.int64)
+    draft = replace(
+        few,
+        spliced=(),
+        statements=tuple(Statement(f"keep-{m}", 1e30, 1e30, 1e30) for m in range(treatments)),
+        treated_loss=few.treated_loss[:, columns],
+        changed=few.changed[:, columns],
+    )
+    write_statistical(tmp_path / "folder", draft)
+    asked: list[int] = []
+
+    class Asking(Limits):
+        def check(self, memory: int = 0, operations: int = 0) -> None:
+            asked.append(memory)
+
+    tracemalloc.start()
+    read = read_statistical(tmp_path / "folder", Asking())
+    reading = tracemalloc.get_traced_memory()[1]
+    tracemalloc.reset_peak()
+    judge_statistical(read, Asking())
+    judging = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert reading <= asked[0] + 1_500_000  # JSON of up to 1 MiB, and numbers looked at together
+    assert judging <= asked[1] + 200_000

@@ -28,6 +28,8 @@ what underflows in a product is smaller than the error it is charged (`arithmeti
 KEYS = {"schema", "kind", "task", "claim", "network", "domain", "dictionary", "verifier", "cost"}
 LARGEST_SUM, LISTS = 10**6, "BEGLT"
 """Sums have at most this many terms (`arithmetic.UP`); nothing is summed over these letters."""
+AT_ONCE = 2**16
+"""Numbers whose range is looked at together."""
 Tensors = Mapping[str, npt.NDArray[Any]]
 Described = Mapping[str, tuple[tuple[int, ...], bool]]
 """Of each tensor its shape, and whether its numbers are whole."""
@@ -267,8 +269,8 @@ def check_shape(
 def check_range(name: str, tensor: npt.NDArray[Any]) -> None:
     """Raises CertificateError for numbers that the verifier cannot compute with."""
     flat = tensor.reshape(-1)
-    for start in range(0, flat.size, LARGEST_SUM):
-        size = np.abs(flat[start : start + LARGEST_SUM].astype(np.float64, copy=False))
+    for start in range(0, flat.size, AT_ONCE):
+        size = np.abs(flat[start : start + AT_ONCE].astype(np.float64, copy=False))
         if not (size <= LARGEST_VALUE).all() or ((size > 0) & (size < SMALLEST_VALUE)).any():
             raise CertificateError(
                 f"{name} holds NaN, infinity, or a number beyond {LARGEST_VALUE:g} or nearer to 0 "

@@ -61,7 +61,8 @@ def judge_statistical(
     check_arithmetic()
     documents, treatments = certificate.treated_loss.shape
     operations = 12 * STEPS * QUANTITIES * documents * treatments
-    (limits or Limits()).check(memory=200 * documents, operations=operations)
+    memory = documents * (2 * (48 + 16 * treatments) + 200)  # the numbers, twice, and the bets
+    (limits or Limits()).check(memory=memory, operations=operations)
     level = math.nextafter(certificate.delta / (QUANTITIES * treatments), 0)
     ordered = in_order(certificate)
     bounds = tuple(
