@@ -8,6 +8,7 @@ from typing import Any
 
 import exact_text
 import numpy as np
+from hostile import legal
 
 from crossproof.proof.certificate.format_contexts import (
     ACTIVATIONS,
@@ -63,6 +64,32 @@ def model_end(seed: int, mlps: int) -> ContextsCertificate:
     )
     check_codes(made)
     return made
+
+
+def extreme(seed: int, mlps: int) -> ContextsCertificate:
+    """The same with tensors of tiny, huge and mixed magnitudes, and epsilons that hardly count.
+
+    Activations are those that the exact checker has at any magnitude.
+    """
+    g, made = np.random.default_rng([seed, mlps, 7]), model_end(seed, mlps)
+    style, tensors = int(g.integers(0, 4)), dict(made.tensors)
+    for name, tensor in made.tensors.items():
+        if tensor.dtype != np.float64 or name.endswith((".cos", ".sin")):
+            continue
+        powers = [
+            lambda: -g.integers(10, 58),
+            lambda: g.integers(3, 20),
+            lambda: g.integers(-50, 25) * (g.random() < 0.4),
+            lambda shape=tensor.shape: g.integers(-30, 15, shape),
+        ][style]()
+        zero = (g.random() < 0.2) & (g.random(tensor.shape) < 0.3)
+        tensors[name] = legal(np.where(zero, 0.0, tensor * 10.0**powers))
+    shape = replace(
+        made.shape,
+        activations=tuple(str(name) for name in g.choice(["relu", "identity"], mlps)),
+        epsilons={name: float(g.choice([1e-5, 1.1e-30, 1e-12])) for name in made.shape.epsilons},
+    )
+    return replace(made, shape=shape, tensors=tensors)
 
 
 def exactly(certificate: ContextsCertificate, mlps: int, keep: int) -> exact_text.Treated:

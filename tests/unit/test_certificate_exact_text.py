@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import statistical as made
 from hostile import untyped
-from hostile_text import at_the_edge, exactly, model_end
+from hostile_text import at_the_edge, exactly, extreme, model_end
 
 from crossproof.proof.certificate.format_contexts import ContextsCertificate
 from crossproof.proof.certificate.verifier import verify
@@ -111,11 +111,34 @@ def test_logits_an_ulp_apart_are_kept_by_nobody(seed: int) -> None:
     compared(at_the_edge(model_end(seed, 1), seed), edge=True)
 
 
+def kept_of_extremes(seed: int, mlps: int) -> int:
+    """Asserts that nothing is certified of numbers of any magnitude that is not so."""
+    certificate, kept = extreme(seed, mlps), 0
+    for bound in judge_contexts(certificate).bounds:
+        exact = exactly(certificate, bound.mlps, bound.keep)
+        assert bound.kept <= exact.kept
+        assert bound.loss_change >= float(exact.loss_change)
+        assert bound.token_change >= float(exact.token_change)
+        kept += bound.kept
+    return kept
+
+
+@pytest.mark.parametrize("mlps", [1, 2])
+def test_of_numbers_of_any_magnitude_no_more_is_certified(
+    mlps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exact_text, "DIGITS", 160)
+    assert sum(kept_of_extremes(seed, mlps) for seed in range(5, 9 - mlps)) > 9
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mlps", [1, 2])
-def test_many_models_ends_are_exactly_so(mlps: int) -> None:
+def test_many_models_ends_are_exactly_so(mlps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     with untyped():
         for seed in range(100, 200):
             certificate = model_end(seed, mlps)
             compared(certificate, edge=False)
             compared(at_the_edge(certificate, seed), edge=True)
+        monkeypatch.setattr(exact_text, "DIGITS", 160)
+        for seed in range(100, 300):
+            kept_of_extremes(seed, mlps)
