@@ -2,7 +2,8 @@
 
     python -m paper.scripts.certificates_tables
 
-Each table stands between `<!-- table: NAME -->` and `<!-- end of table -->`.
+Each table stands between `<!-- table: NAME -->` and `<!-- end of table -->`. What is certified is
+rounded in the direction in which it holds, means over seeds too; what is measured, to nearest.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def read(name: str) -> Any:
 
 def objectives() -> str:
     """Certified accuracy by setting and training objective."""
-    body = []
+    body, low = [], at_least(3)
     for setting, results in read("certified-objectives")["settings"].items():
         for name, row in results["objectives"].items():
             lead = results["lead_of_certified"].get(name)
@@ -36,11 +37,11 @@ def objectives() -> str:
                     f"{setting} (H {results['latents']}, k {results['k']}, "
                     f"{results['steps']} steps)",
                     name + (f" {row['strength']:g}" if row["strength"] else ""),
-                    shown(row["verified"]["accuracy"]),
-                    f"{row['verified']['share_of_model']['mean']:.3f}",
-                    f"{row['verified']['ce']['mean']:.3f}",
-                    f"{row['additive']['accuracy']['mean']:.3f}",
-                    f"{row['dominant']['accuracy']['mean']:.3f}",
+                    shown(row["verified"]["accuracy"], low),
+                    low(row["verified"]["share_of_model"]["mean"]),
+                    at_most(3)(row["verified"]["ce"]["mean"]),
+                    low(row["additive"]["accuracy"]["mean"]),
+                    low(row["dominant"]["accuracy"]["mean"]),
                     f"{row['fvu']['mean']:.4f}",
                     f"{row['l0']['mean']:.2f}",
                     "" if lead is None else shown(lead),
@@ -53,7 +54,7 @@ def objectives() -> str:
 
 def modular() -> str:
     """Certified accuracy by how, and how far, the networks were trained; means over seeds."""
-    body, low = [], at_least(4)  # bounds are rounded in the direction in which they hold
+    body, low = [], at_least(4)
     for p in (53, 113):
         points: dict[tuple[float, int], list[dict[str, Any]]] = {}
         for curve in read(f"certified-modular-{p}")["curves"]:
@@ -127,7 +128,7 @@ def attention() -> str:
             [
                 name,
                 *(at_least(4)(row["accuracy"]) for row in rows),
-                f"{min(shares):.3f}–{max(shares):.3f}",
+                f"{at_least(3)(min(shares))}–{at_least(3)(max(shares))}",
                 f"{max(row['operations'] for row in rows) / 1e6:,.1f}M",
                 f"{min(savings):,.1f}x",
             ]
@@ -171,6 +172,11 @@ def _worth(certificate: dict[str, Any]) -> tuple[float, int]:
     return certificate["accuracy"], -certificate["operations"]
 
 
+def _upper(loss: float) -> str:
+    """Two decimals, from 100 on none, rounded up."""
+    return at_most(0 if loss >= 100 else 2)(loss)
+
+
 def chain() -> str:
     """The claimed loss, the bound on the model's, and where it is lost, by chain."""
     body = []
@@ -184,7 +190,7 @@ def chain() -> str:
                     f"{name}: {label}",
                     shown(loss["true"], 2),
                     shown(loss["claimed"], 2),
-                    f"{shown(results['loss_bound'], 2)}, {verdict} (from {least:.2f})",
+                    f"{shown(results['loss_bound'], _upper)}, {verdict} (from {least:.2f})",
                     f"{results['vacuous_tokens']['mean']:.1%}",
                     results["mean_first_vacuous"] or "never",
                 ]
@@ -205,7 +211,7 @@ def last_block() -> str:
                 certified = results["certified"]
                 ceiling = results["ceiling"]
                 cells += [
-                    shown(certified, percent),
+                    shown(certified, at_least(1, percent=True)),
                     "" if ceiling is None else f"{ceiling['mean']:.1%}",
                     f"{results['unchanged']['mean']:.1%}",
                     f"{results['median_bound']:.1f} / {results['median_error']:.1f}",

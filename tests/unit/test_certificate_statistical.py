@@ -324,7 +324,7 @@ def test_what_was_computed_again_is_told(folder: Path) -> None:
     assert "was not checked" in repr(result)
     again = replace(result, recomputed=Recomputation(16, 2e-7, 0.0))
     assert "16 of 40 documents, drawn afresh" in repr(again)
-    assert "17% of all false" in repr(again)  # 0.83^16 = 5%
+    assert "17.1% of all false" in repr(again)  # 0.83^16 = 5%
 
 
 @pytest.mark.parametrize(("documents", "treatments"), [(8000, 1), (1000, 64)])

@@ -164,7 +164,7 @@ class StatisticalResult(Result):
             "statistical: documents": (f"{self.documents:,}, with {self.tokens:,} predictions",),
             "statistical: confidence": (
                 f"{_confidence(self.delta)} for all {len(self.bounds)} statements together "
-                f"(each may fail with {self.level:.3g})",
+                f"(each may fail with {at_most(6)(self.level)} at most)",
             ),
             "statistical: classes": (
                 f"{self.vocabulary:,}: a uniform guess has {math.log(self.vocabulary):.4f} nats, "
@@ -190,11 +190,11 @@ class StatisticalResult(Result):
         again = self.recomputed
         if again is None:
             return "no: that the numbers are the model's was not checked"
-        share = 1 - 0.05 ** (1 / again.documents)
+        share = at_most(1)(100 * (1 - 0.05 ** (1 / again.documents)))
         return (
             f"{again.documents:,} of {self.documents:,} documents, drawn afresh: losses within "
             f"{again.largest_loss_difference:.1e}, shares within "
-            f"{again.largest_changed_difference:.1e}; were more than {100 * share:.2g}% of all "
+            f"{again.largest_changed_difference:.1e}; were more than {share}% of all "
             f"false, one had been among them with 95%"
         )
 
