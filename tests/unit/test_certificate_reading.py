@@ -160,6 +160,10 @@ def test_only_regular_files_are_opened(made: dict[str, Path], tmp_path: Path, na
     with pytest.raises(CrossproofError, match="is no file"):
         verify(tmp_path)
     here.unlink()
+    here.symlink_to("/proc/self/environ")  # regular, but no file on a disk
+    with pytest.raises(CrossproofError, match="empty, or not on a disk|is missing"):
+        verify(tmp_path)
+    here.unlink()
     here.symlink_to(here)
     with pytest.raises(CrossproofError, match="cannot be read"):
         verify(tmp_path)

@@ -1,8 +1,9 @@
 """Files of strangers: opened, measured and parsed so that they can waste neither time nor memory.
 
-Only regular files are opened (links to them too, but no devices and pipes), no more than a stated
-number of bytes is ever read, JSON is UTF-8 with every key once, and a safetensors file is described
-by its header before any of its numbers is read.
+Only regular files are opened (links to them too, but no devices, pipes and files of the kernel's,
+which say that they are empty), no more than a stated number of bytes is ever read, JSON is UTF-8
+with every key once, and a safetensors file is described by its header before any of its numbers is
+read.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ def read_some(path: Path, limit: int, start: int = 0) -> bytes:
         with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise CertificateError(f"{path} is no file: give the folder of a certificate.")
+            if not os.fstat(file.fileno()).st_size:  # the kernel's files have none, and may wait
+                raise CertificateError(f"{path} is damaged: empty, or not on a disk. Restore it.")
             if file.read(len(LFS)) == LFS:
                 raise CertificateError(POINTER.format(path))
             file.seek(start)
