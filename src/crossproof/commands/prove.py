@@ -53,7 +53,8 @@ def run(arguments: Sequence[str], began: float) -> None:
         result = prove(options.network, options.out, options.search, dictionary=dictionary)
     for table in result.tables():
         Console().print(table.to_rich())
-    print(f"Certificate: {options.out}; `crossproof verify {options.out}` checks it anywhere.")
+    print(f"Certificate: {options.out}")
     if not result.verification.holds:
         print("crossproof: the claim as written is NOT verified.", file=sys.stderr)
         sys.exit(1)
+    print(f"Next: `crossproof verify {options.out}` checks it anywhere.")

@@ -165,10 +165,11 @@ def _shown(result: StatisticalResult | ContextsResult, out: Path) -> None:
 
     print_tables(result.tables())
     say(result.verdict)
-    say(f"Certificate: {out}; `crossproof verify {out}` checks its bounds.")
+    say(f"Certificate: {out}")
     if not result.holds:
         print("crossproof: the claim as written is NOT verified.", file=sys.stderr)
         sys.exit(1)
+    say(f"Next: `crossproof verify {out}` checks its bounds.")
 
 
 def one_of(names: Sequence[str], asked: str, where: Path) -> str:
