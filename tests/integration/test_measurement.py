@@ -142,7 +142,12 @@ def test_pair_contexts_show_where_the_interaction_is_largest(model: LanguageMode
     found, views = tally.interactions, mlp_views(model, crosscoder)
     row = found.top_pairs(1, normalise="sum")
     pair = (int(found.pairs[row, 0]), int(found.pairs[row, 1]))
-    example = pair_examples(model.tokenizer, tally.encoded, views, [pair], contexts=4)[0]
+    told: list[tuple[int, int]] = []
+    example = pair_examples(
+        model.tokenizer, tally.encoded, views, [pair], 4, progress=lambda *step: told.append(step)
+    )[0]
+    assert told[-1] == (len(sequences), len(sequences))
+    assert len(told) == len(tally.encoded)
     peaks = [context.activations[context.peak] for context in example.contexts]
     assert peaks == sorted(peaks, reverse=True)
     assert 0 < len(peaks) <= 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,8 +49,12 @@ def pair_examples(
     pairs: Sequence[tuple[int, int]],
     contexts: int = 3,
     window: int = 12,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[PairExample]:
-    """The texts among `batches` where each pair's interaction is largest, in the given order."""
+    """The texts among `batches` where each pair's interaction is largest, in the given order.
+
+    `progress` is called with sequences done and their number.
+    """
     if not pairs:
         return []
     read = list(batches)
@@ -69,11 +73,18 @@ def pair_examples(
         together += _coactive(batch.latents, pairs)
         for (h, k), strongest in zip(pairs, best, strict=True):
             strongest.add(tokenizer, batch, _at_tokens(measured, batch, min(h, k), max(h, k)))
+        if progress is not None:
+            progress(_end(batch), _end(read[-1]))
     means = (differences / together.clamp_min(1)).tolist()
     return [
         PairExample(pair, strongest.contexts, mean, _peaks(strongest, read, views))
         for pair, strongest, mean in zip(pairs, best, means, strict=True)
     ]
+
+
+def _end(batch: EncodedBatch) -> int:
+    """How many sequences are read when the batch is."""
+    return batch.first + len(batch.tokens)
 
 
 def _coactive(latents: SparseLatents, pairs: Sequence[tuple[int, int]]) -> Int[Tensor, " M"]:
