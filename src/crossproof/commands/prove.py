@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from crossproof.commands import prove_text
+from crossproof.commands.early import check_folder
 from crossproof.commands.parsing import parse
 from crossproof.proof.certificate.options import ProverOptions
 from crossproof.working import working
@@ -40,6 +41,9 @@ def run(arguments: Sequence[str], began: float) -> None:
         prove_text.run(arguments, began)
         return
     options: Prove = parse(Prove, "prove", arguments)
+    check_folder(options.network, "one that holds network.safetensors")
+    check_folder(options.dictionary, "that of a crosscoder")
+
     from rich.console import Console
 
     from crossproof.crosscoder.model import load_crosscoder

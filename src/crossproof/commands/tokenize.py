@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from crossproof.commands.early import check_model, check_text
 from crossproof.commands.parsing import parse
 from crossproof.working import while_it_lasts, working
 
@@ -41,6 +42,8 @@ class Tokenize:
 def run(arguments: Sequence[str], began: float) -> None:
     """Tokenises, or goes on tokenising."""
     options: Tokenize = parse(Tokenize, "tokenize", arguments)
+    check_model(options.model)
+    check_text(options.source)
 
     from crossproof.activations.tokenizing import tokenize_source
     from crossproof.lm.loading import load_vocabulary
