@@ -61,6 +61,7 @@ def test_a_wrong_option_is_refused_before_anything_is_loaded(command: str) -> No
         ("cluster", "x", "--algorithm", "none"),
         ("cluster", "x", "--clusters", "-1"),
         ("audit", "x", "--trusted", "x", "--suspect", "x", "--detector", "none"),
+        ("tokenize", "bundled", "--out", "x"),
         ("--version",),
         ("no-such-command",),
     ],

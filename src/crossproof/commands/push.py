@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,6 +66,7 @@ def run(arguments: Sequence[str], began: float) -> None:
             f"--name.{nearest(options.name, folders)}",
             code="CP-NAME",
         )
+    check_login()
     from crossproof.crosscoder.model import load_crosscoder
 
     crosscoder, origin = load_crosscoder(folders[name])
@@ -83,6 +85,16 @@ def run(arguments: Sequence[str], began: float) -> None:
     if not figures:
         print(f"The card has no figures: `crossproof evaluate {options.run}`, then push again.")
     print(f"Next: crossproof.Crosscoder.from_pretrained('{options.repository}') loads it anywhere.")
+
+
+def check_login() -> None:
+    """Raises CrossproofError if nobody is logged in, unless another server than the Hub is used."""
+    from huggingface_hub import get_token
+
+    if get_token() is None and not os.environ.get("HF_ENDPOINT"):
+        raise CrossproofError(
+            "Nobody is logged in to the Hub: `hf auth login`, or set HF_TOKEN.", code="CP-HUB"
+        )
 
 
 def evaluated(run: Path) -> RunEvaluation | None:
