@@ -20,6 +20,7 @@ from crossproof.interactions.second_differences import second_difference_sums
 from crossproof.interactions.shapley import EXACT_PLAYERS, shapley_taylor
 from crossproof.interactions.stream import TokenMixture, TokenView, experts_by_mlps
 from crossproof.interactions.views import MLPView, read_by
+from crossproof.working import told
 
 COALITIONS = 512
 """At least so many are drawn for Shapley-Taylor where there are too many latents for all."""
@@ -62,7 +63,7 @@ def pair_examples(
     chosen = torch.tensor(pairs, device=read[0].tokens.device)
     differences = torch.zeros(len(pairs), dtype=torch.float64, device=chosen.device)
     together = torch.zeros(len(pairs), dtype=torch.int64, device=chosen.device)
-    for batch in read:
+    for batch in told(read, lambda each: each.end, read[-1].end, progress):
         seen = read_by(views, batch)
         measured = token_pairs(batch.latents, seen)
         for experts, _ in experts_by_mlps(batch.latents, seen).values():
@@ -73,18 +74,11 @@ def pair_examples(
         together += _coactive(batch.latents, pairs)
         for (h, k), strongest in zip(pairs, best, strict=True):
             strongest.add(tokenizer, batch, _at_tokens(measured, batch, min(h, k), max(h, k)))
-        if progress is not None:
-            progress(_end(batch), _end(read[-1]))
     means = (differences / together.clamp_min(1)).tolist()
     return [
         PairExample(pair, strongest.contexts, mean, _peaks(strongest, read, views))
         for pair, strongest, mean in zip(pairs, best, means, strict=True)
     ]
-
-
-def _end(batch: EncodedBatch) -> int:
-    """How many sequences are read when the batch is."""
-    return batch.first + len(batch.tokens)
 
 
 def _coactive(latents: SparseLatents, pairs: Sequence[tuple[int, int]]) -> Int[Tensor, " M"]:
