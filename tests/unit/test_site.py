@@ -78,6 +78,14 @@ def test_every_public_name_is_on_one_page() -> None:
     assert sorted(listed) == sorted(crossproof.__all__)
 
 
+def test_every_made_page_is_in_the_navigation() -> None:
+    nav = (ROOT / "mkdocs.yml").read_text()
+    for command in COMMANDS:
+        assert f"- {command}: reference/commands/{command}.md\n" in nav
+    for title in GROUPS:
+        assert f"- {title}: reference/python/{title.lower().replace(' ', '-')}.md\n" in nav
+
+
 def test_pages_name_where_things_are_defined() -> None:
     assert defined_in("CrossproofError") == "crossproof.errors.CrossproofError"
     page = python_page("Errors", ("CrossproofError",))
