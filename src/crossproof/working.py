@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from crossproof.errors import printable
 
-__all__ = ("PAUSE", "while_it_lasts", "working")
+__all__ = ("PAUSE", "told", "while_it_lasts", "working")
+
+T = TypeVar("T")
 
 PAUSE = 10.0
 """Seconds between lines about one thing, where there is no terminal to draw on."""
@@ -34,6 +37,22 @@ def working(doing: str) -> Iterator[None]:
     with Progress(*columns, console=console, transient=True) as bar:
         bar.add_task("", total=None)
         yield
+
+
+def told(
+    items: Iterable[T],
+    end: Callable[[T], int],
+    total: int,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[T]:
+    """The items, with word to `progress` of how much is done: nothing before the first, and after
+    each, when the next is asked for, its `end`. From the first on it is known what is left."""
+    if progress is not None:
+        progress(0, total)
+    for item in items:
+        yield item
+        if progress is not None:
+            progress(end(item), total)
 
 
 @contextmanager

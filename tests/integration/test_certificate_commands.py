@@ -75,6 +75,7 @@ def test_what_prove_writes_verify_confirms(
     printed = capsys.readouterr().out
     assert "accuracy, at least" in printed
     assert "operations" in printed
+    assert printed.splitlines()[-1] == f"Next: `crossproof verify {folder}` checks it anywhere."
     header = json.loads((folder / "certificate.json").read_text())
     assert header["kind"] == kind
     assert header["task"]["name"] == name
@@ -85,6 +86,7 @@ def test_what_prove_writes_verify_confirms(
     printed = capsys.readouterr().out
     assert "The claim is verified." in printed
     assert "derived again" in printed
+    assert printed.splitlines()[-1].startswith("Next: whoever has the folder")
 
 
 def test_a_learned_dictionary_is_the_crosscoders_own(networks: Path, tmp_path: Path) -> None:
@@ -119,7 +121,10 @@ def test_several_certificates_are_verified_together(
         arguments = ["--points", "50", "--seed", str(seed), "--out", str(folder)]
         prove.run([str(networks / "sparse"), *arguments], 0.0)
     verify.run([str(folder) for folder in folders], 0.0)
-    assert "All claims are verified." in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "All claims are verified." in printed
+    asks = f"Next: `crossproof verify {folders[0]} --network YOURS` asks whether it is about yours."
+    assert printed.splitlines()[-1] == asks
     header = json.loads((folders[1] / "certificate.json").read_text())
     header["claim"]["accuracy"] = 1.0
     (folders[1] / "certificate.json").write_text(json.dumps(header))

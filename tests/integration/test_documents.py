@@ -49,6 +49,8 @@ SMALL = {
     "cluster": "--judge overlap",
 }
 """Options behind those of a command on a page."""
+GROWN = " --n-latents 256"
+"""Behind these of a training that takes all latents of several trained ones."""
 NO_CODE = ("text", "toml")
 SMALLER = {
     "context=256": "context=32",
@@ -93,8 +95,9 @@ def run(block: Block, names: dict[str, object], capsys: pytest.CaptureFixture[st
     for command in block.commands:
         _, *words = shlex.split(command)
         asks = {"--help", "--resume"} & {*words}
+        small = "" if asks else SMALL.get(words[0], "") + (GROWN if "--from" in words else "")
         with contextlib.suppress(SystemExit) if "--help" in asks else contextlib.nullcontext():
-            main([*words, *(() if asks else shlex.split(SMALL.get(words[0], "")))])
+            main([*words, *shlex.split(small)])
         said = capsys.readouterr().out.splitlines()
         assert "--help" in asks or words[0] == "--version" or said[-1].startswith("Next: "), said
 

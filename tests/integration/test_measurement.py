@@ -142,7 +142,11 @@ def test_pair_contexts_show_where_the_interaction_is_largest(model: LanguageMode
     found, views = tally.interactions, mlp_views(model, crosscoder)
     row = found.top_pairs(1, normalise="sum")
     pair = (int(found.pairs[row, 0]), int(found.pairs[row, 1]))
-    example = pair_examples(model.tokenizer, tally.encoded, views, [pair], contexts=4)[0]
+    said: list[tuple[int, int]] = []
+    example = pair_examples(
+        model.tokenizer, tally.encoded, views, [pair], 4, progress=lambda *step: said.append(step)
+    )[0]
+    assert said == [(0, len(sequences)), *((b.end, len(sequences)) for b in tally.encoded)]
     peaks = [context.activations[context.peak] for context in example.contexts]
     assert peaks == sorted(peaks, reverse=True)
     assert 0 < len(peaks) <= 4

@@ -100,3 +100,15 @@ def test_refusals_are_one_sentence(run: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_run_without_figures_has_none() -> None:
     assert card_figures(None, "penalised") == {}
+
+
+def test_a_login_is_asked_for_before_anything_is_read(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    for folder in (run / "penalised" / "crosscoder").iterdir():
+        folder.unlink()
+    (run / "penalised" / "crosscoder" / "crosscoder.safetensors").write_text("never read")
+    with pytest.raises(SystemExit, match="Nobody is logged in to the Hub: `hf auth login`"):
+        main(["push", str(run), "me/stories", "--name", "penalised"])

@@ -12,6 +12,7 @@ import crossproof
 from crossproof.cli import COMMANDS
 from tools.site.commands import command_page, every_option
 from tools.site.copies import REPOSITORY, relinked
+from tools.site.mathematics import typeset
 from tools.site.names import GROUPS, defined_in, python_page
 
 ROOT = Path(__file__).parents[2]
@@ -77,6 +78,14 @@ def test_every_public_name_is_on_one_page() -> None:
     assert sorted(listed) == sorted(crossproof.__all__)
 
 
+def test_every_made_page_is_in_the_navigation() -> None:
+    nav = (ROOT / "mkdocs.yml").read_text()
+    for command in COMMANDS:
+        assert f"- {command}: reference/commands/{command}.md\n" in nav
+    for title in GROUPS:
+        assert f"- {title}: reference/python/{title.lower().replace(' ', '-')}.md\n" in nav
+
+
 def test_pages_name_where_things_are_defined() -> None:
     assert defined_in("CrossproofError") == "crossproof.errors.CrossproofError"
     page = python_page("Errors", ("CrossproofError",))
@@ -106,3 +115,26 @@ def test_pages_name_where_things_are_defined() -> None:
 def test_links_lead_to_the_site_or_to_the_repository(page: str, target: str, expected: str) -> None:
     there = {"theory/gated.md", "clusters.md", "extending/judges.md"}
     assert relinked(f"[x]({target})", page, there.__contains__) == f"[x]({expected})"
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("p_nh = a_h g_nh", "p<sub>nh</sub> = a<sub>h</sub> g<sub>nh</sub>"),
+        ("p^γ_i p^υ_j", "p<sup>γ</sup><sub>i</sub> p<sup>υ</sup><sub>j</sub>"),
+        ("Σ_{j≠i(n)} x̂_p", "Σ<sub>j≠i(n)</sub> x̂<sub>p</sub>"),
+        ("e^{−δ_k}", "e<sup>−δ<sub>k</sub></sup>"),
+        (
+            "resid_mid, keep_largest, k_max=3 and `a_h`",
+            "resid_mid, keep_largest, k_max=3 and `a_h`",
+        ),
+        ("## Of a_h", "## Of a_h"),
+        ("[a](b_c.md#d_e)", "[a](b_c.md#d_e)"),
+        ("```\na_h ≤ 1\n```", "```\na_h ≤ 1\n```"),
+        ("x:\n\n    code_1 = a_h\n\ny", "x:\n\n    code_1 = a_h\n\ny"),
+        ("x:\n\n    a_h   ≤ b < c\n\ny", None),
+    ],
+)
+def test_formulas_are_typeset_and_nothing_else(written: str, shown: str | None) -> None:
+    formula = 'x:\n\n<pre class="formula">a<sub>h</sub>\u2003≤ b &lt; c</pre>\n\ny'
+    assert typeset(written) == (formula if shown is None else shown)

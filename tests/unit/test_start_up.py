@@ -8,10 +8,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from crossproof.cli import COMMANDS
+from crossproof.commands.early import check_text
+from crossproof.errors import CrossproofError
 
 HEAVY = ("torch", "transformers", "transformer_lens", "plotly", "scipy", "sklearn", "numba")
 
@@ -58,12 +61,48 @@ def test_a_wrong_option_is_refused_before_anything_is_loaded(command: str) -> No
         ("cluster", "x", "--algorithm", "none"),
         ("cluster", "x", "--clusters", "-1"),
         ("audit", "x", "--trusted", "x", "--suspect", "x", "--detector", "none"),
+        ("tokenize", "bundled", "--out", "x"),
         ("--version",),
         ("no-such-command",),
     ],
 )
 def test_so_is_a_wrong_value(arguments: tuple[str, ...]) -> None:
     assert imported_by(*arguments)[1] == set()
+
+
+MISSING = {
+    "train": "--out x --text no.txt",
+    "tokenize": "no.txt --out x",
+    "harvest": "--out x --model ./nothing",
+    "import": "x --model ./nothing --out x",
+    "export": "runs/nothing --format saelens --out x",
+    "push": "runs/nothing me/x",
+    "evaluate": "runs/nothing",
+    "measure": "runs/nothing",
+    "cluster": "runs/nothing",
+    "explore": "runs/nothing",
+    "attribute": "runs/nothing",
+    "audit": "bundled --trusted bundled --suspect no.txt",
+    "prove": "nothing --out x",
+}
+"""Of each command that reads files: one that is not there."""
+
+
+@pytest.mark.parametrize("command", MISSING)
+def test_so_is_what_is_not_there(command: str) -> None:
+    code, heavy = imported_by(command, *MISSING[command].split())
+    assert str(code).startswith("crossproof: There is no "), code
+    assert heavy == set()
+
+
+def test_a_text_of_any_spelling_is_looked_for(tmp_path: Path) -> None:
+    there = tmp_path / "a.txt"
+    there.write_text("Once upon a time.")
+    for source in (None, "", "bundled", "hf:me/texts", there, f"{tmp_path}/*.txt", tmp_path):
+        check_text(None if source is None else str(source))
+    for source in (f"{there} + {tmp_path}/b.txt", f"{tmp_path}/*.jsonl", "no.npy"):
+        with pytest.raises(CrossproofError, match="There is no text"):
+            check_text(source)
 
 
 def test_the_package_alone_imports_nothing() -> None:

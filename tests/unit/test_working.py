@@ -10,7 +10,7 @@ import pytest
 from crossproof import working as signs
 from crossproof.commands.following import STEPS, next_step
 from crossproof.report import terminal
-from crossproof.working import while_it_lasts, working
+from crossproof.working import told, while_it_lasts, working
 
 
 def test_what_is_quick_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,6 +53,14 @@ def test_lines_say_how_long_it_takes(
     assert said[1] == "measuring a: 12/20 sequences, 24 s left"
     assert said[2] == "measuring a: 20/20 sequences"
     assert len(said) == 3
+
+
+def test_what_is_left_is_known_from_the_first_item_on() -> None:
+    said: list[tuple[int, int]] = []
+    for item in told([2, 5], lambda end: end, 5, lambda *step: said.append(step)):
+        assert said[-1] == ({2: 0, 5: 2}[item], 5)
+    assert said == [(0, 5), (2, 5), (5, 5)]
+    assert list(told([2, 5], lambda end: end, 5, None)) == [2, 5]
 
 
 def test_silence_behind_the_last_step_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,7 @@ def _parts(text: str, heading: str) -> list[str]:
         rows = "\n".join(
             f"| <code>{_cell(o.spelling)}</code> | {_cell(o.help)} |" for o in section.options
         )
-        parts.append("| | |\n|---|---|\n" + rows)
+        parts.append("| | what it does |\n|---|---|\n" + rows)
     return parts
 
 
@@ -110,7 +110,10 @@ def _section(title: str, lines: list[str]) -> Section:
         else:
             about.append(line.strip())
     name = title.removesuffix(" options").rpartition(".")[2].replace("-", " ")
-    read = tuple(Option(spelling, " ".join(filter(None, text))) for spelling, text in options)
+    read = tuple(
+        Option(spelling, " ".join(filter(None, text)).removesuffix(" (default: )"))
+        for spelling, text in options
+    )
     return Section(name.capitalize(), " ".join(about), read)
 
 

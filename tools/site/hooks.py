@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: links of every page are turned to what the site shows; no page asks a host."""
+"""Hooks of mkdocs: links lead to what the site shows, formulas are typeset, no page asks a host."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from tools.site.copies import relinked
+from tools.site.mathematics import typeset
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Called by mkdocs for every page before it is rendered."""
-    return relinked(markdown, page.file.src_uri, lambda path: (DOCS / path).is_file())
+    where = page.file.src_uri
+    linked = relinked(markdown, where, lambda path: (DOCS / path).is_file())
+    return linked if where.startswith("reference/") else typeset(linked)
 
 
 def on_post_page(output: str, **_: Any) -> str:

@@ -18,6 +18,7 @@ from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.contexts import Context, token_strings
 from crossproof.lm.model import LanguageModel
+from crossproof.working import told
 
 PARTS = ("explain shown", "explain options", "judge shown", "judge options", "score")
 """What a text is dealt out to, sequence by sequence. No sequence serves two purposes, and what is
@@ -54,12 +55,11 @@ class EncodedText:
         Raises CrossproofError if there are no sequences.
         """
         tokens, scored, latents = [], [], []
-        for batch in encode_batches(model, crosscoder, sequences, batch_sequences):
+        batches = encode_batches(model, crosscoder, sequences, batch_sequences)
+        for batch in told(batches, lambda each: each.end, len(sequences), progress):
             tokens.append(batch.tokens.cpu())
             scored.append(batch.scored.cpu())
             latents.append(batch.latents)
-            if progress is not None:
-                progress(batch.first + len(batch.tokens), len(sequences))
         if not tokens:
             raise CrossproofError("There is no text to read: give at least one sequence.")
         return cls(torch.cat(tokens), torch.cat(scored), _joined(latents), model.tokenizer)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from crossproof.commands.early import check_text
 from crossproof.commands.following import next_step
 from crossproof.commands.models import ModelOptions
 from crossproof.commands.parsing import parse
@@ -51,6 +52,8 @@ def run(arguments: Sequence[str], began: float) -> None:
     """Attributes, prints tables, writes attribution.json and renews the run's report."""
     options: Attribute = parse(Attribute, "attribute", arguments)
     finished_crosscoders(options.run)  # before anything is loaded
+    options.language_model.check()
+    check_text(options.text)
 
     from crossproof.activations.corpus import TextSlice, fitting_context
     from crossproof.commands.finish import show

@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from crossproof.auditing.config import AuditSettings, check_audit
+from crossproof.commands.early import check_folder, check_model, check_text
 from crossproof.commands.parsing import parse
 from crossproof.training.config import Precision
 from crossproof.working import working
@@ -52,6 +53,10 @@ def run(arguments: Sequence[str], began: float) -> None:
     options: Audit = parse(Audit, "audit", arguments)
     settings = AuditSettings(**{f.name: getattr(options, f.name) for f in fields(AuditSettings)})
     check_audit(settings)
+    check_model(options.model)
+    check_text(options.trusted)
+    check_text(options.suspect)
+    check_folder(options.crosscoder, "that of a crosscoder of this model")
 
     from crossproof.auditing.run import audit
     from crossproof.commands.finish import show

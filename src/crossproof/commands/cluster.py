@@ -57,6 +57,7 @@ def run(arguments: Sequence[str], began: float) -> None:
     )
     check_settings(settings)
     finished_crosscoders(options.run)
+    options.language_model.check()
     answers = options.run / "clusters" / "answers"
     judging = JudgeOptions(settings.embedding_model, options.llm, answers)
     judge = make_judge(settings.judge, judging)

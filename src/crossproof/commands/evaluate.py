@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from crossproof.activations.config import RowKind
+from crossproof.commands.early import check_text
 from crossproof.commands.models import ModelOptions, first_run
 from crossproof.commands.parsing import parse
 from crossproof.crosscoder.folders import finished_crosscoders
@@ -56,6 +57,8 @@ def run(arguments: Sequence[str], began: float) -> None:
     named = options.mlp and mlps_of(options.mlp)  # before anything is loaded
     run = first_run(options.runs, options.together)
     finished_crosscoders(run)
+    options.language_model.check()
+    check_text(options.text)
 
     from crossproof.activations.corpus import TextSlice, fitting_context
     from crossproof.commands.finish import finish

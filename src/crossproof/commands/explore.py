@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from crossproof.commands.early import check_text
 from crossproof.commands.models import ModelOptions
 from crossproof.commands.parsing import parse
 from crossproof.crosscoder.folders import finished_crosscoders
@@ -72,6 +73,8 @@ def run(arguments: Sequence[str], began: float) -> None:
     if options.mlp:
         mlps_of(options.mlp)  # before anything is loaded
     finished_crosscoders(options.run)
+    options.language_model.check()
+    check_text(options.text)
     for package in ("duckdb", "starlette", "uvicorn"):
         needed(package, "explore", "`crossproof explore`")
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from crossproof.commands.parsing import parse
+from crossproof.crosscoder.folders import finished_crosscoders
 from crossproof.errors import CrossproofError, nearest
 from crossproof.working import working
 
@@ -40,19 +41,18 @@ class Export:
 def run(arguments: Sequence[str], began: float) -> None:
     """Writes the folder and says what is in it."""
     options: Export = parse(Export, "export", arguments)
-    from crossproof.crosscoder import Crosscoder
-    from crossproof.crosscoder.formats import export
-    from crossproof.training.run_folder import RunFolder
-
-    folder = RunFolder.open(options.run)
-    names = options.name or folder.names
+    folders = finished_crosscoders(options.run)
+    names = options.name or tuple(folders)
     for name in names:
-        if name not in folder.names:
+        if name not in folders:
             raise CrossproofError(
-                f"{options.run} has no crosscoder '{name}'.{nearest(name, folder.names)}",
+                f"{options.run} has no crosscoder '{name}'.{nearest(name, folders)}",
                 code="CP-NAME",
             )
-    crosscoders = {name: Crosscoder.from_pretrained(folder.folders[name]) for name in names}
+    from crossproof.crosscoder import Crosscoder
+    from crossproof.crosscoder.formats import export
+
+    crosscoders = {name: Crosscoder.from_pretrained(folders[name]) for name in names}
     with working("writing dictionaries"):
         paths = export(crosscoders, options.out, options.format)
     for path in paths:

@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from crossproof.activations.config import StoredDtype
+from crossproof.commands.early import check_model, check_text
 from crossproof.commands.parsing import parse
 from crossproof.training.config import RECIPES, RunConfig
 from crossproof.working import working
@@ -40,6 +41,8 @@ class HarvestCommand:
 def run(arguments: Sequence[str], began: float) -> None:
     """Harvests, or goes on harvesting."""
     options: HarvestCommand = parse(HarvestCommand, "harvest", arguments)
+    check_model(options.config.model)
+    check_text(options.config.text)
 
     from crossproof.lm import load_model
     from crossproof.report.terminal import evaluation_display, say

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from crossproof.activations.config import RowKind
+from crossproof.commands.early import check_model, check_text
 from crossproof.commands.parsing import parse
 from crossproof.crosscoder.folders import OTHERS
 from crossproof.crosscoder.formats.registry import FORMATS
@@ -94,6 +95,8 @@ def run(arguments: Sequence[str], began: float) -> None:
         _check_new(options.out, [options.name or "imported"])
     if options.format is not None:
         FORMATS.check(options.format)
+    check_model(options.model)
+    check_text(options.text)
 
     from crossproof.crosscoder.store import save_crosscoder
     from crossproof.lm import load_model

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from crossproof.activations.config import RowKind
+from crossproof.commands.early import check_text
 from crossproof.commands.following import next_step
 from crossproof.commands.models import ModelOptions, first_run
 from crossproof.commands.parsing import parse
@@ -77,6 +78,8 @@ def measured(options: Measure, leave_half: bool = False) -> None:
     folders = list(options.runs) if options.against is None else [run, options.against]
     for folder in folders:
         finished_crosscoders(folder)
+    options.language_model.check()
+    check_text(options.text)
 
     from crossproof.activations.corpus import TextSlice, fitting_context
     from crossproof.commands.finish import show

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crossproof.commands.early import check_model
 from crossproof.errors import CrossproofError
 from crossproof.training.config import Precision, RunConfig, config_from_dict
 from crossproof.working import working
@@ -40,6 +41,10 @@ class ModelOptions:
     trust_remote_code: bool = False
     """Run the code that the model brings, if transformers does not know its kind. Never taken
     from a run folder: read that code before."""
+
+    def check(self) -> None:
+        """Raises CrossproofError for a --model that can only be a path, and is none."""
+        check_model(self.model)
 
     def load(self, run: Path) -> tuple[LanguageModel, RunConfig]:
         """The model, and the configuration of the run; errors as `load_model` and `RunFolder`."""

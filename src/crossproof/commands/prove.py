@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from crossproof.commands import prove_text
+from crossproof.commands.early import check_folder
 from crossproof.commands.parsing import parse
 from crossproof.proof.certificate.options import ProverOptions
 from crossproof.working import working
@@ -40,6 +41,9 @@ def run(arguments: Sequence[str], began: float) -> None:
         prove_text.run(arguments, began)
         return
     options: Prove = parse(Prove, "prove", arguments)
+    check_folder(options.network, "one that holds network.safetensors")
+    check_folder(options.dictionary, "that of a crosscoder")
+
     from rich.console import Console
 
     from crossproof.crosscoder.model import load_crosscoder
@@ -53,7 +57,8 @@ def run(arguments: Sequence[str], began: float) -> None:
         result = prove(options.network, options.out, options.search, dictionary=dictionary)
     for table in result.tables():
         Console().print(table.to_rich())
-    print(f"Certificate: {options.out}; `crossproof verify {options.out}` checks it anywhere.")
+    print(f"Certificate: {options.out}")
     if not result.verification.holds:
         print("crossproof: the claim as written is NOT verified.", file=sys.stderr)
         sys.exit(1)
+    print(f"Next: `crossproof verify {options.out}` checks it anywhere.")

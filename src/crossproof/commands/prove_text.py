@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import tyro
 
 from crossproof.activations.config import Split
+from crossproof.commands.early import check_text
 from crossproof.commands.models import ModelOptions
 from crossproof.commands.parsing import parse
+from crossproof.crosscoder.folders import finished_crosscoders
 from crossproof.errors import CrossproofError
 from crossproof.interactions.config import mlps_of
 from crossproof.proof.certificate.text_options import (
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from crossproof.proof.certificate.result_statistical import StatisticalResult
     from crossproof.training.config import RunConfig
 
+T = TypeVar("T", "ProveStatistical", "ProveContexts")
 KINDS = ("statistical", "contexts")
 
 
@@ -103,9 +106,9 @@ class ProveContexts:
 def run(arguments: Sequence[str], began: float) -> None:
     """Measures, writes and verifies; exits with 1 if the written claim does not hold."""
     if kind_asked(arguments) == "contexts":
-        _contexts(parse(ProveContexts, "prove", arguments))
+        _contexts(_checked(parse(ProveContexts, "prove", arguments)))
         return
-    options: ProveStatistical = parse(ProveStatistical, "prove", arguments)
+    options: ProveStatistical = _checked(parse(ProveStatistical, "prove", arguments))
     named = options.mlp and mlps_of(options.mlp)  # before anything is loaded
 
     from crossproof.proof.certificate.statistical import prove_statistical
@@ -131,6 +134,14 @@ def run(arguments: Sequence[str], began: float) -> None:
             partial(progress, name),
         )
     _shown(result, options.out)
+
+
+def _checked(options: T) -> T:
+    """The options, if what they name is there: nothing is loaded for it."""
+    one_of([*finished_crosscoders(options.run)], options.crosscoder, options.run)
+    options.language_model.check()
+    check_text(options.text)
+    return options
 
 
 def _contexts(options: ProveContexts) -> None:
@@ -165,10 +176,11 @@ def _shown(result: StatisticalResult | ContextsResult, out: Path) -> None:
 
     print_tables(result.tables())
     say(result.verdict)
-    say(f"Certificate: {out}; `crossproof verify {out}` checks its bounds.")
+    say(f"Certificate: {out}")
     if not result.holds:
         print("crossproof: the claim as written is NOT verified.", file=sys.stderr)
         sys.exit(1)
+    say(f"Next: `crossproof verify {out}` checks its bounds.")
 
 
 def one_of(names: Sequence[str], asked: str, where: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from crossproof.commands.parsing import parse
+from crossproof.crosscoder.folders import finished_crosscoders
 from crossproof.errors import CrossproofError, nearest
 from crossproof.working import working
 
@@ -56,19 +58,18 @@ class Push:
 def run(arguments: Sequence[str], began: float) -> None:
     """Uploads the folder with its card, and says where it is."""
     options: Push = parse(Push, "push", arguments)
-    from crossproof.crosscoder import Crosscoder
-    from crossproof.training.run_folder import RunFolder
-
-    folder = RunFolder.open(options.run)
-    name = options.name or folder.names[0]
-    if name not in folder.names or (not options.name and len(folder.names) > 1):
+    folders = finished_crosscoders(options.run)
+    name = options.name or next(iter(folders))
+    if name not in folders or (not options.name and len(folders) > 1):
         raise CrossproofError(
-            f"{options.run} holds the crosscoders {', '.join(folder.names)}: give one of them by "
-            f"--name.{nearest(options.name, folder.names)}",
+            f"{options.run} holds the crosscoders {', '.join(folders)}: give one of them by "
+            f"--name.{nearest(options.name, folders)}",
             code="CP-NAME",
         )
-    crosscoder = Crosscoder.from_pretrained(folder.folders[name])
-    origin = folder.provenance(name)
+    check_login()
+    from crossproof.crosscoder.model import load_crosscoder
+
+    crosscoder, origin = load_crosscoder(folders[name])
     if options.model:
         origin = replace(origin, model=options.model)
     elif Path(origin.model).exists():
@@ -84,6 +85,16 @@ def run(arguments: Sequence[str], began: float) -> None:
     if not figures:
         print(f"The card has no figures: `crossproof evaluate {options.run}`, then push again.")
     print(f"Next: crossproof.Crosscoder.from_pretrained('{options.repository}') loads it anywhere.")
+
+
+def check_login() -> None:
+    """Raises CrossproofError if nobody is logged in, unless another server than the Hub is used."""
+    from huggingface_hub import get_token
+
+    if get_token() is None and not os.environ.get("HF_ENDPOINT"):
+        raise CrossproofError(
+            "Nobody is logged in to the Hub: `hf auth login`, or set HF_TOKEN.", code="CP-HUB"
+        )
 
 
 def evaluated(run: Path) -> RunEvaluation | None:

@@ -10,7 +10,9 @@ from typing import Annotated
 
 import tyro
 
+from crossproof.commands.early import BUNDLED, check_model, check_text
 from crossproof.commands.parsing import parse
+from crossproof.errors import CrossproofError
 from crossproof.working import while_it_lasts, working
 
 
@@ -41,6 +43,12 @@ class Tokenize:
 def run(arguments: Sequence[str], began: float) -> None:
     """Tokenises, or goes on tokenising."""
     options: Tokenize = parse(Tokenize, "tokenize", arguments)
+    if options.source == BUNDLED:
+        raise CrossproofError(
+            f"The text '{BUNDLED}' is tokens already: every --text takes it as it is."
+        )
+    check_model(options.model)
+    check_text(options.source)
 
     from crossproof.activations.tokenizing import tokenize_source
     from crossproof.lm.loading import load_vocabulary

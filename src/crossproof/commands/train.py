@@ -13,6 +13,7 @@ from typing import Literal
 
 import tyro
 
+from crossproof.commands.early import check_folder, check_model, check_text
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError
 from crossproof.training.config import RECIPES, RunConfig
@@ -62,6 +63,11 @@ def run(arguments: Sequence[str], began: float) -> None:
     options: Train = parse(Train, "train", arguments, default)
 
     check_sinks(options.log)
+    if not options.resume:
+        check_model(options.config.model)
+        check_text(options.config.text)
+        stored = options.config.activations
+        check_folder(Path(stored) if stored else None, "one written by `crossproof harvest`")
     from crossproof.commands.finish import finish_run, train_to_the_end
     from crossproof.report.terminal import print_tables, say
     from crossproof.training import distributed

@@ -125,6 +125,24 @@ def _show(results: Mapping[Path, Verdict]) -> None:
         empty = [printable(str(folder)) for folder, r in results.items() if r.claim_vacuous]
         if empty:
             print(f"True, and says nothing (guessing does as well): {', '.join(empty)}.")
+    if not false:
+        print(_next(results))
+
+
+def _next(results: Mapping[Path, Verdict]) -> str:
+    """What a reader can still ask: that a certificate is about what is theirs."""
+    from crossproof.proof.certificate.reading import printable
+    from crossproof.proof.certificate.result import VerificationResult
+
+    for folder, result in results.items():
+        network = isinstance(result, VerificationResult)
+        if ("network" if network else "model") in result.pinned:
+            continue
+        yours = "--network YOURS" if network else "--model YOURS --dictionary YOURS"
+        yours += " --text YOURS" if result.kind == "statistical" else ""
+        asks = "asks whether it is about yours" if network else "runs yours again and compares"
+        return f"Next: `crossproof verify {printable(str(folder))} {yours}` {asks}."
+    return "Next: whoever has the folder can verify it, with nothing else from you."
 
 
 def _all_verified(statistical: int, results: int) -> str:

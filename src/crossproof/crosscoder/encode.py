@@ -39,6 +39,11 @@ class EncodedBatch:
     model_activations: Mapping[str, Float[Tensor, "S T D"]]
     """The model's own, by hookpoint: the crosscoder's and those asked for besides."""
 
+    @property
+    def end(self) -> int:
+        """How many of all sequences are read when this batch is."""
+        return self.first + len(self.tokens)
+
     @cached_property
     def sequence(self) -> Int[Tensor, " B"]:
         """The row of `tokens` of each encoded position."""

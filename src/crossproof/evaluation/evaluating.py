@@ -45,6 +45,7 @@ from crossproof.interactions.views import (
 )
 from crossproof.lm.model import LanguageModel
 from crossproof.lm.stream import mlp_out
+from crossproof.working import told
 
 REST_SEQUENCES = 64
 """The mean rest is that of so many of the sequences."""
@@ -88,7 +89,8 @@ def tally_sequences(
     tally = Tally(views, unread, survey=survey_norms(model, sequences, names, crosscoder.positions))
     live, tally.unreplaced = replacement_of(model, crosscoder)
     means = _mean_rests(model, crosscoder, sequences[:REST_SEQUENCES], views, options)
-    for batch in decode_batches(model, crosscoder, sequences, options.batch_sequences, views):
+    batches = decode_batches(model, crosscoder, sequences, options.batch_sequences, views)
+    for batch in told(batches, lambda each: each.encoded.end, len(sequences), progress):
         with torch.no_grad():
             _measure_reconstruction(batch, tally)
             _measure_interactions(batch, views, tally)
@@ -103,8 +105,6 @@ def tally_sequences(
                     tally_replaced(batch, live, tally)
         if batch.encoded.first < options.context_sequences:
             tally.encoded.append(batch.encoded.latents_only())
-        if progress is not None:
-            progress(batch.encoded.first + len(batch.encoded.tokens), len(sequences))
     return tally
 
 

@@ -103,9 +103,10 @@ def measure_runs(
         check_replaceable(output / name.replace("/", "-"), (SUMS, FACTS_FILE))
     for name, crosscoder in crosscoders.items():
         tell = None if progress is None else partial(progress, name)
+        again = None if progress is None else partial(progress, f"strongest pairs of {name}")
         tally = tally_interactions(model, crosscoder, sequences, size, tell, kept, options.mlps)
         tally.interactions.save(output / name.replace("/", "-"))
-        result.runs[name] = _described(model, crosscoder, sequences, tally, options)
+        result.runs[name] = _described(model, crosscoder, sequences, tally, options, again)
         if first is not None and first.interactions.blocks == tally.interactions.blocks:
             result.ratios[name] = ratios(first, tally)
         first = tally if first is None else first
@@ -148,6 +149,7 @@ def _described(
     sequences: Int[Tensor, "S T"],
     tally: InteractionTally,
     options: MeasureOptions,
+    progress: Callable[[int, int], None] | None = None,
 ) -> MeasurementResult:
     sums = tally.interactions
     return MeasurementResult(
@@ -161,18 +163,22 @@ def _described(
         totals=totals(tally),
         owners=owners(sums),
         matrix=square(sums),
-        top_pairs=_top_pairs(model, crosscoder, tally, options),
+        top_pairs=_top_pairs(model, crosscoder, tally, options, progress),
         attention=_attention(model, crosscoder, sequences) if options.attention else None,
     )
 
 
 def _top_pairs(
-    model: LanguageModel, crosscoder: Crosscoder, tally: InteractionTally, options: MeasureOptions
+    model: LanguageModel,
+    crosscoder: Crosscoder,
+    tally: InteractionTally,
+    options: MeasureOptions,
+    progress: Callable[[int, int], None] | None,
 ) -> tuple[PairFigures, ...]:
     sums, views = tally.interactions, mlp_views(model, crosscoder, options.mlps, mixtures=True)
     rows = sums.top_pairs(options.pairs, normalise="sum")
     pairs = [(int(h), int(k)) for h, k in sums.pairs[rows].tolist()]
-    examples = pair_examples(model.tokenizer, tally.encoded, views, pairs)
+    examples = pair_examples(model.tokenizer, tally.encoded, views, pairs, progress=progress)
     latents = sorted({latent for pair in pairs for latent in pair})
     alone = contexts_in(model.tokenizer, tally.encoded, latents, LATENT_CONTEXTS)
     by_latent = {example.latent: example for example in alone}

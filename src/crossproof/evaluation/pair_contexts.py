@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from crossproof.interactions.second_differences import second_difference_sums
 from crossproof.interactions.shapley import EXACT_PLAYERS, shapley_taylor
 from crossproof.interactions.stream import TokenMixture, TokenView, experts_by_mlps
 from crossproof.interactions.views import MLPView, read_by
+from crossproof.working import told
 
 COALITIONS = 512
 """At least so many are drawn for Shapley-Taylor where there are too many latents for all."""
@@ -49,8 +50,12 @@ def pair_examples(
     pairs: Sequence[tuple[int, int]],
     contexts: int = 3,
     window: int = 12,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[PairExample]:
-    """The texts among `batches` where each pair's interaction is largest, in the given order."""
+    """The texts among `batches` where each pair's interaction is largest, in the given order.
+
+    `progress` is called with sequences done and their number.
+    """
     if not pairs:
         return []
     read = list(batches)
@@ -58,7 +63,7 @@ def pair_examples(
     chosen = torch.tensor(pairs, device=read[0].tokens.device)
     differences = torch.zeros(len(pairs), dtype=torch.float64, device=chosen.device)
     together = torch.zeros(len(pairs), dtype=torch.int64, device=chosen.device)
-    for batch in read:
+    for batch in told(read, lambda each: each.end, read[-1].end, progress):
         seen = read_by(views, batch)
         measured = token_pairs(batch.latents, seen)
         for experts, _ in experts_by_mlps(batch.latents, seen).values():

@@ -30,6 +30,7 @@ from crossproof.interactions.views import (
     read_by,
 )
 from crossproof.lm.model import LanguageModel
+from crossproof.working import told
 
 DOMINATED = 0.9
 """A neuron is dominated at a token if one latent carries more than this share of its magnitudes."""
@@ -75,7 +76,8 @@ def tally_interactions(
     kept: list[EncodedBatch] = []
     began = time.perf_counter()
     needs = needs_of(views)
-    for batch in encode_batches(model, crosscoder, sequences, batch_sequences, needs):
+    batches = encode_batches(model, crosscoder, sequences, batch_sequences, needs)
+    for batch in told(batches, lambda each: each.end, len(sequences), progress):
         encoded = time.perf_counter()
         seen = read_by(views, batch)
         pairs = token_pairs(batch.latents, seen)
@@ -83,8 +85,6 @@ def tally_interactions(
         rows.append(by_sequence(pairs, batch) | _norms_own(views, batch))
         if batch.first < kept_sequences:
             kept.append(batch.latents_only(needs))
-        if progress is not None:
-            progress(batch.first + len(batch.tokens), len(sequences))
         seconds["encode"] += encoded - began
         began = time.perf_counter()
         seconds["interactions"] += began - encoded

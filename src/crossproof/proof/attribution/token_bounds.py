@@ -39,6 +39,7 @@ from crossproof.proof.attribution.replacements import replaced_last_block
 from crossproof.proof.attribution.simplified import ENGINES
 from crossproof.proof.attribution.streams import StreamBatch, stream_batches
 from crossproof.proof.bounds.outputs import Baselines
+from crossproof.working import told
 
 AttributedParts = Literal["both", "last-block"]
 BOTH: tuple[AttentionMode, ...] = ("measured", "bounded")
@@ -85,7 +86,8 @@ def token_bounds(
     final: dict[str, list[Tensor]] = defaultdict(list)
     stages: dict[str, tuple[Stage, ...]] = {}
     labels: list[Tensor] = []
-    for batch in stream_batches(model, crosscoder, sequences, batch_sequences):
+    batches = stream_batches(model, crosscoder, sequences, batch_sequences)
+    for batch in told(batches, lambda each: each.encoded.end, len(sequences), progress):
         if not batch.labelled.any():
             continue
         labels.append(batch.labels)
@@ -93,8 +95,6 @@ def token_bounds(
         if which == "both":
             _extend(tokens, _chains(model, parts, crosscoder, batch, views, stages))
         _extend(final, replaced_last_block(parts, batch, last))
-        if progress is not None:
-            progress(batch.encoded.first + len(batch.tokens), len(sequences))
     if not labels:
         raise CrossproofError("There are no tokens to attribute: give a text with ordinary tokens.")
     baselines = Baselines.of(torch.cat(labels), model.vocab_size)
