@@ -53,8 +53,8 @@ class Explore:
     split: Literal["held_out", "validation", "train"] = "held_out"
     tokens: float = 200_000.0
     """How many tokens of it (1e6 is a million); the whole split if it has fewer."""
-    context: int = 256
-    """Tokens a sequence."""
+    context: int | None = None
+    """Tokens a sequence; by default as many as the run was trained on."""
     detail_sequences: int = 256
     """Sequences that are read twice, for contexts of pairs and for neurons."""
     mlp: str | None = None
@@ -102,7 +102,7 @@ def _build(options: Explore) -> None:
     thread_setting(options.threads)
     keep_freed_memory()
     model, config = options.language_model.load(options.run)
-    context = fitting_context(options.context, model)
+    context = fitting_context(options.context or config.context, model)
     source, count = options.text or config.text, int(options.tokens)
     text = TextSlice.of_tokens(source, options.split, count, context, config.rows)
     mlps = mlps_of(options.mlp) if options.mlp else mlps_of(config.penalise)
