@@ -19,6 +19,7 @@ from crossproof.crosscoder.encode import EncodedBatch, encode_batches
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.measure_run import MeasureOptions
+from crossproof.explorer.batch_pairs import BatchPairs
 from crossproof.explorer.curves import Wanted, neuron_examples, pair_neurons
 from crossproof.explorer.decoders import logit_effects, nearest, norms
 from crossproof.explorer.detail_tally import DetailTally
@@ -31,8 +32,8 @@ from crossproof.explorer.strongest import Ints, Strongest
 from crossproof.explorer.text_tally import TextTally
 from crossproof.explorer.writing import write_dictionary
 from crossproof.interactions.config import MLPs
-from crossproof.interactions.measuring import COLUMNS, token_pairs
-from crossproof.interactions.views import MLPView, mlp_views, needs_of, read_by
+from crossproof.interactions.measuring import COLUMNS
+from crossproof.interactions.views import MLPView, mlp_views, needs_of
 from crossproof.lm.model import LanguageModel
 
 Progress = Callable[[str, int, int], None]
@@ -40,6 +41,8 @@ Progress = Callable[[str, int, int], None]
 STATE = "state.safetensors"
 PAUSE = 60.0
 """Seconds between two savings of what has been summed."""
+PRE_ACTIVATIONS = 1 << 26
+"""Of a batch, at most: 256 MiB of them."""
 MEASURED = MeasureOptions().pairs
 """Pairs whose second differences are taken at every token that is read again."""
 PARTNERS = 8
@@ -55,7 +58,7 @@ class BuildOptions:
     described: int = 50_000
     """Pairs with a page of their own, at most."""
     batch_sequences: int = 16
-    """Sequences a forward pass."""
+    """Sequences a forward pass, at most."""
     mlps: MLPs = "next"
     """The MLPs that read a dictionary."""
 
@@ -113,7 +116,7 @@ class Builder:
         else:
             tally = TextTally.empty(self.crosscoder.n_latents, len(views))
         for batch in self._batches(views, tally.done, len(self.sequences)):
-            tally.add(batch, token_pairs(batch.latents, read_by(views, batch)) if views else None)
+            tally.add(batch, BatchPairs.of(batch, views) if views else None)
             self.tell(f"{self.name}: text", tally.done, len(self.sequences))
             if time.monotonic() - saved > PAUSE:
                 tally.save(path)
@@ -122,13 +125,15 @@ class Builder:
             raise CrossproofError(
                 "There are no tokens to explore: give a text with ordinary tokens."
             )
+        tally.pairs.settle()
         tally.save(path)
         return tally
 
     def _batches(self, views: dict[int, MLPView], start: int, stop: int) -> Iterator[EncodedBatch]:
         """Batches of the sequences `start:stop`, numbered among all."""
-        some, size = self.sequences[start:stop], self.options.batch_sequences
-        needs = needs_of(views)
+        some, needs = self.sequences[start:stop], needs_of(views)
+        row = self.sequences.shape[1] * self.crosscoder.n_latents
+        size = max(1, min(self.options.batch_sequences, PRE_ACTIVATIONS // row))
         for batch in encode_batches(self.model, self.crosscoder, some, size, needs):
             yield replace(batch, first=batch.first + start)
 

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from crossproof.crosscoder.encode import EncodedBatch
 from crossproof.evaluation.pair_sums import by_sequence
+from crossproof.explorer.batch_pairs import BatchPairs
 from crossproof.explorer.entries import Entries
 from crossproof.explorer.pair_tally import Doubles, PairTally
 from crossproof.explorer.strongest import Ints, Strongest, first_of_groups
 from crossproof.files import read_tensors, write_tensors
-from crossproof.interactions.measuring import COLUMNS, TokenPairs
+from crossproof.interactions.measuring import COLUMNS
 
 BINS = 96
 """Of activations by size, four an octave, the middle one from 1 up."""
@@ -65,7 +66,7 @@ class TextTally:
             totals={},
         )
 
-    def add(self, batch: EncodedBatch, pairs: TokenPairs | None) -> None:
+    def add(self, batch: EncodedBatch, pairs: BatchPairs | None) -> None:
         """Takes a batch and its pairs (None where no MLP reads the dictionary)."""
         entries = Entries.of(batch)
         self._add_activations(entries)
@@ -102,13 +103,14 @@ class TextTally:
         self.top.add(latent, size, sequence, position, around)
         self.drawn.add(latent, _lots(latent, sequence), sequence, position, around)
 
-    def _add_pairs(self, batch: EncodedBatch, pairs: TokenPairs) -> None:
-        self.pairs.add(pairs)
+    def _add_pairs(self, batch: EncodedBatch, measured: BatchPairs) -> None:
+        pairs, latents = measured.pairs, measured.latents
+        self.pairs.add(pairs, latents)
         per_pair = pairs.sums[..., COLUMNS["I"]].sum((1, 2)).cpu().numpy()
         for side in pairs.entries:
             latent = pairs.latents.indices[side].cpu().numpy()
-            self.interaction += np.bincount(latent, per_pair, minlength=len(self.interaction))
-        self.owned += pairs.owned().cpu().numpy()
+            self.interaction[latents] += np.bincount(latent, per_pair, minlength=len(latents))
+        self.owned[:, latents] += pairs.owned().cpu().numpy()
         sums = {name: values.sum(0) for name, values in by_sequence(pairs, batch).items()}
         self._sum(sums | {"tokens": np.atleast_1d(sums["tokens"])})
 
@@ -129,10 +131,7 @@ class TextTally:
     def save(self, path: Path) -> None:
         """Writes all of it to one file, complete or not at all."""
         arrays: dict[str, NDArray[np.generic]] = {name: getattr(self, name) for name in _PLAIN}
-        arrays |= self.top.arrays("top") | self.drawn.arrays("drawn")
-        pairs = self.pairs
-        arrays |= {"pairs.key": pairs.key, "pairs.coactive": pairs.coactive}
-        arrays |= {"pairs.sums": pairs.sums, "pairs.complete": np.array([pairs.complete])}
+        arrays |= self.top.arrays("top") | self.drawn.arrays("drawn") | self.pairs.arrays()
         arrays |= {f"totals.{name}": values for name, values in self.totals.items()}
         arrays["done"] = np.array([self.done])
         write_tensors(path, {name: torch.from_numpy(a.copy()) for name, a in arrays.items()})
@@ -142,13 +141,12 @@ class TextTally:
         """What `save` wrote; CrossproofError if the file is damaged."""
         arrays = {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
         plain = {name: arrays[name] for name in _PLAIN}
-        keyed = {name: arrays[f"pairs.{name}"] for name in ("key", "coactive", "sums")}
         prefix = "totals."
         return cls(
             **plain,
             top=Strongest.restored("top", arrays),
             drawn=Strongest.restored("drawn", arrays),
-            pairs=PairTally(len(plain["active"]), **keyed, complete=bool(arrays["pairs.complete"])),
+            pairs=PairTally.restored(arrays),
             totals={n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)},
             done=int(arrays["done"][0]),
         )
