@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from explorers import LATENTS, NAMES, OPTIONS, SEQUENCES, build_run, save_run, text_of
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from tiny_models import CONTEXT, END
 
 from crossproof.crosscoder import load_crosscoder
+from crossproof.crosscoder.encode import encode_batches
 from crossproof.errors import CrossproofError
 from crossproof.evaluation import (
     EvaluationOptions,
@@ -26,12 +28,14 @@ from crossproof.evaluation import (
 from crossproof.evaluation.contexts import token_strings
 from crossproof.evaluation.pair_sums import tally_interactions
 from crossproof.evaluation.run_figures import evaluate_run
-from crossproof.explorer import builder
+from crossproof.explorer import builder, pair_tally
+from crossproof.explorer.batch_pairs import BatchPairs
 from crossproof.explorer.building import build_store
 from crossproof.explorer.format import BUILDING, PAIRS
 from crossproof.explorer.store import RowsQuestion, Store
 from crossproof.explorer.strings import TokenStrings
 from crossproof.interactions.matrix import Interactions
+from crossproof.interactions.views import mlp_views
 from crossproof.lm import LanguageModel
 from crossproof.training.config import RECIPES
 
@@ -122,6 +126,28 @@ def test_every_pair_is_in_the_table(measured: Measured) -> None:
     )
 
 
+def test_what_is_kept_of_too_many_pairs_is_exact(
+    measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"LIMIT": 300, "LIMIT_A_LATENT": 0, "PARTNERS": 3, "AT_ONCE": 500}.items():
+        monkeypatch.setattr(pair_tally, name, value)
+    views = mlp_views(measured.model, measured.crosscoder)
+    tally = pair_tally.PairTally.empty(LATENTS, len(views))
+    for batch in encode_batches(measured.model, measured.crosscoder, measured.sequences, 2):
+        seen = BatchPairs.of(batch, views)
+        tally.add(seen.pairs, seen.latents)
+    tally.settle()
+    assert not tally.complete
+    sums = measured.sums
+    h, k = sums.pairs.T.numpy()
+    at = np.searchsorted(h * LATENTS + k, tally.key)
+    assert 0 < len(tally.key) < len(h)
+    np.testing.assert_array_equal(tally.coactive, sums.coactive.numpy()[at])
+    for column, form in ((slice(0, 2), "I"), (slice(4, 5), "Q")):
+        expected = sums.pair_sums(form, normalise="sum").numpy()[at]
+        np.testing.assert_allclose(tally.sums[:, column].sum(1), expected, rtol=SUMS)
+
+
 def test_latents_are_those_of_the_library(
     measured: Measured, kind: str, language_models: dict[str, LanguageModel]
 ) -> None:
@@ -179,7 +205,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from explorers import NAMES, OPTIONS, text_of
-from crossproof.explorer import builder
+from crossproof.explorer import builder, pair_tally
+from crossproof.explorer.batch_pairs import BatchPairs
 from crossproof.explorer.building import build_store
 from crossproof.lm import load_model
 
