@@ -145,14 +145,15 @@ def _write_rest(run: Path, place: Path, latents: int, pages_schema: pa.Schema) -
             file.write_table(schema.empty_table())
     facts = {
         "name": "synthetic", "latents": latents, "dead": 0, "tokens": 10_000_000,
-        "detail_tokens": 65_536, "pairs": 0, "pairs_complete": False, "described": 0,
+        "pair_tokens": 2_000_000, "detail_tokens": 65_536, "pairs": 0, "pairs_complete": False,
+        "described": 0,
         "neurons": {"0": 512, "1": 512, "2": 512, "3": 512}, "forms": ["I", "J", "Q"],
         "gated": False, "views": {}, "hookpoints": HOOKPOINTS, "totals": {}, "logits": "",
         "unread": "",
     }  # fmt: skip
     store = run / "explorer"
     manifest = {
-        "model": "synthetic", "model_hash": "0" * 16, "schema": 2, "dictionaries": [facts],
+        "model": "synthetic", "model_hash": "0" * 16, "schema": 3, "dictionaries": [facts],
         "text": {"text": "none", "split": "held_out", "sequences": 1, "context": 256},
         "files": {
             path.relative_to(store).as_posix(): {

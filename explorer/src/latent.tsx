@@ -70,7 +70,7 @@ function figures(page: LatentPage): [string, string, string?][] {
     ["mean when active", number(page.mean)],
     ["largest", number(page.largest)],
     ...(owned.length ? [
-      ["I a token", number(page.interaction), "Interaction with all other latents, both directions, all blocks, mean over all tokens"],
+      ["I a token", number(page.interaction), "Interaction with all other latents, both directions, all blocks, mean over the tokens at which pairs are measured"],
       ["owns of neurons", percent(owned.reduce((a, b) => a + b, 0) / owned.length), "Share of (token, neuron) pairs at which it is dominant, mean over blocks"],
     ] as [string, string, string][] : []),
     ["tokens read", count(page.tokens)],
@@ -139,7 +139,7 @@ const FORM_NOTES: Record<string, string> = {
 function Partners({ page, facts }: { page: LatentPage; facts: Dictionary }) {
   const [sort, setSort] = useState("I a token"), [all, setAll] = useState(false);
   const columns: [string, string, (each: Partner) => number | null][] = [
-    ["I a token", "Mean over all tokens, both directions, all blocks", (each) => each.per_token],
+    ["I a token", "Mean over the tokens at which pairs are measured, both directions, all blocks", (each) => each.per_token],
     ["both active", "Tokens at which both are active", (each) => each.coactive],
     ...facts.forms.map((form) => [form, `${FORM_NOTES[form]}; mean over tokens with both active`, (each: Partner) => each.per_coactive[form]] as [string, string, (each: Partner) => number]),
     ["2nd diff.", "True non-additivity at the token’s other latents, mean over tokens with both active", (each) => each.second_difference],

@@ -5,6 +5,7 @@ export interface Dictionary {
   latents: number;
   dead: number;
   tokens: number;
+  pair_tokens: number;
   detail_tokens: number;
   pairs: number;
   pairs_complete: boolean;

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +30,13 @@ from crossproof.evaluation.contexts import token_strings
 from crossproof.evaluation.pair_sums import tally_interactions
 from crossproof.evaluation.run_figures import evaluate_run
 from crossproof.explorer import builder, pair_tally
-from crossproof.explorer.batch_pairs import BatchPairs
 from crossproof.explorer.building import build_store
 from crossproof.explorer.format import BUILDING, PAIRS
 from crossproof.explorer.store import RowsQuestion, Store
 from crossproof.explorer.strings import TokenStrings
 from crossproof.interactions.matrix import Interactions
-from crossproof.interactions.views import mlp_views
+from crossproof.interactions.measuring import token_pairs
+from crossproof.interactions.views import mlp_views, read_by
 from crossproof.lm import LanguageModel
 from crossproof.training.config import RECIPES
 
@@ -134,8 +135,7 @@ def test_what_is_kept_of_too_many_pairs_is_exact(
     views = mlp_views(measured.model, measured.crosscoder)
     tally = pair_tally.PairTally.empty(LATENTS, len(views))
     for batch in encode_batches(measured.model, measured.crosscoder, measured.sequences, 2):
-        seen = BatchPairs.of(batch, views)
-        tally.add(seen.pairs, seen.latents)
+        tally.add(token_pairs(batch.latents, read_by(views, batch)))
     tally.settle()
     assert not tally.complete
     sums = measured.sums
@@ -146,6 +146,22 @@ def test_what_is_kept_of_too_many_pairs_is_exact(
     for column, form in ((slice(0, 2), "I"), (slice(4, 5), "Q")):
         expected = sums.pair_sums(form, normalise="sum").numpy()[at]
         np.testing.assert_allclose(tally.sums[:, column].sum(1), expected, rtol=SUMS)
+
+
+def test_pairs_are_measured_at_a_part_of_a_long_text(measured: Measured, tmp_path: Path) -> None:
+    """Every other batch, of two."""
+    half = replace(OPTIONS, batch_sequences=4, pair_tokens=measured.sequences.numel() // 2)
+    given = measured.model, "name", measured.crosscoder, measured.sequences, half, tmp_path
+    made = builder.Builder(*given, lambda *_: None)
+    tally = made._text_pass(mlp_views(measured.model, measured.crosscoder))
+    chosen = torch.cat([measured.sequences[at : at + 4] for at in range(0, SEQUENCES, 8)])
+    sums = tally_interactions(measured.model, measured.crosscoder, chosen, 4).interactions
+    assert tally.measured == sums.tokens
+    assert tally.tokens == measured.result.tokens
+    np.testing.assert_array_equal(tally.active, measured.sums.active)
+    np.testing.assert_array_equal(tally.active_measured, sums.active)
+    np.testing.assert_array_equal(tally.pairs.key, sums.pairs @ torch.tensor([LATENTS, 1]))
+    np.testing.assert_array_equal(tally.pairs.coactive, sums.coactive)
 
 
 def test_latents_are_those_of_the_library(
@@ -206,7 +222,6 @@ import os, signal, sys
 from pathlib import Path
 from explorers import NAMES, OPTIONS, text_of
 from crossproof.explorer import builder, pair_tally
-from crossproof.explorer.batch_pairs import BatchPairs
 from crossproof.explorer.building import build_store
 from crossproof.lm import load_model
 

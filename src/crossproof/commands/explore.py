@@ -55,6 +55,8 @@ class Explore:
     """How many tokens of it (1e6 is a million); the whole split if it has fewer."""
     context: int | None = None
     """Tokens a sequence; by default as many as the run was trained on."""
+    pair_tokens: float = 2e6
+    """At how many of the tokens, spread evenly, interactions are measured."""
     detail_sequences: int = 256
     """Sequences that are read twice, for contexts of pairs and for neurons."""
     mlp: str | None = None
@@ -106,7 +108,8 @@ def _build(options: Explore) -> None:
     source, count = options.text or config.text, int(options.tokens)
     text = TextSlice.of_tokens(source, options.split, count, context, config.rows)
     mlps = mlps_of(options.mlp) if options.mlp else mlps_of(config.penalise)
-    settings = BuildOptions(options.detail_sequences, mlps=mlps)
+    pair_tokens = int(options.pair_tokens)
+    settings = BuildOptions(options.detail_sequences, pair_tokens, mlps=mlps)
     with evaluation_display("building", "") as progress:
         manifest = build_store(model, options.run, text, settings, progress)
     print_tables(manifest.tables())

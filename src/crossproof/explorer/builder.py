@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,6 @@ from crossproof.crosscoder.encode import EncodedBatch, encode_batches
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.measure_run import MeasureOptions
-from crossproof.explorer.batch_pairs import BatchPairs
 from crossproof.explorer.curves import Wanted, neuron_examples, pair_neurons
 from crossproof.explorer.decoders import logit_effects, nearest, norms
 from crossproof.explorer.detail_tally import DetailTally
@@ -32,8 +32,8 @@ from crossproof.explorer.strongest import Ints, Strongest
 from crossproof.explorer.text_tally import TextTally
 from crossproof.explorer.writing import write_dictionary
 from crossproof.interactions.config import MLPs
-from crossproof.interactions.measuring import COLUMNS
-from crossproof.interactions.views import MLPView, mlp_views, needs_of
+from crossproof.interactions.measuring import COLUMNS, TokenPairs, check_finite, token_pairs
+from crossproof.interactions.views import MixtureView, MLPView, mlp_views, needs_of, read_by
 from crossproof.lm.model import LanguageModel
 
 Progress = Callable[[str, int, int], None]
@@ -55,6 +55,9 @@ class BuildOptions:
 
     detail_sequences: int = 256
     """Sequences that are read again, for contexts of pairs and for neurons."""
+    pair_tokens: int = 2_000_000
+    """Tokens at which interactions are measured, spread evenly over the text; all if it has fewer.
+    """
     described: int = 50_000
     """Pairs with a page of their own, at most."""
     batch_sequences: int = 16
@@ -105,9 +108,12 @@ class Builder:
         """The MLPs that read the dictionary, or why none does."""
         try:
             found = mlp_views(self.model, self.crosscoder, self.options.mlps, mixtures=True)
-            return found, ""
         except CrossproofError as error:
             return {}, str(error)
+        for block, view in found.items():
+            for each in view.experts if isinstance(view, MixtureView) else (view,):
+                check_finite(block, each.dictionary)
+        return found, ""
 
     def _text_pass(self, views: dict[int, MLPView]) -> TextTally:
         path, saved = self.place / STATE, time.monotonic()
@@ -116,7 +122,7 @@ class Builder:
         else:
             tally = TextTally.empty(self.crosscoder.n_latents, len(views))
         for batch in self._batches(views, tally.done, len(self.sequences)):
-            tally.add(batch, BatchPairs.of(batch, views) if views else None)
+            tally.add(batch, self._pairs(views, batch))
             self.tell(f"{self.name}: text", tally.done, len(self.sequences))
             if time.monotonic() - saved > PAUSE:
                 tally.save(path)
@@ -129,12 +135,24 @@ class Builder:
         tally.save(path)
         return tally
 
+    def _pairs(self, views: dict[int, MLPView], batch: EncodedBatch) -> TokenPairs | None:
+        """The batch's pairs, if an MLP reads them and the batch is one of those measured."""
+        share = min(1.0, self.options.pair_tokens / self.sequences.numel())
+        at = batch.first // self._batch_size
+        if not views or ceil((at + 1) * share) == ceil(at * share):
+            return None
+        return token_pairs(batch.latents, read_by(views, batch), finite=True)
+
+    @property
+    def _batch_size(self) -> int:
+        """Sequences a batch."""
+        row = self.sequences.shape[1] * self.crosscoder.n_latents
+        return max(1, min(self.options.batch_sequences, PRE_ACTIVATIONS // row))
+
     def _batches(self, views: dict[int, MLPView], start: int, stop: int) -> Iterator[EncodedBatch]:
         """Batches of the sequences `start:stop`, numbered among all."""
         some, needs = self.sequences[start:stop], needs_of(views)
-        row = self.sequences.shape[1] * self.crosscoder.n_latents
-        size = max(1, min(self.options.batch_sequences, PRE_ACTIVATIONS // row))
-        for batch in encode_batches(self.model, self.crosscoder, some, size, needs):
+        for batch in encode_batches(self.model, self.crosscoder, some, self._batch_size, needs):
             yield replace(batch, first=batch.first + start)
 
     def _again(self, views: dict[int, MLPView], doing: str) -> Iterator[EncodedBatch]:

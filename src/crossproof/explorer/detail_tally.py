@@ -10,12 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from crossproof.crosscoder.encode import EncodedBatch
-from crossproof.explorer.batch_pairs import BatchPairs
 from crossproof.explorer.entries import Entries
 from crossproof.explorer.pair_tally import Doubles
 from crossproof.explorer.strongest import Floats, Ints, Strongest
 from crossproof.interactions.exact import in_float64
-from crossproof.interactions.measuring import COLUMNS, SeenDominance, TokenPairs
+from crossproof.interactions.measuring import COLUMNS, SeenDominance, TokenPairs, token_pairs
 from crossproof.interactions.second_differences import second_difference_sums
 from crossproof.interactions.stream import TokenMixture, TokenView
 from crossproof.interactions.views import MixtureView, MLPView, n_neurons, read_by
@@ -127,23 +126,20 @@ class DetailTally:
     def add(self, batch: EncodedBatch, views: Mapping[int, MLPView]) -> None:
         """Takes one batch of sequences."""
         seen = read_by(views, batch)
-        entries, measured = Entries.of(batch), BatchPairs.of(batch, views)
-        pairs, latents = measured.pairs, measured.latents
-        self._add_pairs(pairs, latents, batch, entries)
+        entries = Entries.of(batch)
+        pairs = token_pairs(batch.latents, seen, finite=True)
+        self._add_pairs(pairs, batch, entries)
         self._add_differences(seen, batch.latents.n_tokens)
         for block, dominance in zip(pairs.blocks, pairs.dominance, strict=True):
             for part in dominance:
                 first = self.numbers.starts[block][part.expert]
-                indices = latents[part.view.latents.indices.cpu().numpy()]
-                self._add_owners(part, first, indices)
-                self._add_examples(part, first, indices, batch, entries)
+                self._add_owners(part, first)
+                self._add_examples(part, first, batch, entries)
         self.tokens += batch.latents.n_tokens
 
-    def _add_pairs(
-        self, measured: TokenPairs, latents: Ints, batch: EncodedBatch, entries: Entries
-    ) -> None:
+    def _add_pairs(self, measured: TokenPairs, batch: EncodedBatch, entries: Entries) -> None:
         first, second = (side.cpu().numpy() for side in measured.entries)
-        indices = latents[measured.latents.indices.cpu().numpy()]
+        indices = measured.latents.indices.cpu().numpy()
         row = self._row(indices[first] * self.n_latents + indices[second])
         chosen = (row >= 0).nonzero()[0]
         np.add.at(self.together, row[chosen], 1)
@@ -193,10 +189,10 @@ class DetailTally:
                 counts = np.maximum(counts, sums.tokens.cpu().numpy())
             self.compared[rows] += counts
 
-    def _add_owners(self, part: SeenDominance, first: int, indices: Ints) -> None:
+    def _add_owners(self, part: SeenDominance, first: int) -> None:
         owner = part.who.owner.cpu().numpy()
         token, neuron = (owner >= 0).nonzero()
-        latent = indices[owner[token, neuron]]
+        latent = part.view.latents.indices.cpu().numpy()[owner[token, neuron]]
         key, count = np.unique((first + neuron) * self.n_latents + latent, return_counts=True)
         keys = np.concatenate([self.owner_key, key])
         counts = np.concatenate([self.owner_count, count])
@@ -208,16 +204,12 @@ class DetailTally:
             self.owner_key, self.owner_count = self.owner_key[kept], self.owner_count[kept]
 
     def _add_examples(
-        self,
-        part: SeenDominance,
-        first: int,
-        indices: Ints,
-        batch: EncodedBatch,
-        entries: Entries,
+        self, part: SeenDominance, first: int, batch: EncodedBatch, entries: Entries
     ) -> None:
         owner, size = part.who.owner.cpu().numpy(), part.who.value.abs().float().cpu().numpy()
         tokens = np.arange(len(size)) if part.tokens is None else part.tokens.cpu().numpy()
         sequence, position = batch.sequence.cpu().numpy(), batch.position.cpu().numpy()
+        indices = part.view.latents.indices.cpu().numpy()
         neurons = np.arange(size.shape[1])
         for row in np.unique(sequence[tokens]):
             at = (sequence[tokens] == row).nonzero()[0]

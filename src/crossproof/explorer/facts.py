@@ -31,6 +31,7 @@ def dictionary_facts(
         latents=material.n_latents,
         dead=int((text.active == 0).sum()),
         tokens=text.tokens,
+        pair_tokens=text.measured,
         detail_tokens=details.tokens if details else 0,
         pairs=len(text.pairs.key),
         pairs_complete=text.pairs.complete,
@@ -49,7 +50,7 @@ def dictionary_facts(
 
 def _totals(material: Material, views: Mapping[int, MLPView]) -> dict[str, float]:
     """Means over tokens and blocks of every form, and the dominated share of neurons."""
-    totals, tokens = material.text.totals, material.text.tokens
+    totals, tokens = material.text.totals, material.text.measured
     means = {form: float(totals[form].mean()) / tokens for form in material.text.forms}
     if "dominated" in totals:
         neurons = [n_neurons(view) for view in views.values()]

@@ -44,9 +44,7 @@ def neighbour_map(
     return _unit(at)
 
 
-def _summed(
-    row: NDArray[np.int64], force: NDArray[np.float64], count: int
-) -> NDArray[np.float64]:
+def _summed(row: NDArray[np.int64], force: NDArray[np.float64], count: int) -> NDArray[np.float64]:
     """Of each latent the sum of its forces [count, 2]."""
     return np.stack([np.bincount(row, axis, count) for axis in force.T], 1)
 

@@ -1,18 +1,20 @@
 """Sums of pairs of latents over a text, in bounded memory.
 
-All pairs are summed until there are too many of them. Then each latent keeps its strongest partners,
-and a pair that goes closes both its latents: from then on no pair of two closed latents is begun,
-for it may have been one that went. What is in the table is therefore exact over the whole text, and
-what can be missed is a pair of frequent latents that grows strong late.
+All pairs are summed until there are too many of them. Then each latent keeps its strongest
+partners, and a pair that goes closes both its latents: from then on no pair of two closed latents
+is begun, for it may have been one that went. What is in the table is therefore exact over the whole
+text, and what can be missed is a pair of frequent latents that grows strong late.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from crossproof.explorer.strongest import Ints, first_of_groups
 from crossproof.interactions.measuring import COLUMNS, TokenPairs
@@ -60,18 +62,17 @@ class PairTally:
         """Whether every pair that occurred is here."""
         return not self.closed.any()
 
-    def add(self, pairs: TokenPairs, latents: Ints) -> None:
-        """Takes the pairs of a batch, whose own numbers of latents are places in `latents`."""
-        number = latents[pairs.latents.indices.cpu().numpy()]
-        h, k = (number[side.cpu().numpy()] for side in pairs.entries)
+    def add(self, pairs: TokenPairs) -> Doubles:
+        """Takes the pairs of a batch; I of each pair at each token, both directions together."""
+        indices = pairs.latents.indices.cpu().numpy()
+        h, k = (indices[side.cpu().numpy()] for side in pairs.entries)
         key = h * self.n_latents + k
+        columns = (pairs.sums.flatten(1) @ _adding(len(pairs.blocks)).to(pairs.sums)).cpu().numpy()
         chosen = self._chosen(key, h, k)
-        sums = pairs.sums if len(chosen) == len(key) else pairs.sums[torch.from_numpy(chosen)]
-        directed = sums[..., COLUMNS["I"]].sum(2)
-        columns = torch.cat([sums.sum(1), directed], 1).cpu().numpy()
-        self.waiting.append((key[chosen], columns))
+        self.waiting.append((key[chosen], columns[chosen]))
         if sum(len(each) for each, _ in self.waiting) >= AT_ONCE:
             self.settle()
+        return columns[:, list(COLUMNS["I"])].sum(1)
 
     def settle(self) -> None:
         """Adds what waits to the table, and lets pairs go if there are too many."""
@@ -160,6 +161,15 @@ class PairTally:
         waiting = [(arrays["pairs.waiting"], arrays["pairs.columns"])]
         names = ("key", "coactive", "sums", "closed")
         return cls(*(arrays[f"pairs.{name}"] for name in names), waiting)  # type: ignore[arg-type]
+
+
+@cache
+def _adding(blocks: int) -> Tensor:
+    """From five columns a block [5 blocks] to their sums over blocks, and I of each block."""
+    over_blocks = torch.eye(FIXED, dtype=torch.float64).repeat(blocks, 1)
+    of_form = torch.zeros(FIXED, 1, dtype=torch.float64)
+    of_form[list(COLUMNS["I"])] = 1
+    return torch.cat([over_blocks, torch.kron(torch.eye(blocks).double(), of_form)], 1)
 
 
 def _slots(key: Ints) -> NDArray[np.uint64]:

@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from crossproof.crosscoder.encode import EncodedBatch
 from crossproof.evaluation.pair_sums import by_sequence
-from crossproof.explorer.batch_pairs import BatchPairs
 from crossproof.explorer.entries import Entries
 from crossproof.explorer.pair_tally import Doubles, PairTally
 from crossproof.explorer.strongest import Ints, Strongest, first_of_groups
 from crossproof.files import read_tensors, write_tensors
-from crossproof.interactions.measuring import COLUMNS
+from crossproof.interactions.measuring import COLUMNS, TokenPairs
 
 BINS = 96
 """Of activations by size, four an octave, the middle one from 1 up."""
@@ -31,6 +30,8 @@ class TextTally:
 
     active: Ints
     """[H] tokens at which a latent is active."""
+    active_measured: Ints
+    """[H] the same, of the tokens at which interactions are measured."""
     total: Doubles
     """[H] sum of its activations."""
     largest: Doubles
@@ -45,7 +46,7 @@ class TextTally:
     drawn: Strongest
     pairs: PairTally
     totals: dict[str, Doubles]
-    """By form and `dominated` [L]; `tokens` [1]."""
+    """By form and `dominated` [L]; `tokens` and, of those, `measured` [1]."""
     done: int = 0
     """Sequences."""
 
@@ -55,6 +56,7 @@ class TextTally:
         counts, sums = np.zeros(n_latents, dtype=np.int64), np.zeros(n_latents)
         return cls(
             active=counts,
+            active_measured=counts.copy(),
             total=sums,
             largest=sums.copy(),
             bins=np.zeros((n_latents, BINS), dtype=np.int64),
@@ -66,15 +68,16 @@ class TextTally:
             totals={},
         )
 
-    def add(self, batch: EncodedBatch, pairs: BatchPairs | None) -> None:
-        """Takes a batch and its pairs (None where no MLP reads the dictionary)."""
+    def add(self, batch: EncodedBatch, pairs: TokenPairs | None) -> None:
+        """Takes a batch and its pairs (None where they are not measured)."""
         entries = Entries.of(batch)
         self._add_activations(entries)
         self._add_contexts(entries)
-        if pairs is None:
-            self._sum({"tokens": np.array([float(batch.latents.n_tokens)])})
-        else:
+        self._sum({"tokens": np.array([float(batch.latents.n_tokens)])})
+        if pairs is not None:
             self._add_pairs(batch, pairs)
+            size = len(self.active_measured)
+            self.active_measured += np.bincount(entries.latent, minlength=size)
         self.done = batch.first + len(batch.tokens)
 
     def _add_activations(self, entries: Entries) -> None:
@@ -103,16 +106,15 @@ class TextTally:
         self.top.add(latent, size, sequence, position, around)
         self.drawn.add(latent, _lots(latent, sequence), sequence, position, around)
 
-    def _add_pairs(self, batch: EncodedBatch, measured: BatchPairs) -> None:
-        pairs, latents = measured.pairs, measured.latents
-        self.pairs.add(pairs, latents)
-        per_pair = pairs.sums[..., COLUMNS["I"]].sum((1, 2)).cpu().numpy()
+    def _add_pairs(self, batch: EncodedBatch, pairs: TokenPairs) -> None:
+        per_pair = self.pairs.add(pairs)
         for side in pairs.entries:
             latent = pairs.latents.indices[side].cpu().numpy()
-            self.interaction[latents] += np.bincount(latent, per_pair, minlength=len(latents))
-        self.owned[:, latents] += pairs.owned().cpu().numpy()
+            self.interaction += np.bincount(latent, per_pair, minlength=len(self.interaction))
+        self.owned += pairs.owned().cpu().numpy()
         sums = {name: values.sum(0) for name, values in by_sequence(pairs, batch).items()}
-        self._sum(sums | {"tokens": np.atleast_1d(sums["tokens"])})
+        sums["measured"] = np.atleast_1d(sums.pop("tokens"))
+        self._sum(sums)
 
     def _sum(self, sums: dict[str, Doubles]) -> None:
         for name, values in sums.items():
@@ -122,6 +124,11 @@ class TextTally:
     def tokens(self) -> int:
         """Scored positions read so far."""
         return int(self.totals["tokens"][0]) if self.totals else 0
+
+    @property
+    def measured(self) -> int:
+        """Those of them at which interactions were measured."""
+        return int(self.totals["measured"][0]) if "measured" in self.totals else 0
 
     @property
     def forms(self) -> tuple[str, ...]:
@@ -152,7 +159,7 @@ class TextTally:
         )
 
 
-_PLAIN = ("active", "total", "largest", "bins", "owned", "interaction")
+_PLAIN = ("active", "active_measured", "total", "largest", "bins", "owned", "interaction")
 
 
 def _lots(latent: Ints, sequence: Ints) -> NDArray[np.float32]:

@@ -131,7 +131,7 @@ def _write_pairs(path: Path, material: Material) -> None:
             "k": k,
             "coactive": together,
             "block": blocks[pairs.sums[order, FIXED:].argmax(1)] if len(order) else h,
-            "per_token": whole["i"] / max(material.text.tokens, 1),
+            "per_token": whole["i"] / max(material.text.measured, 1),
             **{name: sums / together for name, sums in whole.items()},
             "difference": pa.array(
                 material.differences[order], from_pandas=True, type=pa.float64()
@@ -143,7 +143,7 @@ def _write_pairs(path: Path, material: Material) -> None:
 
 def map_page(material: Material) -> Document:
     """The strongest pairs as a graph, and every active latent's place in the plane."""
-    pairs, tokens = material.text.pairs, max(material.text.tokens, 1)
+    pairs, tokens = material.text.pairs, max(material.text.measured, 1)
     size = pairs.form(COLUMNS["I"])
     order = np.argsort(-size, kind="stable")[:MAP_PAIRS]
     edges = [

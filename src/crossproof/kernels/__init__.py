@@ -44,6 +44,7 @@ __all__ = (
     "pair_table",
     "plain_pairs",
     "row_products",
+    "sums_by_sign",
     "uses_numba",
     "uses_triton",
     "weighted_rows",
@@ -184,6 +185,28 @@ def dominant(
     else:
         _run(numba_cpu.runner_up, (*entries, excluded), best, owner)
     return best, owner
+
+
+def sums_by_sign(
+    offsets: Int[Tensor, " bounds"],
+    indices: Int[Tensor, " nnz"],
+    values: Float[Tensor, " nnz"],
+    weights: Float[Tensor, "H N"],
+) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]]:
+    """Sums of the negative and of the positive `values[j] * weights[indices[j], n]` at each (b, n).
+
+    Without a copy of the weights, which may be far more than the rows of a batch.
+    """
+    if weights.is_meta:
+        sums = weights.new_empty(len(offsets) - 1, weights.shape[1])
+        return sums, torch.empty_like(sums)
+    if not uses_numba(weights):
+        return torch_any.sums_by_sign(offsets, indices, values, weights)
+    negative = weights.new_empty(len(offsets) - 1, weights.shape[1])
+    positive = torch.empty_like(negative)
+    inputs = offsets, indices, values, weights
+    _run(numba_cpu.sums_by_sign, inputs, negative, positive)
+    return negative, positive
 
 
 def dominant_of_both(

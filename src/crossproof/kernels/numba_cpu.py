@@ -120,6 +120,26 @@ def dominant(offsets, indices, values, weights, best, owner):
 
 
 @_compiled(FLAGS)
+def sums_by_sign(offsets, indices, values, weights, negative, positive):
+    """Sums over j of the negative and of the positive values[j] * weights[indices[j], n]."""
+    tokens, width = negative.shape
+    zero = weights.dtype.type(0)
+    for b in numba.prange(tokens):
+        for low in range(0, width, TILE):
+            high = min(low + TILE, width)
+            down, up = negative[b, low:high], positive[b, low:high]
+            down[:] = zero
+            up[:] = zero
+            for j in range(offsets[b], offsets[b + 1]):
+                row = weights[indices[j], low:high]
+                value = values[j]
+                for n in range(high - low):
+                    p = value * row[n]
+                    up[n] += max(p, zero)
+                    down[n] += min(p, zero)
+
+
+@_compiled(FLAGS)
 def runner_up(offsets, indices, values, weights, owner, best, second):
     """As `dominant`, among the entries that are not `owner`'s."""
     for b in numba.prange(best.shape[0]):

@@ -79,6 +79,22 @@ def dominant(
     return best, owner
 
 
+def sums_by_sign(
+    offsets: Int[Tensor, " bounds"],
+    indices: Int[Tensor, " nnz"],
+    values: Float[Tensor, " nnz"],
+    weights: Float[Tensor, "H N"],
+) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]]:
+    """Sums of the negative and of the positive contributions at each token and neuron."""
+    up, down, entries = weights.clamp_min(0), weights.clamp_max(0), (offsets, indices)
+    plus, minus = values.clamp_min(0), values.clamp_max(0)
+    negative, positive = (weighted_rows(*entries, plus, rows) for rows in (down, up))
+    if (values < 0).any():  # dictionaries of others may have such activations
+        negative = negative + weighted_rows(*entries, minus, up)
+        positive = positive + weighted_rows(*entries, minus, down)
+    return negative, positive
+
+
 def dominant_backward(
     indices: Int[Tensor, " nnz"],
     values: Float[Tensor, " nnz"],
