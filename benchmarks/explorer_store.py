@@ -17,7 +17,9 @@ from dataclasses import asdict
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -57,13 +59,13 @@ class Encoder:
     """What stands in the place of `Crosscoder.encode`: it counts seconds, or draws latents."""
 
     def __init__(self, k: int, by_chance: bool) -> None:
-        self.k, self.by_chance, self.seconds = k, by_chance, 0.0
+        self.k, self.by_chance, self.seconds = k, by_chance, np.zeros(2)
         self.encode, self.random = Crosscoder.encode, torch.Generator().manual_seed(0)
 
     def __call__(self, crosscoder: Crosscoder, x: Tensor) -> SparseLatents:
-        began = time.perf_counter()
+        began = now()
         latents = self._drawn(len(x), crosscoder) if self.by_chance else self.encode(crosscoder, x)
-        self.seconds += time.perf_counter() - began
+        self.seconds = self.seconds + now() - began
         return latents
 
     def _drawn(self, tokens: int, crosscoder: Crosscoder) -> SparseLatents:
@@ -81,17 +83,27 @@ class Parts:
     """Seconds and memory of every part of a build, as it reports them."""
 
     def __init__(self, encoder: Encoder) -> None:
-        self.encoder, self.doing, self.total = encoder, "start", 0.0
-        self.began, self.encoded = time.perf_counter(), 0.0
+        self.encoder, self.doing, self.total = encoder, "start", np.zeros(2)
+        self.began, self.encoded = now(), np.zeros(2)
 
     def __call__(self, doing: str, *_: int) -> None:
         if doing == self.doing:
             return
-        now, encoded = time.perf_counter(), self.encoder.seconds
-        beyond = now - self.began - (encoded - self.encoded)
+        time_now, encoded = now(), self.encoder.seconds
+        beyond = time_now - self.began - (encoded - self.encoded)
         self.total += beyond
-        print(f"{self.doing:24}{beyond:9.1f} s beyond encoding{_largest():9,} MiB", flush=True)
-        self.doing, self.began, self.encoded = doing, now, encoded
+        print(f"{self.doing:24}{seconds(beyond)} beyond encoding{_largest():9,} MiB", flush=True)
+        self.doing, self.began, self.encoded = doing, time_now, encoded
+
+
+def now() -> NDArray[np.float64]:
+    """Seconds on the clock, and of processor time."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def seconds(spent: NDArray[np.float64]) -> str:
+    """Both of them."""
+    return f"{spent[0]:9.1f} s ({spent[1]:.1f} s of processors)"
 
 
 def _largest() -> int:
@@ -129,7 +141,7 @@ def main() -> None:
         f"{facts.latents:,} latents ({facts.dead:,} never active), {facts.tokens:,} tokens, "
         f"{facts.pairs:,} pairs, {facts.described:,} with pages; {torch.get_num_threads()} threads"
     )
-    print(f"{parts.total:.0f} s beyond encoding, which took {encoder.seconds:.0f} s")
+    print(f"{seconds(parts.total)} beyond encoding, which took {seconds(encoder.seconds)}")
     print(f"{size / 2**20:.0f} MiB on the disk")
 
 
