@@ -24,8 +24,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from crossproof.activations import TextSlice
-from crossproof.crosscoder import Crosscoder, CrosscoderConfig, Provenance, save_crosscoder
-from crossproof.crosscoder.latents import SparseLatents
+from crossproof.crosscoder import (
+    Crosscoder,
+    CrosscoderConfig,
+    Provenance,
+    SparseLatents,
+    save_crosscoder,
+)
 from crossproof.explorer import BuildOptions, build_store
 from crossproof.lm import LanguageModel, load_model
 from crossproof.training import DEMO

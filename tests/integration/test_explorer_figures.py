@@ -34,7 +34,7 @@ from crossproof.explorer.building import build_store
 from crossproof.explorer.format import BUILDING, PAIRS
 from crossproof.explorer.store import RowsQuestion, Store
 from crossproof.explorer.strings import TokenStrings
-from crossproof.interactions.matrix import Interactions
+from crossproof.interactions.matrix import Form, Interactions
 from crossproof.interactions.measuring import token_pairs
 from crossproof.interactions.views import mlp_views, read_by
 from crossproof.lm import LanguageModel
@@ -143,7 +143,8 @@ def test_what_is_kept_of_too_many_pairs_is_exact(
     at = np.searchsorted(h * LATENTS + k, tally.key)
     assert 0 < len(tally.key) < len(h)
     np.testing.assert_array_equal(tally.coactive, sums.coactive.numpy()[at])
-    for column, form in ((slice(0, 2), "I"), (slice(4, 5), "Q")):
+    forms: list[tuple[slice, Form]] = [(slice(0, 2), "I"), (slice(4, 5), "Q")]
+    for column, form in forms:
         expected = sums.pair_sums(form, normalise="sum").numpy()[at]
         np.testing.assert_allclose(tally.sums[:, column].sum(1), expected, rtol=SUMS)
 

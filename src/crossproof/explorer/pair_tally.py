@@ -72,7 +72,8 @@ class PairTally:
         self.waiting.append((key[chosen], columns[chosen]))
         if sum(len(each) for each, _ in self.waiting) >= AT_ONCE:
             self.settle()
-        return columns[:, list(COLUMNS["I"])].sum(1)
+        interaction: Doubles = columns[:, list(COLUMNS["I"])].sum(1)
+        return interaction
 
     def settle(self) -> None:
         """Adds what waits to the table, and lets pairs go if there are too many."""
@@ -159,8 +160,8 @@ class PairTally:
     def restored(cls, arrays: dict[str, NDArray[np.generic]]) -> PairTally:
         """What `arrays` gave."""
         waiting = [(arrays["pairs.waiting"], arrays["pairs.columns"])]
-        names = ("key", "coactive", "sums", "closed")
-        return cls(*(arrays[f"pairs.{name}"] for name in names), waiting)  # type: ignore[arg-type]
+        plain = {name: arrays[f"pairs.{name}"] for name in ("key", "coactive", "sums", "closed")}
+        return cls(**plain, waiting=waiting)  # type: ignore[arg-type]
 
 
 @cache

@@ -122,21 +122,14 @@ def dominant(offsets, indices, values, weights, best, owner):
 @_compiled(FLAGS)
 def sums_by_sign(offsets, indices, values, weights, negative, positive):
     """Sums over j of the negative and of the positive values[j] * weights[indices[j], n]."""
-    tokens, width = negative.shape
-    zero = weights.dtype.type(0)
-    for b in numba.prange(tokens):
-        for low in range(0, width, TILE):
-            high = min(low + TILE, width)
-            down, up = negative[b, low:high], positive[b, low:high]
-            down[:] = zero
-            up[:] = zero
-            for j in range(offsets[b], offsets[b + 1]):
-                row = weights[indices[j], low:high]
-                value = values[j]
-                for n in range(high - low):
-                    p = value * row[n]
-                    up[n] += max(p, zero)
-                    down[n] += min(p, zero)
+    for b in numba.prange(len(negative)):
+        down, up = negative[b], positive[b]
+        for j in range(offsets[b], offsets[b + 1]):
+            row, value = weights[indices[j]], values[j]
+            for n in range(len(row)):
+                p = value * row[n]
+                up[n] += p if p > 0 else row.dtype.type(0)
+                down[n] += p if p < 0 else row.dtype.type(0)
 
 
 @_compiled(FLAGS)
