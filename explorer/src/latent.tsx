@@ -33,7 +33,7 @@ export function Latent() {
         {page.cluster !== null && <span class="tag">cluster {page.cluster}</span>}
       </div>
       {page.explanation && <p class="lead" dir="auto">{page.explanation}</p>}
-      <Figures items={figures(page)} />
+      <Figures items={figures(page, facts)} />
       <div class="columns">
         <div class="main">
           <Contexts page={page} />
@@ -63,7 +63,7 @@ export function Latent() {
   );
 }
 
-function figures(page: LatentPage): [string, string, string?][] {
+function figures(page: LatentPage, facts: Dictionary): [string, string, string?][] {
   const owned = Object.values(page.owned);
   return [
     ["active at", percent(page.frequency), `${count(page.active)} of ${count(page.tokens)} tokens`],
@@ -73,6 +73,7 @@ function figures(page: LatentPage): [string, string, string?][] {
       ["I a token", number(page.interaction), "Interaction with all other latents, both directions, all blocks, mean over the tokens at which pairs are measured"],
       ["owns of neurons", percent(owned.reduce((a, b) => a + b, 0) / owned.length), "Share of (token, neuron) pairs at which it is dominant, mean over blocks"],
     ] as [string, string, string][] : []),
+    ...(facts.joint ? [["relative norm", number(page.relative_norm), "Length of its decoder vectors in the second model over that in both: 0 is the first model’s alone, 1 the second’s"] as [string, string, string]] : []),
     ["tokens read", count(page.tokens)],
   ];
 }

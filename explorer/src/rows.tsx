@@ -25,6 +25,8 @@ const LATENT_COLUMNS: Column[] = [
   { name: "cluster", label: "cluster", format: (value) => `${value}`, rank: 3 },
 ];
 
+const RELATIVE_NORM: Column = { name: "relative_norm", label: "rel. norm", note: "Of two models: 0 is the first’s alone, 1 the second’s", rank: 3 };
+
 const pairColumns = (second: string): Column[] => [
   { name: "per_token", label: "I a token", note: "Both directions, all blocks, mean over the tokens at which pairs are measured" },
   { name: "coactive", label: "both active", note: "Tokens at which both are active", format: count, rank: 1 },
@@ -38,7 +40,9 @@ const pairColumns = (second: string): Column[] => [
 const HEIGHT = { latents: 62, pairs: 40 }, CHUNK = 100;
 
 export function LatentRows() {
-  return <RowsPage table="latents" columns={LATENT_COLUMNS} sort="interaction" />;
+  const { manifest, route } = usePane(), { joint } = manifest.dictionaries[route.dictionary];
+  const columns = joint ? LATENT_COLUMNS.map((each) => (each.name === "largest" ? RELATIVE_NORM : each)) : LATENT_COLUMNS;
+  return <RowsPage table="latents" columns={columns} sort="interaction" />;
 }
 
 export function PairRows() {

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.measure_run import MeasureOptions
 from crossproof.explorer.curves import Wanted, neuron_examples, pair_neurons
-from crossproof.explorer.decoders import logit_effects, nearest, norms
+from crossproof.explorer.decoders import logit_effects, nearest, norms, whose
 from crossproof.explorer.detail_tally import DetailTally
 from crossproof.explorer.facts import dictionary_facts
 from crossproof.explorer.format import DictionaryFacts
@@ -84,7 +85,7 @@ class Builder:
         text = self._text_pass(views)
         details = self._detail_pass(views, text) if views else None
         pairs, neurons = self._examples(views, details) if details else ({}, {})
-        self.tell(f"{self.name}: pages", 0, 1)
+        self.tell(f"{self.name}: nearest vectors", 0, 1)
         near = nearest(self.crosscoder)
         material = Material(
             sequences=self.sequences,
@@ -95,13 +96,13 @@ class Builder:
             neuron_examples=neurons,
             blocks=tuple(views),
             norms=norms(self.crosscoder),
+            whose=whose(self.crosscoder),
             nearest=near,
             logits=logit_effects(self.model, self.crosscoder),
             map=neighbour_map(*near),
             clusters=clusters,
         )
-        write_dictionary(self.place, material)
-        self.tell(f"{self.name}: pages", 1, 1)
+        write_dictionary(self.place, material, partial(self.tell, f"{self.name}: pages"))
         return dictionary_facts(self.name, self.crosscoder, material, views, unread)
 
     def _views(self) -> tuple[dict[int, MLPView], str]:

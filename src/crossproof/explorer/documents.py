@@ -47,6 +47,7 @@ def latent_page(material: Material, latent: int) -> Document:
         "neurons": _neurons(material, latent),
         "owned": _owned(material, latent),
         "norms": rounded(material.norms[latent]),
+        "relative_norm": _known(float(material.whose[latent])),
         "cluster": material.cluster_of.get(latent),
         "explanation": material.explanations.get(latent),
         "at": rounded(material.map[latent]),
@@ -220,6 +221,10 @@ def _owned(material: Material, latent: int) -> dict[str, float]:
         str(block): float(row[latent] / max(int(row.sum()), 1))
         for block, row in zip(material.blocks, owned, strict=True)
     }
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else short(value)
 
 
 def label(page: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from crossproof.crosscoder.diffing import is_joint
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.explorer.detail_tally import neurons_of
 from crossproof.explorer.format import DictionaryFacts
@@ -41,6 +42,7 @@ def dictionary_facts(
         gated="AND" in text.forms,
         views={str(block): described(view, crosscoder) for block, view in views.items()},
         hookpoints=list(crosscoder.hookpoints.names),
+        joint=is_joint(crosscoder.hookpoints),
         totals=_totals(material, views),
         logits=logits.hookpoint or logits.missing,
         unread=unread,

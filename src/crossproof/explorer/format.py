@@ -58,6 +58,8 @@ class DictionaryFacts:
     views: dict[str, str]
     """By block, where its MLP reads the dictionary."""
     hookpoints: list[str]
+    joint: bool
+    """Whether they are those of two models."""
     totals: dict[str, float]
     """By form: the mean over tokens and blocks, as `measure` has it."""
     logits: str
