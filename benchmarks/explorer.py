@@ -81,7 +81,8 @@ def latent_page(latent: int, latents: int, rng: random.Random) -> dict[str, Any]
         ],
         "owned": {"0": 0.001, "1": 0.002, "2": 0.001, "3": 0.0005},
         "norms": [round(rng.random(), 3) for _ in HOOKPOINTS],
-        "cluster": None, "explanation": None, "at": [rng.random(), rng.random()],
+        "relative_norm": None, "cluster": None, "explanation": None,
+        "at": [rng.random(), rng.random()],
     }  # fmt: skip
 
 
@@ -91,7 +92,8 @@ def latent_row(page: dict[str, Any]) -> dict[str, Any]:
     tokens = page["contexts"][0]["tokens"]
     return {
         **{name: page[name] for name in names},
-        "owned": 0.001, "partners": PARTNERS, "strongest": 0.012, "cluster": None,
+        "owned": 0.001, "partners": PARTNERS, "strongest": 0.012,
+        "relative_norm": None, "cluster": None,
         "label": " · ".join(c["tokens"][12].strip() for c in page["contexts"][:4]),
         "explanation": None,
         "snippet": json.dumps(["".join(tokens[7:12]), tokens[12], "".join(tokens[13:16])]),
@@ -109,7 +111,7 @@ def make_store(run: Path, latents: int) -> None:
     schema = pa.schema(
         [("latent", pa.int64()), ("active", pa.int64())]
         + [(name, pa.float64()) for name in numbers]
-        + [("partners", pa.int64()), ("cluster", pa.int64())]
+        + [("relative_norm", pa.float64()), ("partners", pa.int64()), ("cluster", pa.int64())]
         + [(name, pa.string()) for name in ("label", "explanation", "snippet", "text")]
         + [("x", pa.float32()), ("y", pa.float32())]
     )
@@ -145,14 +147,16 @@ def _write_rest(run: Path, place: Path, latents: int, pages_schema: pa.Schema) -
             file.write_table(schema.empty_table())
     facts = {
         "name": "synthetic", "latents": latents, "dead": 0, "tokens": 10_000_000,
-        "detail_tokens": 65_536, "pairs": 0, "pairs_complete": False, "described": 0,
+        "pair_tokens": 2_000_000, "detail_tokens": 65_536, "pairs": 0, "pairs_complete": False,
+        "described": 0,
         "neurons": {"0": 512, "1": 512, "2": 512, "3": 512}, "forms": ["I", "J", "Q"],
-        "gated": False, "views": {}, "hookpoints": HOOKPOINTS, "totals": {}, "logits": "",
+        "gated": False, "views": {}, "hookpoints": HOOKPOINTS, "joint": False,
+        "totals": {}, "logits": "",
         "unread": "",
     }  # fmt: skip
     store = run / "explorer"
     manifest = {
-        "model": "synthetic", "model_hash": "0" * 16, "schema": 2, "dictionaries": [facts],
+        "model": "synthetic", "model_hash": "0" * 16, "schema": 3, "dictionaries": [facts],
         "text": {"text": "none", "split": "held_out", "sequences": 1, "context": 256},
         "files": {
             path.relative_to(store).as_posix(): {

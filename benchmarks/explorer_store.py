@@ -1,10 +1,11 @@
 """What building the explorer's store costs beyond encoding, by its parts, and how large it is.
 
-    python benchmarks/explorer_store.py --latents 65536 --tokens 1e7
+    python benchmarks/explorer_store.py --latents 65536 --tokens 1e7 --by-chance
 
-The dictionary is one of the bundled model's MLP inputs, initialised and not trained. Seconds are of
-processor time; the text's are a number of tokens times a constant, details are read from the first
-256 sequences whatever the text's length, and pages are a number of latents times a constant.
+The dictionary is one of the bundled model's MLP inputs, of random vectors. With
+`--by-chance` its encoder, whose products of 65,536 latents take hours, is not run: active latents
+are drawn instead, four groups of latents that belong together a token, frequent groups and rare
+ones. Memory is the largest that the process held in each part, in MiB.
 """
 
 from __future__ import annotations
@@ -12,30 +13,112 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
+from unittest.mock import patch
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
 
 from crossproof.activations import TextSlice
-from crossproof.crosscoder import Crosscoder, CrosscoderConfig, Provenance, save_crosscoder
+from crossproof.crosscoder import (
+    Crosscoder,
+    CrosscoderConfig,
+    Provenance,
+    SparseLatents,
+    save_crosscoder,
+)
 from crossproof.explorer import BuildOptions, build_store
 from crossproof.lm import LanguageModel, load_model
 from crossproof.training import DEMO
 
+GROUPS = 4
+"""Of latents that are active together, at a token."""
 
-def save_run(model: LanguageModel, run: Path, text: TextSlice, latents: int, k: int) -> Crosscoder:
-    """A run folder with one crosscoder as training would begin it."""
+
+def long_text(model: LanguageModel, path: Path, tokens: int) -> TextSlice:
+    """The bundled model's training text as often as it takes, in a file of tokens."""
+    rows = TextSlice("bundled", "train", 16_384, 256).read(model)
+    wanted = -(-tokens // 256)
+    save_file({"held_out": rows.repeat(-(-wanted // len(rows)), 1)[:wanted].contiguous()}, path)
+    return TextSlice(str(path), "held_out", wanted, 256)
+
+
+def save_run(model: LanguageModel, run: Path, latents: int, k: int) -> None:
+    """A run folder with one crosscoder of random vectors."""
     names = [f"blocks.{block}.mlp.hook_in" for block in range(model.n_blocks)]
     hookpoints = model.hookpoints(names)
-    sample = model.activations(text.read(model)[:8], names).flatten(0, 1)
     crosscoder = Crosscoder(CrosscoderConfig(latents, "topk", k), hookpoints, model.d_model)
-    crosscoder.initialise(sample, seed=0)
-    training = asdict(DEMO)
-    provenance = Provenance(model.name, model.weights_hash, 0, training)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weights in (crosscoder.W_enc, crosscoder.W_dec):
+            weights.normal_(std=model.d_model**-0.5)
+    provenance = Provenance(model.name, model.weights_hash, 0, asdict(DEMO))
     save_crosscoder(crosscoder, run / "unpenalised" / "crosscoder", provenance)
-    return crosscoder
+
+
+class Encoder:
+    """What stands in the place of `Crosscoder.encode`: it counts seconds, or draws latents."""
+
+    def __init__(self, k: int, by_chance: bool) -> None:
+        self.k, self.by_chance, self.seconds = k, by_chance, np.zeros(2)
+        self.encode, self.random = Crosscoder.encode, torch.Generator().manual_seed(0)
+
+    def __call__(self, crosscoder: Crosscoder, x: Tensor) -> SparseLatents:
+        began = now()
+        latents = self._drawn(len(x), crosscoder) if self.by_chance else self.encode(crosscoder, x)
+        self.seconds = self.seconds + now() - began
+        return latents
+
+    def _drawn(self, tokens: int, crosscoder: Crosscoder) -> SparseLatents:
+        """Groups whose frequency falls with the root of their rank; neighbours in a group."""
+        wide, each = crosscoder.n_latents, self.k // GROUPS
+        rank = torch.rand(tokens, GROUPS, generator=self.random).square()
+        first = (rank * (wide // GROUPS // (4 * each))).long() * 4 * each
+        first = first + torch.arange(GROUPS) * (wide // GROUPS)
+        within = torch.rand(tokens, GROUPS, 4 * each, generator=self.random).argsort(2)[..., :each]
+        values = torch.rand(tokens, self.k, generator=self.random).log().neg() + 0.01
+        return SparseLatents.from_rows((first[..., None] + within).flatten(1), values, wide)
+
+
+class Parts:
+    """Seconds and memory of every part of a build, as it reports them."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder, self.doing, self.total = encoder, "start", np.zeros(2)
+        self.began, self.encoded = now(), np.zeros(2)
+
+    def __call__(self, doing: str, *_: int) -> None:
+        if doing == self.doing:
+            return
+        time_now, encoded = now(), self.encoder.seconds
+        beyond = time_now - self.began - (encoded - self.encoded)
+        self.total += beyond
+        print(f"{self.doing:24}{seconds(beyond)} beyond encoding{_largest():9,} MiB", flush=True)
+        self.doing, self.began, self.encoded = doing, time_now, encoded
+
+
+def now() -> NDArray[np.float64]:
+    """Seconds on the clock, and of processor time."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def seconds(spent: NDArray[np.float64]) -> str:
+    """Both of them."""
+    return f"{spent[0]:9.1f} s ({spent[1]:.1f} s of processors)"
+
+
+def _largest() -> int:
+    """The most memory held since the last call; in all, where the system does not say."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0
+    size = int(status.read_text().split("VmHWM:")[1].split()[0]) // 1024
+    Path("/proc/self/clear_refs").write_text("5")
+    return size
 
 
 def main() -> None:
@@ -44,38 +127,27 @@ def main() -> None:
     parser.add_argument("--latents", type=int, default=8_192)
     parser.add_argument("--tokens", type=float, default=1e5)
     parser.add_argument("--k", type=int, default=16)
+    parser.add_argument("--by-chance", action="store_true")
     options = parser.parse_args()
     model = load_model("bundled")
-    text = TextSlice.of_tokens("bundled", "train", int(options.tokens), 256)
-    spent: dict[str, float] = defaultdict(float)
-    clock = time.process_time()
-
-    def tell(doing: str, *_: int) -> None:
-        nonlocal clock
-        spent[doing.partition(": ")[2]] += time.process_time() - clock
-        clock = time.process_time()
-
+    encoder = Encoder(options.k, options.by_chance)
     with tempfile.TemporaryDirectory() as temporary:
         run = Path(temporary) / "run"
-        crosscoder = save_run(model, run, text, options.latents, options.k)
-        some, began = text.read(model)[:64], time.process_time()
-        with torch.no_grad():
-            x = model.activations(some, crosscoder.hookpoints.names).flatten(0, 1)
-            for part in x.split(1024):
-                crosscoder.encode(part)
-        encoding = (time.process_time() - began) / len(x)
-        clock = time.process_time()
-        manifest = build_store(model, run, text, BuildOptions(), tell)
+        text = long_text(model, Path(temporary) / "text.safetensors", int(options.tokens))
+        save_run(model, run, options.latents, options.k)
+        parts = Parts(encoder)
+        with patch.object(Crosscoder, "encode", lambda *given: encoder(*given)):
+            manifest = build_store(model, run, text, BuildOptions(), parts)
+        parts("end")
         [facts] = manifest.dictionaries
-        size = sum(file.stat().st_size for file in (run / "explorer").rglob("*") if file.is_file())
+        files = [file for file in (run / "explorer").rglob("*") if file.is_file()]
+        size = sum(file.stat().st_size for file in files)
     print(
-        f"{facts.latents:,} latents, {facts.tokens:,} tokens, {facts.described:,} pairs with pages"
+        f"{facts.latents:,} latents ({facts.dead:,} never active), {facts.tokens:,} tokens, "
+        f"{facts.pairs:,} pairs, {facts.described:,} with pages; {torch.get_num_threads()} threads"
     )
-    print(f"encoding alone: {1e6 * encoding:.0f} s a million tokens")
-    print(f"text, encoding included: {1e6 * spent['text'] / facts.tokens:.0f} s a million tokens")
-    print(f"pairs and neurons, read again: {spent['pairs']:.0f} s and {spent['neurons']:.0f} s")
-    print(f"pages: {1e4 * spent['pages'] / facts.latents:.1f} s ten thousand latents")
-    print(f"{size / 2**20:.0f} MiB")
+    print(f"{seconds(parts.total)} beyond encoding, which took {seconds(encoder.seconds)}")
+    print(f"{size / 2**20:.0f} MiB on the disk")
 
 
 if __name__ == "__main__":

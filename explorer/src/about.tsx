@@ -15,6 +15,7 @@ export function About() {
         ["latents", count(facts.latents), `${facts.dead} never active in this text`],
         ["never active", count(facts.dead)],
         ["tokens read", count(facts.tokens), `${manifest.text.split} split of ${manifest.text.text}`],
+        ["pairs measured at", count(facts.pair_tokens), "Tokens, spread evenly over the text"],
         ["read twice", count(facts.detail_tokens), "For contexts of pairs, second differences and neurons"],
         ["pairs", count(facts.pairs), facts.pairs_complete ? "All that occurred" : "The strongest partners of each latent"],
         ["with a page", count(facts.described)],

@@ -33,7 +33,7 @@ export function Latent() {
         {page.cluster !== null && <span class="tag">cluster {page.cluster}</span>}
       </div>
       {page.explanation && <p class="lead" dir="auto">{page.explanation}</p>}
-      <Figures items={figures(page)} />
+      <Figures items={figures(page, facts)} />
       <div class="columns">
         <div class="main">
           <Contexts page={page} />
@@ -63,16 +63,17 @@ export function Latent() {
   );
 }
 
-function figures(page: LatentPage): [string, string, string?][] {
+function figures(page: LatentPage, facts: Dictionary): [string, string, string?][] {
   const owned = Object.values(page.owned);
   return [
     ["active at", percent(page.frequency), `${count(page.active)} of ${count(page.tokens)} tokens`],
     ["mean when active", number(page.mean)],
     ["largest", number(page.largest)],
     ...(owned.length ? [
-      ["I a token", number(page.interaction), "Interaction with all other latents, both directions, all blocks, mean over all tokens"],
+      ["I a token", number(page.interaction), "Interaction with all other latents, both directions, all blocks, mean over the tokens at which pairs are measured"],
       ["owns of neurons", percent(owned.reduce((a, b) => a + b, 0) / owned.length), "Share of (token, neuron) pairs at which it is dominant, mean over blocks"],
     ] as [string, string, string][] : []),
+    ...(facts.joint ? [["relative norm", number(page.relative_norm), "Length of its decoder vectors in the second model over that in both: 0 is the first model’s alone, 1 the second’s"] as [string, string, string]] : []),
     ["tokens read", count(page.tokens)],
   ];
 }
@@ -139,7 +140,7 @@ const FORM_NOTES: Record<string, string> = {
 function Partners({ page, facts }: { page: LatentPage; facts: Dictionary }) {
   const [sort, setSort] = useState("I a token"), [all, setAll] = useState(false);
   const columns: [string, string, (each: Partner) => number | null][] = [
-    ["I a token", "Mean over all tokens, both directions, all blocks", (each) => each.per_token],
+    ["I a token", "Mean over the tokens at which pairs are measured, both directions, all blocks", (each) => each.per_token],
     ["both active", "Tokens at which both are active", (each) => each.coactive],
     ...facts.forms.map((form) => [form, `${FORM_NOTES[form]}; mean over tokens with both active`, (each: Partner) => each.per_coactive[form]] as [string, string, (each: Partner) => number]),
     ["2nd diff.", "True non-additivity at the token’s other latents, mean over tokens with both active", (each) => each.second_difference],

@@ -2,10 +2,11 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { number } from "./format";
 import { Card, LatentLink, PairLink, Waiting, table, useLoaded, usePane } from "./parts";
-import type { MapPage } from "./types";
+import type { LatentPage, MapPage } from "./types";
 
 interface Node { id: number; x: number; y: number; cluster: number; size: number }
-interface Plane { nodes: Node[]; edges: [number, number, number][] }
+type Edge = [number, number, number];
+interface Plane { nodes: Node[]; edges: Edge[] }
 interface Window_ { x: number; y: number; zoom: number }
 
 const HOME: Window_ = { x: 0, y: 0, zoom: 1 };
@@ -15,11 +16,17 @@ export function Map_() {
   const loaded = useLoaded(() => pane.source.page<MapPage>(dictionary, "map", 0), [dictionary]);
   const kind = options.by === "vectors" ? "vectors" : "pairs";
   const near = options.near ? Number(options.near) : null;
-  const page = loaded.value;
-  const plane = useMemo(() => (page ? planeOf(page, kind, near) : null), [page, kind, near]);
+  const own = useLoaded<LatentPage | null>(
+    () => (near === null ? Promise.resolve(null) : pane.source.page<LatentPage>(dictionary, "latent", near)),
+    [dictionary, near],
+  );
+  const page = loaded.value, chosen = own.value?.latent === near ? own.value! : null;
+  const edges = useMemo(() => (page ? edgesOf(page, kind, chosen) : []), [page, kind, chosen]);
+  const plane = useMemo(() => (page ? planeOf(page, kind, chosen, edges) : null), [page, kind, chosen, edges]);
   if (!page || !plane) return <Waiting of={loaded} />;
   const set = (changed: Record<string, string>) => pane.go({ ...pane.route, options: { ...options, ...changed } }, true);
-  const edges = near === null ? page.edges : page.edges.filter(([h, k]) => h === near || k === near);
+  const listed = chosen ? edges.filter(([h, k]) => h === near || k === near) : page.edges;
+  const byVectors = chosen !== null && kind === "vectors";
   return (
     <>
       <div class="title"><h1>Map</h1></div>
@@ -31,47 +38,54 @@ export function Map_() {
         </fieldset>
         <label class="field">Neighbourhood of latent
           <input type="number" min={0} value={options.near ?? ""} onChange={(event) => set({ near: event.currentTarget.value })} /></label>
-        {near !== null && <button type="button" class="more" onClick={() => set({ near: "" })}>Whole map</button>}
+        {near !== null && <button type="button" onClick={() => set({ near: "" })}>Whole map</button>}
       </div>
-      <Drawing plane={plane} edges={kind === "pairs" || near !== null} chosen={near} choose={(id) => set({ near: `${id}` })} />
-      <Card title={near === null ? "Strongest pairs" : `Strongest pairs of ${near}`} note="The same as a list: I a token."
-        copy={{ CSV: () => table(["h", "k", "I a token"], edges, "CSV") }}>
-        {near !== null && <p><LatentLink id={near}>Open latent {near}</LatentLink></p>}
+      {own.error && <p class="error" role="alert">{own.error}</p>}
+      <Drawing plane={plane} edges={kind === "pairs" || chosen !== null} chosen={near} choose={(id) => set({ near: `${id}` })} />
+      <Card title={!chosen ? "Strongest pairs" : byVectors ? `Nearest decoder vectors of ${near}` : `Strongest pairs of ${near}`}
+        note={byVectors ? "The same as a list: cosine, all hookpoints together." : "The same as a list: I a token."}
+        copy={{ CSV: () => table(["h", "k", byVectors ? "cosine" : "I a token"], listed, "CSV") }}>
+        {chosen && <p><LatentLink id={chosen.latent}>Open latent {near}</LatentLink></p>}
         <ol class="pairs">
-          {edges.slice(0, 60).map(([h, k, size]) => <li key={`${h}-${k}`}><PairLink ids={[h, k]}>{h} · {k}</PairLink> <span class="quiet">{number(size)}</span></li>)}
+          {listed.slice(0, 60).map(([h, k, size]) => (
+            <li key={`${h}-${k}`}>{byVectors ? <LatentLink id={h === near ? k : h} /> : <PairLink ids={[h, k]}>{h} · {k}</PairLink>} <span class="quiet">{number(size)}</span></li>
+          ))}
         </ol>
-        {edges.length === 0 && <p class="quiet">None among the strongest pairs of the whole dictionary.</p>}
+        {listed.length === 0 && <p class="quiet">It meets no other latent in this text.</p>}
       </Card>
     </>
   );
 }
 
-function planeOf(page: MapPage, kind: string, near: number | null): Plane {
+/** The strongest pairs; of a neighbourhood those of one latent, and those among its partners. */
+function edgesOf(page: MapPage, kind: string, chosen: LatentPage | null): Edge[] {
+  if (!chosen) return page.edges;
+  const to = (other: number, size: number): Edge => [Math.min(chosen.latent, other), Math.max(chosen.latent, other), size];
+  if (kind === "vectors") return chosen.nearest.map(([other, cosine]) => to(other, cosine));
+  const own = chosen.partners.map((each) => to(each.latent, each.per_token)).sort((a, b) => b[2] - a[2]);
+  const close = new Set(chosen.partners.map((each) => each.latent));
+  return [...own, ...page.edges.filter(([h, k]) => close.has(h) && close.has(k))];
+}
+
+function planeOf(page: MapPage, kind: string, chosen: LatentPage | null, edges: Edge[]): Plane {
   const row = new Map(page.latents.map((latent, at) => [latent, at]));
   const most = Math.max(1e-30, ...page.interaction);
   const node = (id: number, x: number, y: number): Node => {
-    const at = row.get(id) ?? 0;
-    return { id, x, y, cluster: page.clusters[at], size: Math.sqrt((page.interaction[at] ?? 0) / most) };
+    const at = row.get(id);
+    const known = at === undefined ? { cluster: 0, size: 0 } : { cluster: page.clusters[at], size: Math.sqrt(page.interaction[at] / most) };
+    return { id, x, y, ...known };
   };
-  let edges = page.edges;
-  if (near !== null) {
-    const close = new Set([near, ...edges.filter(([h, k]) => h === near || k === near).flatMap(([h, k]) => [h, k])]);
-    edges = edges.filter(([h, k]) => close.has(h) && close.has(k));
-  }
-  const linked = [...new Set(edges.flatMap(([h, k]) => [h, k]))];
-  if (kind === "vectors") {
-    const shown = near === null ? page.latents : linked.length ? linked : [near];
-    return { nodes: shown.filter((id) => row.has(id)).map((id) => node(id, page.x[row.get(id)!], page.y[row.get(id)!])), edges };
-  }
+  const linked = [...new Set([...(chosen ? [chosen.latent] : []), ...edges.flatMap(([h, k]) => [h, k])])];
+  if (kind === "vectors" && !chosen) return { nodes: page.latents.map((id, at) => node(id, page.x[at], page.y[at])), edges };
   const places = settled(linked, edges);
-  return { nodes: linked.map((id, at) => node(id, places[at][0], places[at][1])), edges };
+  return { nodes: linked.map((id, at) => node(id, ...places[at])), edges };
 }
 
 /**
  * Springs along pairs, repulsion between those that are close: Fruchterman and Reingold, always from
  * one beginning. Without the limit, small groups would be driven to the rim and the rest be a dot.
  */
-function settled(ids: number[], edges: [number, number, number][]): [number, number][] {
+function settled(ids: number[], edges: Edge[]): [number, number][] {
   const n = ids.length, index = new Map(ids.map((id, at) => [id, at]));
   const golden = Math.PI * (3 - Math.sqrt(5));
   const at = ids.map((_, i) => [Math.cos(i * golden) * Math.sqrt((i + 1) / n), Math.sin(i * golden) * Math.sqrt((i + 1) / n)]);
@@ -97,8 +111,18 @@ function settled(ids: number[], edges: [number, number, number][]): [number, num
       at[i][0] += move[i][0] * go; at[i][1] += move[i][1] * go;
     }
   }
-  const reach = Math.max(1e-6, ...at.map(([x, y]) => Math.max(Math.abs(x), Math.abs(y))));
-  return at.map(([x, y]) => [x / reach, y / reach]);
+  return filled(at);
+}
+
+/** Within [-1, 1] each way, the crowded middle drawn out. */
+function filled(at: number[][]): [number, number][] {
+  const middle = [0, 1].map((axis) => at.reduce((sum, each) => sum + each[axis], 0) / (at.length || 1));
+  const drawn = at.map(([x, y]) => {
+    const [a, b] = [x - middle[0], y - middle[1]], out = Math.max(Math.hypot(a, b), 1e-6) ** -0.35;
+    return [a * out, b * out];
+  });
+  const reach = [0, 1].map((axis) => Math.max(1e-6, ...drawn.map((each) => Math.abs(each[axis]))));
+  return drawn.map(([x, y]) => [x / reach[0], y / reach[1]]);
 }
 
 const TONES = 8;
@@ -113,8 +137,9 @@ function Drawing({ plane, edges, chosen, choose }: { plane: Plane; edges: boolea
     observer.observe(canvas.current!.parentElement!);
     return () => observer.disconnect();
   }, []);
-  const [width, height] = size, unit = Math.min(width, height) * 0.47 * view.zoom, wide = width > height * 1.3 ? 1.45 : 1;
+  const [width, height] = size, unit = height * 0.46 * view.zoom, wide = width / height;
   const place = (node: Node) => [width / 2 + (node.x - view.x) * unit * wide, height / 2 + (node.y - view.y) * unit];
+  const bySize = useMemo(() => [...plane.nodes].sort((a, b) => b.size - a.size), [plane]);
   const [dark, setDark] = useState(0);
   useEffect(() => {
     const again = () => setDark((value) => value + 1), media = matchMedia("(prefers-color-scheme: dark)");
@@ -161,11 +186,16 @@ function Drawing({ plane, edges, chosen, choose }: { plane: Plane; edges: boolea
       }
     }
     pen.globalAlpha = 1;
-    pen.fillStyle = tone("--ink");
     pen.font = `11px ${tone("--sans")}`;
-    const labelled = many * (1 / view.zoom ** 2) < 90 ? plane.nodes : [...plane.nodes].sort((a, b) => b.size - a.size).slice(0, 14);
-    for (const node of labelled) {
+    const few = many / view.zoom ** 2 < 90, written: [number, number][] = [];
+    for (const node of few ? bySize : bySize.slice(0, 40)) {
       const [x, y] = place(node);
+      if (x < 0 || y < 0 || x > width || y > height || written.some(([a, b]) => Math.abs(a - x) < 34 && Math.abs(b - y) < 14)) continue;
+      written.push([x, y]);
+      pen.strokeStyle = tone("--card");
+      pen.lineWidth = 3;
+      pen.strokeText(`${node.id}`, x + 7, y - 5);
+      pen.fillStyle = tone("--ink");
       pen.fillText(`${node.id}`, x + 7, y - 5);
     }
   }, [plane, view, size, over, dark, chosen]);

@@ -60,11 +60,11 @@ function FiguresOnly({ h, k, why, facts }: { h: number; k: number; why: string; 
 
 function figures(page: PairPage, facts: Dictionary): [string, string, string?][] {
   return [
-    ["I a token", number(page.per_token), "Both directions, all blocks, mean over all tokens"],
+    ["I a token", number(page.per_token), "Both directions, all blocks, mean over the tokens at which pairs are measured"],
     ...facts.forms.map((form) => [form, number(page.per_coactive[form]), "Mean over tokens with both active"] as [string, string, string]),
     ["second difference", number(page.second_difference),
       `True non-additivity at the token’s other latents, mean over ${plural(page.compared, "token")} with both active`],
-    ["both active", `${count(page.coactive)} tokens`, `${percent(page.coactive / page.tokens)} of the text`],
+    ["both active", `${count(page.coactive)} tokens`, `${percent(page.coactive / page.tokens)} of the ${count(page.tokens)} at which pairs are measured`],
     ["each active", page.active.map(count).join(" and "), "Tokens at which each of the two is active"],
   ];
 }

@@ -19,14 +19,16 @@ const LATENT_COLUMNS: Column[] = [
   { name: "frequency", label: "active at", note: "Share of tokens at which it is active", format: percent },
   { name: "mean", label: "mean", note: "Mean activation where it is active", rank: 2 },
   { name: "largest", label: "largest", rank: 3 },
-  { name: "interaction", label: "I a token", note: "Interaction with all other latents, mean over all tokens" },
+  { name: "interaction", label: "I a token", note: "Interaction with all other latents, mean over the tokens at which pairs are measured" },
   { name: "strongest", label: "strongest pair", note: "I a token with its strongest partner", rank: 2 },
   { name: "owned", label: "owns", note: "Share of (token, neuron) pairs at which it is dominant", format: percent, rank: 1 },
   { name: "cluster", label: "cluster", format: (value) => `${value}`, rank: 3 },
 ];
 
+const RELATIVE_NORM: Column = { name: "relative_norm", label: "rel. norm", note: "Of two models: 0 is the first’s alone, 1 the second’s", rank: 3 };
+
 const pairColumns = (second: string): Column[] => [
-  { name: "per_token", label: "I a token", note: "Both directions, all blocks, mean over all tokens" },
+  { name: "per_token", label: "I a token", note: "Both directions, all blocks, mean over the tokens at which pairs are measured" },
   { name: "coactive", label: "both active", note: "Tokens at which both are active", format: count, rank: 1 },
   { name: "i", label: "I", note: "Mean over tokens with both active", rank: 1 },
   { name: "second", label: second, note: "Mean over tokens with both active", rank: 2 },
@@ -38,7 +40,9 @@ const pairColumns = (second: string): Column[] => [
 const HEIGHT = { latents: 62, pairs: 40 }, CHUNK = 100;
 
 export function LatentRows() {
-  return <RowsPage table="latents" columns={LATENT_COLUMNS} sort="interaction" />;
+  const { manifest, route } = usePane(), { joint } = manifest.dictionaries[route.dictionary];
+  const columns = joint ? LATENT_COLUMNS.map((each) => (each.name === "largest" ? RELATIVE_NORM : each)) : LATENT_COLUMNS;
+  return <RowsPage table="latents" columns={columns} sort="interaction" />;
 }
 
 export function PairRows() {

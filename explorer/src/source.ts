@@ -78,7 +78,7 @@ function query(question: Question): string {
 type Arrived = (name: string, content: string) => void;
 
 /** Files beside the page, as scripts: pages opened from a disk may not fetch. */
-export function fileSource({ chunk }: Manifest & { chunk: number }): Source {
+export function fileSource({ chunk, dictionaries }: Manifest & { chunk: number }): Source {
   const waiting = new Map<string, (content: string) => void>();
   (globalThis as unknown as { explorerData: Arrived }).explorerData = (name, content) => {
     waiting.get(name)?.(content);
@@ -108,6 +108,9 @@ export function fileSource({ chunk }: Manifest & { chunk: number }): Source {
     live: null,
     page: async <T>(d: number, kind: Kind, n: number) => {
       const missing = new Error(`There is no page of this ${kind} here.`);
+      const { latents, neurons } = dictionaries[d];
+      const many = { latent: latents, neuron: Object.values(neurons).reduce((a, b) => a + b, 0), pair: Infinity, map: 1 }[kind];
+      if (!(n < many)) throw new Error(`There is no ${kind} ${n} in “${dictionaries[d].name}”: it has 0 to ${many - 1}.`);
       const name = kind === "pair"
         ? (await load(`${d}/pair-index`) as Record<string, number>)[n]
         : Math.floor(n / chunk);

@@ -5,6 +5,7 @@ export interface Dictionary {
   latents: number;
   dead: number;
   tokens: number;
+  pair_tokens: number;
   detail_tokens: number;
   pairs: number;
   pairs_complete: boolean;
@@ -14,6 +15,8 @@ export interface Dictionary {
   gated: boolean;
   views: Record<string, string>;
   hookpoints: string[];
+  /** Whether they are those of two models. */
+  joint: boolean;
   totals: Record<string, number>;
   logits: string;
   unread: string;
@@ -88,6 +91,7 @@ export interface LatentPage {
   neurons: DominatedNeuron[];
   owned: Record<string, number>;
   norms: number[];
+  relative_norm: number | null;
   cluster: number | null;
   explanation: string | null;
 }

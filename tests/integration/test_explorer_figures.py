@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from explorers import LATENTS, NAMES, OPTIONS, SEQUENCES, build_run, save_run, text_of
@@ -15,6 +17,7 @@ from safetensors.torch import save_file
 from tiny_models import CONTEXT, END
 
 from crossproof.crosscoder import load_crosscoder
+from crossproof.crosscoder.encode import encode_batches
 from crossproof.errors import CrossproofError
 from crossproof.evaluation import (
     EvaluationOptions,
@@ -26,12 +29,14 @@ from crossproof.evaluation import (
 from crossproof.evaluation.contexts import token_strings
 from crossproof.evaluation.pair_sums import tally_interactions
 from crossproof.evaluation.run_figures import evaluate_run
-from crossproof.explorer import builder
+from crossproof.explorer import builder, pair_tally
 from crossproof.explorer.building import build_store
 from crossproof.explorer.format import BUILDING, PAIRS
 from crossproof.explorer.store import RowsQuestion, Store
 from crossproof.explorer.strings import TokenStrings
-from crossproof.interactions.matrix import Interactions
+from crossproof.interactions.matrix import Form, Interactions
+from crossproof.interactions.measuring import token_pairs
+from crossproof.interactions.views import mlp_views, read_by
 from crossproof.lm import LanguageModel
 from crossproof.training.config import RECIPES
 
@@ -122,6 +127,44 @@ def test_every_pair_is_in_the_table(measured: Measured) -> None:
     )
 
 
+def test_what_is_kept_of_too_many_pairs_is_exact(
+    measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"LIMIT": 300, "LIMIT_A_LATENT": 0, "PARTNERS": 3, "AT_ONCE": 500}.items():
+        monkeypatch.setattr(pair_tally, name, value)
+    views = mlp_views(measured.model, measured.crosscoder)
+    tally = pair_tally.PairTally.empty(LATENTS, len(views))
+    for batch in encode_batches(measured.model, measured.crosscoder, measured.sequences, 2):
+        tally.add(token_pairs(batch.latents, read_by(views, batch)))
+    tally.settle()
+    assert not tally.complete
+    sums = measured.sums
+    h, k = sums.pairs.T.numpy()
+    at = np.searchsorted(h * LATENTS + k, tally.key)
+    assert 0 < len(tally.key) < len(h)
+    np.testing.assert_array_equal(tally.coactive, sums.coactive.numpy()[at])
+    forms: list[tuple[slice, Form]] = [(slice(0, 2), "I"), (slice(4, 5), "Q")]
+    for column, form in forms:
+        expected = sums.pair_sums(form, normalise="sum").numpy()[at]
+        np.testing.assert_allclose(tally.sums[:, column].sum(1), expected, rtol=SUMS)
+
+
+def test_pairs_are_measured_at_a_part_of_a_long_text(measured: Measured, tmp_path: Path) -> None:
+    """Every other batch, of two."""
+    half = replace(OPTIONS, batch_sequences=4, pair_tokens=measured.sequences.numel() // 2)
+    given = measured.model, "name", measured.crosscoder, measured.sequences, half, tmp_path
+    made = builder.Builder(*given, lambda *_: None)
+    tally = made._text_pass(mlp_views(measured.model, measured.crosscoder))
+    chosen = torch.cat([measured.sequences[at : at + 4] for at in range(0, SEQUENCES, 8)])
+    sums = tally_interactions(measured.model, measured.crosscoder, chosen, 4).interactions
+    assert tally.measured == sums.tokens
+    assert tally.tokens == measured.result.tokens
+    np.testing.assert_array_equal(tally.active, measured.sums.active)
+    np.testing.assert_array_equal(tally.active_measured, sums.active)
+    np.testing.assert_array_equal(tally.pairs.key, sums.pairs @ torch.tensor([LATENTS, 1]))
+    np.testing.assert_array_equal(tally.pairs.coactive, sums.coactive)
+
+
 def test_latents_are_those_of_the_library(
     measured: Measured, kind: str, language_models: dict[str, LanguageModel]
 ) -> None:
@@ -179,7 +222,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from explorers import NAMES, OPTIONS, text_of
-from crossproof.explorer import builder
+from crossproof.explorer import builder, pair_tally
 from crossproof.explorer.building import build_store
 from crossproof.lm import load_model
 

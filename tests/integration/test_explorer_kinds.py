@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 import tiny_models
+import torch
 from dictionaries import random_kind, random_transcoder
 from explorers import OPTIONS, text_of
 from safetensors.torch import save_file
 from tiny_models import CONTEXT, random_tokens
 
 from crossproof.crosscoder import Crosscoder, Provenance, load_crosscoder, save_crosscoder
+from crossproof.crosscoder.diffing import relative_norms
 from crossproof.crosscoder.layout import LatentGroup, Layout
+from crossproof.errors import CrossproofError
 from crossproof.explorer.building import build_store
 from crossproof.explorer.exporting import export_site
 from crossproof.explorer.format import LATENTS, PAGES, PAIRS
@@ -52,6 +55,43 @@ def kinds(model: LanguageModel) -> dict[str, Crosscoder]:
         "cross-layer": random_kind(model, both, Layout(causal)),
         "crosscoder": random_kind(model, [mlp_in.format(0), mlp_in.format(1)], _same(20, 2)),
     }
+
+
+def test_two_models_are_explored(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    """A crosscoder over both: whose each latent is can be sorted by and limited."""
+    other = tiny_models.save_model(tmp_path / "tuned", tiny_models.tuned_gpt_neo)
+    model = load_model(f"{model_folders['gpt-neo']},{other}")
+    places = ("hook_resid_mid", "mlp.hook_in")
+    names = [f"{side}/blocks.0.{at}" for side in ("base", "diff") for at in places]
+    crosscoder = random_kind(model, names, _same(12, 4)).float()
+    with torch.no_grad():
+        crosscoder.W_dec[0, :2] = 0
+        crosscoder.W_dec[1] = 0
+    run = tmp_path / "run"
+    text = text_of(run)
+    run.mkdir()
+    save_file({"held_out": random_tokens(40, CONTEXT, seed=1)}, text.text)
+    training = asdict(RECIPES["demo"]) | {"text": text.text}
+    provenance = Provenance(model.name, model.weights_hash, 0, training)
+    save_crosscoder(crosscoder, run / "joint" / "crosscoder", provenance)
+    build_store(model, run, text, OPTIONS)
+    store = Store(run)
+    [facts] = store.dictionaries
+    assert facts.joint
+    assert facts.hookpoints == names
+    norms = [store.page(0, "latent", at)["relative_norm"] for at in range(12)]
+    assert norms[:2] == [1.0, None]
+    expected = relative_norms(crosscoder).tolist()
+    assert norms[2:] == pytest.approx(expected[2:], rel=1e-3)
+    asked = RowsQuestion(sort="relative_norm", least={"relative_norm": 0.4}, rows=500)
+    rows = store.rows(0, LATENTS, asked)
+    sorted_by = [row[rows["columns"].index("relative_norm")] for row in rows["rows"]]
+    assert sorted_by[0] == 1.0
+    assert sorted_by == sorted(sorted_by, reverse=True)
+    assert "two models" in store.page(0, "latent", 0)["logits"]["missing"]
+    export_site(store, tmp_path / "site")
+    with pytest.raises(CrossproofError, match="two"):
+        Sentences(model, [crosscoder])
 
 
 def _same(latents: int, places: int) -> Layout:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,9 @@ from explorers import LATENTS, NAMES
 
 from crossproof.crosscoder import load_crosscoder
 from crossproof.errors import CrossproofError
+from crossproof.explorer import access as access_module
+from crossproof.explorer import server as server_module
+from crossproof.explorer import store as store_module
 from crossproof.explorer.access import MOST_BYTES, is_loopback
 from crossproof.explorer.format import LATENTS as LATENT_TABLE
 from crossproof.explorer.format import MANIFEST, PAGES, PAIRS, STORE, read_manifest
@@ -69,6 +75,8 @@ def test_words_are_found_in_contexts(client: Any, run: Path) -> None:
     ("path", "told"),
     [
         (f"/api/0/latent/{LATENTS}", "no latent"),
+        (f"/api/0/latent/{10**30}", "no latent"),
+        (f"/api/{10**30}/latent/0", "no dictionary"),
         ("/api/7/latent/0", "no dictionary"),
         ("/api/0/pair/0", "not among the pairs"),
         ("/api/0/secret/0", "no pages"),
@@ -154,6 +162,70 @@ def test_large_and_odd_requests_are_refused(client: Any) -> None:
     assert sentence(client, "token", text="a b c", at="1").status_code == 400
     assert sentence(client, "token", text="a b c", at=99).status_code == 400
     assert sentence(client, "secret", text="a b c").status_code == 400
+
+
+def test_a_search_that_never_ends_is_given_up(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = "WHERE row IN (SELECT sum(range) FROM range(1000000000000) GROUP BY range % 7)"
+    monkeypatch.setattr(store_module, "_query", lambda *_: (endless, ()))
+    monkeypatch.setattr(store_module, "MOST_SECONDS", 0.2)
+    began = time.monotonic()
+    answer = TestClient(application(Store(run)), base_url=HERE).get("/api/0/rows/latents")
+    assert time.monotonic() - began < 10
+    assert answer.status_code == 400
+    assert "takes too long" in answer.json()["error"]
+
+
+def test_an_answer_that_hangs_is_given_up(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "SECONDS", 0.2)
+    hangs = threading.Event()
+    monkeypatch.setattr(Store, "rows", lambda *_: hangs.wait(20))
+    answer = TestClient(application(Store(run)), base_url=HERE).get("/api/0/rows/latents")
+    hangs.set()
+    assert answer.status_code == 400
+    assert "too busy" in answer.json()["error"]
+
+
+@pytest.fixture
+def address(run: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
+    """Where a server listens that waits a fifth of a second for requests."""
+    uvicorn = pytest.importorskip("uvicorn")
+    from crossproof.explorer import patience
+
+    monkeypatch.setattr(patience, "SECONDS", 0.2)
+    monkeypatch.setattr(access_module, "BODY_SECONDS", 0.2)
+    settings = {"port": 0, "log_level": "error", "http": patience.PatientOnce, "ws": "none"}
+    server = uvicorn.Server(uvicorn.Config(application(Store(run)), **settings))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield server.servers[0].sockets[0].getsockname()
+    server.should_exit = True
+    thread.join()
+
+
+HEAD = b"POST /api/0/sentence HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 9\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begun", "answer"),
+    [(b"", b""), (b"GET / HTTP/1.1\r\n", b""), (HEAD, b""), (HEAD + b"\r\n{", b"HTTP/1.1 408")],
+)
+def test_requests_that_never_arrive_are_given_up(
+    address: tuple[str, int], begun: bytes, answer: bytes
+) -> None:
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(begun)
+        assert connection.recv(12) == answer  # nothing: it was closed
+
+
+def test_a_request_that_comes_in_pieces_is_answered(address: tuple[str, int]) -> None:
+    with socket.create_connection(address, timeout=10) as connection:
+        for _ in range(2):  # on the same connection
+            for part in (b"GET /api/manifest HTTP/1.1\r\n", b"host: 127.0.0.1\r\n\r\n"):
+                connection.sendall(part)
+                time.sleep(0.02)
+            assert connection.recv(1 << 20).startswith(b"HTTP/1.1 200")
 
 
 def test_a_sentence_and_its_tokens(client: Any) -> None:

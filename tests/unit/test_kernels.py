@@ -146,6 +146,15 @@ def test_dominant_and_runner_up(path: str, width: int, dtype: torch.dtype) -> No
     assert owner.dtype == torch.int32
 
 
+def test_sums_by_sign(path: str) -> None:
+    """Of activations of either sign, too."""
+    latents, weights = code(), normal(11, 1030)
+    sums = kernels.sums_by_sign(latents.offsets, latents.indices, latents.values, weights)
+    products = latents.dense()[..., None] * weights
+    for given, part in zip(sums, (products.clamp_max(0), products.clamp_min(0)), strict=True):
+        torch.testing.assert_close(given, part.sum(1), atol=1e-12, rtol=1e-12)
+
+
 def test_the_owner_by_both_paths_of_a_gated_neuron(path: str) -> None:
     latents, weights, beside = code(), normal(11, 7), normal(11, 7, seed=8)
     entries = latents.offsets, latents.indices, latents.values
@@ -177,6 +186,7 @@ def test_no_entries_at_all(path: str) -> None:
     assert [g.shape for g in gradients] == [(0,), (4, 5)]
     assert gradients[1].abs().sum() == 0
     assert kernels.weighted_rows(*entries, weights).tolist() == [[0.0] * 5] * 3
+    assert all(not part.any() for part in kernels.sums_by_sign(*entries, weights))
     assert len(kernels.row_products(*entries[:2], torch.ones(3, 5), weights)) == 0
 
 

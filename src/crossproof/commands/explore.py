@@ -54,8 +54,10 @@ class Explore:
     split: Literal["held_out", "validation", "train"] = "held_out"
     tokens: float = 200_000.0
     """How many tokens of it (1e6 is a million); the whole split if it has fewer."""
-    context: int = 256
-    """Tokens a sequence."""
+    context: int | None = None
+    """Tokens a sequence; by default as many as the run was trained on."""
+    pair_tokens: float = 2e6
+    """At how many of the tokens, spread evenly, interactions are measured."""
     detail_sequences: int = 256
     """Sequences that are read twice, for contexts of pairs and for neurons."""
     mlp: str | None = None
@@ -105,11 +107,12 @@ def _build(options: Explore) -> None:
     thread_setting(options.threads)
     keep_freed_memory()
     model, config = options.language_model.load(options.run)
-    context = fitting_context(options.context, model)
+    context = fitting_context(options.context or config.context, model)
     source, count = options.text or config.text, int(options.tokens)
     text = TextSlice.of_tokens(source, options.split, count, context, config.rows)
     mlps = mlps_of(options.mlp) if options.mlp else mlps_of(config.penalise)
-    settings = BuildOptions(options.detail_sequences, mlps=mlps)
+    pair_tokens = int(options.pair_tokens)
+    settings = BuildOptions(options.detail_sequences, pair_tokens, mlps=mlps)
     with evaluation_display("building", "") as progress:
         manifest = build_store(model, options.run, text, settings, progress)
     print_tables(manifest.tables())

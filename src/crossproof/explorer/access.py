@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import secrets
@@ -12,8 +13,8 @@ from typing import Any
 from urllib.parse import parse_qs
 
 COOKIE = "crossproof-explorer"
-MOST_BYTES = 65_536
-"""Of a request's body."""
+MOST_BYTES, BODY_SECONDS = 65_536, 15.0
+"""Of a request's body, and within which it must arrive."""
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -73,7 +74,13 @@ class Guard:
             cookie = f"{COOKIE}={self.token}; Path=/; HttpOnly; SameSite=Strict"
             await _answer(send, 303, "", {**self.headers, "location": "./", "set-cookie": cookie})
             return
-        body = await _body(receive)
+        try:
+            body = await asyncio.wait_for(_body(receive), BODY_SECONDS)
+        except TimeoutError:
+            await _answer(
+                send, 408, "This request did not arrive in time: try again.", self.headers
+            )
+            return
         if body is None:
             told = f"This request is larger than {MOST_BYTES:,} bytes: ask for less."
             await _answer(send, 413, told, self.headers)

@@ -6,6 +6,8 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.measure_run import MeasureOptions
 from crossproof.explorer.curves import Wanted, neuron_examples, pair_neurons
-from crossproof.explorer.decoders import logit_effects, nearest, norms
+from crossproof.explorer.decoders import logit_effects, nearest, norms, whose
 from crossproof.explorer.detail_tally import DetailTally
 from crossproof.explorer.facts import dictionary_facts
 from crossproof.explorer.format import DictionaryFacts
@@ -31,8 +33,8 @@ from crossproof.explorer.strongest import Ints, Strongest
 from crossproof.explorer.text_tally import TextTally
 from crossproof.explorer.writing import write_dictionary
 from crossproof.interactions.config import MLPs
-from crossproof.interactions.measuring import COLUMNS, token_pairs
-from crossproof.interactions.views import MLPView, mlp_views, needs_of, read_by
+from crossproof.interactions.measuring import COLUMNS, TokenPairs, check_finite, token_pairs
+from crossproof.interactions.views import MixtureView, MLPView, mlp_views, needs_of, read_by
 from crossproof.lm.model import LanguageModel
 
 Progress = Callable[[str, int, int], None]
@@ -40,6 +42,8 @@ Progress = Callable[[str, int, int], None]
 STATE = "state.safetensors"
 PAUSE = 60.0
 """Seconds between two savings of what has been summed."""
+PRE_ACTIVATIONS = 1 << 26
+"""Of a batch, at most: 256 MiB of them."""
 MEASURED = MeasureOptions().pairs
 """Pairs whose second differences are taken at every token that is read again."""
 PARTNERS = 8
@@ -52,10 +56,13 @@ class BuildOptions:
 
     detail_sequences: int = 256
     """Sequences that are read again, for contexts of pairs and for neurons."""
+    pair_tokens: int = 2_000_000
+    """Tokens at which interactions are measured, spread evenly over the text; all if it has fewer.
+    """
     described: int = 50_000
     """Pairs with a page of their own, at most."""
     batch_sequences: int = 16
-    """Sequences a forward pass."""
+    """Sequences a forward pass, at most."""
     mlps: MLPs = "next"
     """The MLPs that read a dictionary."""
 
@@ -78,7 +85,7 @@ class Builder:
         text = self._text_pass(views)
         details = self._detail_pass(views, text) if views else None
         pairs, neurons = self._examples(views, details) if details else ({}, {})
-        self.tell(f"{self.name}: pages", 0, 1)
+        self.tell(f"{self.name}: nearest vectors", 0, 1)
         near = nearest(self.crosscoder)
         material = Material(
             sequences=self.sequences,
@@ -89,22 +96,25 @@ class Builder:
             neuron_examples=neurons,
             blocks=tuple(views),
             norms=norms(self.crosscoder),
+            whose=whose(self.crosscoder),
             nearest=near,
             logits=logit_effects(self.model, self.crosscoder),
             map=neighbour_map(*near),
             clusters=clusters,
         )
-        write_dictionary(self.place, material)
-        self.tell(f"{self.name}: pages", 1, 1)
+        write_dictionary(self.place, material, partial(self.tell, f"{self.name}: pages"))
         return dictionary_facts(self.name, self.crosscoder, material, views, unread)
 
     def _views(self) -> tuple[dict[int, MLPView], str]:
         """The MLPs that read the dictionary, or why none does."""
         try:
             found = mlp_views(self.model, self.crosscoder, self.options.mlps, mixtures=True)
-            return found, ""
         except CrossproofError as error:
             return {}, str(error)
+        for block, view in found.items():
+            for each in view.experts if isinstance(view, MixtureView) else (view,):
+                check_finite(block, each.dictionary)
+        return found, ""
 
     def _text_pass(self, views: dict[int, MLPView]) -> TextTally:
         path, saved = self.place / STATE, time.monotonic()
@@ -113,7 +123,7 @@ class Builder:
         else:
             tally = TextTally.empty(self.crosscoder.n_latents, len(views))
         for batch in self._batches(views, tally.done, len(self.sequences)):
-            tally.add(batch, token_pairs(batch.latents, read_by(views, batch)) if views else None)
+            tally.add(batch, self._pairs(views, batch))
             self.tell(f"{self.name}: text", tally.done, len(self.sequences))
             if time.monotonic() - saved > PAUSE:
                 tally.save(path)
@@ -122,14 +132,28 @@ class Builder:
             raise CrossproofError(
                 "There are no tokens to explore: give a text with ordinary tokens."
             )
+        tally.pairs.settle()
         tally.save(path)
         return tally
 
+    def _pairs(self, views: dict[int, MLPView], batch: EncodedBatch) -> TokenPairs | None:
+        """The batch's pairs, if an MLP reads them and the batch is one of those measured."""
+        share = min(1.0, self.options.pair_tokens / self.sequences.numel())
+        at = batch.first // self._batch_size
+        if not views or ceil((at + 1) * share) == ceil(at * share):
+            return None
+        return token_pairs(batch.latents, read_by(views, batch), finite=True)
+
+    @property
+    def _batch_size(self) -> int:
+        """Sequences a batch."""
+        row = self.sequences.shape[1] * self.crosscoder.n_latents
+        return max(1, min(self.options.batch_sequences, PRE_ACTIVATIONS // row))
+
     def _batches(self, views: dict[int, MLPView], start: int, stop: int) -> Iterator[EncodedBatch]:
         """Batches of the sequences `start:stop`, numbered among all."""
-        some, size = self.sequences[start:stop], self.options.batch_sequences
-        needs = needs_of(views)
-        for batch in encode_batches(self.model, self.crosscoder, some, size, needs):
+        some, needs = self.sequences[start:stop], needs_of(views)
+        for batch in encode_batches(self.model, self.crosscoder, some, self._batch_size, needs):
             yield replace(batch, first=batch.first + start)
 
     def _again(self, views: dict[int, MLPView], doing: str) -> Iterator[EncodedBatch]:

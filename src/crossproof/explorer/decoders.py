@@ -10,6 +10,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crossproof.crosscoder.diffing import relative_norms
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.lm.model import LanguageModel
@@ -44,6 +45,17 @@ def norms(crosscoder: Crosscoder) -> NDArray[np.float32]:
     scale = crosscoder.scale.tolist()
     columns = [crosscoder.decoder_vectors(at).norm(dim=1) * scale[at] for at in range(len(scale))]
     return torch.stack(columns, 1).detach().float().cpu().numpy()
+
+
+def whose(crosscoder: Crosscoder) -> NDArray[np.float32]:
+    """`relative_norms` of a dictionary of two models [H]: 0 the first's alone, 1 the second's.
+
+    NaN where a latent writes nothing, and for every latent of a dictionary of one model.
+    """
+    try:
+        return relative_norms(crosscoder).float().cpu().numpy()
+    except CrossproofError:  # its hookpoints are not those of two models
+        return np.full(crosscoder.n_latents, np.nan, dtype=np.float32)
 
 
 @torch.no_grad()

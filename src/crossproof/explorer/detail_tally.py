@@ -127,10 +127,10 @@ class DetailTally:
         """Takes one batch of sequences."""
         seen = read_by(views, batch)
         entries = Entries.of(batch)
-        measured = token_pairs(batch.latents, seen)
-        self._add_pairs(measured, batch, entries)
+        pairs = token_pairs(batch.latents, seen, finite=True)
+        self._add_pairs(pairs, batch, entries)
         self._add_differences(seen, batch.latents.n_tokens)
-        for block, dominance in zip(measured.blocks, measured.dominance, strict=True):
+        for block, dominance in zip(pairs.blocks, pairs.dominance, strict=True):
             for part in dominance:
                 first = self.numbers.starts[block][part.expert]
                 self._add_owners(part, first)

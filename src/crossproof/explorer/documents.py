@@ -29,6 +29,7 @@ def latent_page(material: Material, latent: int) -> Document:
     """Everything about one latent."""
     text = material.text
     active, tokens = int(text.active[latent]), max(text.tokens, 1)
+    measured = max(text.measured, 1)
     near = zip(*(side[latent].tolist() for side in material.nearest), strict=True)
     return {
         "latent": latent,
@@ -37,7 +38,7 @@ def latent_page(material: Material, latent: int) -> Document:
         "frequency": active / tokens,
         "mean": float(text.total[latent]) / max(active, 1),
         "largest": float(text.largest[latent]),
-        "interaction": float(text.interaction[latent]) / tokens,
+        "interaction": float(text.interaction[latent]) / measured,
         "histogram": _histogram(text.bins[latent]),
         "contexts": _contexts(material, latent),
         "logits": _logits(material, latent),
@@ -46,6 +47,7 @@ def latent_page(material: Material, latent: int) -> Document:
         "neurons": _neurons(material, latent),
         "owned": _owned(material, latent),
         "norms": rounded(material.norms[latent]),
+        "relative_norm": _known(float(material.whose[latent])),
         "cluster": material.cluster_of.get(latent),
         "explanation": material.explanations.get(latent),
         "at": rounded(material.map[latent]),
@@ -59,12 +61,13 @@ def _rows(material: Material, latent: int) -> Ints:
     for columns in dict.fromkeys(COLUMNS.values()):
         kept.append(rows[np.argsort(-pairs.sums[rows][:, columns].sum(1), kind="stable")[:16]])
     chosen = np.unique(np.concatenate(kept))
-    return chosen[np.argsort(-pairs.form(COLUMNS["I"])[chosen], kind="stable")]
+    size = pairs.sums[chosen][:, COLUMNS["I"]].sum(1)
+    return chosen[np.argsort(-size, kind="stable")]
 
 
 def pair_figures(material: Material, row: int) -> Document:
     """A pair's figures: per token of the text, and per token with both active."""
-    pairs, tokens = material.text.pairs, max(material.text.tokens, 1)
+    pairs, tokens = material.text.pairs, max(material.text.measured, 1)
     together, sums = int(pairs.coactive[row]), pairs.sums[row]
     forms = {"I": COLUMNS["I"], material.second: COLUMNS["J"], "Q": COLUMNS["Q"]}
     difference = float(material.differences[row])
@@ -113,8 +116,8 @@ def pair_pages(material: Material) -> Iterator[tuple[int, Document]]:
             key,
             {
                 "latents": list(latents),
-                "active": [int(material.text.active[latent]) for latent in latents],
-                "tokens": material.text.tokens,
+                "active": [int(material.text.active_measured[latent]) for latent in latents],
+                "tokens": material.text.measured,
                 "detail_tokens": details.tokens,
                 "together": int(details.together[at]),
                 "compared": int(details.compared[at]),
@@ -218,6 +221,10 @@ def _owned(material: Material, latent: int) -> dict[str, float]:
         str(block): float(row[latent] / max(int(row.sum()), 1))
         for block, row in zip(material.blocks, owned, strict=True)
     }
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else short(value)
 
 
 def label(page: Mapping[str, Any]) -> str:

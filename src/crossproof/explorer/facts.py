@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from crossproof.crosscoder.diffing import is_joint
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.explorer.detail_tally import neurons_of
 from crossproof.explorer.format import DictionaryFacts
@@ -31,6 +32,7 @@ def dictionary_facts(
         latents=material.n_latents,
         dead=int((text.active == 0).sum()),
         tokens=text.tokens,
+        pair_tokens=text.measured,
         detail_tokens=details.tokens if details else 0,
         pairs=len(text.pairs.key),
         pairs_complete=text.pairs.complete,
@@ -40,6 +42,7 @@ def dictionary_facts(
         gated="AND" in text.forms,
         views={str(block): described(view, crosscoder) for block, view in views.items()},
         hookpoints=list(crosscoder.hookpoints.names),
+        joint=is_joint(crosscoder.hookpoints),
         totals=_totals(material, views),
         logits=logits.hookpoint or logits.missing,
         unread=unread,
@@ -49,7 +52,7 @@ def dictionary_facts(
 
 def _totals(material: Material, views: Mapping[int, MLPView]) -> dict[str, float]:
     """Means over tokens and blocks of every form, and the dominated share of neurons."""
-    totals, tokens = material.text.totals, material.text.tokens
+    totals, tokens = material.text.totals, material.text.measured
     means = {form: float(totals[form].mean()) / tokens for form in material.text.forms}
     if "dominated" in totals:
         neurons = [n_neurons(view) for view in views.values()]

@@ -15,7 +15,7 @@ from crossproof.files import read_json
 from crossproof.result import Result
 from crossproof.tables import Row, Table
 
-SCHEMA = 2
+SCHEMA = 3
 STORE, BUILDING = "explorer", "explorer.part"
 """Folders below the run: the finished store, and one that is being built."""
 MANIFEST = "manifest.json"
@@ -42,6 +42,8 @@ class DictionaryFacts:
     dead: int
     tokens: int
     """Read for figures and contexts of latents."""
+    pair_tokens: int
+    """Of those, at which interactions were measured."""
     detail_tokens: int
     """Read again, for pairs and neurons."""
     pairs: int
@@ -56,6 +58,8 @@ class DictionaryFacts:
     views: dict[str, str]
     """By block, where its MLP reads the dictionary."""
     hookpoints: list[str]
+    joint: bool
+    """Whether they are those of two models."""
     totals: dict[str, float]
     """By form: the mean over tokens and blocks, as `measure` has it."""
     logits: str

@@ -1,8 +1,9 @@
 """A plane in which latents with similar decoder vectors lie close together.
 
 The objective is UMAP's with its usual constants (McInnes, Healy and Melville, 2018): neighbours in
-the graph attract each other, others drawn by chance repel. Every step moves all latents at once, so
-that the layout is the same on every machine with the same rounding.
+the graph attract each other, others drawn by chance repel. A weak pull to the middle, which is not
+UMAP's, keeps parts of the graph without an edge between them from drifting apart. Every step moves
+all latents at once, so that the layout is the same on every machine with the same rounding.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 A, B = 1.577, 0.895
 """The curve 1 / (1 + a d^2b) of a minimal distance of 0.1 and a spread of 1."""
-STEPS, REPELLED = 150, 4
+STEPS, REPELLED, PULL = 150, 4, 0.05
 _NEAREST_ZERO = 1e-3
 
 
@@ -29,20 +30,23 @@ def neighbour_map(
     other, weight = latents.ravel(), cosines.ravel().clip(0, 1)
     for step in range(STEPS):
         rate = 1.0 - step / STEPS
-        move = np.zeros_like(at)
         gap = at[one] - at[other]
         square = (gap * gap).sum(1)
-        force = (_pull(square) * weight)[:, None] * gap
-        np.add.at(move, one, force.clip(-4, 4))
-        np.add.at(move, other, -force.clip(-4, 4))
+        force = ((_pull(square) * weight)[:, None] * gap).clip(-4, 4)
+        move = _summed(one, force, count) - _summed(other, force, count)
         for _ in range(REPELLED):
             far = random.integers(0, count, count)
             gap = at - at[far]
             square = (gap * gap).sum(1)
             push = 2 * B / ((_NEAREST_ZERO + square) * (1 + A * square**B))
             move += (push[:, None] * gap).clip(-4, 4)
-        at = at + rate * move.clip(-4, 4) * 0.25
+        at = at + rate * (move.clip(-4, 4) - PULL * at) * 0.25
     return _unit(at)
+
+
+def _summed(row: NDArray[np.int64], force: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """Of each latent the sum of its forces [count, 2]."""
+    return np.stack([np.bincount(row, axis, count) for axis in force.T], 1)
 
 
 def _pull(square: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -40,6 +40,8 @@ class Material:
     """JSON, by place in the neurons' contexts."""
     blocks: tuple[int, ...]
     norms: Floats
+    whose: Floats
+    """[H] relative norms of two models' latents, else NaN."""
     nearest: tuple[Ints, Floats]
     logits: LogitEffects
     map: Floats

@@ -1,79 +1,129 @@
-"""Sums of pairs of latents over any length of text, in bounded memory.
+"""Sums of pairs of latents over a text, in bounded memory.
 
-All pairs are summed until there are `limit` of them. Then each latent keeps its strongest partners,
-and only these pairs are summed over the rest: their figures are exact over the whole text, and what
-can be missed is a pair that grows strong late.
+All pairs are summed until there are too many of them. Then each latent keeps its strongest
+partners, and a pair that goes closes both its latents: from then on no pair of two closed latents
+is begun, for it may have been one that went. What is in the table is therefore exact over the whole
+text, and what can be missed is a pair of frequent latents that grows strong late.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from crossproof import kernels
-from crossproof.explorer.strongest import Ints
+from crossproof.explorer.strongest import Ints, first_of_groups
 from crossproof.interactions.measuring import COLUMNS, TokenPairs
 
+Bools = NDArray[np.bool_]
 Doubles = NDArray[np.float64]
-LIMIT = 2_500_000
-"""Pairs that are kept at most."""
+LIMIT, LIMIT_A_LATENT = 2_000_000, 40
+"""Pairs that are kept at most, whichever is more: in all, and for each latent."""
 PARTNERS = 12
 """Partners of each latent that are kept, by each form."""
 FIXED = 5
 """Columns of the forms, in the order of `interactions.measuring.COLUMNS`; I by block follows."""
+AT_ONCE = 1 << 19
+"""Pairs at tokens that are added up together."""
+_SLOTS = 25
+"""Bits of a key's place among the marks that tell of most pairs that they are not in the table."""
 
 
 @dataclass(eq=False)
 class PairTally:
     """M pairs h < k as keys h·H + k, ascending; tokens with both active; sums [M, 5 + blocks]."""
 
-    n_latents: int
     key: Ints
     coactive: Ints
     sums: Doubles
-    complete: bool = True
-    """Whether every pair that occurred is here."""
+    closed: Bools
+    """[H] latents of which a pair has gone."""
+    waiting: list[tuple[Ints, Doubles]] = field(default_factory=list)
+    """Pairs at tokens, and their columns, that are not in the table yet."""
+    _marks: Bools | None = None
 
     @classmethod
     def empty(cls, n_latents: int, blocks: int) -> PairTally:
         """No pair yet."""
-        none = np.zeros(0, dtype=np.int64)
-        return cls(n_latents, none, none.copy(), np.zeros((0, FIXED + blocks)))
+        none, closed = np.zeros(0, dtype=np.int64), np.zeros(n_latents, dtype=np.bool_)
+        return cls(none, none.copy(), np.zeros((0, FIXED + blocks)), closed)
 
-    def add(self, pairs: TokenPairs, limit: int = LIMIT) -> None:
-        """Takes the pairs of a batch."""
-        latents = pairs.latents
-        directed = pairs.sums[..., COLUMNS["I"]].sum(2)
-        columns = torch.cat([pairs.sums.sum(1), directed], 1)
-        code = latents.offsets, pairs.starts, latents.indices
-        found, together, table = kernels.pair_table(*code, columns, self.n_latents)
-        h, k = found.cpu().numpy().astype(np.int64).T
-        self._merge(h * self.n_latents + k, together.cpu().numpy(), table.cpu().numpy())
-        if self.complete and len(self.key) > limit:
-            self._keep(self.strongest(PARTNERS))
-            self.complete = False
+    @property
+    def n_latents(self) -> int:
+        """H."""
+        return len(self.closed)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every pair that occurred is here."""
+        return not self.closed.any()
+
+    def add(self, pairs: TokenPairs) -> Doubles:
+        """Takes the pairs of a batch; I of each pair at each token, both directions together."""
+        indices = pairs.latents.indices.cpu().numpy()
+        h, k = (indices[side.cpu().numpy()] for side in pairs.entries)
+        key = h * self.n_latents + k
+        columns = (pairs.sums.flatten(1) @ _adding(len(pairs.blocks)).to(pairs.sums)).cpu().numpy()
+        chosen = self._chosen(key, h, k)
+        self.waiting.append((key[chosen], columns[chosen]))
+        if sum(len(each) for each, _ in self.waiting) >= AT_ONCE:
+            self.settle()
+        interaction: Doubles = columns[:, list(COLUMNS["I"])].sum(1)
+        return interaction
+
+    def settle(self) -> None:
+        """Adds what waits to the table, and lets pairs go if there are too many."""
+        if not self.waiting:
+            return
+        key, columns = (np.concatenate(each) for each in zip(*self.waiting, strict=True))
+        self.waiting = []
+        order = np.argsort(key, kind="stable")
+        starts = np.flatnonzero(first_of_groups(key[order]))
+        together = np.diff(np.append(starts, len(key)))
+        table = np.add.reduceat(columns[order], starts, axis=0) if len(key) else columns
+        self._merge(key[order][starts], together, table)
+        if len(self.key) > max(LIMIT, LIMIT_A_LATENT * self.n_latents):
+            self._let_go()
+
+    def _chosen(self, key: Ints, h: Ints, k: Ints) -> Ints:
+        """Pairs at tokens that may belong into the table."""
+        if self.complete:
+            return np.arange(len(key))
+        if self._marks is None:
+            self._marks = np.zeros(1 << _SLOTS, dtype=np.bool_)
+            self._marks[_slots(self.key)] = True
+        return np.flatnonzero(self._marks[_slots(key)] | ~(self.closed[h] & self.closed[k]))
 
     def _merge(self, key: Ints, together: Ints, table: Doubles) -> None:
+        """Takes pairs in ascending order, each of them once."""
         at = np.searchsorted(self.key, key)
         known = np.zeros(len(key), dtype=np.bool_)
         inside = at < len(self.key)
         known[inside] = self.key[at[inside]] == key[inside]
-        self.coactive[at[known]] += together[known]  # a batch holds a pair once
+        self.coactive[at[known]] += together[known]
         self.sums[at[known]] += table[known]
-        if self.complete and not known.all():
-            fresh = ~known
-            self.key = np.concatenate([self.key, key[fresh]])
-            order = np.argsort(self.key, kind="stable")
-            self.key = self.key[order]
-            self.coactive = np.concatenate([self.coactive, together[fresh]])[order]
-            self.sums = np.concatenate([self.sums, table[fresh]])[order]
+        h, k = np.divmod(key, self.n_latents)
+        fresh = ~known & ~(self.closed[h] & self.closed[k])
+        if fresh.any():
+            self.key = np.insert(self.key, at[fresh], key[fresh])
+            self.coactive = np.insert(self.coactive, at[fresh], together[fresh])
+            self.sums = np.insert(self.sums, at[fresh], table[fresh], axis=0)
+            if self._marks is not None:
+                self._marks[_slots(key[fresh])] = True
 
-    def _keep(self, rows: Ints) -> None:
-        self.key, self.coactive = self.key[rows], self.coactive[rows]
-        self.sums = self.sums[rows]
+    def _let_go(self) -> None:
+        """Keeps the strongest partners of each latent."""
+        rows = self.strongest(PARTNERS)
+        gone = np.ones(len(self.key), dtype=np.bool_)
+        gone[rows] = False
+        for latent in np.divmod(self.key[gone], self.n_latents):
+            self.closed[latent] = True
+        self.key, self.coactive, self.sums = self.key[rows], self.coactive[rows], self.sums[rows]
+        self._marks = None
 
     def form(self, columns: tuple[int, ...]) -> Doubles:
         """A form of each pair, both directions together."""
@@ -85,20 +135,45 @@ class PairTally:
 
         Ascending.
         """
-        rows = [
-            self.ranked(self.form(columns), count)[1] for columns in dict.fromkeys(COLUMNS.values())
-        ]
-        return np.unique(np.concatenate(rows)) if rows else np.zeros(0, dtype=np.int64)
+        rows = [self._ranked(self.form(columns), count) for columns in set(COLUMNS.values())]
+        return np.unique(np.concatenate(rows))
 
-    def ranked(self, values: Doubles, count: int) -> tuple[Ints, Ints]:
-        """Latents and rows of their `count` largest values, latent by latent, largest first."""
-        h, k = np.divmod(self.key, self.n_latents)
-        rows = np.tile(np.arange(len(self.key)), 2)
-        latent = np.concatenate([h, k])
-        present = values[rows] > 0
-        rows, latent = rows[present], latent[present]
+    def _ranked(self, values: Doubles, count: int) -> Ints:
+        """Rows of each latent's `count` largest values; equal ones rank by row."""
+        present = np.flatnonzero(values > 0)
+        h, k = np.divmod(self.key[present], self.n_latents)
+        rows, latent = np.tile(present, 2), np.concatenate([h, k])
         order = np.lexsort((rows, -values[rows], latent))
-        rows, latent = rows[order], latent[order]
-        rank = np.arange(len(rows)) - np.searchsorted(latent, latent)
-        kept = rank < count
-        return latent[kept], rows[kept]
+        latent = latent[order]
+        rank = np.arange(len(order)) - np.searchsorted(latent, latent)
+        return rows[order[rank < count]]
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """All there is, by name, to be saved."""
+        waiting = [np.concatenate(each) for each in zip(*self.waiting, strict=True)]
+        keys, columns = waiting or (self.key[:0], self.sums[:0])
+        plain = {name: getattr(self, name) for name in ("key", "coactive", "sums", "closed")}
+        named = plain | {"waiting": keys, "columns": columns}
+        return {f"pairs.{name}": values for name, values in named.items()}
+
+    @classmethod
+    def restored(cls, arrays: dict[str, NDArray[np.generic]]) -> PairTally:
+        """What `arrays` gave."""
+        waiting = [(arrays["pairs.waiting"], arrays["pairs.columns"])]
+        plain = {name: arrays[f"pairs.{name}"] for name in ("key", "coactive", "sums", "closed")}
+        return cls(**plain, waiting=waiting)  # type: ignore[arg-type]
+
+
+@cache
+def _adding(blocks: int) -> Tensor:
+    """From five columns a block [5 blocks] to their sums over blocks, and I of each block."""
+    over_blocks = torch.eye(FIXED, dtype=torch.float64).repeat(blocks, 1)
+    of_form = torch.zeros(FIXED, 1, dtype=torch.float64)
+    of_form[list(COLUMNS["I"])] = 1
+    return torch.cat([over_blocks, torch.kron(torch.eye(blocks).double(), of_form)], 1)
+
+
+def _slots(key: Ints) -> NDArray[np.uint64]:
+    """A place among the marks for each key, spread evenly."""
+    mixed = key.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return mixed >> np.uint64(64 - _SLOTS)

@@ -27,6 +27,8 @@ def serve(
     installed.
     """
     uvicorn = needed("uvicorn", "explore", "the explorer's server")
+    from crossproof.explorer.patience import PatientOnce
+
     app = application(store, sentences, token)
     store.open()
     listening = _listening(host, port)
@@ -35,7 +37,8 @@ def serve(
     print(f"Explorer: {link}" + ("" if token is None else f"?token={token}"), flush=True)
     print("Stop with Ctrl-C.", flush=True)
     settings = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False,
+        app, http=PatientOnce, ws="none",
+        log_level="warning", access_log=False, server_header=False,
         limit_concurrency=READERS, timeout_keep_alive=15, timeout_graceful_shutdown=2,
     )  # fmt: skip
     server = uvicorn.Server(settings)

@@ -38,7 +38,7 @@ MOST_SECONDS = 10.0
 SORTS: Mapping[str, Sequence[str]] = {
     LATENTS: (
         *("latent", "active", "frequency", "mean", "largest", "interaction", "owned"),
-        *("partners", "strongest", "cluster", "label", "explanation"),
+        *("partners", "strongest", "relative_norm", "cluster", "label", "explanation"),
     ),
     PAIRS: ("h", "k", "coactive", "block", "per_token", "i", "second", "q", "difference"),
 }

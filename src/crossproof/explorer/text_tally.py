@@ -30,6 +30,8 @@ class TextTally:
 
     active: Ints
     """[H] tokens at which a latent is active."""
+    active_measured: Ints
+    """[H] the same, of the tokens at which interactions are measured."""
     total: Doubles
     """[H] sum of its activations."""
     largest: Doubles
@@ -44,7 +46,7 @@ class TextTally:
     drawn: Strongest
     pairs: PairTally
     totals: dict[str, Doubles]
-    """By form and `dominated` [L]; `tokens` [1]."""
+    """By form and `dominated` [L]; `tokens` and, of those, `measured` [1]."""
     done: int = 0
     """Sequences."""
 
@@ -54,6 +56,7 @@ class TextTally:
         counts, sums = np.zeros(n_latents, dtype=np.int64), np.zeros(n_latents)
         return cls(
             active=counts,
+            active_measured=counts.copy(),
             total=sums,
             largest=sums.copy(),
             bins=np.zeros((n_latents, BINS), dtype=np.int64),
@@ -66,14 +69,15 @@ class TextTally:
         )
 
     def add(self, batch: EncodedBatch, pairs: TokenPairs | None) -> None:
-        """Takes a batch and its pairs (None where no MLP reads the dictionary)."""
+        """Takes a batch and its pairs (None where they are not measured)."""
         entries = Entries.of(batch)
         self._add_activations(entries)
         self._add_contexts(entries)
-        if pairs is None:
-            self._sum({"tokens": np.array([float(batch.latents.n_tokens)])})
-        else:
+        self._sum({"tokens": np.array([float(batch.latents.n_tokens)])})
+        if pairs is not None:
             self._add_pairs(batch, pairs)
+            size = len(self.active_measured)
+            self.active_measured += np.bincount(entries.latent, minlength=size)
         self.done = batch.first + len(batch.tokens)
 
     def _add_activations(self, entries: Entries) -> None:
@@ -103,14 +107,14 @@ class TextTally:
         self.drawn.add(latent, _lots(latent, sequence), sequence, position, around)
 
     def _add_pairs(self, batch: EncodedBatch, pairs: TokenPairs) -> None:
-        self.pairs.add(pairs)
-        per_pair = pairs.sums[..., COLUMNS["I"]].sum((1, 2)).cpu().numpy()
+        per_pair = self.pairs.add(pairs)
         for side in pairs.entries:
             latent = pairs.latents.indices[side].cpu().numpy()
             self.interaction += np.bincount(latent, per_pair, minlength=len(self.interaction))
         self.owned += pairs.owned().cpu().numpy()
         sums = {name: values.sum(0) for name, values in by_sequence(pairs, batch).items()}
-        self._sum(sums | {"tokens": np.atleast_1d(sums["tokens"])})
+        sums["measured"] = np.atleast_1d(sums.pop("tokens"))
+        self._sum(sums)
 
     def _sum(self, sums: dict[str, Doubles]) -> None:
         for name, values in sums.items():
@@ -122,6 +126,11 @@ class TextTally:
         return int(self.totals["tokens"][0]) if self.totals else 0
 
     @property
+    def measured(self) -> int:
+        """Those of them at which interactions were measured."""
+        return int(self.totals["measured"][0]) if "measured" in self.totals else 0
+
+    @property
     def forms(self) -> tuple[str, ...]:
         """The forms that were summed; none where no MLP reads the dictionary."""
         return tuple(form for form in COLUMNS if form in self.totals)
@@ -129,10 +138,7 @@ class TextTally:
     def save(self, path: Path) -> None:
         """Writes all of it to one file, complete or not at all."""
         arrays: dict[str, NDArray[np.generic]] = {name: getattr(self, name) for name in _PLAIN}
-        arrays |= self.top.arrays("top") | self.drawn.arrays("drawn")
-        pairs = self.pairs
-        arrays |= {"pairs.key": pairs.key, "pairs.coactive": pairs.coactive}
-        arrays |= {"pairs.sums": pairs.sums, "pairs.complete": np.array([pairs.complete])}
+        arrays |= self.top.arrays("top") | self.drawn.arrays("drawn") | self.pairs.arrays()
         arrays |= {f"totals.{name}": values for name, values in self.totals.items()}
         arrays["done"] = np.array([self.done])
         write_tensors(path, {name: torch.from_numpy(a.copy()) for name, a in arrays.items()})
@@ -142,19 +148,18 @@ class TextTally:
         """What `save` wrote; CrossproofError if the file is damaged."""
         arrays = {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
         plain = {name: arrays[name] for name in _PLAIN}
-        keyed = {name: arrays[f"pairs.{name}"] for name in ("key", "coactive", "sums")}
         prefix = "totals."
         return cls(
             **plain,
             top=Strongest.restored("top", arrays),
             drawn=Strongest.restored("drawn", arrays),
-            pairs=PairTally(len(plain["active"]), **keyed, complete=bool(arrays["pairs.complete"])),
+            pairs=PairTally.restored(arrays),
             totals={n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)},
             done=int(arrays["done"][0]),
         )
 
 
-_PLAIN = ("active", "total", "largest", "bins", "owned", "interaction")
+_PLAIN = ("active", "active_measured", "total", "largest", "bins", "owned", "interaction")
 
 
 def _lots(latent: Ints, sequence: Ints) -> NDArray[np.float32]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,20 @@ from crossproof.explorer.material import Document, Material
 from crossproof.explorer.pair_tally import FIXED
 from crossproof.interactions.measuring import COLUMNS
 
+Page = tuple[int, Document]
 _ROWS_OF_TABLES = 16_384
 MAP_PAIRS = 600
 """Pairs in the map: the strongest by I."""
 _NUMBERS = ("active", "frequency", "mean", "largest", "interaction")
 
 
-def write_dictionary(folder: Path, material: Material) -> None:
-    """Writes all files of one dictionary into a folder."""
-    _write_latents(folder, material)
+def write_dictionary(folder: Path, material: Material, tell: Callable[[int, int], None]) -> None:
+    """Writes all files of one dictionary into a folder; `tell` hears how many pages are done."""
+    described = 0 if material.details is None else len(material.details.key)
+    done = _told(tell, material.n_latents + described)
+    _write_latents(folder, material, done)
     _write_pairs(folder / PAIRS, material)
-    _write_pages(folder / PAGES["pair"], pair_pages(material))
+    _write_pages(folder / PAGES["pair"], map(done, pair_pages(material)))
     _write_pages(folder / PAGES["neuron"], neuron_pages(material))
     _write_pages(folder / PAGES["map"], iter([(0, map_page(material))]))
 
@@ -59,18 +63,31 @@ def _finite(value: Any) -> Any:
     return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _write_pages(path: Path, pages: Iterator[tuple[int, Document]]) -> None:
+def _write_pages(path: Path, pages: Iterator[Page]) -> None:
     with Growing(path, PAGE_COLUMNS, ROWS) as rows:
         for number, page in pages:
             rows.add({"number": number, "page": packed(page)})
 
 
-def _write_latents(folder: Path, material: Material) -> None:
+def _told(tell: Callable[[int, int], None], total: int) -> Callable[[Page], Page]:
+    """Passes pages on and counts them, a group at a time."""
+    count = itertools.count(1)
+
+    def passed(page: Page) -> Page:
+        done = next(count)
+        if done % ROWS == 0 or done == total:
+            tell(done, total)
+        return page
+
+    return passed
+
+
+def _write_latents(folder: Path, material: Material, done: Callable[[Page], Page]) -> None:
     """The pages, and from them the table that searches look through."""
     table = Growing(folder / LATENTS, _LATENT_COLUMNS, _ROWS_OF_TABLES)
     pages = Growing(folder / PAGES["latent"], PAGE_COLUMNS, ROWS)
     with table, pages:
-        for latent, page in latent_pages(material):
+        for latent, page in map(done, latent_pages(material)):
             pages.add({"number": latent, "page": packed(page)})
             table.add(_latent_row(page))
 
@@ -80,7 +97,7 @@ _LATENT_COLUMNS = {
     "active": pa.int64(),
     **dict.fromkeys(("frequency", "mean", "largest", "interaction", "owned"), pa.float64()),
     "partners": pa.int64(),
-    "strongest": pa.float64(),
+    **dict.fromkeys(("strongest", "relative_norm"), pa.float64()),
     "cluster": pa.int64(),
     **dict.fromkeys(("label", "explanation", "snippet", "text"), pa.string()),
     "x": pa.float32(),
@@ -96,6 +113,7 @@ def _latent_row(page: Document) -> dict[str, Any]:
         "owned": sum(owned.values()) / len(owned) if owned else None,
         "partners": len(partners),
         "strongest": partners[0]["per_token"] if partners else None,
+        "relative_norm": page["relative_norm"],
         "cluster": page["cluster"],
         "label": label(page),
         "explanation": page["explanation"],
@@ -131,7 +149,7 @@ def _write_pairs(path: Path, material: Material) -> None:
             "k": k,
             "coactive": together,
             "block": blocks[pairs.sums[order, FIXED:].argmax(1)] if len(order) else h,
-            "per_token": whole["i"] / max(material.text.tokens, 1),
+            "per_token": whole["i"] / max(material.text.measured, 1),
             **{name: sums / together for name, sums in whole.items()},
             "difference": pa.array(
                 material.differences[order], from_pandas=True, type=pa.float64()
@@ -143,7 +161,7 @@ def _write_pairs(path: Path, material: Material) -> None:
 
 def map_page(material: Material) -> Document:
     """The strongest pairs as a graph, and every active latent's place in the plane."""
-    pairs, tokens = material.text.pairs, max(material.text.tokens, 1)
+    pairs, tokens = material.text.pairs, max(material.text.measured, 1)
     size = pairs.form(COLUMNS["I"])
     order = np.argsort(-size, kind="stable")[:MAP_PAIRS]
     edges = [

@@ -83,7 +83,22 @@ def owned_contributions(
 
 def magnitudes(latents: SparseLatents, G: Float[Tensor, "H N"]) -> Float[Tensor, "B N"]:
     """Sum over active latents of |p_nh| at each token and neuron."""
-    return sparse_product(latents.with_values(latents.values.abs()), G.abs())
+    if _differentiable(latents, G):
+        return sparse_product(latents.with_values(latents.values.abs()), G.abs())
+    negative, positive = _by_sign(latents, G)
+    return positive - negative
+
+
+def _differentiable(latents: SparseLatents, G: Tensor) -> bool:
+    return torch.is_grad_enabled() and (G.requires_grad or latents.values.requires_grad)
+
+
+def _by_sign(
+    latents: SparseLatents, G: Float[Tensor, "H N"]
+) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]]:
+    """Sums of the negative and of the positive contributions."""
+    values = latents.values.detach().to(G.dtype)
+    return kernels.sums_by_sign(latents.offsets, latents.indices, values, G.detach())
 
 
 @dataclass(frozen=True)
@@ -217,6 +232,9 @@ class MLPDictionary:
 def _hull(
     latents: SparseLatents, G: Float[Tensor, "H N"], baseline: Float[Tensor, "*tokens N"]
 ) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]]:
+    if not _differentiable(latents, G):
+        low, high = _by_sign(latents, G)
+        return baseline + low, baseline + high
     up, down = G.clamp_min(0), G.clamp_max(0)
     high, low = sparse_product(latents, up), sparse_product(latents, down)
     if (latents.values < 0).any():  # dictionaries of others may have such activations

@@ -112,18 +112,19 @@ def measure_interactions(latents: SparseLatents, views: AnyViews) -> Interaction
     return token_pairs(latents, views).collected()
 
 
-def token_pairs(latents: SparseLatents, views: AnyViews) -> TokenPairs:
+def token_pairs(latents: SparseLatents, views: AnyViews, finite: bool = False) -> TokenPairs:
     """Exact pair sums of every token, in every block (I and J: THEORY T1, T2.2; gated: T3).
 
-    A `TokenView` of `latents` brings the tokens' own baselines and activations. Raises
-    CrossproofError if there is no block, if plain and gated MLPs are mixed, if dictionary and code
-    differ in width, or if anything is NaN or infinite.
+    A `TokenView` of `latents` brings the tokens' own baselines and activations. `finite` says that
+    `check_finite` has been called of the dictionaries. Raises CrossproofError if there is no block,
+    if plain and gated MLPs are mixed, if dictionary and code differ in width, or if anything is NaN
+    or infinite.
     """
     whole = {
         block: TokenView(view, latents) if isinstance(view, MLPDictionary) else view
         for block, view in views.items()
     }
-    gated = _check(latents, whole)
+    gated = _check(latents, whole, finite)
     nonzero = latents.keep(latents.values != 0)
     counts = nonzero.offsets.diff()
     starts = torch.nn.functional.pad((counts * (counts - 1) // 2).cumsum(0), (1, 0))
@@ -207,7 +208,9 @@ def _owned(n_latents: int, parts: Sequence[SeenDominance]) -> Int[Tensor, " H"]:
     return out
 
 
-def _check(latents: SparseLatents, views: Mapping[int, TokenView | TokenMixture]) -> bool:
+def _check(
+    latents: SparseLatents, views: Mapping[int, TokenView | TokenMixture], finite: bool
+) -> bool:
     """Whether the MLPs are gated; raises as `token_pairs`."""
     if not views:
         raise CrossproofError(
@@ -229,19 +232,25 @@ def _check(latents: SparseLatents, views: Mapping[int, TokenView | TokenMixture]
                 f"The code has {latents.n_latents} latents, but the dictionary at block {block} "
                 f"has {len(view.G)}: they belong to different dictionaries."
             )
-        decoder = (view.G, view.baseline, view.G_gate, view.baseline_gate)
-        if not all(part.isfinite().all() for part in decoder if part is not None):
-            raise CrossproofError(
-                f"The dictionary at block {block} holds NaN or infinity: check its decoder.",
-                code="CP-NOT-FINITE",
-            )
-        if not view.output_norms.isfinite().all():
-            raise CrossproofError(
-                f"The MLP's output weights at block {block} hold NaN or infinity: check the model.",
-                code="CP-NOT-FINITE",
-            )
+        if not finite:
+            check_finite(block, view)
     if not torch.isfinite(latents.values).all():
         raise CrossproofError(
             "Latents' activations hold NaN or infinity: check the encoder.", code="CP-NOT-FINITE"
         )
     return True in kinds
+
+
+def check_finite(block: int, dictionary: MLPDictionary) -> None:
+    """Raises CrossproofError if virtual weights, baselines or norms are NaN or infinite."""
+    decoder = (dictionary.G, dictionary.baseline, dictionary.G_gate, dictionary.baseline_gate)
+    if not all(part.isfinite().all() for part in decoder if part is not None):
+        raise CrossproofError(
+            f"The dictionary at block {block} holds NaN or infinity: check its decoder.",
+            code="CP-NOT-FINITE",
+        )
+    if not dictionary.output_norms.isfinite().all():
+        raise CrossproofError(
+            f"The MLP's output weights at block {block} hold NaN or infinity: check the model.",
+            code="CP-NOT-FINITE",
+        )

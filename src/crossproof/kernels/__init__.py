@@ -7,7 +7,7 @@ differentiable: `crossproof.crosscoder.autograd` and `crossproof.interactions.co
 them behind autograd. In float32 or float64 numba's loops run on CPUs and Triton's programs on
 NVIDIA's GPUs, where these are installed; everywhere else, and for everyone who sets
 `CROSSPROOF_KERNELS=torch`, the plain PyTorch path does; all give the same numbers up to rounding.
-Tensors of the `meta` device get results of the right shapes, as everywhere in PyTorch.
+Tensors of the `meta` device get results of the right shapes from there, as everywhere in PyTorch.
 On CPUs `weighted_rows` is PyTorch's `embedding_bag`, as fast as a loop of our own there, and a
 search for entries on a GPU is PyTorch's everywhere.
 """
@@ -44,6 +44,7 @@ __all__ = (
     "pair_table",
     "plain_pairs",
     "row_products",
+    "sums_by_sign",
     "uses_numba",
     "uses_triton",
     "weighted_rows",
@@ -108,10 +109,6 @@ def entries_above(
     pre: Float[Tensor, "B H"], thresholds: Float[Tensor, " H"]
 ) -> tuple[Int[Tensor, "B+1"], Int[Tensor, " nnz"], Float[Tensor, " nnz"]]:
     """CSR offsets, indices and values of the entries of `pre` above their latent's threshold."""
-    if pre.is_meta:  # without values: half of them
-        some = pre.numel() // 2
-        bounds = torch.empty(len(pre) + 1, dtype=torch.int64, device=pre.device)
-        return bounds, bounds.new_empty(some), pre.new_empty(some)
     if not uses_numba(pre):
         return torch_any.entries_above(pre, thresholds)
     counts = torch.empty(len(pre), dtype=torch.int64)
@@ -143,8 +140,6 @@ def row_products(
     right: Float[Tensor, "R F"],
 ) -> Float[Tensor, " nnz"]:
     """The inner product of `left[b]` and `right[indices[j]]` for every entry j of token b."""
-    if left.is_meta:
-        return left.new_empty(len(indices))
     if uses_triton(left):
         products: Tensor = _triton().row_products(offsets, indices, left, right)
         return products
@@ -169,9 +164,6 @@ def dominant(
     each (b, n) out of the race: with the owners, the result is the second largest.
     """
     entries = offsets, indices, values, weights
-    if weights.is_meta:
-        shapes = weights.new_empty(len(offsets) - 1, weights.shape[1])
-        return shapes, torch.empty_like(shapes, dtype=torch.int32)
     if uses_triton(weights):
         found: tuple[Tensor, Tensor] = _triton().dominant(*entries, excluded)
         return found
@@ -184,6 +176,25 @@ def dominant(
     else:
         _run(numba_cpu.runner_up, (*entries, excluded), best, owner)
     return best, owner
+
+
+def sums_by_sign(
+    offsets: Int[Tensor, " bounds"],
+    indices: Int[Tensor, " nnz"],
+    values: Float[Tensor, " nnz"],
+    weights: Float[Tensor, "H N"],
+) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]]:
+    """Sums of the negative and of the positive `values[j] * weights[indices[j], n]` at each (b, n).
+
+    Without a copy of the weights, which may be far more than the rows of a batch.
+    """
+    if not uses_numba(weights):
+        return torch_any.sums_by_sign(offsets, indices, values, weights)
+    negative = weights.new_zeros(len(offsets) - 1, weights.shape[1])
+    positive = torch.zeros_like(negative)
+    inputs = offsets, indices, values, weights
+    _run(numba_cpu.sums_by_sign, inputs, negative, positive)
+    return negative, positive
 
 
 def dominant_of_both(
@@ -217,8 +228,6 @@ def dominant_backward(
     The weights' gradient is added to `onto`, in place, if that is given. `by_latent` gives the
     entries by latent, for the path that walks them so.
     """
-    if weights.is_meta:
-        return torch.empty_like(values), torch.empty_like(weights) if onto is None else onto
     if uses_triton(weights):
         onto = torch.zeros_like(weights) if onto is None else onto
         gradients = by_latent(), values, weights, owner, grad

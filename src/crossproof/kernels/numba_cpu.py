@@ -120,6 +120,19 @@ def dominant(offsets, indices, values, weights, best, owner):
 
 
 @_compiled(FLAGS)
+def sums_by_sign(offsets, indices, values, weights, negative, positive):
+    """Sums over j of the negative and of the positive values[j] * weights[indices[j], n]."""
+    for b in numba.prange(len(negative)):
+        down, up = negative[b], positive[b]
+        for j in range(offsets[b], offsets[b + 1]):
+            row, value = weights[indices[j]], values[j]
+            for n in range(len(row)):
+                p = value * row[n]
+                up[n] += p if p > 0 else row.dtype.type(0)
+                down[n] += p if p < 0 else row.dtype.type(0)
+
+
+@_compiled(FLAGS)
 def runner_up(offsets, indices, values, weights, owner, best, second):
     """As `dominant`, among the entries that are not `owner`'s."""
     for b in numba.prange(best.shape[0]):

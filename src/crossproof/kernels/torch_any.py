@@ -31,6 +31,10 @@ def entries_above(
     pre: Float[Tensor, "B H"], thresholds: Float[Tensor, " H"]
 ) -> tuple[Int[Tensor, "B+1"], Int[Tensor, " nnz"], Float[Tensor, " nnz"]]:
     """CSR offsets, indices and values of the entries of `pre` above their latent's threshold."""
+    if pre.is_meta:  # without values: half of them
+        some = pre.numel() // 2
+        bounds = torch.empty(len(pre) + 1, dtype=torch.int64, device=pre.device)
+        return bounds, bounds.new_empty(some), pre.new_empty(some)
     above = pre > thresholds
     offsets = F.pad(above.sum(1).cumsum(0), (1, 0))
     tokens, latents = above.nonzero().unbind(1)
@@ -44,6 +48,8 @@ def row_products(
     right: Float[Tensor, "R F"],
 ) -> Float[Tensor, " nnz"]:
     """The inner product of `left[b]` and `right[indices[j]]` for every entry j of token b."""
+    if left.is_meta:
+        return left.new_empty(len(indices))
     tokens = torch.repeat_interleave(offsets.diff(), output_size=len(indices))
     step = max(1, CHUNK_ELEMENTS // left.shape[1])
     pairs = zip(tokens.split(step), indices.split(step), strict=True)
@@ -58,6 +64,9 @@ def dominant(
     excluded: Int[Tensor, "B N"] | None = None,
 ) -> tuple[Float[Tensor, "B N"], Int[Tensor, "B N"]]:
     """The contribution of largest magnitude at each token and neuron, and its entry (or -1)."""
+    if weights.is_meta:
+        shapes = weights.new_empty(len(offsets) - 1, weights.shape[1])
+        return shapes, torch.empty_like(shapes, dtype=torch.int32)
     counts = offsets.diff()
     tokens, width = len(counts), weights.shape[1]
     best = values.new_zeros(tokens, width)
@@ -79,6 +88,22 @@ def dominant(
     return best, owner
 
 
+def sums_by_sign(
+    offsets: Int[Tensor, " bounds"],
+    indices: Int[Tensor, " nnz"],
+    values: Float[Tensor, " nnz"],
+    weights: Float[Tensor, "H N"],
+) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]]:
+    """Sums of the negative and of the positive contributions at each token and neuron."""
+    up, down, entries = weights.clamp_min(0), weights.clamp_max(0), (offsets, indices)
+    plus, minus = values.clamp_min(0), values.clamp_max(0)
+    negative, positive = (weighted_rows(*entries, plus, rows) for rows in (down, up))
+    if values.is_meta or (values < 0).any():  # dictionaries of others may have such activations
+        negative = negative + weighted_rows(*entries, minus, up)
+        positive = positive + weighted_rows(*entries, minus, down)
+    return negative, positive
+
+
 def dominant_backward(
     indices: Int[Tensor, " nnz"],
     values: Float[Tensor, " nnz"],
@@ -87,6 +112,8 @@ def dominant_backward(
     grad: Float[Tensor, "B N"],
 ) -> tuple[Float[Tensor, " nnz"], Float[Tensor, "H N"]]:
     """Gradients of the owners' values and weights, given the gradient at each (token, neuron)."""
+    if weights.is_meta:
+        return torch.empty_like(values), torch.empty_like(weights)
     entry = owner.to(torch.int64)
     owned = entry >= 0
     entry = entry.clamp_min(0)

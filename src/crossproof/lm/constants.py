@@ -74,7 +74,8 @@ def derivative(activation: Activation, x: Float[Tensor, "*shape"]) -> Float[Tens
     else:
         rate = 1.702 if activation is Activation.QUICK_GELU else 1.0
         u, slope = rate * x, torch.full_like(x, rate)
-    return torch.sigmoid(u) + x * slope * torch.sigmoid(u) * torch.sigmoid(-u)
+    gate = torch.sigmoid(u)
+    return gate + x * slope * gate * torch.sigmoid(-u)
 
 
 def slope_range(
