@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from crossproof.crosscoder.formats.files import Config, config_at, read_config
-from crossproof.crosscoder.formats.foreign import ForeignDictionary
+from crossproof.crosscoder.formats.foreign import ForeignDictionary, cross_layer
 from crossproof.crosscoder.formats.save import Save
 from crossproof.errors import CrossproofError
 
@@ -101,29 +101,28 @@ def _k(save: Save) -> int:
 def _crossing(path: Path, config: Config, layers: list[int]) -> ForeignDictionary:
     """Reads every layer's input and writes every layer's output: 2L hookpoints."""
     parts = [_crossing_layer(path, i) for i in layers]
-    count, (width, d_model) = len(parts), parts[0]["W_enc"].shape
-    W_enc = torch.zeros(count * width, 2 * count, d_model)
-    W_dec = torch.zeros_like(W_enc)
-    b_dec = torch.zeros(2 * count, d_model)
+    width, d_model = parts[0]["W_enc"].shape
     for i, part in enumerate(parts):
-        rows = slice(i * width, (i + 1) * width)
-        for name, shape in (("W_dec", (width, count - i, d_model)), ("W_enc", (width, d_model))):
+        for name, shape in (
+            ("W_dec", (width, len(parts) - i, d_model)),
+            ("W_enc", (width, d_model)),
+        ):
             if part[name].shape != shape:
                 raise CrossproofError(
                     f"{name}_{i} in {path} has shape {list(part[name].shape)}, not {list(shape)}: "
                     f"the folder lacks layers, or mixes two sets."
                 )
-        W_enc[rows, i] = part["W_enc"]
-        W_dec[rows, count + i :] = part["W_dec"]
-        b_dec[count + i] = part["b_dec"]
     thresholds = [part["threshold"] for part in parts if "threshold" in part]
     read, written = zip(*(_hooks(config, i) for i in layers), strict=True)
+    W_enc, b_enc, W_dec, b_dec = cross_layer(
+        [(part["W_enc"], part["b_enc"], part["W_dec"], part["b_dec"]) for part in parts]
+    )
     return ForeignDictionary(
         str(path),
         (*read, *written),
         W_enc,
         W_dec,
-        torch.cat([part["b_enc"] for part in parts]),
+        b_enc,
         b_dec,
         **_rule(torch.cat(thresholds) if thresholds else None),
         **_AS_IT_IS,
