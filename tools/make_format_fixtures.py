@@ -1,7 +1,7 @@
 """Dictionaries saved by the libraries themselves, for tests of the importers.
 
 Needs what the package does not: SAELens, sparsify, dictionary_learning, circuit-tracer and
-Llamascopium, each imported only when its turn comes. In the environment that `tools/peers.py` makes:
+Llamascopium, each imported only when its turn comes. In the environment of `tools/peers.py`:
 
     /somewhere/peers/bin/python tools/make_format_fixtures.py tests/data/formats
 

@@ -4,8 +4,8 @@
 
 They want other versions of much that crossproof uses, so they have a place of their own.
 circuit-tracer, Llamascopium and dictionary_learning contradict each other about versions of what
-none of them uses here: the first two are installed without their dependencies. `CROSSPROOF_PEERS=FOLDER` tells the slow
-tests of the exported dictionaries where it is.
+none of them uses here: the first two are installed without their dependencies.
+`CROSSPROOF_PEERS=FOLDER` tells the slow tests of the exported dictionaries where it is.
 """
 
 from __future__ import annotations

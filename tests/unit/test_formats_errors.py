@@ -532,6 +532,10 @@ def test_gemma_scope(gpt_neo: LanguageModel, tmp_path: Path) -> None:
         whole = dict(arrays)
     np.savez(params, **(whole | {"W_dec": np.zeros((24, 2, 16), np.float32)}))
     refused(gpt_neo, work, "one layer of a cross-layer transcoder", "blocks.0.hook_resid_post")
+    split = tmp_path / "crosscoder"
+    split.mkdir()
+    save_file({"w_enc": torch.ones(16, 24)}, split / "params_layer_0.safetensors")
+    refused(gpt_neo, split, "a file a layer", "blocks.0.hook_resid_post")
     params.write_bytes(pickle.dumps({"W_enc": Payload()}))
     refused(gpt_neo, params, "damaged or not an npz file", "blocks.0.hook_resid_post")
 

@@ -23,6 +23,7 @@ def recognise(path: Path) -> bool:
 def read(path: Path) -> list[ForeignDictionary]:
     """The one dictionary of the folder; its name (less seed folders) is the hookpoint.
 
+    Where it has a skip, and nothing says whether it is a transcoder, hookpoints given later do.
     Raises CrossproofError for a missing or damaged file, or an activation it does not know.
     """
     config = read_config(path / CONFIG)
@@ -37,7 +38,11 @@ def read(path: Path) -> list[ForeignDictionary]:
     _check_factor(config, save.file, *weights[0].shape)
     module, transcode = _module(path), config.flag("transcode")
     hooks = (module and INPUT_OF + module, module) if transcode else (module,)
+    unsaid = "transcode" not in config and config.flag("skip_connection")
+    if unsaid:  # skip transcoders were saved before the configuration named them
+        hooks = (None,)
     more: dict[str, Any] = {"less_decoder_bias": not transcode, "rule": rule, **number}
+    more["either"] = unsaid
     more |= save.skip("W_skip e d", len(hooks))
     return [save.dictionary(hooks, activation, *weights, **more)]
 
