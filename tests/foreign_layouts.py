@@ -311,7 +311,7 @@ def llamascopium_sae(folder: Path, seed: int) -> Forward:
     extra = {"activation_function.log_jumprelu_threshold": logs}
     extra[f"dataset_average_activation_norm.{PLACES[0]}"] = torch.tensor(2.5)
     save_file(w | extra, folder / "sae_weights.safetensors")
-    config = {"sae_type": "sae", "d_model": D, "expansion_factor": 2, "act_fn": "jumprelu"}
+    config = {"sae_type": "sae", "d_model": D, "expansion_factor": F / D, "act_fn": "jumprelu"}
     config |= {"norm_activation": "dataset-wise", "sparsity_include_decoder_norm": True}
     json_to(
         folder / "config.json", config | {"hook_point_in": PLACES[0], "hook_point_out": PLACES[0]}

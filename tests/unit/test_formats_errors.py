@@ -225,6 +225,21 @@ SAELENS: dict[str, tuple[Damage, str]] = {
         lambda f: (f / SAELENS_WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1"),
         "a Git LFS pointer",
     ),
+    "thresholds of another architecture": (
+        lambda f: retensored(f / SAELENS_WEIGHTS, threshold=torch.ones(24)),
+        "holds 'threshold', which dictionaries of the kind",
+    ),
+    "gates of another architecture": (
+        lambda f: retensored(f / SAELENS_WEIGHTS, r_mag=torch.ones(24)),
+        "holds 'r_mag', which dictionaries of the kind",
+    ),
+    "a scale below zero": (
+        lambda f: (
+            changed(f / "cfg.json", normalize_activations="expected_average_only_in"),
+            (f / "activation_scaler.json").write_text('{"scaling_factor": -2}'),
+        ),
+        "a scaling_factor of -2",
+    ),
     "NaN thresholds": (
         lambda f: (
             changed(f / "cfg.json", architecture="jumprelu"),
@@ -251,6 +266,11 @@ def test_a_skip_of_zeros_changes_nothing(gpt_neo: LanguageModel, work: Path) -> 
     assert all(map(torch.equal, before.state_dict().values(), after.state_dict().values()))
 
 
+def test_a_transcoder_encodes_what_it_reads_as_it_is(gpt_neo: LanguageModel, work: Path) -> None:
+    changed(copied("saelens-transcoder", work) / "cfg.json", apply_b_dec_to_input=True)
+    refused(gpt_neo, work, "apply_b_dec_to_input as true, which SAELens's transcoders do not")
+
+
 def test_a_transcoder_between_widths(gpt_neo: LanguageModel, work: Path) -> None:
     folder = copied("saelens-transcoder", work)
     wide = {"W_dec": torch.ones(24, 5), "b_dec": torch.ones(5)}
@@ -260,6 +280,14 @@ def test_a_transcoder_between_widths(gpt_neo: LanguageModel, work: Path) -> None
 
 SPARSIFY: dict[str, tuple[Damage, str]] = {
     "activation": (lambda f: changed(f / "cfg.json", activation="spline"), "'spline'"),
+    "no skip": (
+        lambda f: changed(f / "cfg.json", skip_connection=True),
+        "skip_connection as true, and .* holds no W_skip",
+    ),
+    "a skip": (
+        lambda f: retensored(f / "sae.safetensors", W_skip=torch.ones(D, D)),
+        "skip_connection as false, and .* holds a W_skip",
+    ),
 }
 
 
@@ -306,6 +334,19 @@ def test_dictionary_learning(gpt_neo: LanguageModel, work: Path, case: str) -> N
     refused(gpt_neo, work, message)
 
 
+@pytest.mark.parametrize(
+    ("k", "message"),
+    [(2.5, "is 2.5, not a whole number"), (3, "k = 3, and its config.json gives 4")],
+)
+def test_a_k_that_is_none_or_another(
+    gpt_neo: LanguageModel, work: Path, k: float, message: str
+) -> None:
+    folder = copied("dictionary_learning-AutoEncoderTopK", work)
+    state = torch.load(folder / "ae.pt", weights_only=True)
+    torch.save(state | {"k": torch.tensor(k)}, folder / "ae.pt")
+    refused(gpt_neo, work, message)
+
+
 def test_what_is_null_is_absent(gpt_neo: LanguageModel, work: Path) -> None:
     folder = copied("dictionary_learning-AutoEncoder", work)
     changed(folder / "config.json", trainer=None)
@@ -344,6 +385,12 @@ def test_an_npz_that_is_called_npy(gpt_neo: LanguageModel, tmp_path: Path) -> No
     hooks = GOLDEN["gemma_scope-transcoder"].given
     found, _ = crossproof.import_dictionary(params, gpt_neo, hooks)
     assert found.hookpoints.names == ("blocks.1.mlp.hook_in", "blocks.1.mlp.hook_out")
+    with np.load(params) as arrays:
+        turned = {name: array.astype(">f4") for name, array in dict(arrays).items()}
+    with params.open("wb") as file:  # savez would call it .npz
+        np.savez(file, **turned)
+    again, _ = crossproof.import_dictionary(params, gpt_neo, hooks)
+    assert torch.equal(again.W_dec, found.W_dec)
     np.save(params, np.zeros(3))
     refused(gpt_neo, params, "not an npz file of numbers", *hooks or ())
 
@@ -445,6 +492,16 @@ CIRCUIT: dict[str, tuple[str, Damage, str]] = {
         r"W_dec_0 .* has shape \[24, 2, 16\], not \[24, 1, 16\]",
     ),
     "lacking decoder": ("clt", lambda f: (f / "W_dec_1.safetensors").unlink(), "is missing"),
+    "a skip across layers": (
+        "clt",
+        lambda f: retensored(f / "W_enc_0.safetensors", W_skip_0=torch.ones(D, D)),
+        "saves no cross-layer transcoders with skips",
+    ),
+    "a threshold by another name": (
+        "plt",
+        lambda f: retensored(f / "layer_0.safetensors", threshold=torch.ones(24)),
+        "holds 'threshold', which dictionaries",
+    ),
     "broken yaml": ("clt", lambda f: (f / "config.yaml").write_text("a: [1"), "cannot be read"),
 }
 
@@ -490,6 +547,14 @@ LLAMASCOPIUM: dict[str, tuple[Damage, str]] = {
     "a width of many digits": (
         lambda f: changed(f / "config.json", d_model=10**400),
         "d_model .* a finite number",
+    ),
+    "a factor of others": (
+        lambda f: changed(f / "config.json", expansion_factor=3),
+        "expansion_factor as 3, and .* has 20 latents of width 16",
+    ),
+    "thresholds that relu has not": (
+        lambda f: changed(f / "config.json", act_fn="relu"),
+        "which dictionaries of the kind",
     ),
     "glu": (lambda f: changed(f / "config.json", use_glu_encoder=True), "a gated linear unit"),
     "dcp": (

@@ -84,7 +84,7 @@ def _layer(folder: Path, config: Config, layer: int) -> ForeignDictionary:
     path = folder / f"layer_{layer}.safetensors"
     save = Save(path, path, config)
     weights = save.take("W_enc h d", "b_enc h", "W_dec h e", "b_dec e")
-    more = _rule(save.tensors.get(_THRESHOLD))
+    more = _rule(save.optional(_THRESHOLD))
     if config.get("activation") == "topk":  # nor has its TopK
         more = {"rule": "signed_topk", "k": _k(save)}
     more |= save.skip("W_skip e d", 2) | _AS_IT_IS | {"layer": layer}
@@ -92,7 +92,7 @@ def _layer(folder: Path, config: Config, layer: int) -> ForeignDictionary:
 
 
 def _k(save: Save) -> int:
-    k = int(save.scalar("k")) if "k" in save.tensors else save.config.whole("k")
+    k = save.whole("k") if "k" in save.tensors else save.config.whole("k")
     if k is None:
         raise CrossproofError(f"{save.path} is a topk transcoder, and no k says of how many.")
     return k
@@ -139,4 +139,9 @@ def _crossing_layer(path: Path, i: int) -> dict[str, Tensor]:
         save.tensors[f"threshold_{i}"] = save.tensors[f"threshold_{i}"].flatten()
         axes["threshold"] = "h"
     taken = save.take(*(f"{name}_{i} {axis}" for name, axis in axes.items()))
+    if (skip := f"W_skip_{i}") in save.tensors:
+        raise CrossproofError(
+            f"{encoder} holds {skip}: circuit-tracer saves no cross-layer transcoders with skips."
+        )
+    save.refuse_more(False)
     return dict(zip(axes, taken, strict=True))

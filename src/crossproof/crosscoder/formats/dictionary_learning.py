@@ -105,13 +105,25 @@ def _autoencoder(save: Save, kind: str | None) -> ForeignDictionary:
     elif kind in ("BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
         rule["threshold"] = torch.full_like(b_enc, _threshold(save))
     elif kind == "AutoEncoderTopK":
-        rule = {"rule": "topk", "k": int(save.scalar("k"))}
+        rule = {"rule": "topk", "k": _k(save)}
     else:
         rule = {"rule": "relu"}
     trainer = save.config.mapping("trainer")
     less_bias = kind not in _ENCODE_X_ITSELF
     more = rule | {"layer": trainer.whole("layer"), "less_decoder_bias": less_bias}
     return save.dictionary((_hook(trainer),), kind, W_enc, b_enc, W_dec, b_dec, **more)
+
+
+def _k(save: Save) -> int:
+    save.optional("threshold")  # of a rule that is an option of the library's encoder
+    k = save.whole("k")
+    said = save.config.mapping("trainer").whole("k")
+    if said not in (None, k):
+        raise CrossproofError(
+            f"{save.path} has k = {k}, and its {CONFIG} gives {said}: put the configuration and "
+            f"the weights of one dictionary together."
+        )
+    return k
 
 
 def _hook(trainer: Config) -> str | None:

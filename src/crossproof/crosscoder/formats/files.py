@@ -50,7 +50,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
     with np.load(path, allow_pickle=False) as arrays:
-        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        native = {name: arrays[name] for name in arrays.files}
+        return {
+            name: torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+            for name, array in native.items()
+        }
 
 
 _INSIDE = "sae"

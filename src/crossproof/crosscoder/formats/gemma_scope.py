@@ -48,7 +48,8 @@ def read(path: Path) -> list[ForeignDictionary]:
     if SPLIT.fullmatch(file.name):
         raise CrossproofError(
             f"{path} is a crosscoder or cross-layer transcoder of the second release, a file a "
-            f"layer, whose codes nothing published defines: import SAEs or per-layer transcoders."
+            f"layer, which whole would take hundreds of gigabytes: import SAEs or per-layer "
+            f"transcoders."
         )
     save = Save(path, file, read_config(file.parent / "config.json", optional=True))
     save.tensors = {name.replace("w_", "W_"): tensor for name, tensor in save.tensors.items()}

@@ -55,7 +55,21 @@ def read(path: Path) -> list[ForeignDictionary]:
         raise CrossproofError(f"{path} is a dictionary of the kind {kind!r}: {why}.")
     if config.flag("use_glu_encoder"):
         raise CrossproofError(f"{path} has a gated linear unit for an encoder: not imported.")
-    return [_KINDS[kind](Save(path, _weights_file(path), config))]
+    save = Save(path, _weights_file(path), config)
+    _check_factor(save)
+    return [_KINDS[kind](save)]
+
+
+def _check_factor(save: Save) -> None:
+    """Latents are not counted in its configurations, but told by a factor."""
+    factor, d_model = (save.config.number(key) for key in ("expansion_factor", "d_model"))
+    latents = save.tensors.get("b_E", torch.empty(0)).shape[-1:].numel()
+    if factor and d_model and latents and int(factor * d_model) != latents:
+        raise CrossproofError(
+            f"{save.config.source} gives expansion_factor as {factor:g}, and {save.file} has "
+            f"{latents} latents of width {d_model:g}: put the configuration and the weights of "
+            f"one dictionary together."
+        )
 
 
 def _weights_file(path: Path) -> Path:
