@@ -6,8 +6,10 @@ from crossproof.lm.hookpoints import standard_names
 from crossproof.lm.model import LanguageModel
 from crossproof.lm.sites import Site
 
-_USUAL = ("hook_resid_pre", "hook_resid_post", "mlp.hook_out", "attn.hook_out")
-_USUAL += ("hook_mlp_out", "hook_attn_out")
+_USUAL = (
+    *("hook_resid_pre", "hook_resid_post", "mlp.hook_out", "attn.hook_out"),
+    *("hook_mlp_out", "hook_attn_out"),
+)
 """In the order in which they are preferred; the last two are names behind a second norm."""
 
 
