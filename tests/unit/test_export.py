@@ -236,6 +236,16 @@ REFUSED = {
     "topk set": (lambda: transcoder("topk"), "circuit-tracer", "rule, topk, is none"),
     "topk of all layers": (lambda: layers("topk"), "circuit-tracer", "among several dictionaries"),
     "a lacking layer": (one_layer_of_two, "circuit-tracer", "every layer from 0 on"),
+    "two of a layer": (
+        lambda: dict.fromkeys("ab", layers("relu")),
+        "circuit-tracer",
+        "is the second of layer 0",
+    ),
+    "two across layers": (
+        lambda: dict.fromkeys("ab", layers("relu", crossing=True)),
+        "circuit-tracer",
+        "one cross-layer transcoder alone",
+    ),
     "an SAE": (lambda: crosscoder(POST, "relu"), "circuit-tracer", "one transcoder a layer"),
     "back to a layer": (mixed_layers, "circuit-tracer", "do not stand layer by layer"),
     "format": (lambda: crosscoder(POST, "relu"), "sae", "no export format 'sae'"),
