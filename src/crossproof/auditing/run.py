@@ -35,6 +35,8 @@ from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
 from crossproof.crosscoder.store import Provenance, save_crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.contexts import token_strings
+from crossproof.interactions import mlp_views
+from crossproof.interactions.views import described
 from crossproof.lm import LanguageModel
 from crossproof.training.config import DEMO, RunConfig, config_to_dict
 from crossproof.training.run_folder import RunFolder
@@ -119,6 +121,7 @@ def audit(
         },
         texts=[_ranked(model, odd, int(at), scores, p_values) for at in order],
         shown=_coloured(model, used, odd, parts, order[: settings.shown]),
+        views={str(b): described(v, used) for b, v in mlp_views(model, used).items()},
     )
     if output is not None:
         result.save(output / "audit.json")
