@@ -257,6 +257,12 @@ def test_saelens(gpt_neo: LanguageModel, work: Path, case: str) -> None:
     refused(gpt_neo, work, message)
 
 
+def test_an_activation_that_is_null_is_the_usual_one(gpt_neo: LanguageModel, work: Path) -> None:
+    changed(copied("saelens-standard", work) / "cfg.json", activation_fn_str=None)
+    found, _ = crossproof.import_dictionary(work, gpt_neo)
+    assert found.config.sparsity == "relu"
+
+
 def test_a_skip_of_zeros_changes_nothing(gpt_neo: LanguageModel, work: Path) -> None:
     folder = copied("saelens-transcoder", work)
     before, _ = crossproof.import_dictionary(work, gpt_neo)

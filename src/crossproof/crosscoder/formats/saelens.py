@@ -70,7 +70,7 @@ def _old_hook(config: Config) -> str | None:
 def _architecture(config: Config, path: Path) -> tuple[str, int | None]:
     """The architecture in the spelling of version 6, and k."""
     kind, k = config.text("architecture") or "standard", config.whole("k")
-    activation = config.get("activation_fn_str", config.get("activation_fn", "relu"))
+    activation = config.text("activation_fn_str") or config.text("activation_fn") or "relu"
     if activation == "topk":
         kind, k = "topk", config.mapping("activation_fn_kwargs").whole("k")
     elif activation != "relu":
