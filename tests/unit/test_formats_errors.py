@@ -333,6 +333,16 @@ LEARNING: dict[str, tuple[Damage, str]] = {
 }
 
 
+def test_a_checkpoint_has_its_trainings_configuration(gpt_neo: LanguageModel, work: Path) -> None:
+    folder = copied("dictionary_learning-AutoEncoderTopK", work)
+    finished, _ = crossproof.import_dictionary(work, gpt_neo)
+    (folder / "checkpoints").mkdir()
+    step = (folder / "ae.pt").rename(folder / "checkpoints" / "ae_100.pt")
+    found, _ = crossproof.import_dictionary(step, gpt_neo)
+    assert found.hookpoints.names == finished.hookpoints.names
+    assert torch.equal(found.W_enc, finished.W_enc)
+
+
 @pytest.mark.parametrize("case", LEARNING)
 def test_dictionary_learning(gpt_neo: LanguageModel, work: Path, case: str) -> None:
     damage, message = LEARNING[case]

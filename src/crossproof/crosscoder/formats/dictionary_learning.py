@@ -70,7 +70,7 @@ def read(path: Path) -> list[ForeignDictionary]:
     Raises CrossproofError for a missing or damaged file, a class it does not know, decoupled
     codes, or a threshold that training never set.
     """
-    config, file = Config({}, path), path
+    config, file = _config_of_checkpoint(path), path
     if path.is_dir():
         config = read_config(path / CONFIG, optional=True)
         hub = (path / HUB_WEIGHTS).is_file() and not (path / WEIGHTS).is_file()
@@ -80,6 +80,14 @@ def read(path: Path) -> list[ForeignDictionary]:
     kind = config.mapping("trainer").text("dict_class") or config.text("dict_class")
     crossing = save.tensors.get("encoder.weight", torch.empty(0)).dim() == 3
     return [_unnormalised((_crosscoder if crossing else _autoencoder)(save, kind), save.tensors)]
+
+
+def _config_of_checkpoint(path: Path) -> Config:
+    """Of checkpoints/ae_STEP.pt, the configuration of the training they are of; else nothing."""
+    beside = path.parent.parent / CONFIG
+    if path.parent.name == "checkpoints" and "trainer" in config_at(beside):
+        return read_config(beside)
+    return Config({}, path)
 
 
 def _autoencoder(save: Save, kind: str | None) -> ForeignDictionary:
