@@ -267,34 +267,37 @@ def gemma_scope_2_affine(folder: Path, seed: int) -> Forward:
 
 
 def llama_scope(folder: Path, seed: int) -> Forward:
-    """A transcoder of the first series: averages of norms, one threshold of unscaled tokens."""
+    """A transcoder of the first series: averages of norms, one threshold of unscaled tokens.
+
+    Its hyperparams.json has the keys of the published files, in their order.
+    """
     shapes = {"encoder.weight": (F, D), "encoder.bias": (F,)}
     w = Draws(seed, **shapes, **{"decoder.weight": (D, F), "decoder.bias": (D,)})
     target = folder / "L0TC-8x" / "checkpoints"
     target.mkdir(parents=True)
     save_file(w, target / "final.safetensors")
     norms, theta = {"in": 2.5, "out": 0.7}, 0.2
-    json_to(
-        target.parent / "hyperparams.json",
-        {
-            "d_model": D,
-            "d_sae": F,
-            "act_fn": "jumprelu",
-            "jump_relu_threshold": theta,
-            "norm_activation": "dataset-wise",
-            "dataset_average_activation_norm": norms,
-            "hook_point_in": MLP_0[0],
-            "hook_point_out": MLP_0[1],
-            "use_decoder_bias": True,
-            "top_k": 50,
-        },
-    )
+    hyperparams = {
+        **{"device": "cuda:0", "seed": 42, "dtype": "torch.bfloat16"},
+        **{"hook_point_in": MLP_0[0], "hook_point_out": MLP_0[1], "use_decoder_bias": True},
+        **{"apply_decoder_bias_to_pre_encoder": False, "expansion_factor": F / D},
+        **{"d_model": D, "d_sae": F, "bias_init_method": "all_zero", "act_fn": "jumprelu"},
+        **{"jump_relu_threshold": theta, "norm_activation": "dataset-wise"},
+        **{"dataset_average_activation_norm": norms, "decoder_exactly_fixed_norm": False},
+        **{"sparsity_include_decoder_norm": True, "use_glu_encoder": False},
+        **{"init_decoder_norm": 0.5, "init_encoder_norm": None},
+        **{"init_encoder_with_decoder_transpose": True, "lp": 1, "l1_coefficient": 8e-05},
+        **{"l1_coefficient_warmup_steps": 78125, "top_k": 50, "k_warmup_steps": 78125},
+        **{"use_batch_norm_mse": True, "use_ghost_grads": False, "tp_size": 1, "ddp_size": 1},
+    }
+    (target.parent / "hyperparams.json").write_text(json.dumps(hyperparams, indent=4))
     into, out_of = (D**0.5 / norms[side] for side in ("in", "out"))
 
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         wide = {name: tensor.double() for name, tensor in w.items()}
         pre = (into * x[:, 0]) @ wide["encoder.weight"].T + wide["encoder.bias"]
-        code = pre * (pre > theta * into)
+        norm = wide["decoder.weight"].norm(dim=0)
+        code = pre * (pre * norm > theta * into)
         out = (code @ wide["decoder.weight"].T + wide["decoder.bias"]) / out_of
         return code, torch.stack([torch.zeros_like(out), out], 1)
 
@@ -308,7 +311,7 @@ def llamascopium_sae(folder: Path, seed: int) -> Forward:
     extra = {"activation_function.log_jumprelu_threshold": logs}
     extra[f"dataset_average_activation_norm.{PLACES[0]}"] = torch.tensor(2.5)
     save_file(w | extra, folder / "sae_weights.safetensors")
-    config = {"sae_type": "sae", "d_model": D, "expansion_factor": 2, "act_fn": "jumprelu"}
+    config = {"sae_type": "sae", "d_model": D, "expansion_factor": F / D, "act_fn": "jumprelu"}
     config |= {"norm_activation": "dataset-wise", "sparsity_include_decoder_norm": True}
     json_to(
         folder / "config.json", config | {"hook_point_in": PLACES[0], "hook_point_out": PLACES[0]}

@@ -99,7 +99,8 @@ def _config(name: str, content: bytes, draw: random.Random) -> bytes:
 
 
 def _tensors(name: str, content: bytes, draw: random.Random) -> bytes:
-    tensors = _loaded(name, content)
+    whole: dict[str, Any] = _loaded(name, content)
+    tensors: dict[str, Tensor] = dict(whole.get("sae", whole))  # Llamascopium's .pt
     key = draw.choice(sorted(tensors))
     tensor = tensors.pop(key)
     change: Callable[[Tensor, random.Random], Tensor] = draw.choice([_shape, _kind, _number])
@@ -107,10 +108,10 @@ def _tensors(name: str, content: bytes, draw: random.Random) -> bytes:
         case 0:
             tensors[key + "_"] = tensor
         case 1:
-            tensors |= {key: tensor, draw.choice(["W_skip", "scaling_factor"]): tensor}
+            tensors |= {key: tensor, draw.choice(["W_skip", "scaling_factor", "threshold"]): tensor}
         case 2 | 3 | 4 | 5 | 6:
             tensors[key] = change(tensor, draw)
-    return _saved(name, tensors)
+    return _saved(name, whole | {"sae": tensors} if "sae" in whole else tensors)
 
 
 def _loaded(name: str, content: bytes) -> dict[str, Tensor]:

@@ -51,6 +51,11 @@ GOLDEN = {
     "circuit_tracer-plt": Golden(MIDS, OUTS),
     "circuit_tracer-plt_skip": Golden(MIDS, OUTS),
     "circuit_tracer-clt": Golden(MIDS, OUTS),
+    "llamascopium-sae": Golden(MIDS[:1], MIDS[:1]),
+    "llamascopium-transcoder": Golden(MIDS[:1], OUTS[:1]),
+    "llamascopium-crosscoder": Golden(MIDS, MIDS),
+    "llamascopium-clt": Golden(MIDS, OUTS),
+    "llamascopium-clt_topk": Golden(MIDS, OUTS),
     "gemma_scope-transcoder": Golden(
         *MLP_1, given=("blocks.*.ln2.hook_normalized", "blocks.*.hook_mlp_out"), normalised=True
     ),

@@ -1,7 +1,7 @@
 """Dictionaries saved by the libraries themselves, for tests of the importers.
 
-Needs what the package does not: SAELens, sparsify, dictionary_learning and circuit-tracer, each
-imported only when its turn comes. In the environment that `tools/peers.py` makes:
+Needs what the package does not: SAELens, sparsify, dictionary_learning, circuit-tracer and
+Llamascopium, each imported only when its turn comes. In the environment of `tools/peers.py`:
 
     /somewhere/peers/bin/python tools/make_format_fixtures.py tests/data/formats
 
@@ -257,6 +257,56 @@ def circuit_tracer(root: Path) -> None:
     record(folder, x[0], code, gemma.decode(code))
 
 
+def llamascopium(root: Path) -> None:
+    from llamascopium.models.clt import CLTConfig, CrossLayerTranscoder
+    from llamascopium.models.crosscoder import Crosscoder, CrosscoderConfig
+    from llamascopium.models.sae import SAEConfig, SparseAutoEncoder
+
+    mids, outs = (
+        [f"blocks.{layer}.{hook}" for layer in range(LAYERS)]
+        for hook in ("hook_resid_mid", "mlp.hook_out")
+    )
+    sizes = {"d_model": D, "expansion_factor": WIDTH / D, "top_k": K}
+    kinds = {
+        "sae": (SparseAutoEncoder, SAEConfig, "jumprelu", mids[:1], mids[:1]),
+        "transcoder": (SparseAutoEncoder, SAEConfig, "topk", mids[:1], outs[:1]),
+        "crosscoder": (Crosscoder, CrosscoderConfig, "jumprelu", mids, mids),
+        "clt": (CrossLayerTranscoder, CLTConfig, "jumprelu", mids, outs),
+        "clt_topk": (CrossLayerTranscoder, CLTConfig, "topk", mids, outs),
+    }
+    for kind, (model, config, act, reads, writes) in kinds.items():
+        hooks: dict[str, Any] = {"hook_point_in": reads[0], "hook_point_out": writes[0]}
+        if kind == "crosscoder":
+            hooks = {"hook_points": reads}
+        elif kind.startswith("clt"):
+            hooks = {"hook_points_in": reads, "hook_points_out": writes}
+        made = model(config(act_fn=act, **sizes, **hooks))
+        randomise(made, 10)
+        names = [*reads, *(hook for hook in writes if hook not in reads)]
+        made.set_dataset_average_activation_norm({n: 2.5 + i for i, n in enumerate(names)})
+        folder = fresh(root / f"llamascopium-{kind}")
+        made.save_pretrained(folder / "dictionary")
+        made.cfg.save_hyperparameters(folder / "dictionary")
+        if kind == "transcoder":  # its other form of file
+            (folder / "dictionary" / "sae_weights.safetensors").unlink()
+            made.save_checkpoint(folder / "dictionary" / "sae_weights.pt")
+        x = draw(len(reads), TOKENS, D, seed=5)
+        batch = dict(zip(reads, x, strict=True))
+        scaled, factors = made.normalize_activations(batch, return_scale_factor=True)
+        stacked, *_ = made.prepare_input(scaled)
+        code = made.encode(stacked)
+        out = made.decode(code, batch_first=True) if kind.startswith("clt") else made.decode(code)
+        whole = factors | {n: made.compute_norm_factor(x, n) for n in names}
+        parts = out.unbind(1) if out.dim() == 3 else [out]
+        written = torch.stack([p / whole[n] for p, n in zip(parts, writes, strict=True)])
+        if kind == "transcoder":  # crossproof's latents are what is compared: times this norm
+            code = code * made.decoder_norm()
+        if kind == "clt_topk":
+            code = code * made.decoder_norm_per_feature()
+        code = code.transpose(0, 1) if code.dim() == 3 else code  # [layers or places, T, F]
+        record(folder, x, code, written)
+
+
 def fresh(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -268,6 +318,7 @@ MAKERS: tuple[Callable[[Path], None], ...] = (
     sparsify,
     dictionary_learning,
     circuit_tracer,
+    llamascopium,
 )
 
 

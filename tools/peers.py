@@ -1,11 +1,11 @@
-"""Makes the environment in which SAELens, sparsify, dictionary_learning and circuit-tracer run.
+"""Makes the environment in which SAELens, sparsify, dictionary_learning and others run.
 
     python tools/peers.py FOLDER
 
 They want other versions of much that crossproof uses, so they have a place of their own.
-circuit-tracer and dictionary_learning contradict each other about versions of what neither uses
-here: the first is installed without its dependencies. `CROSSPROOF_PEERS=FOLDER` tells the slow
-tests of the exported dictionaries where it is.
+circuit-tracer, Llamascopium and dictionary_learning contradict each other about versions of what
+none of them uses here: the first two are installed without their dependencies.
+`CROSSPROOF_PEERS=FOLDER` tells the slow tests of the exported dictionaries where it is.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ TOGETHER = (
     "eai-sparsify==1.3.3",
     "dictionary-learning==0.1.0",
     "pyyaml",
+    *("cattrs", "json-repair", "more-itertools", "pydantic-settings", "pymongo"),
 )
-ALONE = ("circuit-tracer==0.5.0",)
+ALONE = ("circuit-tracer==0.5.0", "llamascopium==2.0.0b34")
 
 
 def main() -> None:

@@ -141,7 +141,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, OSError) as error:
         raise CrossproofError(f"{path} cannot be read ({error}): restore it.") from error
     if not isinstance(content, dict):
-        raise CrossproofError(f"{path} does not hold a JSON object: it is not ours.")
+        raise CrossproofError(f"{path} does not hold a JSON object: restore it.")
     return content
 
 

@@ -92,12 +92,13 @@ def test_a_finished_crosscoder_is_used_and_a_strange_one_refused(
         main(["audit", str(model_folders["gpt2"]), *texts, *given])
 
 
-def test_gated_mlps_are_audited_too(
+def test_gated_mlps_that_read_the_stream_are_audited_too(
     language_models: dict[str, LanguageModel], model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     model = language_models["llama"]
-    crosscoder = Crosscoder(CrosscoderConfig(32, "topk", 5), model.hookpoints(), model.d_model)
-    crosscoder.initialise(torch.randn(64, len(model.hookpoints()), model.d_model), 0)
+    hookpoints = model.hookpoints(["blocks.1.hook_resid_pre"])
+    crosscoder = Crosscoder(CrosscoderConfig(32, "topk", 5), hookpoints, model.d_model)
+    crosscoder.initialise(torch.randn(64, 1, model.d_model), 0)
     origin = Provenance(model.name, model.weights_hash, 0, {})
     save_crosscoder(crosscoder, tmp_path / "cc", origin)
     texts = ["--trusted", write(tmp_path / "t.txt", prompts(50, 3))]
@@ -107,6 +108,10 @@ def test_gated_mlps_are_audited_too(
     content = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert "J max" not in content["detectors"]
     assert len(content["texts"]) == 5
+    read = "residual stream blocks.1.hook_resid_pre, at the denominator of blocks.1.ln2.hook_in"
+    assert content["views"] == {"1": read}
+    told = "The MLP of block 1 reads the latents in the residual stream blocks.1.hook_resid_pre."
+    assert told in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

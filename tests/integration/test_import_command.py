@@ -27,8 +27,9 @@ def save_saelens(
         "W_dec": 0.2 * torch.randn(WIDTH, D, generator=generator),
         "b_enc": torch.randn(WIDTH, generator=generator),
         "b_dec": torch.randn(D, generator=generator),
-        "threshold": torch.rand(WIDTH, generator=generator),
     }
+    if kind.startswith("jumprelu"):
+        tensors["threshold"] = torch.rand(WIDTH, generator=generator)
     save_file(tensors, folder / "sae_weights.safetensors")
     metadata = {"model_name": "tiny", "hook_name": hook, "hook_name_out": out}
     config = {"architecture": kind, "d_in": D, "d_sae": WIDTH, "metadata": metadata}
@@ -94,8 +95,11 @@ def test_every_command_accepts_the_run(chain: Path, capsys: pytest.CaptureFixtur
 
     options = ["--judge", "overlap", "--tokens", "300", "--seeds", "1", "--min-tokens", "2"]
     main(["cluster", str(chain), *options, "--max-frequency", "1.0"])
-    assert (chain / "clusters" / "clusters.json").exists()
-    assert "imported" in capsys.readouterr().out
+    clustered = json.loads((chain / "clusters" / "clusters.json").read_text())["runs"]["imported"]
+    assert clustered["views"] == {f"{b}": f"MLP input blocks.{b}.mlp.hook_in" for b in (0, 1)}
+    out = capsys.readouterr().out
+    assert "imported" in out
+    assert "blocks 0, 1 read the latents at their own inputs" in " ".join(out.split())
 
 
 def test_rows_that_begin_where_documents_do(

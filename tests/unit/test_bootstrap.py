@@ -52,6 +52,12 @@ def test_the_interval_is_that_of_resampled_sequences() -> None:
     assert estimate(sums, ratio, 4000).ci == pytest.approx(expected, rel=0.02)
 
 
+def test_one_sequence_alone_has_no_interval() -> None:
+    figure = estimate(draw(0, sequences=1), ratio)
+    assert figure.mean == pytest.approx(np.mean(figure.parts))
+    assert figure.ci is None
+
+
 def test_identical_sequences_leave_no_doubt() -> None:
     sums = {"count": np.full(5, 3.0), "error": np.full((5, 1), 6.0)}
     assert estimate(sums, ratio).ci == (2.0, 2.0)

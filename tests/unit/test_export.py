@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -68,7 +70,7 @@ def test_a_library_computes_with_an_export_what_the_crosscoder_computes(
 ) -> None:
     export_cases.write(tmp_path, name)
     made, kept = files(tmp_path / name), files(EXPORTS / name)
-    assert {*made} == {*kept} - {"expected.safetensors"}
+    assert {*made} == {*kept} - {"expected.safetensors", "resaved.json"}
     for file, path in made.items():  # what the library has read is what is exported today
         if file.endswith(".pt"):
             ours, theirs = (torch.load(p, weights_only=True) for p in (path, kept[file]))
@@ -77,6 +79,31 @@ def test_a_library_computes_with_an_export_what_the_crosscoder_computes(
         else:
             assert path.read_bytes() == kept[file].read_bytes(), file
     check_equal(CASES[name], load_file(EXPORTS / name / "expected.safetensors"))
+    check_bytes(tmp_path / name / "dictionary", EXPORTS / name / "resaved.json")
+
+
+def check_bytes(exported: Path, resaved: Path) -> None:
+    """What the library itself writes of the dictionary that it has read is what was exported."""
+    digests = json.loads(resaved.read_text())
+    made = files(exported)
+    for name, digest in digests.items():
+        assert hashlib.sha256(made[name].read_bytes()).hexdigest() == digest, name
+    unwritten = {"ae.pt", "config.json"} if "ae.pt" in made else {"config.yaml"}
+    assert {*made} - {*digests} <= unwritten
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "dictionary_learning" in name])
+def test_a_state_dict_has_the_librarys_names_and_types_in_its_order(name: str) -> None:
+    trainer = json.loads((EXPORTS / name / "dictionary" / "config.json").read_text())["trainer"]
+    theirs = FIXTURES / f"dictionary_learning-{trainer['dict_class']}" / "dictionary"
+    ours, saved = (
+        [(key, tensor.dtype, tensor.dim()) for key, tensor in state.items()]
+        for state in (
+            torch.load(folder / "ae.pt", weights_only=True)
+            for folder in (EXPORTS / name / "dictionary", theirs)
+        )
+    )
+    assert ours == saved
 
 
 @pytest.mark.slow
@@ -89,6 +116,7 @@ def test_the_libraries_themselves_read_what_is_exported(tmp_path: Path) -> None:
     subprocess.run(command, check=True, env=environment)
     for name, case in CASES.items():
         check_equal(case, load_file(tmp_path / name / "expected.safetensors"))
+        check_bytes(tmp_path / name / "dictionary", tmp_path / name / "resaved.json")
 
 
 SAME_BYTES = {
@@ -208,6 +236,16 @@ REFUSED = {
     "topk set": (lambda: transcoder("topk"), "circuit-tracer", "rule, topk, is none"),
     "topk of all layers": (lambda: layers("topk"), "circuit-tracer", "among several dictionaries"),
     "a lacking layer": (one_layer_of_two, "circuit-tracer", "every layer from 0 on"),
+    "two of a layer": (
+        lambda: dict.fromkeys("ab", layers("relu")),
+        "circuit-tracer",
+        "is the second of layer 0",
+    ),
+    "two across layers": (
+        lambda: dict.fromkeys("ab", layers("relu", crossing=True)),
+        "circuit-tracer",
+        "one cross-layer transcoder alone",
+    ),
     "an SAE": (lambda: crosscoder(POST, "relu"), "circuit-tracer", "one transcoder a layer"),
     "back to a layer": (mixed_layers, "circuit-tracer", "do not stand layer by layer"),
     "format": (lambda: crosscoder(POST, "relu"), "sae", "no export format 'sae'"),

@@ -96,7 +96,7 @@ def test_missing_weights_are_named(
     missing.unlink()
     with pytest.raises(CrossproofError, match="is missing: the folder is not complete") as caught:
         crossproof.import_dictionary(work, language_models[GOLDEN[name].model])
-    assert str(missing) in str(caught.value)
+    assert str(missing.with_suffix("")) in str(caught.value)
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +225,21 @@ SAELENS: dict[str, tuple[Damage, str]] = {
         lambda f: (f / SAELENS_WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1"),
         "a Git LFS pointer",
     ),
+    "thresholds of another architecture": (
+        lambda f: retensored(f / SAELENS_WEIGHTS, threshold=torch.ones(24)),
+        "holds 'threshold', which dictionaries of the kind",
+    ),
+    "gates of another architecture": (
+        lambda f: retensored(f / SAELENS_WEIGHTS, r_mag=torch.ones(24)),
+        "holds 'r_mag', which dictionaries of the kind",
+    ),
+    "a scale below zero": (
+        lambda f: (
+            changed(f / "cfg.json", normalize_activations="expected_average_only_in"),
+            (f / "activation_scaler.json").write_text('{"scaling_factor": -2}'),
+        ),
+        "a scaling_factor of -2",
+    ),
     "NaN thresholds": (
         lambda f: (
             changed(f / "cfg.json", architecture="jumprelu"),
@@ -242,6 +257,12 @@ def test_saelens(gpt_neo: LanguageModel, work: Path, case: str) -> None:
     refused(gpt_neo, work, message)
 
 
+def test_an_activation_that_is_null_is_the_usual_one(gpt_neo: LanguageModel, work: Path) -> None:
+    changed(copied("saelens-standard", work) / "cfg.json", activation_fn_str=None)
+    found, _ = crossproof.import_dictionary(work, gpt_neo)
+    assert found.config.sparsity == "relu"
+
+
 def test_a_skip_of_zeros_changes_nothing(gpt_neo: LanguageModel, work: Path) -> None:
     folder = copied("saelens-transcoder", work)
     before, _ = crossproof.import_dictionary(work, gpt_neo)
@@ -249,6 +270,11 @@ def test_a_skip_of_zeros_changes_nothing(gpt_neo: LanguageModel, work: Path) -> 
     changed(folder / "cfg.json", architecture="skip_transcoder")
     after, _ = crossproof.import_dictionary(work, gpt_neo)
     assert all(map(torch.equal, before.state_dict().values(), after.state_dict().values()))
+
+
+def test_a_transcoder_encodes_what_it_reads_as_it_is(gpt_neo: LanguageModel, work: Path) -> None:
+    changed(copied("saelens-transcoder", work) / "cfg.json", apply_b_dec_to_input=True)
+    refused(gpt_neo, work, "apply_b_dec_to_input as true, which SAELens's transcoders do not")
 
 
 def test_a_transcoder_between_widths(gpt_neo: LanguageModel, work: Path) -> None:
@@ -260,6 +286,14 @@ def test_a_transcoder_between_widths(gpt_neo: LanguageModel, work: Path) -> None
 
 SPARSIFY: dict[str, tuple[Damage, str]] = {
     "activation": (lambda f: changed(f / "cfg.json", activation="spline"), "'spline'"),
+    "no skip": (
+        lambda f: changed(f / "cfg.json", skip_connection=True),
+        "skip_connection as true, and .* holds no W_skip",
+    ),
+    "a skip": (
+        lambda f: retensored(f / "sae.safetensors", W_skip=torch.ones(D, D)),
+        "skip_connection as false, and .* holds a W_skip",
+    ),
 }
 
 
@@ -299,10 +333,33 @@ LEARNING: dict[str, tuple[Damage, str]] = {
 }
 
 
+def test_a_checkpoint_has_its_trainings_configuration(gpt_neo: LanguageModel, work: Path) -> None:
+    folder = copied("dictionary_learning-AutoEncoderTopK", work)
+    finished, _ = crossproof.import_dictionary(work, gpt_neo)
+    (folder / "checkpoints").mkdir()
+    step = (folder / "ae.pt").rename(folder / "checkpoints" / "ae_100.pt")
+    found, _ = crossproof.import_dictionary(step, gpt_neo)
+    assert found.hookpoints.names == finished.hookpoints.names
+    assert torch.equal(found.W_enc, finished.W_enc)
+
+
 @pytest.mark.parametrize("case", LEARNING)
 def test_dictionary_learning(gpt_neo: LanguageModel, work: Path, case: str) -> None:
     damage, message = LEARNING[case]
     damage(copied("dictionary_learning-BatchTopKSAE", work))
+    refused(gpt_neo, work, message)
+
+
+@pytest.mark.parametrize(
+    ("k", "message"),
+    [(2.5, "is 2.5, not a whole number"), (3, "k = 3, and its config.json gives 4")],
+)
+def test_a_k_that_is_none_or_another(
+    gpt_neo: LanguageModel, work: Path, k: float, message: str
+) -> None:
+    folder = copied("dictionary_learning-AutoEncoderTopK", work)
+    state = torch.load(folder / "ae.pt", weights_only=True)
+    torch.save(state | {"k": torch.tensor(k)}, folder / "ae.pt")
     refused(gpt_neo, work, message)
 
 
@@ -344,6 +401,12 @@ def test_an_npz_that_is_called_npy(gpt_neo: LanguageModel, tmp_path: Path) -> No
     hooks = GOLDEN["gemma_scope-transcoder"].given
     found, _ = crossproof.import_dictionary(params, gpt_neo, hooks)
     assert found.hookpoints.names == ("blocks.1.mlp.hook_in", "blocks.1.mlp.hook_out")
+    with np.load(params) as arrays:
+        turned = {name: array.astype(">f4") for name, array in dict(arrays).items()}
+    with params.open("wb") as file:  # savez would call it .npz
+        np.savez(file, **turned)
+    again, _ = crossproof.import_dictionary(params, gpt_neo, hooks)
+    assert torch.equal(again.W_dec, found.W_dec)
     np.save(params, np.zeros(3))
     refused(gpt_neo, params, "not an npz file of numbers", *hooks or ())
 
@@ -445,6 +508,16 @@ CIRCUIT: dict[str, tuple[str, Damage, str]] = {
         r"W_dec_0 .* has shape \[24, 2, 16\], not \[24, 1, 16\]",
     ),
     "lacking decoder": ("clt", lambda f: (f / "W_dec_1.safetensors").unlink(), "is missing"),
+    "a skip across layers": (
+        "clt",
+        lambda f: retensored(f / "W_enc_0.safetensors", W_skip_0=torch.ones(D, D)),
+        "saves no cross-layer transcoders with skips",
+    ),
+    "a threshold by another name": (
+        "plt",
+        lambda f: retensored(f / "layer_0.safetensors", threshold=torch.ones(24)),
+        "holds 'threshold', which dictionaries",
+    ),
     "broken yaml": ("clt", lambda f: (f / "config.yaml").write_text("a: [1"), "cannot be read"),
 }
 
@@ -491,6 +564,14 @@ LLAMASCOPIUM: dict[str, tuple[Damage, str]] = {
         lambda f: changed(f / "config.json", d_model=10**400),
         "d_model .* a finite number",
     ),
+    "a factor of others": (
+        lambda f: changed(f / "config.json", expansion_factor=3),
+        "expansion_factor as 3, and .* has 20 latents of width 16",
+    ),
+    "thresholds that relu has not": (
+        lambda f: changed(f / "config.json", act_fn="relu"),
+        "which dictionaries of the kind",
+    ),
     "glu": (lambda f: changed(f / "config.json", use_glu_encoder=True), "a gated linear unit"),
     "dcp": (
         lambda f: (f / "sae_weights.safetensors").rename(f / "sae_weights.dcp"),
@@ -508,6 +589,19 @@ def test_llamascopium(gpt_neo: LanguageModel, work: Path, case: str) -> None:
     refused(gpt_neo, work, message)
 
 
+def test_cross_layer_transcoders_of_llamascopium(gpt_neo: LanguageModel, work: Path) -> None:
+    copied("llamascopium-clt", work)
+    weights = work / "sae_weights.safetensors"
+    whole = load_file(weights)["W_D.1"]
+    retensored(weights, **{"W_D.1": whole[:1].clone()})
+    refused(gpt_neo, work, r"W_D\.1 is of 1 layers, 24 latents and width 16")
+    retensored(weights, **{"W_D.1": whole})
+    changed(work / "config.json", hook_points_out=["blocks.0.mlp.hook_out"])
+    refused(gpt_neo, work, "as its 2 hookpoints")
+    changed(work / "config.json", act_fn="layertopk", hook_points_out=["a", "b"])
+    refused(gpt_neo, work, "'layertopk', which depends")
+
+
 def test_gemma_scope(gpt_neo: LanguageModel, tmp_path: Path) -> None:
     work = tmp_path / "elsewhere"
     copied("gemma_scope-transcoder", work)
@@ -519,6 +613,10 @@ def test_gemma_scope(gpt_neo: LanguageModel, tmp_path: Path) -> None:
         whole = dict(arrays)
     np.savez(params, **(whole | {"W_dec": np.zeros((24, 2, 16), np.float32)}))
     refused(gpt_neo, work, "one layer of a cross-layer transcoder", "blocks.0.hook_resid_post")
+    split = tmp_path / "crosscoder"
+    split.mkdir()
+    save_file({"w_enc": torch.ones(16, 24)}, split / "params_layer_0.safetensors")
+    refused(gpt_neo, split, "a file a layer", "blocks.0.hook_resid_post")
     params.write_bytes(pickle.dumps({"W_enc": Payload()}))
     refused(gpt_neo, params, "damaged or not an npz file", "blocks.0.hook_resid_post")
 

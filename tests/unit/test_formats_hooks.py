@@ -167,7 +167,8 @@ def test_joined_they_take_the_room_that_they_take_apart_and_mean_what_zeros_mean
         wide.b_enc.copy_(union.b_enc)
         wide.b_dec.copy_(union.b_dec)
     tokens = random_tokens(3, 9)
-    ours, theirs = (crossproof.measure(gpt_neo, each, tokens) for each in (union, wide))
+    options = crossproof.MeasureOptions(attention=False, shapley_tokens=0)
+    ours, theirs = (crossproof.measure(gpt_neo, each, tokens, options) for each in (union, wide))
     assert [pair.latents for pair in ours.top_pairs] == [pair.latents for pair in theirs.top_pairs]
     for form, figure in theirs.totals.items():
         assert ours.totals[form].mean == pytest.approx(figure.mean, rel=1e-5), form

@@ -13,7 +13,7 @@ import crossproof
 from crossproof.lm import LanguageModel
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_save_in_the_librarys_layout_computes_its_forward_pass(
     tmp_path: Path, gpt_neo: LanguageModel, name: str, seed: int

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from crossproof.auditing.config import KINDS, AuditSettings, DetectorKind
-from crossproof.result import Result
+from crossproof.evaluation.views_note import views_note
+from crossproof.result import ABSENT, Result
 from crossproof.tables import Row, Table, count, fixed, significant
 
 SCHEMA = 1
@@ -92,6 +93,8 @@ class AuditResult(Result):
     detectors: dict[str, DetectorSummary]
     texts: list[RankedText]
     shown: ColouredTexts
+    views: dict[str, str] = field(default_factory=dict, metadata=ABSENT)
+    """By block, where its MLP reads the crosscoder's latents."""
     schema: int = SCHEMA
 
     def tables(self) -> tuple[Table, Table]:
@@ -127,4 +130,5 @@ class AuditResult(Result):
             ("looks at", "about", "flagged"),
             rows,
             corner="detector",
+            note=views_note({"": self.views}),
         )

@@ -35,6 +35,8 @@ from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
 from crossproof.crosscoder.store import Provenance, save_crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.contexts import token_strings
+from crossproof.interactions import mlp_views
+from crossproof.interactions.views import described
 from crossproof.lm import LanguageModel
 from crossproof.training.config import DEMO, RunConfig, config_to_dict
 from crossproof.training.run_folder import RunFolder
@@ -101,7 +103,6 @@ def audit(
     scores = _scored(model, used, fitted, odd.tokens, partial(progress, "scoring"))
     p_values = {name: chances(calibration[name], scores[name]) for name in scores}
     order = np.lexsort((-scores[settings.detector], p_values[settings.detector]))
-    level = flag_level(len(parts.calibrate))
     result = AuditResult(
         model=model.name,
         model_hash=model.weights_hash,
@@ -113,16 +114,23 @@ def audit(
         ),
         trusted=TrustedTexts(len(usual), usual.cut, *map(len, vars(parts).values())),
         suspect=SuspectTexts(len(odd), odd.cut),
-        detectors={
-            name: DetectorSummary(**vars(DETECTORS[name]), level=level, flagged=int(flags.sum()))
-            for name, flags in ((name, values <= level) for name, values in p_values.items())
-        },
+        detectors=_summaries(p_values, flag_level(len(parts.calibrate))),
         texts=[_ranked(model, odd, int(at), scores, p_values) for at in order],
         shown=_coloured(model, used, odd, parts, order[: settings.shown]),
+        views={str(b): described(v, used) for b, v in mlp_views(model, used).items()},
     )
     if output is not None:
         result.save(output / "audit.json")
     return result
+
+
+def _summaries(p_values: Scores, level: float) -> dict[str, DetectorSummary]:
+    return {
+        name: DetectorSummary(
+            **vars(DETECTORS[name]), level=level, flagged=int((values <= level).sum())
+        )
+        for name, values in p_values.items()
+    }
 
 
 def dealt(trusted: Int[Tensor, "S T"], train: bool, seed: int) -> TrustedParts:

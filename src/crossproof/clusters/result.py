@@ -10,6 +10,7 @@ from crossproof.clusters.judges import Explanation
 from crossproof.clusters.settings import CHANCE, CONTROLS, ClusterSettings, Control
 from crossproof.evaluation.contexts import Context
 from crossproof.evaluation.measurement import InteractionSquare
+from crossproof.evaluation.views_note import views_note
 from crossproof.result import ABSENT, Result
 from crossproof.tables import Estimate, Row, Style, Table, number, percent
 
@@ -170,15 +171,17 @@ class ClusteredRun:
     """How many of the crosscoder's latents are not among the chosen ones, by reason."""
     undefined: dict[str, str] = field(default_factory=dict, metadata=ABSENT)
     """Why a similarity to compare with makes no clusters."""
+    views: dict[str, str] = field(default_factory=dict, metadata=ABSENT)
+    """By block, where its MLP reads the latents."""
 
     @property
     def note(self) -> str:
-        """What was left out, in a sentence for each."""
+        """What was left out and where the latents are read, in a sentence for each."""
         parts = [f"{count:,} {reason}" for reason, count in self.left_out.items()]
         lines = [f"{len(self.latents):,} latents clustered"]
         lines += [f"left out: {', '.join(parts)}"] if parts else []
         lines += [f"not by {name}: {reason.rstrip('.')}" for name, reason in self.undefined.items()]
-        return f"{'; '.join(lines)}."
+        return f"{'; '.join(lines)}. {views_note({'': self.views})}".rstrip()
 
 
 @dataclass(frozen=True, repr=False)

@@ -39,6 +39,7 @@ from crossproof.clusters.settings import (
 )
 from crossproof.clusters.task import Trial, detection
 from crossproof.errors import CrossproofError
+from crossproof.interactions.views import described
 from crossproof.lm.model import LanguageModel
 
 
@@ -230,4 +231,5 @@ def _judged(work: _Clustered, judges: Sequence[Judge], llm: LLM | None, tell: Te
         matrix=interaction_square(prepared, clusters),
         left_out=prepared.left_out,
         undefined=work.undefined,
+        views={str(b): described(v, prepared.crosscoder) for b, v in prepared.views.items()},
     )

@@ -16,10 +16,13 @@ Sums = Mapping[str, NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class PartEstimate(Estimate):
-    """A mean over parts with its 95% percentile interval over sequences, and its parts."""
+    """A mean over parts with its 95% percentile interval over sequences, and its parts.
+
+    One sequence alone gives no interval.
+    """
 
     mean: float
-    ci: tuple[float, float]
+    ci: tuple[float, float] | None
     parts: tuple[float, ...] = ()
 
 
@@ -42,5 +45,5 @@ def estimate(
     parts = statistic(totals)
     means = parts.mean(axis=1)
     low, high = np.quantile(means[1:], [0.025, 0.975])
-    ends = float(low), float(high)
+    ends = (float(low), float(high)) if count > 1 else None
     return PartEstimate(float(means[0]), ends, tuple(float(part) for part in parts[0]))

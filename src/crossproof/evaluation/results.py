@@ -67,7 +67,7 @@ class BlockEstimate(Estimate):
     """A mean over blocks with its 95% interval over sequences, and each block's own figure."""
 
     mean: float
-    ci: tuple[float, float]
+    ci: tuple[float, float] | None
     by_block: tuple[float, ...] = ()
 
     @classmethod

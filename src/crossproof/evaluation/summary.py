@@ -47,7 +47,7 @@ def summarise(
         **means,
         dead=float((tally.fired == 0).double().mean()) if tally.fired is not None else 0.0,
         model_loss=float(sums["loss"].sum() / sums["predicted"].sum()),
-        intervals={name: figure.ci for name, figure in figures.items()},
+        intervals={name: figure.ci for name, figure in figures.items() if figure.ci is not None},
         by_hookpoint={
             name: dict(zip(names, figures[name].parts, strict=True))
             for name in BY_HOOKPOINT

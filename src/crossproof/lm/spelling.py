@@ -6,7 +6,11 @@ from crossproof.lm.hookpoints import standard_names
 from crossproof.lm.model import LanguageModel
 from crossproof.lm.sites import Site
 
-_USUAL = ("hook_resid_pre", "hook_resid_post", "mlp.hook_out", "attn.hook_out")
+_USUAL = (
+    *("hook_resid_pre", "hook_resid_post", "mlp.hook_out", "attn.hook_out"),
+    *("hook_mlp_out", "hook_attn_out"),
+)
+"""In the order in which they are preferred; the last two are names behind a second norm."""
 
 
 def canonical(model: LanguageModel, name: str) -> str | None:
@@ -32,5 +36,5 @@ def module_hookpoint(model: LanguageModel, path: str, at_input: bool) -> str | N
 def _name(model: LanguageModel, site: Site, otherwise: str | None = None) -> str | None:
     names = [name for name, other in model._sites.items() if other == site]
     standard = [name for name in names if name in standard_names(model.n_blocks)]
-    usual = [name for name in names if name.endswith(_USUAL)]
+    usual = [name for role in _USUAL for name in names if name.endswith(role)]
     return next(iter([*standard, *usual]), otherwise or next(iter(names), None))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from crossproof.auditing.result import AuditResult, ColouredTexts
 from crossproof.evaluation.contexts import Context
+from crossproof.evaluation.views_note import views_note
 from crossproof.files import write_text
 from crossproof.report.page import page_template
 
@@ -80,6 +81,8 @@ def sentences(audit: AuditResult) -> list[str]:
             f"A simpler detector does as well: “{best}” ({simple.about}) flags {simple.flagged}. "
             f"What stands out need not be an interaction."
         )
+    if audit.views:
+        lines.append(views_note({"": audit.views}))
     if audit.suspect.cut or trusted.cut:
         lines.append(
             f"{audit.suspect.cut} suspect and {trusted.cut} trusted texts were longer than the "

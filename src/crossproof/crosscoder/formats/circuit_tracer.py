@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from crossproof.crosscoder.formats.files import Config, config_at, read_config
-from crossproof.crosscoder.formats.foreign import ForeignDictionary
+from crossproof.crosscoder.formats.foreign import ForeignDictionary, cross_layer
 from crossproof.crosscoder.formats.save import Save
 from crossproof.errors import CrossproofError
 
@@ -84,7 +84,7 @@ def _layer(folder: Path, config: Config, layer: int) -> ForeignDictionary:
     path = folder / f"layer_{layer}.safetensors"
     save = Save(path, path, config)
     weights = save.take("W_enc h d", "b_enc h", "W_dec h e", "b_dec e")
-    more = _rule(save.tensors.get(_THRESHOLD))
+    more = _rule(save.optional(_THRESHOLD))
     if config.get("activation") == "topk":  # nor has its TopK
         more = {"rule": "signed_topk", "k": _k(save)}
     more |= save.skip("W_skip e d", 2) | _AS_IT_IS | {"layer": layer}
@@ -92,7 +92,7 @@ def _layer(folder: Path, config: Config, layer: int) -> ForeignDictionary:
 
 
 def _k(save: Save) -> int:
-    k = int(save.scalar("k")) if "k" in save.tensors else save.config.whole("k")
+    k = save.whole("k") if "k" in save.tensors else save.config.whole("k")
     if k is None:
         raise CrossproofError(f"{save.path} is a topk transcoder, and no k says of how many.")
     return k
@@ -101,29 +101,28 @@ def _k(save: Save) -> int:
 def _crossing(path: Path, config: Config, layers: list[int]) -> ForeignDictionary:
     """Reads every layer's input and writes every layer's output: 2L hookpoints."""
     parts = [_crossing_layer(path, i) for i in layers]
-    count, (width, d_model) = len(parts), parts[0]["W_enc"].shape
-    W_enc = torch.zeros(count * width, 2 * count, d_model)
-    W_dec = torch.zeros_like(W_enc)
-    b_dec = torch.zeros(2 * count, d_model)
+    width, d_model = parts[0]["W_enc"].shape
     for i, part in enumerate(parts):
-        rows = slice(i * width, (i + 1) * width)
-        for name, shape in (("W_dec", (width, count - i, d_model)), ("W_enc", (width, d_model))):
+        for name, shape in (
+            ("W_dec", (width, len(parts) - i, d_model)),
+            ("W_enc", (width, d_model)),
+        ):
             if part[name].shape != shape:
                 raise CrossproofError(
                     f"{name}_{i} in {path} has shape {list(part[name].shape)}, not {list(shape)}: "
                     f"the folder lacks layers, or mixes two sets."
                 )
-        W_enc[rows, i] = part["W_enc"]
-        W_dec[rows, count + i :] = part["W_dec"]
-        b_dec[count + i] = part["b_dec"]
     thresholds = [part["threshold"] for part in parts if "threshold" in part]
     read, written = zip(*(_hooks(config, i) for i in layers), strict=True)
+    W_enc, b_enc, W_dec, b_dec = cross_layer(
+        [(part["W_enc"], part["b_enc"], part["W_dec"], part["b_dec"]) for part in parts]
+    )
     return ForeignDictionary(
         str(path),
         (*read, *written),
         W_enc,
         W_dec,
-        torch.cat([part["b_enc"] for part in parts]),
+        b_enc,
         b_dec,
         **_rule(torch.cat(thresholds) if thresholds else None),
         **_AS_IT_IS,
@@ -140,4 +139,9 @@ def _crossing_layer(path: Path, i: int) -> dict[str, Tensor]:
         save.tensors[f"threshold_{i}"] = save.tensors[f"threshold_{i}"].flatten()
         axes["threshold"] = "h"
     taken = save.take(*(f"{name}_{i} {axis}" for name, axis in axes.items()))
+    if (skip := f"W_skip_{i}") in save.tensors:
+        raise CrossproofError(
+            f"{encoder} holds {skip}: circuit-tracer saves no cross-layer transcoders with skips."
+        )
+    save.refuse_more(False)
     return dict(zip(axes, taken, strict=True))

@@ -70,7 +70,7 @@ def read(path: Path) -> list[ForeignDictionary]:
     Raises CrossproofError for a missing or damaged file, a class it does not know, decoupled
     codes, or a threshold that training never set.
     """
-    config, file = Config({}, path), path
+    config, file = _config_of_checkpoint(path), path
     if path.is_dir():
         config = read_config(path / CONFIG, optional=True)
         hub = (path / HUB_WEIGHTS).is_file() and not (path / WEIGHTS).is_file()
@@ -80,6 +80,14 @@ def read(path: Path) -> list[ForeignDictionary]:
     kind = config.mapping("trainer").text("dict_class") or config.text("dict_class")
     crossing = save.tensors.get("encoder.weight", torch.empty(0)).dim() == 3
     return [_unnormalised((_crosscoder if crossing else _autoencoder)(save, kind), save.tensors)]
+
+
+def _config_of_checkpoint(path: Path) -> Config:
+    """Of checkpoints/ae_STEP.pt, the configuration of the training they are of; else nothing."""
+    beside = path.parent.parent / CONFIG
+    if path.parent.name == "checkpoints" and "trainer" in config_at(beside):
+        return read_config(beside)
+    return Config({}, path)
 
 
 def _autoencoder(save: Save, kind: str | None) -> ForeignDictionary:
@@ -105,13 +113,25 @@ def _autoencoder(save: Save, kind: str | None) -> ForeignDictionary:
     elif kind in ("BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
         rule["threshold"] = torch.full_like(b_enc, _threshold(save))
     elif kind == "AutoEncoderTopK":
-        rule = {"rule": "topk", "k": int(save.scalar("k"))}
+        rule = {"rule": "topk", "k": _k(save)}
     else:
         rule = {"rule": "relu"}
     trainer = save.config.mapping("trainer")
     less_bias = kind not in _ENCODE_X_ITSELF
     more = rule | {"layer": trainer.whole("layer"), "less_decoder_bias": less_bias}
     return save.dictionary((_hook(trainer),), kind, W_enc, b_enc, W_dec, b_dec, **more)
+
+
+def _k(save: Save) -> int:
+    save.optional("threshold")  # of a rule that is an option of the library's encoder
+    k = save.whole("k")
+    said = save.config.mapping("trainer").whole("k")
+    if said not in (None, k):
+        raise CrossproofError(
+            f"{save.path} has k = {k}, and its {CONFIG} gives {said}: put the configuration and "
+            f"the weights of one dictionary together."
+        )
+    return k
 
 
 def _hook(trainer: Config) -> str | None:

@@ -50,11 +50,21 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
     with np.load(path, allow_pickle=False) as arrays:
-        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        native = {name: arrays[name] for name in arrays.files}
+        return {
+            name: torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+            for name, array in native.items()
+        }
+
+
+_INSIDE = "sae"
+"""Under this Llamascopium's .pt files keep the state_dict, beside the library's version."""
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     content = torch.load(path, map_location="cpu", weights_only=True)
+    if isinstance(content, Mapping) and isinstance(content.get(_INSIDE), Mapping):
+        content = content[_INSIDE]
     if not isinstance(content, Mapping) or not all(
         isinstance(value, Tensor) for value in content.values()
     ):

@@ -140,6 +140,23 @@ def at_hooks(
     )
 
 
+def cross_layer(
+    parts: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """W_enc [H, 2L, D], b_enc [H], W_dec [H, 2L, D] and b_dec [2L, D] of L layers' transcoders.
+
+    Of layer i: W_enc [F, D], b_enc [F], W_dec [F, L - i, D] (what its latents write there and
+    later), b_dec [D]. The first L hookpoints are read, the last L written.
+    """
+    count, (width, d_model) = len(parts), parts[0][0].shape
+    W_enc = torch.zeros(count * width, 2 * count, d_model)
+    W_dec, b_dec = torch.zeros_like(W_enc), torch.zeros(2 * count, d_model)
+    for i, (encoder, _, decoder, bias) in enumerate(parts):
+        rows = slice(i * width, (i + 1) * width)
+        W_enc[rows, i], W_dec[rows, count + i :], b_dec[count + i] = encoder, decoder, bias
+    return W_enc, torch.cat([bias for _, bias, _, _ in parts]), W_dec, b_dec
+
+
 def ungated(
     gate: Float[Tensor, " H"], magnitude: Float[Tensor, " H"], log_scale: Float[Tensor, " H"]
 ) -> tuple[Float[Tensor, " H"], Float[Tensor, " H"], Float[Tensor, " H"]]:

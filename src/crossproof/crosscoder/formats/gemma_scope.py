@@ -13,6 +13,8 @@ from crossproof.crosscoder.formats.save import Save
 from crossproof.errors import CrossproofError
 
 NAMES = ("params.npz", "params.safetensors")
+FIRST, SPLIT = "params_layer_0.safetensors", re.compile(r"params_layer_\d+\.safetensors")
+"""Of crosscoders and cross-layer transcoders, a file a layer."""
 _FOLDERS = {
     "resid_post": ("blocks.{}.hook_resid_post",),
     "attn_out": ("blocks.{}.attn.hook_z",),
@@ -24,12 +26,14 @@ _FOLDERS = {
 
 def _file(path: Path) -> Path | None:
     if path.is_file():
-        return path if path.suffix in (".npz", ".npy") or path.name in NAMES else None
-    return next((path / name for name in NAMES if (path / name).is_file()), None)
+        known = path.suffix in (".npz", ".npy") or path.name in NAMES or SPLIT.fullmatch(path.name)
+        return path if known else None
+    return next((path / name for name in (*NAMES, FIRST) if (path / name).is_file()), None)
 
 
 def recognise(path: Path) -> bool:
-    """An .npz file (or one that is called .npy), params.safetensors, or a folder with either."""
+    """An .npz file (or one that is called .npy), params.safetensors, params_layer_N.safetensors, or
+    a folder with one."""
     return _file(path) is not None
 
 
@@ -41,6 +45,12 @@ def read(path: Path) -> list[ForeignDictionary]:
     file = _file(path)
     if file is None:
         raise CrossproofError(f"{path / NAMES[0]} is missing: the folder is not complete.")
+    if SPLIT.fullmatch(file.name):
+        raise CrossproofError(
+            f"{path} is a crosscoder or cross-layer transcoder of the second release, a file a "
+            f"layer, which whole would take hundreds of gigabytes: import SAEs or per-layer "
+            f"transcoders."
+        )
     save = Save(path, file, read_config(file.parent / "config.json", optional=True))
     save.tensors = {name.replace("w_", "W_"): tensor for name, tensor in save.tensors.items()}
     if "W_dec" in save.tensors and save.tensors["W_dec"].dim() == 3:
@@ -61,7 +71,7 @@ def _hooks(config: Config, file: Path) -> tuple[str | None, ...]:
     layer = path_layer(file)
     sides = [config.text(f"hf_hook_point_{side}") for side in ("in", "out")]
     if sides[0] is not None:
-        return tuple(_hook(side) for side in sides if side is not None)
+        return tuple(dict.fromkeys(_hook(side) for side in sides if side is not None))
     folders = [kind for part in file.parts if (kind := part.removesuffix("_all")) in _FOLDERS]
     if layer is None or not folders or file.suffix != ".safetensors":
         return (None,)

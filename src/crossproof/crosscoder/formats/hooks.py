@@ -62,7 +62,8 @@ def resolve_hook(model: LanguageModel, hook: str, folded_norms: bool = True) -> 
             f"{inside}{nearest(hook, model.available_hookpoints())} Give --hookpoint if it has "
             f"another name here."
         )
-    return HookAlias(name)
+    norm = _NORM.fullmatch(name)  # a module's path may lead to a norm, whose output the MLP reads
+    return _behind_norm(model, hook, norm, folded_norms) if norm else HookAlias(name)
 
 
 def _behind_norm(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from crossproof.crosscoder.formats.files import config_at, read_config
-from crossproof.crosscoder.formats.foreign import ForeignDictionary
+from crossproof.crosscoder.formats.foreign import ForeignDictionary, cross_layer
 from crossproof.crosscoder.formats.save import Save
 from crossproof.errors import CrossproofError
 
@@ -21,9 +21,9 @@ WEIGHTS = (
     *("checkpoints/final.safetensors", "checkpoints/final.pt"),
 )
 """In the order in which the library looks for them."""
+_BY_NORM = "sparsity_include_decoder_norm"
 _NORM = "dataset_average_activation_norm."
 _OTHERS = {
-    "clt": "its cross-layer transcoders are saved in parts that no published description names",
     "lorsa": "it replaces an attention, which is no function of one token",
     "molt": "its latents switch linear maps on and write no vector of their own",
 }
@@ -40,7 +40,7 @@ def recognise(path: Path) -> bool:
 
 
 def read(path: Path) -> list[ForeignDictionary]:
-    """The one SAE, transcoder or crosscoder of the folder.
+    """The one SAE, transcoder, cross-layer transcoder or crosscoder of the folder.
 
     A crosscoder compares its threshold, or its k largest, hookpoint by hookpoint: with those it
     is read as a latent a hookpoint, each of which reads all of them. Raises CrossproofError for a
@@ -50,15 +50,26 @@ def read(path: Path) -> list[ForeignDictionary]:
     former = not (path / CONFIG).exists()
     config = read_config(path / (FORMER_CONFIG if former else CONFIG))
     kind = config.text("sae_type") or "sae"
-    if kind not in ("sae", "crosscoder"):
+    if kind not in _KINDS:
         why = _OTHERS.get(kind, "it is no kind that crossproof knows")
         raise CrossproofError(f"{path} is a dictionary of the kind {kind!r}: {why}.")
     if config.flag("use_glu_encoder"):
         raise CrossproofError(f"{path} has a gated linear unit for an encoder: not imported.")
     save = Save(path, _weights_file(path), config)
-    if kind == "crosscoder":
-        return [_crosscoder(save)]
-    return [_autoencoder(save)]
+    _check_factor(save)
+    return [_KINDS[kind](save)]
+
+
+def _check_factor(save: Save) -> None:
+    """Latents are not counted in its configurations, but told by a factor."""
+    factor, d_model = (save.config.number(key) for key in ("expansion_factor", "d_model"))
+    latents = save.tensors.get("b_E", torch.empty(0)).shape[-1:].numel()
+    if factor and d_model and latents and int(factor * d_model) != latents:
+        raise CrossproofError(
+            f"{save.config.source} gives expansion_factor as {factor:g}, and {save.file} has "
+            f"{latents} latents of width {d_model:g}: put the configuration and the weights of "
+            f"one dictionary together."
+        )
 
 
 def _weights_file(path: Path) -> Path:
@@ -82,7 +93,7 @@ def _autoencoder(save: Save) -> ForeignDictionary:
     scales = [_scale(save, hook, side) for hook, side in zip(hooks, ("in", "out"), strict=True)]
     if hooks[1] in (None, hooks[0]):
         hooks, scales = hooks[:1], scales[:1]
-    scores = W_D.norm(dim=-1) if config.flag("sparsity_include_decoder_norm") else None
+    scores = W_D.norm(dim=-1) if config.flag(_BY_NORM, True) else None
     rule = _rule(save, scales[0], "b_E h")
     if rule["rule"] == "topk" and scores is not None:  # the largest are those times this
         W_E, b_E, W_D = W_E * scores[:, None], b_E * scores, W_D / scores.clamp_min(1e-30)[:, None]
@@ -97,10 +108,8 @@ def _autoencoder(save: Save) -> ForeignDictionary:
 def _crosscoder(save: Save) -> ForeignDictionary:
     weights = save.take("W_E p d h", "b_E p h", "W_D p h d", "b_D p d")
     W_E, b_E, W_D, b_D = weights
-    hooks = save.config.get("hook_points")
     points, width = len(b_D), len(W_E)
-    if not isinstance(hooks, list) or len(hooks) != points or not all(map(_is_name, hooks)):
-        raise CrossproofError(f"{save.path} names {hooks!r} as its {points} hookpoints.")
+    hooks = _names(save, "hook_points", points)
     rule, b_enc = _rule(save, 1.0, "b_E p h"), b_E.sum(1)
     scales = [_scale(save, hook, hook) for hook in hooks]
     if rule["rule"] != "relu":  # one latent a hookpoint
@@ -119,8 +128,49 @@ def _crosscoder(save: Save) -> ForeignDictionary:
     return _scaled(made, scales)
 
 
+def _crossing(save: Save) -> ForeignDictionary:
+    """W_D.i [i + 1, F, D] is what the latents of layers 0 to i write in layer i."""
+    W_E, b_E = save.take("W_E p d h", "b_E p h")
+    width, layers = b_E.shape
+    hooks = [*_names(save, "hook_points_in", layers), *_names(save, "hook_points_out", layers)]
+    written = [save.take(f"W_D.{i} p h d", f"b_D.{i} d") for i in range(layers)]
+    for i, (decoder, _) in enumerate(written):
+        if decoder.shape != (width, i + 1, W_E.shape[2]):
+            raise CrossproofError(
+                f"The tensors in {save.file} do not fit each other: W_D.{i} is of "
+                f"{decoder.shape[1]} layers, {len(decoder)} latents and width {decoder.shape[2]}."
+            )
+    parts = []
+    for i in range(layers):
+        decoder = torch.stack([later[:, i] for later, _ in written[i:]], 1)
+        parts.append((W_E[:, i], b_E[:, i], decoder, written[i][1]))
+    W_enc, b_enc, W_dec, b_dec = cross_layer(parts)
+    scores = W_dec.norm(dim=(1, 2)) if save.config.flag(_BY_NORM, True) else torch.ones_like(b_enc)
+    rule = _rule(save, None, "b_E p h")
+    if rule["rule"] == "topk":
+        rule["groups"] = layers
+        W_enc, b_enc = W_enc * scores[:, None, None], b_enc * scores
+        W_dec = W_dec / scores.clamp_min(1e-30)[:, None, None]
+    elif "threshold" in rule:
+        threshold = rule["threshold"].flatten()
+        rule["threshold"] = torch.where(scores > 0, threshold / scores, torch.inf)
+    more = rule | _MODEL
+    made = save.dictionary(tuple(hooks), "clt", W_enc, b_enc, W_dec, b_dec, **more)
+    return _scaled(made, [_scale(save, hook, hook) for hook in hooks])
+
+
+_KINDS = {"sae": _autoencoder, "crosscoder": _crosscoder, "clt": _crossing}
+
 _MODEL = {"folded_norms": False}
 """The library reads models as they are."""
+
+
+def _names(save: Save, key: str, count: int) -> list[str]:
+    """The hookpoints under `key`; CrossproofError if they are not `count` names."""
+    hooks = save.config.get(key)
+    if not isinstance(hooks, list) or len(hooks) != count or not all(map(_is_name, hooks)):
+        raise CrossproofError(f"{save.path} names {hooks!r} as its {count} hookpoints.")
+    return hooks
 
 
 def _is_name(hook: Any) -> bool:

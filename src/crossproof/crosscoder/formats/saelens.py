@@ -49,7 +49,13 @@ def read(path: Path) -> list[ForeignDictionary]:
     hooks: tuple[str | None, ...] = (meta.text("hook_name") or _old_hook(config),)
     if kind in TRANSCODERS:
         hooks += (meta.text("hook_name_out"),)
-    less_bias = kind not in TRANSCODERS and config.flag("apply_b_dec_to_input", True)
+    less_bias = kind not in TRANSCODERS
+    if config.flag("apply_b_dec_to_input", less_bias) and not less_bias:
+        raise CrossproofError(
+            f"{path / CONFIG} gives apply_b_dec_to_input as true, which SAELens's transcoders do "
+            f"not have: their decoder bias is of what they write."
+        )
+    less_bias = less_bias and config.flag("apply_b_dec_to_input", True)
     more = rule | _model(config, meta) | {"less_decoder_bias": less_bias}
     more |= save.skip("W_skip e d", len(hooks)) | _head(hooks[0], meta, config, path)
     return [_scaled(save.dictionary(hooks, kind, *weights, **more), save)]
@@ -64,7 +70,7 @@ def _old_hook(config: Config) -> str | None:
 def _architecture(config: Config, path: Path) -> tuple[str, int | None]:
     """The architecture in the spelling of version 6, and k."""
     kind, k = config.text("architecture") or "standard", config.whole("k")
-    activation = config.get("activation_fn_str", config.get("activation_fn", "relu"))
+    activation = config.text("activation_fn_str") or config.text("activation_fn") or "relu"
     if activation == "topk":
         kind, k = "topk", config.mapping("activation_fn_kwargs").whole("k")
     elif activation != "relu":
@@ -149,6 +155,10 @@ def _scaled(foreign: ForeignDictionary, save: Save) -> ForeignDictionary:
     """Folds the scaling of activations that the dictionary was trained on."""
     kind = save.config.get("normalize_activations") or "none"
     factor = read_config(save.path / SCALER, optional=True).number("scaling_factor")
+    if factor is not None and factor <= 0:
+        raise CrossproofError(
+            f"{save.path / SCALER} gives a scaling_factor of {factor:g}: it is a number above 0."
+        )
     if kind == "none":
         save.refuse_scale(factor)
         return foreign

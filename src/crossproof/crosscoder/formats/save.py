@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ _WIDTHS = "d_in", "d_out", "d_model", "activation_dim"
 _LATENTS = "d_sae", "dict_size", "num_latents"
 """What configurations call the sizes of tensors; nought is left to the tensors."""
 _FACTORS = "scaling_factor", "finetuning_scaling_factor"
+_GATES = "b_gate", "b_mag", "r_mag", "gate_bias", "mag_bias"
 
 
 class Save:
@@ -30,6 +32,7 @@ class Save:
         self.path, self.file = path, file
         self.config = Config({}, path) if config is None else config
         self.tensors = read_weights(file)
+        self._taken: set[str] = set()
 
     def take(self, *names: str) -> list[Tensor]:
         """The named tensors. "W_dec d h" gives the axes in the file too, and it comes [H, D].
@@ -50,6 +53,7 @@ class Save:
 
     def _ordered(self, sizes: dict[str, int], name: str, *axes: str) -> Tensor:
         tensor = self.tensors[name]
+        self._taken.add(name)
         if not axes:
             return tensor
         shape, where = list(tensor.shape), f"{name} in {self.file}"
@@ -64,6 +68,18 @@ class Save:
                 f"{expected}."
             )
         return tensor.permute(*(axes.index(axis) for axis in _AXES if axis in axes))
+
+    def optional(self, name: str) -> Tensor | None:
+        """The tensor as it is in the file; None if it is not there."""
+        self._taken.add(name)
+        return self.tensors.get(name)
+
+    def whole(self, name: str) -> int:
+        """The one whole number in a tensor; CrossproofError as `scalar`."""
+        number = self.scalar(name)
+        if number != int(number):
+            raise CrossproofError(f"{name} in {self.file} is {number:g}, not a whole number.")
+        return int(number)
 
     def scalar(self, name: str) -> float:
         """The one finite number in a tensor; CrossproofError if it is missing or holds another."""
@@ -92,7 +108,7 @@ class Save:
         linear skip that `fields` do not hold, and for a factor that nothing explains.
         """
         source = str(self.path)
-        self._refuse_more("skips" in fields)
+        self.refuse_more("skips" in fields)
         if W_enc.dim() == 2:
             W_enc, W_dec, b_dec = at_hooks(source, len(hooks), W_enc, W_dec, b_dec)
         about = {"architecture": architecture, "config": dict(self.config)}
@@ -127,7 +143,9 @@ class Save:
                     f"{size}: put the configuration and the weights of one dictionary together."
                 )
 
-    def _refuse_more(self, skips_read: bool) -> None:
+    def refuse_more(self, skips_read: bool) -> None:
+        """Raises CrossproofError for tensors that change what is computed and were not taken."""
+        self._refuse_other_rules()
         unread = (n for n in _SKIPS if n in self.tensors and bool(self.tensors[n].any()))
         if not skips_read and (name := next(unread, None)):
             raise CrossproofError(
@@ -136,6 +154,17 @@ class Save:
             )
         for name in _FACTORS:
             self.refuse_scale(self.tensors.get(name))
+
+    def _refuse_other_rules(self) -> None:
+        """Thresholds and gates belong to a rule that the configuration does not name."""
+        unread = (name for name in sorted(self.tensors) if name not in self._taken)
+        name = next((n for n in unread if "threshold" in n or n in _GATES), None)
+        if name is not None:
+            raise CrossproofError(
+                f"{self.file} holds {short(name)}, which dictionaries of the kind that its "
+                f"configuration names do not have: put the configuration and the weights of one "
+                f"dictionary together."
+            )
 
     def refuse_scale(self, factor: Tensor | float | None) -> None:
         """Raises CrossproofError for a factor that is saved with the weights and is not one."""

@@ -23,6 +23,7 @@ def recognise(path: Path) -> bool:
 def read(path: Path) -> list[ForeignDictionary]:
     """The one dictionary of the folder; its name (less seed folders) is the hookpoint.
 
+    Where it has a skip, and nothing says whether it is a transcoder, hookpoints given later do.
     Raises CrossproofError for a missing or damaged file, or an activation it does not know.
     """
     config = read_config(path / CONFIG)
@@ -35,9 +36,14 @@ def read(path: Path) -> list[ForeignDictionary]:
     rule = "abs_topk" if config.flag("signed") and activation == "topk" else "topk"
     weights = save.take("encoder.weight h d", "encoder.bias h", "W_dec h e", "b_dec e")
     _check_factor(config, save.file, *weights[0].shape)
+    _check_skip(save)
     module, transcode = _module(path), config.flag("transcode")
     hooks = (module and INPUT_OF + module, module) if transcode else (module,)
+    unsaid = "transcode" not in config and config.flag("skip_connection")
+    if unsaid:  # skip transcoders were saved before the configuration named them
+        hooks = (None,)
     more: dict[str, Any] = {"less_decoder_bias": not transcode, "rule": rule, **number}
+    more["either"] = unsaid
     more |= save.skip("W_skip e d", len(hooks))
     return [save.dictionary(hooks, activation, *weights, **more)]
 
@@ -49,6 +55,16 @@ def _check_factor(config: Config, file: Path, n_latents: int, width: int) -> Non
         raise CrossproofError(
             f"{config.source} gives expansion_factor as {factor:g}, and the tensors in {file} have "
             f"{n_latents} latents of width {width}: put the configuration and the weights of one "
+            f"dictionary together."
+        )
+
+
+def _check_skip(save: Save) -> None:
+    said, there = save.config.flag("skip_connection"), "W_skip" in save.tensors
+    if said != there:
+        raise CrossproofError(
+            f"{save.config.source} gives skip_connection as {str(said).lower()}, and {save.file} "
+            f"holds {'a' if there else 'no'} W_skip: put the configuration and the weights of one "
             f"dictionary together."
         )
 

@@ -24,6 +24,9 @@ from crossproof.errors import CrossproofError
 LIBRARY = "circuit-tracer"
 
 
+_CHOOSE = " (--name, or the folder of one set, says which)"
+
+
 def write(dictionaries: Sequence[ForeignDictionary], model: str) -> list[Exported]:
     """A transcoder for every layer from 0 on, or the one cross-layer transcoder of all.
 
@@ -35,6 +38,9 @@ def write(dictionaries: Sequence[ForeignDictionary], model: str) -> list[Exporte
     if only is not None and len(only.hooks) > 2:
         check_beside(only, LIBRARY)
         return [Exported("", _cross_layer(only, model))]
+    crossing = next((each for each in dictionaries if len(each.hooks) > 2), None)
+    if crossing is not None:
+        raise refusal(crossing, LIBRARY, f"a set is one cross-layer transcoder alone{_CHOOSE}")
     return [Exported("", _per_layer(dictionaries, model))]
 
 
@@ -46,8 +52,11 @@ def _per_layer(dictionaries: Sequence[ForeignDictionary], model: str) -> dict[st
         read, written = ends(dictionary, LIBRARY)
         block, role = block_of(dictionary.hooks[read])
         other, out = block_of(dictionary.hooks[written])
-        if block is None or block != other or read == written or block in layers:
+        if block is None or block != other or read == written:
             raise refusal(dictionary, LIBRARY, "a set has one transcoder a layer, and this is none")
+        if block in layers:
+            why = f"a set has one transcoder a layer, and this is the second of layer {block}"
+            raise refusal(dictionary, LIBRARY, why + _CHOOSE)
         layers[block] = dictionary
         roles.add((role, out))
     _check_set(layers, roles)

@@ -52,9 +52,14 @@ def _autoencoder(dictionary: ForeignDictionary, model: str) -> dict[str, Content
         tensors["threshold"] = dictionary.threshold
     elif dictionary.rule == "topk":
         kind = "AutoEncoderTopK"
-        tensors = linear | {"encoder.bias": encoder_bias(dictionary, 0), "b_dec": b_dec}
-        tensors["k"] = torch.tensor(dictionary.k, dtype=torch.int32)
-        tensors["threshold"] = torch.tensor(-1.0)
+        tensors = {  # in the order of the library's own state_dict
+            "b_dec": b_dec,
+            "k": torch.tensor(dictionary.k, dtype=torch.int32),
+            "threshold": torch.tensor(-1.0),
+            "decoder.weight": W_dec.T,
+            "encoder.weight": W_enc,
+            "encoder.bias": encoder_bias(dictionary, 0),
+        }
     trainer: dict[str, Any] = {"dict_class": kind, "lm_name": model}
     trainer |= {"activation_dim": len(b_dec), "dict_size": dictionary.n_latents}
     trainer |= {"k": dictionary.k} if dictionary.rule == "topk" else {}

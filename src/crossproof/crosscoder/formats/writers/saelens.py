@@ -18,6 +18,9 @@ from crossproof.crosscoder.formats.writers.dictionary_files import (
 )
 
 LIBRARY = "SAELens"
+VERSION = "6.54.12"
+"""The version whose layout this is; the library takes a configuration without one for a save of
+before version 6, and then forgets where it reads."""
 
 
 def write(dictionaries: Sequence[ForeignDictionary], model: str) -> list[Exported]:
@@ -52,7 +55,8 @@ def _saelens(dictionary: ForeignDictionary, model: str) -> dict[str, Content]:
     if skip is not None:
         tensors["W_skip"] = skip.T
     kept = dict.fromkeys(("center_writing_weights", "center_unembed", "fold_ln"), False)
-    meta: dict[str, Any] = {"model_name": model, "hook_name": dictionary.hooks[read]}
+    meta: dict[str, Any] = {"sae_lens_version": VERSION, "sae_lens_training_version": None}
+    meta |= {"model_name": model, "hook_name": dictionary.hooks[read]}
     meta |= {"hook_name_out": dictionary.hooks[written]} if transcoder else {}
     meta["model_from_pretrained_kwargs"] = {**kept, "fold_value_biases": False}
     d_model = dictionary.b_dec.shape[1]
