@@ -44,6 +44,9 @@ class Train:
     """Run the code that the language model brings, if transformers does not know its kind."""
     evaluate: bool = True
     """Evaluate on held-out text and write the report when training ends."""
+    latent_processes: int = 1
+    """Of several processes (torchrun), so many share out the latents of each dictionary, where one
+    device cannot hold them; the others share out tokens."""
     log: tuple[str, ...] = ()
     """Where else to send what is logged: tensorboard, wandb, trackio, or another registered sink;
     metrics.jsonl is written always. Theirs stay here, too, unless their variables say otherwise."""
@@ -77,7 +80,7 @@ def run(arguments: Sequence[str], began: float) -> None:
         return
     if options.resume:
         name_ignored(arguments, options.out)
-    with distributed.process_group():
+    with distributed.process_group(options.latent_processes):
         begin = resume if options.resume else partial(start, config)
         first = distributed.rank() == 0
         with working("reading the model and its text") if first else nullcontext():
@@ -100,7 +103,10 @@ def given(arguments: Sequence[str]) -> list[str]:
 
 def name_ignored(arguments: Sequence[str], out: Path) -> None:
     """Says which options a resumed run takes no notice of."""
-    heeded = ("out", "resume", "evaluate", "no_evaluate", "trust_remote_code", "log")
+    heeded = (
+        *("out", "resume", "evaluate", "no_evaluate", "trust_remote_code", "log"),
+        "latent_processes",
+    )
     ignored = [f"--{name.replace('_', '-')}" for name in given(arguments) if name not in heeded]
     if ignored:
         print(
