@@ -53,20 +53,39 @@ def environment() -> dict[str, str]:
     return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
+def wait_for(checkpoint: Path, training: subprocess.Popen[bytes]) -> None:
+    for _ in range(2400):
+        if checkpoint.is_dir():
+            return
+        assert training.poll() is None
+        time.sleep(0.05)
+    raise AssertionError(f"no {checkpoint} in two minutes")
+
+
 def killed_after(checkpoint: Path, *arguments: str) -> None:
     """Kills four processes that train as soon as a checkpoint is there."""
     command = command_of(4, *arguments)
     training = subprocess.Popen(command, env=environment(), start_new_session=True)
     try:
-        for _ in range(1200):
-            if checkpoint.is_dir():
-                break
-            assert training.poll() is None
-            time.sleep(0.05)
-        assert checkpoint.is_dir()
+        wait_for(checkpoint, training)
     finally:
         os.killpg(training.pid, signal.SIGKILL)
         training.wait()
+
+
+def one_killed_after(checkpoint: Path, *arguments: str) -> None:
+    """Kills one of four processes then, and waits until torchrun's new ones are done."""
+    launch, rest = command_of(4, *arguments)[:4], command_of(4, *arguments)[4:]
+    command = [*launch, "--max-restarts=1", *rest]
+    training = subprocess.Popen(command, env=environment(), start_new_session=True)
+    try:
+        wait_for(checkpoint, training)
+        children = Path(f"/proc/{training.pid}/task/{training.pid}/children").read_text().split()
+        os.kill(int(children[2]), signal.SIGKILL)
+        assert training.wait(timeout=300) == 0
+    finally:
+        if training.poll() is None:
+            os.killpg(training.pid, signal.SIGKILL)
 
 
 @pytest.mark.slow
@@ -80,15 +99,18 @@ def test_shared_out_latents_survive_kills_and_go_on_in_another_mesh(
     options += ["--keep-largest", "100", "--no-baseline", "--log-every", "20"]
 
     def finished(run: str) -> dict[str, Tensor]:
-        return load_file(tmp_path / run / "penalised" / "crosscoder" / "weights.safetensors")
+        return load_file(tmp_path / run / "penalised" / "crosscoder" / "crosscoder.safetensors")
 
-    for run in ("whole", "same", "other", "rows"):
+    for run in ("whole", "same", "other", "rows", "elastic"):
         arguments = ["train", "--out", str(tmp_path / run), *options]
         if run == "whole":
             done = torchrun(*arguments, "--latent-processes", "2", processes=4)
             assert done.returncode == 0, done.stderr
             continue
         checkpoint = tmp_path / run / "checkpoints" / "step-00000040"
+        if run == "elastic":
+            one_killed_after(checkpoint, *arguments, "--latent-processes", "2")
+            continue
         killed_after(checkpoint, *arguments, "--latent-processes", "2")
         among = {"same": "2", "other": "4", "rows": "1"}[run]
         again = ["train", "--resume", "--no-evaluate", "--out", str(tmp_path / run)]
@@ -98,8 +120,9 @@ def test_shared_out_latents_survive_kills_and_go_on_in_another_mesh(
         done = torchrun(*again, "--latent-processes", among, processes=4)
         assert done.returncode == 0, done.stderr
     whole = finished("whole")
-    for name, tensor in finished("same").items():
-        assert torch.equal(tensor, whole[name])
+    for run in ("same", "elastic"):
+        for name, tensor in finished(run).items():
+            assert torch.equal(tensor, whole[name])
     for run in ("other", "rows"):
         for name, tensor in finished(run).items():
             torch.testing.assert_close(tensor, whole[name], rtol=1e-3, atol=1e-3)

@@ -31,7 +31,8 @@ class Train:
 
     Ctrl-C saves a checkpoint; `crossproof train --resume --out runs/full` goes on from it, to the
     same bytes as an uninterrupted run. Several processes share the work of every step under
-    `torchrun --nproc-per-node 2 -m crossproof train ...` (--threads is each process's own).
+    `torchrun --nproc-per-node 2 -m crossproof train ...` (--threads is each process's own); with
+    torchrun's `--max-restarts` they go on from it by themselves when one of them has died.
     """
 
     out: Path = tyro.MISSING
@@ -71,7 +72,9 @@ def run(arguments: Sequence[str], began: float) -> None:
     from crossproof.training.run import memory_needed, resume, start
     from crossproof.training.stored import with_stored
 
-    config = options.config if options.resume else with_stored(options.config, given(arguments))
+    again = distributed.restarted() and (options.out / "config.json").exists()
+    goes_on = options.resume or again
+    config = options.config if goes_on else with_stored(options.config, given(arguments))
     if options.dry_run:
         with working("reading the model"):
             needed = memory_needed(config, options.trust_remote_code)
@@ -81,7 +84,7 @@ def run(arguments: Sequence[str], began: float) -> None:
     if options.resume:
         name_ignored(arguments, options.out)
     with distributed.process_group(options.latent_processes):
-        begin = resume if options.resume else partial(start, config)
+        begin = resume if goes_on else partial(start, config)
         first = distributed.rank() == 0
         with working("reading the model and its text") if first else nullcontext():
             prepared = begin(options.out, trust_remote_code=options.trust_remote_code)

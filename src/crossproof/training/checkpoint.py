@@ -64,6 +64,11 @@ class Checkpoints:
             self._remove_older(folder)
         distributed.wait_for_all()
 
+    def advance(self) -> None:
+        """Completes what was begun if it is written by now; waits for nothing."""
+        if self._pending is not None and self._pending.is_written:
+            self.finish()
+
     def finish(self) -> None:
         """Returns when what was begun is written."""
         if self._pending is None:

@@ -76,6 +76,11 @@ def local_device(device: str) -> str:
     return f"{device}:{number}"
 
 
+def restarted() -> bool:
+    """Whether torchrun has started the processes again because one of them died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
 def world() -> int:
     """Number of processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1

@@ -191,6 +191,7 @@ def train_run(
             done = progress.step
             if done % config.log_every == 0 or done == config.steps:
                 _log(run, progress, report, sinks)
+            written.advance()
             stop = distributed.any_process(stop_requested(), device)
             if stop or done % config.checkpoint_every == 0:
                 written.save()

@@ -44,6 +44,11 @@ class PendingCheckpoint:
         assert isinstance(saved, Future)
         self._saved: Future[Any] = saved
 
+    @property
+    def is_written(self) -> bool:
+        """Whether `wait` would return at once."""
+        return self._saved.done()
+
     def wait(self) -> None:
         """Returns when every process's part is written and the folder has its name.
 
