@@ -29,7 +29,7 @@ from crossproof import (
 from crossproof.crosscoder import Crosscoder, Provenance, save_crosscoder
 from crossproof.lm import LanguageModel
 from crossproof.training import RunFolder
-from crossproof.training.checkpoint import save_checkpoint
+from crossproof.training.checkpoint import Checkpoints
 from crossproof.training.run import prepare, resume, start, train_run
 
 EVALUATION = EvaluationOptions(resamples=20)
@@ -212,7 +212,7 @@ def resumed(side: Side) -> Any:
     for progress in run.training.steps():
         if progress.step == 2:
             break
-    save_checkpoint(folder, run.training)
+    Checkpoints(folder, run.training).save()
     finished = train_run(resume(folder))
     wide = CrosscoderConfig(n_latents=80, k=4)  # with room for both
     warm = side.config(**given, baseline=False, start=(str(folder),), crosscoder=wide)

@@ -4,87 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import socket
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
-from dictionaries import mlp_hookpoints, random_mlp
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from texts import write_corpus
 from torch import Tensor
 
-from crossproof.crosscoder import Crosscoder, CrosscoderConfig
-from crossproof.errors import CrossproofError
-from crossproof.lm import Activation
 from crossproof.training import distributed
-from crossproof.training.objectives import Objective
-from crossproof.training.trainer import Optimisation, Trainer
-
-STEPS, TOKENS, WIDTH = 12, 64, 8
-
-
-def batches() -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(STEPS, TOKENS, 2, WIDTH, generator=generator)
-
-
-def trained(rule: str, share: slice) -> dict[str, Tensor]:
-    """The state after every step on the share's rows of each batch."""
-    generator = torch.Generator().manual_seed(1)
-    shape = {"width": WIDTH, "neurons": 10, "dtype": torch.float32}
-    mlp = random_mlp(Activation.GELU, False, generator, **shape)
-    crosscoder = Crosscoder(CrosscoderConfig(24, rule, 3), mlp_hookpoints(1), WIDTH)
-    sample = torch.randn(200, 2, WIDTH, generator=generator)
-    crosscoder.initialise(sample + distributed.rank(), seed=0)  # another sample in each process
-    distributed.copy_from_first_(crosscoder.state_dict().values())
-    optimisation = Optimisation(dead_after=100, revive_weight=0.0)
-    objective = Objective(interaction=1.0, l1=0.01)
-    trainer = Trainer(crosscoder, {0: mlp}, objective, optimisation, STEPS)
-    for batch in batches():
-        trainer.step(batch[share])
-    return trainer.state()
-
-
-RULES = ("topk", "batch_topk")
-
-
-def one_of_two(number: int, port: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"WORLD_SIZE": "2", "RANK": str(number), "MASTER_ADDR": "127.0.0.1"}
-    os.environ["MASTER_PORT"] = str(port)
-    with distributed.process_group():
-        for rule in RULES:
-            state = trained(rule, slice(number, None, 2))
-            save_file(state, folder / f"{rule}-{number}.safetensors")
-        assert distributed.any_process(number == 1, torch.device("cpu"))
-        assert not distributed.any_process(False, torch.device("cpu"))
-        with pytest.raises(CrossproofError, match="63 tokens a step cannot be dealt out evenly"):
-            distributed.share_of(63)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
-    multiprocessing.spawn(one_of_two, (free_port(), tmp_path), nprocs=2)
-    # TopK is a rule of a token: the same steps up to rounding. BatchTopK chooses in each share.
-    for rule, tolerance in zip(RULES, (1e-4, 0.1), strict=True):
-        first, second = (load_file(tmp_path / f"{rule}-{number}.safetensors") for number in (0, 1))
-        assert all(torch.equal(first[name], second[name]) for name in first)
-        alone = trained(rule, slice(None))
-        for name in ("W_enc", "W_dec", "b_enc", "b_dec"):
-            key = f"crosscoder.{name}"
-            torch.testing.assert_close(first[key], alone[key], rtol=0, atol=tolerance)
-        if rule == "topk":
-            assert torch.equal(first["tokens_since_fired"], alone["tokens_since_fired"])
 
 
 @pytest.mark.slow
@@ -107,11 +39,93 @@ def test_torchrun_trains_and_refuses_uneven_shares(
     assert "63 tokens a step cannot be dealt out evenly to 2 processes" in odd.stderr
 
 
-def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*launch, "-m", "crossproof", *arguments]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+def command_of(processes: int, *arguments: str) -> list[str]:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*launch, f"--nproc-per-node={processes}", "-m", "crossproof", *arguments]
+
+
+def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    command = command_of(processes, *arguments)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment())
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def wait_for(checkpoint: Path, training: subprocess.Popen[bytes]) -> None:
+    for _ in range(2400):
+        if checkpoint.is_dir():
+            return
+        assert training.poll() is None
+        time.sleep(0.05)
+    raise AssertionError(f"no {checkpoint} in two minutes")
+
+
+def killed_after(checkpoint: Path, *arguments: str) -> None:
+    """Kills four processes that train as soon as a checkpoint is there."""
+    command = command_of(4, *arguments)
+    training = subprocess.Popen(command, env=environment(), start_new_session=True)
+    try:
+        wait_for(checkpoint, training)
+    finally:
+        os.killpg(training.pid, signal.SIGKILL)
+        training.wait()
+
+
+def one_killed_after(checkpoint: Path, *arguments: str) -> None:
+    """Kills one of four processes then, and waits until torchrun's new ones are done."""
+    launch, rest = command_of(4, *arguments)[:4], command_of(4, *arguments)[4:]
+    command = [*launch, "--max-restarts=1", *rest]
+    training = subprocess.Popen(command, env=environment(), start_new_session=True)
+    try:
+        wait_for(checkpoint, training)
+        children = Path(f"/proc/{training.pid}/task/{training.pid}/children").read_text().split()
+        os.kill(int(children[2]), signal.SIGKILL)
+        assert training.wait(timeout=300) == 0
+    finally:
+        if training.poll() is None:
+            os.killpg(training.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_shared_out_latents_survive_kills_and_go_on_in_another_mesh(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus.txt")
+    options = ["--model", str(model_folders["gpt-neo"]), "--text", str(corpus)]
+    options += ["--batch-tokens", "64", "--buffer-batches", "4", "--context", "32", "--no-evaluate"]
+    options += ["--n-latents", "24", "--k", "4", "--steps", "200", "--checkpoint-every", "20"]
+    options += ["--keep-largest", "100", "--no-baseline", "--log-every", "20"]
+
+    def finished(run: str) -> dict[str, Tensor]:
+        return load_file(tmp_path / run / "penalised" / "crosscoder" / "crosscoder.safetensors")
+
+    for run in ("whole", "same", "other", "rows", "elastic"):
+        arguments = ["train", "--out", str(tmp_path / run), *options]
+        if run == "whole":
+            done = torchrun(*arguments, "--latent-processes", "2", processes=4)
+            assert done.returncode == 0, done.stderr
+            continue
+        checkpoint = tmp_path / run / "checkpoints" / "step-00000040"
+        if run == "elastic":
+            one_killed_after(checkpoint, *arguments, "--latent-processes", "2")
+            continue
+        killed_after(checkpoint, *arguments, "--latent-processes", "2")
+        among = {"same": "2", "other": "4", "rows": "1"}[run]
+        again = ["train", "--resume", "--no-evaluate", "--out", str(tmp_path / run)]
+        if run == "same":
+            refused = torchrun(*again, processes=2)
+            assert "was trained by 4 processes" in refused.stderr
+        done = torchrun(*again, "--latent-processes", among, processes=4)
+        assert done.returncode == 0, done.stderr
+    whole = finished("whole")
+    for run in ("same", "elastic"):
+        for name, tensor in finished(run).items():
+            assert torch.equal(tensor, whole[name])
+    for run in ("other", "rows"):
+        for name, tensor in finished(run).items():
+            torch.testing.assert_close(tensor, whole[name], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from dictionaries import random_crosscoder
+from measured import assert_equal, dictionary, text
 from reference import DenseMLP, DenseView
-from tiny_models import CONTEXT, D_MODEL, END, random_tokens
-from torch import Tensor
+from tiny_models import D_MODEL, END
 
 from crossproof.activations import scored_positions
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
@@ -27,7 +27,6 @@ from crossproof.evaluation import (
 from crossproof.evaluation.pair_summary import owners, ratios, totals
 from crossproof.evaluation.pair_sums import DOMINATED
 from crossproof.interactions import (
-    Interactions,
     additive_interaction,
     dominant_share,
     input_dictionaries,
@@ -45,21 +44,6 @@ from crossproof.lm.unembedding import input_norm
 KINDS = ("gpt-neo", "llama")
 
 
-def text(sequences: int = 14) -> Tensor:
-    tokens = random_tokens(sequences, 12, seed=3)
-    tokens[::3, 4] = END
-    return tokens
-
-
-def dictionary(model: LanguageModel, latents: int = 40, k: int = 5) -> Crosscoder:
-    """Float64, so that codes do not depend on how sequences are batched."""
-    hookpoints = model.hookpoints()
-    crosscoder = Crosscoder(CrosscoderConfig(latents, "topk", k), hookpoints, D_MODEL)
-    tokens = random_tokens(20, CONTEXT, seed=9)
-    crosscoder.initialise(model.activations(tokens, hookpoints.names).flatten(0, 1), seed=0)
-    return crosscoder.double()
-
-
 @pytest.fixture
 def model(
     request: pytest.FixtureRequest, language_models: dict[str, LanguageModel]
@@ -70,17 +54,6 @@ def model(
     found.dtype = torch.float64
     found._mlps.clear()
     return found
-
-
-def assert_equal(left: Interactions, right: Interactions) -> None:
-    assert torch.equal(left.pairs, right.pairs)
-    for name in ("tokens", "n_latents", "blocks", "gated"):
-        assert getattr(left, name) == getattr(right, name)
-    for name in ("coactive", "active", "owned"):
-        assert torch.equal(getattr(left, name), getattr(right, name))
-    for form in left.forms:
-        ours, theirs = (m.matrix(form, normalise="sum") for m in (left, right))
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("model", KINDS, indirect=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,6 +29,10 @@ class Measure:
       crossproof measure runs/demo --tokens 1e6 --split train
       crossproof measure runs/mine --text my.txt --against runs/other
       crossproof measure runs/transcoders runs/attention --together --mlp all
+
+    Long texts are measured in slices, which are kept until all are there: a command that was
+    stopped goes on with the next when it is given again, and processes share them out under
+    `torchrun --nproc-per-node 2 -m crossproof measure ...`.
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -85,29 +90,35 @@ def measured(options: Measure, leave_half: bool = False) -> None:
     from crossproof.commands.finish import show
     from crossproof.evaluation.measure_run import MeasureOptions, measure_runs
     from crossproof.report.terminal import evaluation_display, print_contexts, say
+    from crossproof.training import distributed
     from crossproof.training.machine import keep_freed_memory, thread_setting
     from crossproof.training.run_folder import RunFolder
 
     thread_setting(options.threads)
     keep_freed_memory()
-    model, config = options.language_model.load(run)
-    context = fitting_context(options.context or config.context, model)
-    source, rows = options.text or config.text, options.rows or config.rows
-    text = TextSlice.of_tokens(source, options.split, int(options.tokens), context, rows)
-    if leave_half:
-        every = len(text.every(model))
-        text = replace(text, sequences=min(text.sequences, max(1, every // 2)))
     place = run / "together" if options.together else run
     output = options.out or place / "measure"
-    described = MeasureOptions(
-        options.pairs,
-        options.attention,
-        options.shapley_tokens,
-        mlps=named or mlps_of(config.penalise),
-    )
-    with evaluation_display("measuring", "sequences") as progress:
-        told = described, progress, options.together
-        result = measure_runs(model, folders, output, text, *told)
+    with distributed.process_group():
+        model, config = options.language_model.load(run)
+        context = fitting_context(options.context or config.context, model)
+        source, rows = options.text or config.text, options.rows or config.rows
+        text = TextSlice.of_tokens(source, options.split, int(options.tokens), context, rows)
+        if leave_half:
+            every = len(text.every(model))
+            text = replace(text, sequences=min(text.sequences, max(1, every // 2)))
+        described = MeasureOptions(
+            options.pairs,
+            options.attention,
+            options.shapley_tokens,
+            mlps=named or mlps_of(config.penalise),
+        )
+        first = distributed.rank() == 0
+        display = evaluation_display("measuring", "sequences") if first else nullcontext()
+        with display as progress:
+            told = described, progress, options.together
+            result = measure_runs(model, folders, output, text, *told)
+    if not first:
+        return
     lines = [
         f"{name} not measured: none of the MLPs reads it."
         for name in RunFolder.open(run).names

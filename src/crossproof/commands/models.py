@@ -50,6 +50,7 @@ class ModelOptions:
         """The model, and the configuration of the run; errors as `load_model` and `RunFolder`."""
         from crossproof.lm import load_model
         from crossproof.lm.sources import exists
+        from crossproof.training.distributed import local_device
         from crossproof.training.run_folder import RunFolder
 
         provenance = RunFolder.open(run).provenance()
@@ -58,7 +59,7 @@ class ModelOptions:
             with working("loading the language model"):
                 model = load_model(
                     self.model or provenance.model,
-                    device=self.device or config.device,
+                    device=local_device(self.device or config.device),
                     dtype=self.dtype or config.dtype,
                     trust_remote_code=self.trust_remote_code,
                 )

@@ -32,7 +32,8 @@ class Train:
 
     Ctrl-C saves a checkpoint; `crossproof train --resume --out runs/full` goes on from it, to the
     same bytes as an uninterrupted run. Several processes share the work of every step under
-    `torchrun --nproc-per-node 2 -m crossproof train ...` (--threads is each process's own).
+    `torchrun --nproc-per-node 2 -m crossproof train ...` (--threads is each process's own); with
+    torchrun's `--max-restarts` they go on from it by themselves when one of them has died.
     """
 
     out: Path = tyro.MISSING
@@ -45,6 +46,9 @@ class Train:
     """Run the code that the language model brings, if transformers does not know its kind."""
     evaluate: bool = True
     """Evaluate on held-out text and write the report when training ends."""
+    latent_processes: int = 1
+    """Of several processes (torchrun), so many share out the latents of each dictionary, where one
+    device cannot hold them; the others share out tokens."""
     log: tuple[str, ...] = ()
     """Where else to send what is logged: tensorboard, wandb, trackio, or another registered sink;
     metrics.jsonl is written always. Theirs stay here, too, unless their variables say otherwise."""
@@ -74,7 +78,9 @@ def run(arguments: Sequence[str], began: float) -> None:
     from crossproof.training.run import memory_needed, resume, start
     from crossproof.training.stored import with_stored
 
-    config = options.config if options.resume else with_stored(options.config, given(arguments))
+    again = distributed.restarted() and (options.out / "config.json").exists()
+    goes_on = options.resume or again
+    config = options.config if goes_on else with_stored(options.config, given(arguments))
     if options.dry_run:
         with working("reading the model"):
             needed = memory_needed(config, options.trust_remote_code)
@@ -83,8 +89,8 @@ def run(arguments: Sequence[str], began: float) -> None:
         return
     if options.resume:
         name_ignored(arguments, options.out)
-    with distributed.process_group():
-        begin = resume if options.resume else partial(start, config)
+    with distributed.process_group(options.latent_processes):
+        begin = resume if goes_on else partial(start, config)
         first = distributed.rank() == 0
         with working("reading the model and its text") if first else nullcontext():
             prepared = begin(options.out, trust_remote_code=options.trust_remote_code)
@@ -106,7 +112,10 @@ def given(arguments: Sequence[str]) -> list[str]:
 
 def name_ignored(arguments: Sequence[str], out: Path) -> None:
     """Says which options a resumed run takes no notice of."""
-    heeded = ("out", "resume", "evaluate", "no_evaluate", "trust_remote_code", "log")
+    heeded = (
+        *("out", "resume", "evaluate", "no_evaluate", "trust_remote_code", "log"),
+        "latent_processes",
+    )
     ignored = [f"--{name.replace('_', '-')}" for name in given(arguments) if name not in heeded]
     if ignored:
         print(

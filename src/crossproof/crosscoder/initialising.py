@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,6 +13,7 @@ from torch.nn.functional import normalize
 from crossproof.activations.config import MASSIVE
 from crossproof.activations.positions import median_norms, within_limits
 from crossproof.crosscoder.autograd import at_places, decode_with_vectors, project, rows_of
+from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.layout import Layout
 from crossproof.crosscoder.sparsity import Sparsity
 
@@ -68,8 +70,16 @@ class SeededByData(nn.Module):
             self.b_enc[span.rows] = -at_mean
 
     @torch.no_grad()
-    def fit_gain(self, sample: Float[Tensor, "M P D"]) -> float:
+    def fit_gain(
+        self,
+        sample: Float[Tensor, "M P D"],
+        select: Callable[[Tensor], SparseLatents] | None = None,
+        total: Callable[[Tensor], Tensor] = lambda part: part,
+    ) -> float:
         """After `initialise`: scales the encoder so that `sample` is reconstructed best.
+
+        `select` chooses entries in place of the sparsity rule, and `total` adds up what parts of a
+        dictionary decode, where several processes hold one.
 
         Returns the factor, <x̂ - b, x - b> / ‖x̂ - b‖² over the sample's typical tokens with the
         encoder as it was.
@@ -85,16 +95,22 @@ class SeededByData(nn.Module):
         centred = scaled - centre
         pre = project(centred, self.W_enc, self.layout.reading)
         sparsity = copy.deepcopy(self.sparsity)  # BatchTopK remembers what it has seen
-        latents = sparsity.activate(sparsity.select(pre, training=True))
+        chosen = select(pre) if select else sparsity.select(pre, training=True)
+        latents = sparsity.activate(chosen)
         target = centred[:, written].flatten(1)
         spans = self.layout.writing
-        decoded = decode_with_vectors(latents, self.W_dec, spans, len(self.b_dec))[0]
+        decoded = total(decode_with_vectors(latents, self.W_dec, spans, len(self.b_dec))[0])
         decoded = decoded[:, written].flatten(1)
         power = float(decoded.pow(2).sum())
         gain = float((decoded * target).sum()) / power if power > 0 else 1.0
+        self.scale_encoder(gain)
+        return gain
+
+    @torch.no_grad()
+    def scale_encoder(self, gain: float) -> None:
+        """Multiplies every pre-activation."""
         self.W_enc.mul_(gain)
         self.b_enc.mul_(gain)
-        return gain
 
 
 def typical_tokens(sample: Float[Tensor, "M P D"]) -> Bool[Tensor, " M"]:

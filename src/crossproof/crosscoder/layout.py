@@ -106,6 +106,16 @@ class Layout:
         """What latents write, likewise."""
         return tuple(_spans((group.latents, group.writes) for group in self.groups))
 
+    def part(self, rows: slice) -> Layout:
+        """The layout of some consecutive latents, with all skips."""
+        groups, start = [], 0
+        for group in self.groups:
+            inside = min(start + group.latents, rows.stop) - max(start, rows.start)
+            start += group.latents
+            if inside > 0:
+                groups.append(LatentGroup(inside, group.reads, group.writes))
+        return Layout(tuple(groups), self.skips)
+
     def check(self, n_latents: int, n_hookpoints: int) -> None:
         """Raises CrossproofError unless it is one of so many latents and hookpoints."""
         last = max((*self.read, *self.written))

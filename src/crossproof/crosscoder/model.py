@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -144,11 +144,16 @@ class Crosscoder(SavedOnHub, FormerNames, SeededByData):
         """The reconstruction of raw activations; errors as `encode`."""
         return self.decode(self.encode(x), x)
 
-    def encode_training(self, x: Float[Tensor, "B P D"]) -> Encoding:
-        """The code of scaled activations, differentiable in the encoder."""
+    def encode_training(
+        self, x: Float[Tensor, "B P D"], select: Callable[[Tensor], SparseLatents] | None = None
+    ) -> Encoding:
+        """The code of scaled activations, differentiable in the encoder.
+
+        `select` chooses the entries in place of the sparsity rule.
+        """
         with torch.no_grad():
             pre = self._pre(x)
-            selected = self.sparsity.select(pre, training=True)
+            selected = select(pre) if select else self.sparsity.select(pre, training=True)
         entries = self.differentiable(selected, x)
         return Encoding(entries, self.sparsity.activate(entries), pre)
 
@@ -173,12 +178,22 @@ class Crosscoder(SavedOnHub, FormerNames, SeededByData):
         x: Float[Tensor, "B P D"] | None = None,
     ) -> tuple[Float[Tensor, "B P D"], Float[Tensor, "H M D"]]:
         """`decode_scaled` and the scaled decoder vectors at some hookpoints, at one gradient."""
+        decoded, decoder = self.latents_with_vectors(latents, where)
+        return self.with_constant(decoded, x), decoder
+
+    def latents_with_vectors(
+        self, latents: SparseLatents, where: Sequence[int]
+    ) -> tuple[Float[Tensor, "B P D"], Float[Tensor, "H M D"]]:
+        """The same, of what the latents write alone: without bias and skips."""
         written, n_places = self.layout.writing, len(self.hookpoints)
-        decoded, decoder = decode_with_vectors(latents, self.W_dec, written, n_places, where)
+        return decode_with_vectors(latents, self.W_dec, written, n_places, where)
+
+    def with_constant(
+        self, decoded: Float[Tensor, "B P D"], x: Float[Tensor, "B P D"] | None = None
+    ) -> Float[Tensor, "B P D"]:
+        """What the latents write with the bias and, of scaled `x`, what affine skips add."""
         decoded = decoded + self.b_dec
-        if x is not None and self.layout.skips:
-            decoded = decoded + self.affine_scaled(x)
-        return decoded, decoder
+        return decoded if x is None or not self.layout.skips else decoded + self.affine_scaled(x)
 
     def decode(
         self, latents: SparseLatents, x: Float[Tensor, "B P D"] | None = None

@@ -16,6 +16,7 @@ from crossproof.crosscoder.side_by_side import side_by_side
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.attention import AttentionScores, attention_scores
 from crossproof.evaluation.contexts import LatentExample, contexts_in
+from crossproof.evaluation.measured_slices import tally_slices
 from crossproof.evaluation.measurement import MeasurementResult, PairFigures, RunMeasurement
 from crossproof.evaluation.pair_contexts import PairExample, pair_examples, pair_shapley
 from crossproof.evaluation.pair_summary import owners, ratios, square, totals
@@ -25,6 +26,7 @@ from crossproof.interactions.config import MLPs
 from crossproof.interactions.matrix import FACTS_FILE, SUMS, Form, Interactions
 from crossproof.interactions.views import mlp_views
 from crossproof.lm import LanguageModel
+from crossproof.training import distributed
 from crossproof.training.run_folder import RunFolder
 
 TOGETHER = "together"
@@ -84,7 +86,8 @@ def measure_runs(
 
     With `together` all of them as one: contributions of all their latents stand side by side. With
     several crosscoders, each is compared with the first (`ratios`) if it decodes at the same
-    MLPs' inputs; those that none of the MLPs reads are passed over if another is read. Raises
+    MLPs' inputs; those that none of the MLPs reads are passed over if another is read. Processes of
+    torchrun share out a text, and the first writes and returns what was measured. Raises
     CrossproofError if a crosscoder explains another model, or if none is read.
     """
     sequences, size, kept = text.read(model), options.batch_sequences, options.context_sequences
@@ -104,13 +107,19 @@ def measure_runs(
     for name, crosscoder in crosscoders.items():
         tell = None if progress is None else partial(progress, name)
         again = None if progress is None else partial(progress, f"strongest pairs of {name}")
-        tally = tally_interactions(model, crosscoder, sequences, size, tell, kept, options.mlps)
-        tally.interactions.save(output / name.replace("/", "-"))
+        flat = name.replace("/", "-")
+        passing = size, tell, kept, options.mlps
+        parts = output / f".{flat}.slices"
+        tally = tally_slices(model, crosscoder, sequences, parts, *passing)
+        if tally is None:
+            continue
+        tally.interactions.save(output / flat)
         result.runs[name] = _described(model, crosscoder, sequences, tally, options, again)
         if first is not None and first.interactions.blocks == tally.interactions.blocks:
             result.ratios[name] = ratios(first, tally)
         first = tally if first is None else first
-    result.save(output / "measure.json")
+    if distributed.rank() == 0:
+        result.save(output / "measure.json")
     return result
 
 

@@ -10,11 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from crossproof.errors import CrossproofError, CrossproofWarning
 from crossproof.files import atomic_folder, read_json, read_tensors
+from crossproof.training import distributed
 from crossproof.training.config import config_to_dict
 from crossproof.training.loop import Training
+from crossproof.training.sharded_checkpoint import (
+    PendingCheckpoint,
+    is_sharded,
+    load_parts,
+    own_rows,
+)
 
 STATE, MANIFEST = "training.safetensors", "checkpoint.json"
 
@@ -26,21 +34,62 @@ MAY_CHANGE = (
 their contents do, which are compared)."""
 
 
-def save_checkpoint(run: Path, training: Training) -> None:
-    """Writes `run/checkpoints/step-N` atomically, then removes older ones."""
-    folder = run / "checkpoints" / f"step-{training.step:08d}"
-    tensors = {
+class Checkpoints:
+    """Writes the checkpoints of a run, all its processes at once."""
+
+    def __init__(self, run: Path, training: Training) -> None:
+        self.run, self.training = run, training
+        self._pending: PendingCheckpoint | None = None
+
+    def save(self) -> None:
+        """Writes `run/checkpoints/step-N` atomically, then removes older ones.
+
+        Processes that share out latents go on while it is written: `finish` waits for it.
+        """
+        self.finish()
+        training, step = self.training, self.training.step
+        folder = self.run / "checkpoints" / f"step-{step:08d}"
+        manifest = {"step": step, "runs": sorted(training.trainers), **_origin(training)}
+
+        def complete(temporary: Path) -> None:
+            (temporary / MANIFEST).write_text(json.dumps(manifest) + "\n")
+
+        if distributed.saving_group() is not None:
+            self._pending = PendingCheckpoint(folder, training, complete)
+            return
+        if distributed.rank() == 0:
+            with atomic_folder(folder) as temporary:
+                save_file(_whole_state(training), temporary / STATE)
+                complete(temporary)
+            self._remove_older(folder)
+        distributed.wait_for_all()
+
+    def advance(self) -> None:
+        """Completes what was begun if it is written by now; waits for nothing."""
+        if self._pending is not None and self._pending.is_written:
+            self.finish()
+
+    def finish(self) -> None:
+        """Returns when what was begun is written."""
+        if self._pending is None:
+            return
+        self._pending.wait()
+        if distributed.rank() == 0:
+            self._remove_older(self._pending.folder)
+        self._pending = None
+
+    def _remove_older(self, newest: Path) -> None:
+        for other in checkpoints(self.run):
+            if other != newest:
+                shutil.rmtree(other, ignore_errors=True)
+
+
+def _whole_state(training: Training) -> dict[str, Tensor]:
+    return {
         f"{name}/{key}": tensor
         for name, trainer in training.trainers.items()
         for key, tensor in trainer.state().items()
     }
-    manifest = {"step": training.step, "runs": sorted(training.trainers), **_origin(training)}
-    with atomic_folder(folder) as temporary:
-        save_file(tensors, temporary / STATE)
-        (temporary / MANIFEST).write_text(json.dumps(manifest) + "\n")
-    for other in checkpoints(run):
-        if other != folder:
-            shutil.rmtree(other, ignore_errors=True)
 
 
 def load_checkpoint(run: Path, training: Training) -> int:
@@ -53,19 +102,18 @@ def load_checkpoint(run: Path, training: Training) -> int:
         return 0
     manifest = read_json(newest / MANIFEST)
     _check_origin(newest, manifest, training)
-    tensors = read_tensors(newest / STATE)
-    for key, tensor in tensors.items():
-        if bool(tensor.isnan().any()):
-            raise CrossproofError(f"'{key}' in {newest} holds NaN: it is damaged, train again.")
-    for name, trainer in training.trainers.items():
-        prefix = f"{name}/"
-        state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        try:
-            trainer.load_state(state)
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise CrossproofError(
-                f"{newest} does not fit this configuration ({error}): train from the start."
-            ) from error
+    try:
+        for name, state in _states(newest, training).items():
+            for key, tensor in state.items():
+                if bool(tensor.isnan().any()):
+                    raise CrossproofError(
+                        f"'{name}/{key}' in {newest} holds NaN: it is damaged, train again."
+                    )
+            training.trainers[name].load_state(state)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise CrossproofError(
+            f"{newest} does not fit this configuration ({error}): train from the start."
+        ) from error
     if manifest.get("step") != training.step:
         raise CrossproofError(
             f"{newest / MANIFEST} says step {manifest.get('step')}, the weights beside it are of "
@@ -74,10 +122,27 @@ def load_checkpoint(run: Path, training: Training) -> int:
     return training.step
 
 
+def _states(newest: Path, training: Training) -> dict[str, dict[str, Tensor]]:
+    """Each trainer's state, this process's latents of it."""
+    if is_sharded(newest):
+        return load_parts(newest, training)
+    tensors = read_tensors(newest / STATE)
+    states = {}
+    for name, trainer in training.trainers.items():
+        prefix = f"{name}/"
+        whole = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        states[name] = own_rows(trainer, whole)
+    return states
+
+
 def _newest(run: Path) -> Path | None:
     """The newest checkpoint that is whole: a folder can outlive files that a crash swallowed."""
     found = sorted(checkpoints(run))
-    whole = [each for each in found if (each / MANIFEST).is_file() and (each / STATE).is_file()]
+    whole = [
+        each
+        for each in found
+        if (each / MANIFEST).is_file() and ((each / STATE).is_file() or is_sharded(each))
+    ]
     if found and not whole:
         raise CrossproofError(
             f"{found[-1]} lacks {MANIFEST} or {STATE}, and no other checkpoint is there: remove it "
@@ -105,6 +170,7 @@ def _origin(training: Training) -> dict[str, Any]:
     return {
         "model": training.model.weights_hash,
         "text": training.text_hash,
+        "processes": distributed.world(),
         "config": {name: value for name, value in settings.items() if name not in MAY_CHANGE},
     }
 
@@ -122,6 +188,12 @@ def _check_origin(newest: Path, manifest: Mapping[str, Any], training: Training)
         raise CrossproofError(
             f"config.json has other settings than {newest} was trained with ("
             f"{', '.join(changed)}): put them back, or train from the start with another --out."
+        )
+    before = manifest.get("processes", origin["processes"])  # older checkpoints do not say
+    if before != origin["processes"] and not training.config.activations:
+        raise CrossproofError(
+            f"{newest} was trained by {before} process{'es' * (before > 1)}, which deal out the "
+            f"text otherwise than {origin['processes']} do: start as many."
         )
     named = (
         ("model", training.model.name, "its contents"),

@@ -1,10 +1,11 @@
-"""Data-parallel training: every process holds the whole crosscoder and a share of each batch.
+"""Several processes train together: shares of each batch and, if asked, of the latents.
 
-Started by `torchrun`, processes find each other through its environment variables. Gradients are
-averaged, so that a step is that of one process with all the tokens; everything that steers
-training besides gradients (thresholds, silence of latents, the wish to stop) is averaged or
-summed too, so that all processes hold the same weights at every step. With one process each
-function here does nothing.
+Started by `torchrun`, processes find each other through its environment variables. They stand in a
+mesh, ("data", "latent"). The processes of a row hold a dictionary's latents between them, each its
+own, and see the same tokens; rows see different tokens, and their gradients are averaged, so that a
+step is that of one process with all the tokens. Everything that steers training besides gradients
+(thresholds, silence of latents, the wish to stop) is averaged or summed too. A row of one process
+holds whole dictionaries. With one process each function here does nothing.
 """
 
 from __future__ import annotations
@@ -16,21 +17,49 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from crossproof.errors import CrossproofError
 
+_meshes: list[DeviceMesh] = []
+"""The mesh of the process group that was joined, if any."""
+_saving: list[dist.ProcessGroup] = []
+"""A group for checkpoints: what is written while training goes on must not meet its messages."""
+
 
 @contextmanager
-def process_group() -> Iterator[None]:
-    """Joins torchrun's processes for the block; without torchrun nothing happens."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+def process_group(latent_processes: int = 1) -> Iterator[None]:
+    """Joins torchrun's processes for the block; without torchrun nothing happens.
+
+    `latent_processes` share out the latents of each dictionary. Raises CrossproofError if the
+    processes do not divide into rows of so many.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if latent_processes < 1 or processes % latent_processes:
+        raise CrossproofError(
+            f"{processes} process{'es' * (processes > 1)} cannot share out latents among "
+            f"{latent_processes}: start a multiple of that with `torchrun --nproc-per-node`, or "
+            f"change --latent-processes."
+        )
+    if processes == 1:
         yield
         return
     dist.init_process_group()  # gloo between CPUs, nccl between GPUs
+    shape = processes // latent_processes, latent_processes
+    _meshes.append(init_device_mesh("cpu", shape, mesh_dim_names=("data", "latent")))
+    if latent_processes > 1:
+        _saving.append(dist.new_group(backend="gloo"))
     try:
         yield
     finally:
+        _meshes.clear()
+        _saving.clear()
         dist.destroy_process_group()
+
+
+def mesh() -> DeviceMesh | None:
+    """The processes' mesh ("data", "latent"); None where one process trains alone."""
+    return _meshes[0] if _meshes else None
 
 
 def local_device(device: str) -> str:
@@ -45,6 +74,11 @@ def local_device(device: str) -> str:
     if accelerator is not None and accelerator.type == device:
         torch.accelerator.set_device_index(int(number))
     return f"{device}:{number}"
+
+
+def restarted() -> bool:
+    """Whether torchrun has started the processes again because one of them died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def world() -> int:
@@ -67,6 +101,16 @@ def share_of(batch_tokens: int) -> int:
     return batch_tokens // world()
 
 
+def saving_group() -> dist.ProcessGroup | None:
+    """The processes again, for writing checkpoints beside the training."""
+    return _saving[0] if _saving else None
+
+
+def rows() -> int:
+    """How many rows of processes there are, each with tokens of its own."""
+    return dist.get_world_size(_meshes[0].get_group("data")) if _meshes else 1
+
+
 @torch.no_grad()
 def average_(tensors: Iterable[Tensor]) -> None:
     """Replaces each floating-point tensor by its mean over all processes."""
@@ -78,10 +122,38 @@ def average_(tensors: Iterable[Tensor]) -> None:
 
 
 @torch.no_grad()
+def average_over_rows_(tensors: Iterable[Tensor]) -> None:
+    """Replaces each floating-point tensor, of this process's own latents, by its mean over the
+    processes of other rows that have the same."""
+    if rows() == 1:
+        return
+    for tensor in tensors:
+        dist.all_reduce(tensor, group=_meshes[0].get_group("data"))
+        tensor.div_(rows())
+
+
+@torch.no_grad()
+def mean_over_rows(mean: Tensor) -> Tensor:
+    """The mean over all rows' tokens of what is here the mean over one row's; data, no gradient."""
+    if rows() == 1 or mean.is_meta:
+        return mean
+    whole = mean.clone()
+    average_over_rows_([whole])
+    return whole
+
+
+@torch.no_grad()
 def sum_(tensor: Tensor) -> None:
     """Replaces the tensor by its sum over all processes."""
-    if world() > 1:
+    if world() > 1 and not tensor.is_meta:
         dist.all_reduce(tensor)
+
+
+@torch.no_grad()
+def sum_over_rows_(tensor: Tensor) -> None:
+    """Replaces the tensor by its sum over the processes that have the same latents."""
+    if rows() > 1 and not tensor.is_meta:
+        dist.all_reduce(tensor, group=_meshes[0].get_group("data"))
 
 
 @torch.no_grad()

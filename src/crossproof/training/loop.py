@@ -20,7 +20,10 @@ from crossproof.training import distributed
 from crossproof.training.config import RunConfig, check_settings
 from crossproof.training.kinds import DictionaryPlan
 from crossproof.training.memory import INITIAL_BATCHES, check_memory
+from crossproof.training.parts import part_of, whole_of
 from crossproof.training.reading import Activations, Rows, TrainingActivations, activations_for
+from crossproof.training.selection import selection
+from crossproof.training.shards import latent_shard
 from crossproof.training.specs import DictionarySpec, check_read, specified_all
 from crossproof.training.starting import read_sources, start_from
 from crossproof.training.trainer import StepReport, Trainer
@@ -79,10 +82,15 @@ class Training:
         check_memory(model, specs)
         read = activations_for(model, sequences, first, specs)
         sample = first_batches(read.batches, initial_batches)
-        crosscoders = _first_crosscoders(read.batches, sample, specs)
+        shard = latent_shard()
         trainers = {
-            spec.name: spec.trainer(crosscoder, read.batches.names, spec.passages(read.batches))
-            for spec, crosscoder in zip(specs, crosscoders, strict=True)
+            spec.name: spec.trainer(
+                part_of(whole, shard).to(model.device),
+                read.batches.names,
+                spec.passages(read.batches),
+                whole.layout,
+            )
+            for spec, whole in _first_crosscoders(read.batches, sample, specs)
         }
         return cls(model, first, read, trainers)
 
@@ -103,8 +111,15 @@ class Training:
 
     @property
     def crosscoders(self) -> dict[str, Crosscoder]:
-        """The crosscoders as they are now."""
-        return {name: trainer.crosscoder for name, trainer in self.trainers.items()}
+        """The crosscoders as they are now.
+
+        Where processes share out their latents all of them must ask: the first gets them whole, on
+        the CPU.
+        """
+        return {
+            name: whole_of(trainer.crosscoder, trainer.layout, trainer.shard)
+            for name, trainer in self.trainers.items()
+        }
 
     def steps(self) -> Iterator[Progress]:
         """Takes the steps that are left, one an iteration; the caller may stop between any two."""
@@ -137,8 +152,8 @@ def _common(configs: Mapping[str, RunConfig]) -> RunConfig:
 
 def _first_crosscoders(
     harvest: Activations, sample: Float[Tensor, "M P D"], specs: Sequence[DictionarySpec]
-) -> list[Crosscoder]:
-    """Each dictionary at its start; equal ones are made once."""
+) -> list[tuple[DictionarySpec, Crosscoder]]:
+    """Each dictionary at its start, whole; equal ones are made once."""
     made: dict[tuple[CrosscoderConfig, DictionaryPlan], Crosscoder] = {}
     for spec in specs:
         if spec.kind not in made:
@@ -147,23 +162,36 @@ def _first_crosscoders(
     for owner, config in {spec.owner: spec.config for spec in specs}.items():
         own = [c for spec, c in zip(specs, crosscoders, strict=True) if spec.owner == owner]
         start_from(own, read_sources(harvest.model, config.start))
-    return crosscoders
+    return list(zip(specs, crosscoders, strict=True))
 
 
 def initialised(
     harvest: Activations, sample: Float[Tensor, "M P D"], config: RunConfig, plan: DictionaryPlan
 ) -> Crosscoder:
-    """The plan's dictionary at the start of its training, the same in all processes."""
+    """The plan's dictionary at the start of its training, the same in all processes.
+
+    Where these share out its latents, no device need hold them all: it is on the CPU, and the gain
+    of the first process's sample is found part by part.
+    """
     model, names = harvest.model, plan.hookpoints.names
     crosscoder = Crosscoder(config.crosscoder, plan.hookpoints, model.d_model, plan.layout)
-    crosscoder.to(model.device)
+    shard = latent_shard()
+    crosscoder.to(model.device if shard.count == 1 else "cpu")
     rule, at = harvest.positions, [harvest.names.index(name) for name in names]
     limits = tuple(rule.norm_limits[column] for column in at) if rule.norm_limits else ()
     crosscoder.positions = replace(rule, norm_limits=limits)
-    sample = sample[:, at]
-    crosscoder.initialise(sample, config.seed)
-    crosscoder.fit_gain(sample)
+    sample = sample[:, at].contiguous()
+    if shard.count == 1:
+        crosscoder.initialise(sample, config.seed)
+        crosscoder.fit_gain(sample)
+        distributed.copy_from_first_(crosscoder.state_dict().values())
+        return crosscoder
+    distributed.copy_from_first_([sample])
+    crosscoder.initialise(sample.cpu(), config.seed)
     distributed.copy_from_first_(crosscoder.state_dict().values())
+    part = part_of(crosscoder, shard).to(model.device)
+    select = selection(copy.deepcopy(part.sparsity), shard)
+    crosscoder.scale_encoder(part.fit_gain(sample, select, shard.sum))
     return crosscoder
 
 

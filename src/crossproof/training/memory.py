@@ -26,7 +26,9 @@ from crossproof.tables import Table
 from crossproof.training import distributed
 from crossproof.training.config import RunConfig
 from crossproof.training.machine import memory_in_use, memory_of
+from crossproof.training.parts import part_of
 from crossproof.training.passages import Passage, PassagesAt
+from crossproof.training.shards import latent_shard
 from crossproof.training.specs import DictionarySpec, PenalisedMLPs, specified_all
 from crossproof.training.trainer import Trainer
 
@@ -113,7 +115,8 @@ def estimate_specs(model: LanguageModel, specs: Sequence[DictionarySpec]) -> Mem
     names = list(dict.fromkeys(names))
     config = specs[0].config
     tokens = distributed.share_of(config.batch_tokens)
-    batch = torch.empty(tokens, len(names), model.d_model, device="meta")
+    shared = latent_shard().count
+    batch = torch.empty(tokens * shared, len(names), model.d_model, device="meta")
     made = [_on_meta(model, spec, names) for spec in specs]
     weights = [_bytes([*t.crosscoder.parameters(), *t.crosscoder.buffers()]) for t in made]
     peaks = [_peak(trainer, batch) for trainer in made]
@@ -178,9 +181,10 @@ def _passage_tokens(model: LanguageModel, spec: DictionarySpec) -> int:
 
 
 def _bare(model: LanguageModel, spec: DictionarySpec) -> Crosscoder:
-    plan = spec.plan
+    plan, shard = spec.plan, latent_shard()
     with torch.device("meta"):
-        return Crosscoder(spec.config.crosscoder, plan.hookpoints, model.d_model, plan.layout)
+        whole = Crosscoder(spec.config.crosscoder, plan.hookpoints, model.d_model, plan.layout)
+        return part_of(whole, shard)
 
 
 def _meta(mlp: MLPWeights) -> MLPWeights:

@@ -14,11 +14,14 @@ import torch
 from torch import Tensor
 
 from crossproof.crosscoder.sparsity import CountsLatents
+from crossproof.errors import CrossproofError
 from crossproof.interactions import penalty
 from crossproof.lm.constants import LIPSCHITZ
+from crossproof.training import distributed
 from crossproof.training.objective import Objective as Objective
 from crossproof.training.passages import TextStep
-from crossproof.training.step import BlockStep, Step
+from crossproof.training.shards import LatentShard
+from crossproof.training.step import BlockStep, Step, spread
 from crossproof.training.terms import OBJECTIVES
 
 
@@ -35,12 +38,15 @@ def interaction(block: BlockStep, weights: str = "uniform") -> Tensor:
     over its mean ("output_norm", as its measure I is defined).
     """
     by_size = weights == "output_norm"
-    norms = block.view.output_norms if by_size else torch.ones_like(block.target.mlp.b_in)
-    norms = norms / norms.mean() if by_size else norms
+    norms = torch.ones_like(block.target.mlp.b_in)
+    if by_size:
+        norms = block.view.output_norms
+        norms = norms / (block.over_neurons(norms.sum()) / block.n_neurons)
     summed = penalty.interaction(block.view, block.latents, block.dominance, norms)
+    summed = block.over_neurons(summed)
     if by_size and block.weight is not None:  # ‖o_n‖ is each token's own
-        summed = summed * (block.weight / block.weight.mean())
-    return summed.mean() / len(norms)
+        summed = summed * (block.weight / distributed.mean_over_rows(block.weight.mean()))
+    return summed.mean() / block.n_neurons
 
 
 def rotated(block: BlockStep) -> Tensor:
@@ -54,12 +60,13 @@ def keep_largest(block: BlockStep) -> Tensor:
     MLP_dom replaces every pre-activation by β_n + p_{n,i(n)}, i(n) being the dominant latent: the
     left-hand side of theorem T1, squared. Outputs are as the stream takes them, here and below.
     """
-    return block.relative_error(block.view.output(block.dominance.value, block.dominance.gate))
+    output = block.view.output(block.dominance.value, block.dominance.gate)
+    return block.relative_error(block.over_neurons(output))
 
 
 def all_latents(block: BlockStep) -> Tensor:
     """‖MLP(x) - MLP(x̂)‖² over the variance of MLP(x)."""
-    return block.relative_error(block.target.mlp(block.x_hat))
+    return block.relative_error(block.over_neurons(block.target.mlp(block.x_hat)))
 
 
 def keep_largest_kl(text: TextStep) -> Tensor:
@@ -79,18 +86,20 @@ def certified(block: BlockStep) -> Tensor:
     if not block.target.mlp.gated:  # the gated form carries its constant inside
         bound = bound * LIPSCHITZ[block.target.mlp.activation]
     lost = penalty.residual(block.view, block.x, block.x_hat)
-    return block.weighed(lost + bound).mean() / block.variance.sqrt()
+    return block.weighed(block.over_neurons(lost + bound)).mean() / block.variance.sqrt()
 
 
 def dominant_share(block: BlockStep) -> Tensor:
     """1 - |p_{n,i(n)}| / Σ_h |p_nh|, mean over tokens and neurons: dimensionless, in [0, 1]."""
-    return 1 - penalty.dominant_share(block.view, block.latents, block.dominance).mean()
+    shares = penalty.dominant_share(block.view, block.latents, block.dominance)
+    if block.shard.count == 1:
+        return 1 - shares.mean()
+    return 1 - block.over_neurons(shares.sum(1)).mean() / block.n_neurons
 
 
 def mlp_in(block: BlockStep) -> Tensor:
     """‖x - x̂‖² at the MLP's input over the variance of x there."""
-    spread = (block.x - block.x.mean(0)).pow(2).sum(1).mean()
-    return (block.x - block.x_hat).pow(2).sum(1).mean() / spread
+    return block.once((block.x - block.x_hat).pow(2).sum(1).mean()) / spread(block.x)
 
 
 def l1(step: Step) -> Tensor:
@@ -98,7 +107,7 @@ def l1(step: Step) -> Tensor:
     norms = step.crosscoder.W_dec.flatten(1).norm(dim=1)
     latents = step.encoding.latents
     total: Tensor = (latents.values.abs() * norms[latents.indices]).sum()
-    return total / latents.n_tokens
+    return step.shard.sum(total) / latents.n_tokens
 
 
 def l0(step: Step) -> Tensor:
@@ -106,7 +115,7 @@ def l0(step: Step) -> Tensor:
     sparsity = step.crosscoder.sparsity
     if not isinstance(sparsity, CountsLatents):
         return step.x.new_zeros(())
-    return sparsity.l0(step.encoding.entries)
+    return step.shard.sum(sparsity.l0(step.encoding.entries))
 
 
 def about_mlps(objective: Objective) -> bool:
@@ -117,6 +126,19 @@ def about_mlps(objective: Objective) -> bool:
 def about_text(objective: Objective) -> bool:
     """Whether any of the objective's terms needs the language model and whole sequences."""
     return any(OBJECTIVES.get(name).per == "text" for name in objective.strengths())
+
+
+def check_sharded(objective: Objective, shard: LatentShard) -> None:
+    """Raises CrossproofError for a term that processes which share out latents cannot take."""
+    if shard.count == 1:
+        return
+    for name in objective.strengths():
+        if not OBJECTIVES.get(name).sharded:
+            raise CrossproofError(
+                f"The objective '{name}' cannot be computed by processes that share out latents "
+                f"(it is not registered with sharded=True): leave it or --latent-processes out.",
+                code="CP-OPTION",
+            )
 
 
 def mlp_terms(objective: Objective, block: BlockStep) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from crossproof.errors import CrossproofError
 from crossproof.files import append_text, make_folder, read_json, write_json, write_text
 from crossproof.lm import LanguageModel, load_model
 from crossproof.training import distributed
-from crossproof.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from crossproof.training.checkpoint import Checkpoints, checkpoints, load_checkpoint
 from crossproof.training.config import RunConfig, config_from_dict, config_to_dict
 from crossproof.training.loop import Progress, Training
 from crossproof.training.machine import keep_freed_memory, thread_setting
@@ -185,32 +185,31 @@ def train_run(
     keep_freed_memory()
     config, training = run.config, run.training
     device = torch.device(training.model.device)
+    written = Checkpoints(run.folder, training)
     with _sinks(run, log) as sinks, stop_requests() as stop_requested:
         for progress in training.steps():
             done = progress.step
             if done % config.log_every == 0 or done == config.steps:
                 _log(run, progress, report, sinks)
+            written.advance()
             stop = distributed.any_process(stop_requested(), device)
             if stop or done % config.checkpoint_every == 0:
-                _save(run)
+                written.save()
             if stop and done < config.steps:
+                written.finish()
                 raise Interrupted(done)
-    for name, trainer in training.trainers.items() if distributed.rank() == 0 else ():
-        origin = provenance(run, trainer.objective)
-        save_crosscoder(trainer.crosscoder, run.folder / name / "crosscoder", origin)
-    return training.crosscoders
+    written.finish()
+    finished = training.crosscoders
+    for name, crosscoder in finished.items() if distributed.rank() == 0 else ():
+        origin = provenance(run, training.trainers[name].objective)
+        save_crosscoder(crosscoder, run.folder / name / "crosscoder", origin)
+    return finished
 
 
 def provenance(run: Run, objective: Objective) -> Provenance:
     """Where the run's crosscoders come from."""
     training = config_to_dict(run.config) | {"objective": dict(objective)}
     return Provenance(run.config.model, run.model.weights_hash, run.config.seed, training)
-
-
-def _save(run: Run) -> None:
-    if distributed.rank() == 0:
-        save_checkpoint(run.folder, run.training)
-    distributed.wait_for_all()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from crossproof.activations import Harvest
 from crossproof.activations.store import StoredActivations
 from crossproof.crosscoder.config import CrosscoderConfig
+from crossproof.crosscoder.layout import Layout
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.interactions.config import mlps_of
@@ -69,9 +70,13 @@ class DictionarySpec:
         return None if wanted == first else tuple(map(list(names).index, wanted))
 
     def trainer(
-        self, crosscoder: Crosscoder, names: Sequence[str], passages: PassagesAt | None = None
+        self,
+        crosscoder: Crosscoder,
+        names: Sequence[str],
+        passages: PassagesAt | None = None,
+        layout: Layout | None = None,
     ) -> Trainer:
-        """Its trainer, on batches of `names`."""
+        """Its trainer, on batches of `names`; `crosscoder` may be a part of one of `layout`."""
         config, about = self.config, self.about
         return Trainer(
             crosscoder,
@@ -84,6 +89,7 @@ class DictionarySpec:
             self.columns(names),
             about.second_norms,
             passages,
+            layout,
         )
 
     def passage_tokens(self, batch_tokens: int) -> int:

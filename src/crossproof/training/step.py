@@ -17,6 +17,8 @@ from crossproof.interactions.contributions import Dominance, MLPDictionary
 from crossproof.interactions.stream import behind
 from crossproof.lm.mlp import MLPWeights
 from crossproof.lm.norms import Norm
+from crossproof.training import distributed
+from crossproof.training.shards import WHOLE, LatentShard
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +76,10 @@ class TargetMLP:
         """The crosscoder's hookpoints whose decoder vectors the MLP reads."""
         return (self.hookpoint,) if self.upstream is None else self.upstream.hookpoints
 
+    def of(self, shard: LatentShard) -> TargetMLP:
+        """The same MLP's neurons of one process."""
+        return replace(self, mlp=shard.neurons_of(self.mlp))
+
     def reading(self, scale: Float[Tensor, ""]) -> TargetMLP:
         """The same MLP for inputs that have been multiplied by `scale`."""
         gate = None if self.mlp.W_gate is None else self.mlp.W_gate / scale
@@ -86,6 +92,12 @@ class TargetMLP:
         return replace(self, mlp=turned)
 
 
+def spread(values: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
+    """Mean squared distance of data from its mean, over the tokens of all processes."""
+    centre = distributed.mean_over_rows(values.mean(0))
+    return distributed.mean_over_rows((values - centre).pow(2).sum(1).mean())
+
+
 @dataclass(frozen=True, eq=False)
 class BlockStep:
     """One MLP's part of a training step: what a term `per="mlp"` is a function of.
@@ -96,6 +108,9 @@ class BlockStep:
     denominator of the token: x is the stream, and the bias each token's own rest, with which all
     latents give the model's own pre-activations. What follows from the fields is computed when a
     term first asks for it, once for all terms.
+
+    Where several processes hold the latents, each sees all of them and its own neurons of
+    `target`: what is summed over neurons goes through `over_neurons`, what is not through `once`.
     """
 
     target: TargetMLP
@@ -108,6 +123,8 @@ class BlockStep:
     decoder: Float[Tensor, "H D"]
     """Decoder vectors at the MLP's input."""
     bias: Float[Tensor, "*tokens D"]
+    shard: LatentShard = WHOLE
+    """Which neurons the target has."""
 
     @classmethod
     def in_stream(
@@ -117,6 +134,7 @@ class BlockStep:
         decoder: Float[Tensor, "H D"],
         stream: Float[Tensor, "B D"],
         error: Float[Tensor, "B D"] | None = None,
+        shard: LatentShard = WHOLE,
     ) -> BlockStep:
         """Of a dictionary in the stream before the norm of `target`, in raw units.
 
@@ -127,7 +145,22 @@ class BlockStep:
         frozen = latents.with_values(latents.values / s[latents.token_index, 0])
         x = stream / s
         x_hat = x if error is None else x - error / s
-        return cls(target, frozen, x, x_hat, decoder, x - sparse_product(frozen, decoder))
+        bias = x - sparse_product(frozen, decoder)
+        return cls(target, frozen, x, x_hat, decoder, bias, shard)
+
+    @cached_property
+    def n_neurons(self) -> int:
+        """N, those of all processes."""
+        return int(self.shard.sum(torch.tensor(self.target.mlp.n_neurons)))
+
+    def over_neurons(self, values: Tensor) -> Tensor:
+        """Sums over this process's neurons as sums over all; itself where it has them all."""
+        return self.shard.sum(values)
+
+    def once(self, value: Tensor) -> Tensor:
+        """A value that every process has computed whole from `x_hat`, `bias`, latents or decoder:
+        its gradient counts once."""
+        return self.shard.sum(value / self.shard.count) if self.shard.count > 1 else value
 
     @cached_property
     def view(self) -> MLPDictionary:
@@ -144,7 +177,7 @@ class BlockStep:
     def output(self) -> Float[Tensor, "B D"]:
         """MLP(x), the model's own output."""
         with torch.no_grad():
-            return self.target.mlp(self.x)
+            return self.over_neurons(self.target.mlp(self.x))
 
     @cached_property
     def weight(self) -> Float[Tensor, " B"] | None:
@@ -168,8 +201,7 @@ class BlockStep:
     def variance(self) -> Tensor:
         """Mean squared distance of what the stream takes of the MLP's output from its mean, over
         the batch."""
-        taken = self.taken(self.output)
-        return (taken - taken.mean(0)).pow(2).sum(1).mean()
+        return spread(self.taken(self.output))
 
     def relative_error(self, output: Float[Tensor, "B D"]) -> Tensor:
         """Mean squared error of an MLP output, as the stream takes it, over the variance."""
@@ -192,6 +224,10 @@ class Step:
     """What the norms before targets read, raw."""
     fraction: float = 1.0
     """Of the tokens, the first of a shuffled batch, that terms about MLPs are computed on."""
+    shard: LatentShard = WHOLE
+    """Whose latents `crosscoder` and `encoding` have; reconstructions are of all."""
+    written: tuple[int, ...] = ()
+    """The hookpoints that any process's latents write."""
 
     @classmethod
     def build(
@@ -202,24 +238,28 @@ class Step:
         targets: Sequence[TargetMLP],
         fraction: float = 1.0,
         streams: Float[Tensor, "B E D"] | None = None,
+        shard: LatentShard = WHOLE,
+        written: Sequence[int] | None = None,
     ) -> Step:
-        """Decodes; `targets` are the MLPs that the objective has terms about."""
-        if not targets:
-            x_hat = crosscoder.decode_scaled(encoding.latents, x)
-            return cls(crosscoder, encoding, x, x_hat, targets, crosscoder.W_dec[:, :0])
+        """Decodes; `targets` are the MLPs that the objective has terms about.
+
+        `written`: hookpoints whose reconstruction counts, by default those of the crosscoder.
+        """
+        counted = crosscoder.layout.written if written is None else tuple(written)
         where = [hookpoint for target in targets for hookpoint in target.hookpoints]
-        x_hat, decoder = crosscoder.decode_with_vectors(encoding.latents, where, x)
-        return cls(crosscoder, encoding, x, x_hat, targets, decoder, streams, fraction)
+        decoded, decoder = crosscoder.latents_with_vectors(encoding.latents, where)
+        x_hat = crosscoder.with_constant(shard.sum(decoded), x)
+        return cls(
+            crosscoder, encoding, x, x_hat, targets, decoder, streams, fraction, shard, counted
+        )
 
     @cached_property
     def error(self) -> Float[Tensor, "B W D"]:
         """x - x̂ at the hookpoints that are written."""
-        written, difference = self.crosscoder.layout.written, self.x - self.x_hat
-        return (
-            difference
-            if len(written) == difference.shape[1]
-            else difference[:, index_on(difference.device, written)]
-        )
+        difference = self.x - self.x_hat
+        if len(self.written) == difference.shape[1]:
+            return difference
+        return difference[:, index_on(difference.device, self.written)]
 
     @cached_property
     def blocks(self) -> list[BlockStep]:
@@ -227,9 +267,10 @@ class Step:
         tokens = max(1, round(self.fraction * len(self.x)))
         latents = self.encoding.latents
         latents = latents if tokens == len(self.x) else latents.rows(0, tokens)
+        latents, decoder = self.shard.gather_latents(latents), self.shard.gather_rows(self.decoder)
         blocks, at = [], 0
         for target in self.targets:
-            vectors = self.decoder[:, at : at + len(target.hookpoints)]
+            vectors = decoder[:, at : at + len(target.hookpoints)]
             at += len(target.hookpoints)
             make = self._at_input if target.upstream is None else self._in_stream
             blocks.append(make(target, latents, vectors))
@@ -240,10 +281,11 @@ class Step:
     ) -> BlockStep:
         at, tokens = target.hookpoint, latents.n_tokens
         read, bias = target.reading(self.crosscoder.scale[at]), self.crosscoder.b_dec[at]
-        x, x_hat = self.x[:tokens, at], self.x_hat[:tokens, at]
+        x, x_hat = self.x[:tokens, at], self.shard.hand_out(self.x_hat[:tokens, at])
         if self.crosscoder.layout.skips:
             bias = bias + self.crosscoder.affine_scaled(self.x[:tokens])[:, at]
-        return BlockStep(read, latents, x, x_hat, vectors[:, 0], bias)
+        bias = self.shard.hand_out(bias)
+        return BlockStep(read, latents, x, x_hat, vectors[:, 0], bias, self.shard)
 
     def _in_stream(
         self, target: TargetMLP, latents: SparseLatents, vectors: Float[Tensor, "H M D"]
@@ -253,5 +295,6 @@ class Step:
         where, tokens = index_on(self.x.device, target.upstream.hookpoints), latents.n_tokens
         stream = self.streams[:tokens, target.upstream.stream]
         scale = self.crosscoder.scale[where][:, None]
-        error = ((self.x - self.x_hat)[:tokens, where] / scale).sum(1)
-        return BlockStep.in_stream(target, latents, (vectors / scale).sum(1), stream, error)
+        error = self.shard.hand_out(((self.x - self.x_hat)[:tokens, where] / scale).sum(1))
+        vectors = (vectors / scale).sum(1)
+        return BlockStep.in_stream(target, latents, vectors, stream, error, self.shard)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from crossproof.errors import CrossproofError
@@ -40,6 +41,9 @@ class ObjectiveTerm:
     MLP's part of a step on whole sequences of text (`TextStep`)."""
     options: Mapping[str, TermOption] = field(default_factory=dict)
     """Further keyword arguments of `compute`; an objective spells them NAME_OPTION."""
+    sharded: bool = False
+    """Whether `compute` can be taken by processes that each have some of the neurons and latents:
+    it sums over them through the step's `over_neurons`, `once` and `shard` alone."""
 
     def function(self) -> Callable[..., Any]:
         """`compute`, imported if need be."""
@@ -60,6 +64,7 @@ def register_objective(
     description: str,
     per: TermKind = "mlp",
     options: Mapping[str, TermOption] | None = None,
+    sharded: bool = False,
 ) -> None:
     """Adds a term to the loss: `Objective(NAME=strength)`, `crossproof train --NAME STRENGTH`.
 
@@ -67,20 +72,24 @@ def register_objective(
     `Step` (per="step") or of a `TextStep` (per="text"; the term is its mean over the MLPs that are
     replaced at a step), or "package.module:function". It returns a scalar, a mean over tokens, that
     is differentiable in the crosscoder's parameters; docs/extending/objectives.md has the
-    contract and an example, `crossproof.testing.check_objective` checks it. Raises CrossproofError
-    if another term has the name.
+    contract and an example, `crossproof.testing.check_objective` checks it. `sharded` says that it
+    can be shared out among processes (--latent-processes). Raises CrossproofError if another term
+    has the name.
     """
     if not name.isidentifier():
         raise CrossproofError(
             f"An objective cannot be called '{name}': use letters, digits and underscores."
         )
-    OBJECTIVES.register(name, ObjectiveTerm(name, description, compute, per, options or {}))
+    term = ObjectiveTerm(name, description, compute, per, options or {}, sharded)
+    OBJECTIVES.register(name, term)
 
 
 _TERMS = "crossproof.training.objectives"
+_register = partial(register_objective, sharded=True)
+"""For terms that processes can share out; those on whole sequences cannot yet be."""
 # In the order in which the loss adds them up.
 
-register_objective(
+_register(
     "interaction",
     f"{_TERMS}:interaction",
     "The paper's penalty: mean over block, token and neuron of Σ|p| - max|p| (its λ).",
@@ -91,13 +100,13 @@ register_objective(
         )
     },
 )
-register_objective(
+_register(
     "keep_largest",
     f"{_TERMS}:keep_largest",
     "The exact error of keeping one latent per neuron, ‖MLP(x) - MLP_dom‖², over the variance of "
     "the MLP's output: the left-hand side of the theorem whose bound `interaction` shrinks.",
 )
-register_objective(
+_register(
     "all_latents",
     f"{_TERMS}:all_latents",
     "‖MLP(x) - MLP(x̂)‖² over the same variance: keeps the full reconstruction intact.",
@@ -115,27 +124,25 @@ register_objective(
     "The same of keeping all latents: keeps the full reconstruction's predictions.",
     per="text",
 )
-register_objective(
+_register(
     "certified",
     f"{_TERMS}:certified",
     "R + L·I (theorem T1), the bound itself: shrinking the reconstruction does not lower it.",
 )
-register_objective("dominant_share", f"{_TERMS}:dominant_share", "1 - dominant share: scale-free.")
-register_objective(
+_register("dominant_share", f"{_TERMS}:dominant_share", "1 - dominant share: scale-free.")
+_register(
     "l1",
     f"{_TERMS}:l1",
     "Control, and the sparsity of `relu`: sum of a_h ‖d_h‖.",
     per="step",
 )
-register_objective(
-    "l0", f"{_TERMS}:l0", "Sparsity of `jumprelu`: active latents a token.", per="step"
-)
-register_objective(
+_register("l0", f"{_TERMS}:l0", "Sparsity of `jumprelu`: active latents a token.", per="step")
+_register(
     "mlp_in",
     f"{_TERMS}:mlp_in",
     "Control: extra reconstruction error at the MLPs' inputs.",
 )
-register_objective(
+_register(
     "rotated",
     f"{_TERMS}:rotated",
     "Control: the `interaction` penalty on neurons whose input weights are randomly rotated.",

@@ -12,22 +12,22 @@ from torch import Tensor
 
 from crossproof.crosscoder.autograd import index_on
 from crossproof.crosscoder.latents import SparseLatents
+from crossproof.crosscoder.layout import Layout
 from crossproof.crosscoder.model import Crosscoder, Encoding
 from crossproof.errors import CrossproofError
 from crossproof.lm.mlp import MLPWeights
 from crossproof.lm.norms import Norm
 from crossproof.training import distributed
 from crossproof.training.config import Optimisation as Optimisation
+from crossproof.training.diagnosis import diagnosis
 from crossproof.training.objective import Objective
-from crossproof.training.objectives import (
-    about_mlps,
-    penalties,
-    reconstruction,
-)
+from crossproof.training.objectives import about_mlps, check_sharded, penalties, reconstruction
 from crossproof.training.passages import PassagesAt, TextStep
 from crossproof.training.products import rounded_products
 from crossproof.training.revival import patience, revival
 from crossproof.training.schedules import Schedule
+from crossproof.training.selection import selection
+from crossproof.training.shards import latent_shard
 from crossproof.training.step import Step, StreamReading, TargetMLP
 
 
@@ -56,12 +56,12 @@ class Trainer:
 
     `columns` picks these P + E out of batches that hold more, for other dictionaries.
     `second_norms`, by hookpoint as `mlps`, are those that the outputs of some of these pass before
-    the stream takes them. `passages` gives the sequences that
-    terms about predictions are taken on.
+    the stream takes them. `passages` gives the sequences that terms about predictions are taken on.
 
     Where several processes train together (`training.distributed`), each trainer gets its own
-    share of every batch and all take the same step: from the mean of their gradients. BatchTopK
-    chooses within each share, and terms over a variance take that of the share.
+    share of every batch and all take the same step: that of one process with the whole batch. Where
+    they share out the latents, too, `crosscoder` is this process's part of a dictionary with
+    `layout`.
     """
 
     def __init__(
@@ -76,8 +76,13 @@ class Trainer:
         columns: Sequence[int] | None = None,
         second_norms: Mapping[int, Norm] | None = None,
         passages: PassagesAt | None = None,
+        layout: Layout | None = None,
     ) -> None:
         self.passages = passages
+        self.layout = layout or crosscoder.layout
+        self.shard = latent_shard()
+        self.select = selection(crosscoder.sparsity, self.shard)
+        check_sharded(objective, self.shard)
         self.columns = None if columns is None else tuple(columns)
         self.crosscoder, self.objective, self.optimisation = crosscoder, objective, optimisation
         self.targets: list[TargetMLP] = []
@@ -87,10 +92,12 @@ class Trainer:
             at_inputs = [(p, mlp, None, second.get(p)) for p, mlp in mlps.items()]
             before = [(read.hookpoints[0], mlp, read, None) for mlp, read in streams]
             self.targets = [
-                TargetMLP.build(p, mlp.to(dtype=dtype), seed, reading, norm)
+                TargetMLP.build(p, mlp.to(dtype=dtype), seed, reading, norm).of(self.shard)
                 for p, mlp, reading, norm in (*at_inputs, *before)
             ]
-        self.dead_after = optimisation.dead_after or patience(crosscoder.config)
+        whole = crosscoder.config.n_latents * self.shard.count
+        width = replace(crosscoder.config, n_latents=whole)
+        self.dead_after = optimisation.dead_after or patience(width)
         self.steps, self.step_index = steps, 0
         self.rate = Schedule(steps, optimisation.warmup, optimisation.decay)
         self.penalty = Schedule(
@@ -116,13 +123,13 @@ class Trainer:
         """
         # the forward pass moves these
         counters = [*self.crosscoder.buffers(), self.tokens_since_fired]
-        batch = self.read(batch)
+        batch = self.shard.gather_rows(self.read(batch))
         before = [counter.clone() for counter in counters]
         with rounded_products(self.optimisation.bf16 and self.crosscoder.b_enc.is_cuda):
             report = self.loss(batch)
             self.adam.zero_grad(set_to_none=True)
             report.loss.backward(inputs=list(self.crosscoder.parameters()))
-        distributed.average_(self._gradients())
+        self._average_gradients()
         distributed.average_(self.crosscoder.buffers())  # BatchTopK's threshold
         for group in self.adam.param_groups:
             group["lr"] = self.optimisation.lr * self.rate(self.step_index)
@@ -144,7 +151,8 @@ class Trainer:
         failed = int(self.failed)
         if failed >= 0:
             self.failed.fill_(-1)
-            raise CrossproofError(self._diagnose(failed, batch))
+            names = self.crosscoder.hookpoints.names
+            raise CrossproofError(diagnosis(failed, names, batch))
 
     def read(self, batch: Float[Tensor, "B places D"]) -> Float[Tensor, "B own D"]:
         """The columns of a batch that this dictionary is about."""
@@ -161,8 +169,9 @@ class Trainer:
         width = len(crosscoder.hookpoints)
         x = batch[:, :width] * crosscoder.scale[:, None]
         encoding = self._encoded(x)
-        fraction = self.optimisation.penalty_fraction
-        step = Step.build(crosscoder, encoding, x, self.targets, fraction, batch[:, width:])
+        fraction, sharing = self.optimisation.penalty_fraction, (self.shard, self.layout.written)
+        parts = self.targets, fraction, batch[:, width:], *sharing
+        step = Step.build(crosscoder, encoding, x, *parts)
         terms = {"reconstruction": reconstruction(step)}
         loss = terms["reconstruction"]
         ramp = self.penalty(self.step_index)
@@ -171,19 +180,21 @@ class Trainer:
             loss = loss + ramp * strength * value
         dead = self._count_fired(encoding.latents)
         if self.optimisation.revive_weight:
-            asked = revival(crosscoder, encoding, x, step.error, dead, self.optimisation.revive_k)
+            asked = revival(step, dead, self.optimisation.revive_k)
             loss = loss if asked is None else loss + self.optimisation.revive_weight * asked
         detached = {name: value.detach() for name, value in terms.items()}
         latents = encoding.latents
-        mean_activation = latents.values.detach().sum() / max(len(latents.values), 1)
-        distributed.average_([mean_activation])
+        activity = torch.stack([latents.values.detach().sum(), x.new_tensor(len(latents.values))])
+        distributed.sum_(activity)
+        mean_activation = activity[0] / activity[1].clamp_min(1)
         loss = loss / step.error[0].numel()
-        return StepReport(detached, loss, latents.mean_active(), dead.sum(), mean_activation)
+        active, dead = self.shard.sum(latents.mean_active()), self.shard.sum(dead.sum())
+        return StepReport(detached, loss, active, dead, mean_activation)
 
     def _encoded(self, x: Float[Tensor, "B P D"]) -> Encoding:
         half = self.optimisation.bf16 and not x.is_meta
         with torch.autocast(x.device.type, torch.bfloat16) if half else nullcontext():
-            return self.crosscoder.encode_training(x)
+            return self.crosscoder.encode_training(x, self.select)
 
     def _texts(self) -> list[TextStep]:
         """The step's whole sequences, all of whose tokens are encoded as one batch."""
@@ -207,8 +218,8 @@ class Trainer:
     def _count_fired(self, latents: SparseLatents) -> Tensor:
         fired = torch.zeros_like(self.tokens_since_fired)
         fired.index_add_(0, latents.indices, (latents.values != 0).to(torch.int64))
-        distributed.sum_(fired)
-        self.tokens_since_fired.add_(latents.n_tokens * distributed.world()).mul_(fired == 0)
+        distributed.sum_over_rows_(fired)
+        self.tokens_since_fired.add_(latents.n_tokens * distributed.rows()).mul_(fired == 0)
         return self.tokens_since_fired > self.dead_after
 
     @torch.no_grad()
@@ -217,8 +228,28 @@ class Trainer:
         rate = self.optimisation.revive_bias_rate * report.mean_activation
         self.crosscoder.b_enc.add_(dead * torch.where(finite, rate, 0))
 
-    def _gradients(self) -> list[Tensor]:
-        return [p.grad for p in self.crosscoder.parameters() if p.grad is not None]
+    def _gradients(self, own: bool | None = None) -> list[Tensor]:
+        """All gradients, or those of the latents (own) or of what all processes have."""
+        everywhere = "b_dec", "W_skip"
+        return [
+            parameter.grad
+            for name, parameter in self.crosscoder.named_parameters()
+            if parameter.grad is not None and own in (None, name not in everywhere)
+        ]
+
+    def _average_gradients(self) -> None:
+        distributed.average_over_rows_(self._gradients(own=True))
+        distributed.average_(self._gradients(own=False))  # equal in a row
+
+    def _norm(self) -> Tensor:
+        """Of all gradients, those of other processes' latents with them."""
+        if self.shard.count == 1:
+            norm: Tensor = torch.nn.utils.get_total_norm(self._gradients())
+            return norm
+        own, everywhere = (
+            torch.nn.utils.get_total_norm(self._gradients(own)) for own in (True, False)
+        )
+        return (self.shard.sum(own.square()) + everywhere.square()).sqrt()
 
     def _update(self, loss: Tensor) -> Bool[Tensor, ""]:
         """Adam's step with the gradient shortened to `clip`, if loss and gradient are finite.
@@ -227,7 +258,7 @@ class Trainer:
         takes a factor of all gradients, so that the host need not know either.
         """
         gradients = self._gradients()
-        norm: Tensor = torch.nn.utils.get_total_norm(gradients)
+        norm = self._norm()
         finite, clip = torch.isfinite(loss + norm), self.optimisation.clip
         if loss.device.type == "cpu":
             if norm > clip:  # rare: do not rewrite all gradients every step
@@ -238,25 +269,6 @@ class Trainer:
         setattr(self.adam, "found_inf", (~finite).to(torch.float32))  # noqa: B010
         self.adam.step()
         return finite
-
-    def _diagnose(self, step: int, batch: Float[Tensor, "B places D"] | None) -> str:
-        named = zip(self.crosscoder.hookpoints.names, self._broken(batch), strict=False)
-        names = [name for name, broken in named if broken]
-        if names:
-            return (
-                f"NaN or infinite activations at {', '.join(names[:3])} in training step {step}: "
-                f"run the language model in float32 or drop that hookpoint."
-            )
-        return (
-            f"The loss is not finite at training step {step}: lower the learning rate or the "
-            f"penalties' strength; the last checkpoint is intact."
-        )
-
-    def _broken(self, batch: Float[Tensor, "B places D"] | None) -> list[bool]:
-        if batch is None:
-            return []
-        broken: list[bool] = (~torch.isfinite(batch).all(dim=(0, 2))).tolist()
-        return broken
 
     def state(self) -> dict[str, Tensor]:
         """Everything a resumed run needs besides its configuration, as tensors."""
