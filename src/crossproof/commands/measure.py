@@ -114,9 +114,8 @@ def measured(options: Measure, leave_half: bool = False) -> None:
         )
         first = distributed.rank() == 0
         display = evaluation_display("measuring", "sequences") if first else nullcontext()
-        with display as progress:
-            told = described, progress, options.together
-            result = measure_runs(model, folders, output, text, *told)
+        with display as told:
+            result = measure_runs(model, folders, output, text, described, told, options.together)
     if not first:
         return
     lines = [
