@@ -80,16 +80,20 @@ def test_a_claim_one_ulp_below_what_is_reached_is_not_verified(tmp_path: Path) -
 
 
 def compared(certificate: ContextsCertificate, edge: bool) -> int:
-    """Asserts that no more is certified than is so; how many predictions are kept."""
-    kept = 0
+    """Asserts that no more is certified than is so; how many predictions are kept.
+
+    Norms of four entries multiply rounding where a row is nearly constant: by some 10¹⁰ in the
+    worst of the slow suite's models, in all others by less than a third of that.
+    """
+    kept, blur = 0, 1e-5
     for bound in judge_contexts(certificate).bounds:
         exact = exactly(certificate, bound.mlps, bound.keep)
         lost = exact.kept - bound.kept
         assert 0 <= lost <= (1 if edge else 0)
         assert Decimal(bound.loss_change) >= exact.loss_change
         assert Decimal(bound.token_change) >= exact.token_change
-        assert bound.loss_change <= float(exact.loss_change) + 1e-6
-        assert bound.token_change <= float(exact.token_change) + 1e-6
+        assert bound.loss_change <= float(exact.loss_change) + blur
+        assert bound.token_change <= float(exact.token_change) + blur
         kept += bound.kept
     return kept
 

@@ -234,9 +234,9 @@ def test_a_statement_has_its_share_of_delta_rounded_down() -> None:
     result = statistical.judge_statistical(made.draft(5, low=-0.5, high=2.0))
     assert (result.low, result.high) == (-0.5, 2.0)
     assert 0 <= result.seconds <= time.perf_counter() - began
-    statistical.judge_statistical(made.draft(5), Limits(memory=1000))
+    statistical.judge_statistical(made.draft(5), Limits(memory=1800))
     with pytest.raises(CrossproofError, match="memory"):
-        statistical.judge_statistical(made.draft(5), Limits(memory=999))
+        statistical.judge_statistical(made.draft(5), Limits(memory=1799))
 
 
 def test_the_tail_of_counts_by_hand() -> None:
