@@ -311,3 +311,25 @@ def test_tensors_that_are_no_dictionary(hub: HubServer, gpt_neo: LanguageModel) 
     save_file({"weight": torch.ones(2)}, folder / "model.safetensors")
     (folder / "config.json").write_text('{"model_type": "llama"}')
     assert "holds no dictionary that crossproof recognises" in refused("hf:org/model", gpt_neo)
+
+
+def test_a_file_a_layer_of_gemma_scope_2_is_named_and_not_downloaded(
+    hub: HubServer, gpt_neo: LanguageModel
+) -> None:
+    folder = hub.repository("google/gemma-scope-2-270m-pt") / "clt" / "width_262k_l0_big"
+    folder.mkdir(parents=True)
+    save_file({"w_enc": torch.ones(2, 2)}, folder / "params_layer_0.safetensors")
+    (folder / "config.json").write_text('{"architecture": "jump_relu", "type": "clt"}')
+    name = "hf:google/gemma-scope-2-270m-pt:clt/width_262k_l0_big"
+    assert "a file a layer" in refused(name, gpt_neo)
+    assert not any("params_layer" in line for line in hub.asked)
+
+
+def test_a_checkpoint_comes_with_its_trainings_configuration(
+    hub: HubServer, gpt_neo: LanguageModel
+) -> None:
+    folder = put(hub, "org/saes", "dictionary_learning-AutoEncoderTopK")
+    (folder / "checkpoints").mkdir()
+    (folder / "ae.pt").rename(folder / "checkpoints" / "ae_7.pt")
+    found, _ = crossproof.import_dictionary("hf:org/saes:checkpoints/ae_7.pt", gpt_neo)
+    assert found.hookpoints.names == ("blocks.1.hook_resid_post",)

@@ -7,7 +7,9 @@ their sizes; the weights here are our own.
 from __future__ import annotations
 
 import json
+import os
 import struct
+import subprocess
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +28,8 @@ from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel, load_model
 
 F = 20
+MAKER = Path(__file__).parents[2] / "tools" / "make_format_fixtures.py"
+PEERS = os.environ.get("CROSSPROOF_PEERS")
 GPT2_SMALL_RES_JB: dict[str, Any] = {
     "model_name": "gpt2-small",
     "hook_point": "blocks.6.hook_resid_pre",
@@ -221,3 +225,21 @@ def test_skip_transcoders_whose_configuration_does_not_say_so_ask(
     found = crosscoder.decode(latents, x)[:, 1]
     expected = latents.dense() @ w["W_dec"] + w["b_dec"] + x[:, 0] @ w["W_skip"].T
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(PEERS is None, reason="CROSSPROOF_PEERS names no environment (tools/peers.py)")
+def test_the_libraries_still_save_the_fixtures(tmp_path: Path) -> None:
+    """To the byte; entries of a configuration may come in another order, as SAELens's do."""
+    command = [str(Path(str(PEERS)) / "bin" / "python"), str(MAKER), str(tmp_path)]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    subprocess.run(command, check=True, env=environment)
+    kept = [path for path in FIXTURES.glob("*/dictionary/**/*") if path.is_file()]
+    for path in kept:
+        made = tmp_path / path.relative_to(FIXTURES)
+        if path.suffix == ".json":
+            assert json.loads(made.read_text()) == json.loads(path.read_text()), path
+        else:
+            assert made.read_bytes() == path.read_bytes(), path
+    written = [path for path in tmp_path.glob("*/dictionary/**/*") if path.is_file()]
+    assert len(written) == len(kept)

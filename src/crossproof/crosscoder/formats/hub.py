@@ -14,10 +14,11 @@ from crossproof.lm.sources import GATED, reason
 PREFIX = "hf:"
 MOST = 40
 """Folders with dictionaries that are downloaded without being named one by one."""
+_SPLIT = "params_layer_0.safetensors"
 _CONFIGS = ("cfg.json", "config.json", "config.yaml", "hyperparams.json", "model_cfg.yaml")
 _NEEDED = re.compile(
     r"activation_scaler\.json|sae_weights\.(safetensors|pt)|sae\.safetensors|ae\.pt"
-    r"|model\.(safetensors|pt)|params\.(npz|safetensors)|(pruned|final)\.safetensors"
+    r"|model\.(safetensors|pt)|params\.(npz|safetensors)|(pruned|final)\.(safetensors|pt)"
     r"|layer_\d+\.safetensors|W_(enc|dec)_\d+\.safetensors"
 )
 """Files that a format reads beside its configuration; not optimizers, statistics and the like."""
@@ -110,13 +111,19 @@ def _wanted(place: HubPlace, names: list[str]) -> list[str]:
     """The files to download: of a folder all that formats read, of a file it and configurations."""
     if place.inside in names:
         folder = place.inside.rpartition("/")[0]
-        beside = [f"{folder}/{name}" if folder else name for name in _CONFIGS]
+        folders = {folder, folder.removesuffix("checkpoints").rstrip("/")}
+        beside = [f"{each}/{name}" if each else name for each in folders for name in _CONFIGS]
         return [place.inside, *(name for name in beside if name in names)]
     prefix = f"{place.inside}/" if place.inside else ""
     below = [name for name in names if name.startswith(prefix)]
     weights = [name for name in below if _NEEDED.fullmatch(name.rpartition("/")[2])]
     folders = sorted({name.rpartition("/")[0].removesuffix("/checkpoints") for name in weights})
     configs = [name for name in below if name.rpartition("/")[2] in _CONFIGS]
+    if not weights and any(name.endswith(_SPLIT) for name in below):
+        raise CrossproofError(
+            f"{place} is a crosscoder or cross-layer transcoder of Gemma Scope 2, a file a layer, "
+            f"which whole would take hundreds of gigabytes: import SAEs or per-layer transcoders."
+        )
     if not weights and not any(name == f"{prefix}config.yaml" for name in configs):
         known = sorted({name.rpartition("/")[0] for name in names if _is_weights(name)})
         raise CrossproofError(
