@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from unittest.mock import patch
@@ -65,22 +66,26 @@ class Encoder:
 
     def __init__(self, k: int, by_chance: bool) -> None:
         self.k, self.by_chance, self.seconds = k, by_chance, np.zeros(2)
-        self.encode, self.random = Crosscoder.encode, torch.Generator().manual_seed(0)
+        self.encode = Crosscoder.encode
 
     def __call__(self, crosscoder: Crosscoder, x: Tensor) -> SparseLatents:
         began = now()
-        latents = self._drawn(len(x), crosscoder) if self.by_chance else self.encode(crosscoder, x)
+        latents = self._drawn(x, crosscoder) if self.by_chance else self.encode(crosscoder, x)
         self.seconds = self.seconds + now() - began
         return latents
 
-    def _drawn(self, tokens: int, crosscoder: Crosscoder) -> SparseLatents:
-        """Groups whose frequency falls with the root of their rank; neighbours in a group."""
-        wide, each = crosscoder.n_latents, self.k // GROUPS
-        rank = torch.rand(tokens, GROUPS, generator=self.random).square()
+    def _drawn(self, x: Tensor, crosscoder: Crosscoder) -> SparseLatents:
+        """Groups whose frequency falls with the root of their rank; neighbours in a group.
+
+        The same whenever a batch is read again.
+        """
+        random = torch.Generator().manual_seed(zlib.crc32(x[:4].numpy().tobytes()))
+        tokens, wide, each = len(x), crosscoder.n_latents, self.k // GROUPS
+        rank = torch.rand(tokens, GROUPS, generator=random).square()
         first = (rank * (wide // GROUPS // (4 * each))).long() * 4 * each
         first = first + torch.arange(GROUPS) * (wide // GROUPS)
-        within = torch.rand(tokens, GROUPS, 4 * each, generator=self.random).argsort(2)[..., :each]
-        values = torch.rand(tokens, self.k, generator=self.random).log().neg() + 0.01
+        within = torch.rand(tokens, GROUPS, 4 * each, generator=random).argsort(2)[..., :each]
+        values = torch.rand(tokens, self.k, generator=random).log().neg() + 0.01
         return SparseLatents.from_rows((first[..., None] + within).flatten(1), values, wide)
 
 

@@ -174,8 +174,14 @@ def test_latents_are_those_of_the_library(
         model, measured.crosscoder, measured.sequences, range(LATENTS), 12,
         batch_sequences=OPTIONS.batch_sequences,
     )  # fmt: skip
+    crosscoder = measured.crosscoder
+    scaled = [crosscoder.decoder_vectors(at) * crosscoder.scale[at] for at in crosscoder.written]
+    unit = torch.nn.functional.normalize(torch.cat(scaled, 1).detach().double())
+    cosines = (unit @ unit.T).fill_diagonal_(-2).topk(10, 1).values.tolist()
     for example in examples:
         page = measured.store.page(SECOND, "latent", example.latent)
+        nearest = [cosine for _, cosine in page["nearest"]]
+        assert nearest == pytest.approx(cosines[example.latent], abs=1e-3)
         assert page["active"] == int(sums.active[example.latent])
         assert page["frequency"] == pytest.approx(example.frequency)
         assert page["mean"] == pytest.approx(example.mean_activation, rel=1e-6)

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from crossproof.explorer import access as access_module
 from crossproof.explorer import server as server_module
 from crossproof.explorer import store as store_module
 from crossproof.explorer.access import MOST_BYTES, is_loopback
+from crossproof.explorer.arrow import read_table, write_table
 from crossproof.explorer.format import LATENTS as LATENT_TABLE
-from crossproof.explorer.format import MANIFEST, PAGES, PAIRS, STORE, read_manifest
+from crossproof.explorer.format import MANIFEST, PAGES, PAIRS, STORE, FileFacts, read_manifest
 from crossproof.explorer.sentences import Sentences
 from crossproof.explorer.server import application
 from crossproof.explorer.store import RowsQuestion, Store
@@ -298,6 +300,20 @@ def test_one_changed_byte_of_a_table_says_so(run: Path, tmp_path: Path, name: st
     )
     assert answer.status_code == 400
     assert f"is damaged ({name})" in answer.json()["error"]
+
+
+def test_a_table_without_a_column_says_so(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run / STORE, copy / STORE)
+    path, manifest = copy / STORE / "0" / LATENT_TABLE, copy / STORE / MANIFEST
+    table = read_table(path).drop_columns(["largest"])
+    path.unlink()
+    write_table(path, dict(zip(table.column_names, table.columns, strict=True)))
+    content = json.loads(manifest.read_text())
+    content["files"][f"0/{LATENT_TABLE}"] = asdict(FileFacts.of(path))
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(CrossproofError, match=r"damaged.*--rebuild"):
+        Store(copy).open()
 
 
 def test_there_is_no_store_yet(tmp_path: Path) -> None:

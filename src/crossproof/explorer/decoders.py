@@ -64,14 +64,15 @@ def nearest(crosscoder: Crosscoder) -> tuple[NDArray[np.int64], NDArray[np.float
 
     Cosines of what is written, scaled as in training; a latent that writes nothing has 0 to all.
     """
-    vectors = [crosscoder.decoder_vectors(at) * crosscoder.scale[at] for at in crosscoder.written]
-    size = torch.stack([v.square().sum(1) for v in vectors]).sum(0).sqrt().clamp_min(1e-30)
-    count = min(NEAREST, len(size) - 1)
+    written = crosscoder.written
+    vectors = torch.cat(
+        [crosscoder.decoder_vectors(at) * crosscoder.scale[at] for at in written], 1
+    )
+    unit = vectors / vectors.norm(dim=1, keepdim=True).clamp_min(1e-30)
+    count = min(NEAREST, len(unit) - 1)
     latents, cosines = [], []
-    for start in range(0, len(size), _AT_ONCE):
-        rows = slice(start, start + _AT_ONCE)
-        products = torch.stack([v[rows] @ v.T for v in vectors]).sum(0)
-        products /= size[rows, None] * size
+    for start in range(0, len(unit), _AT_ONCE):
+        products = unit[start : start + _AT_ONCE] @ unit.T
         own = torch.arange(start, start + len(products), device=products.device)
         products.scatter_(1, own[:, None], -2.0)
         top = products.topk(count, 1)

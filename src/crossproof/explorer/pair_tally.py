@@ -151,7 +151,7 @@ class PairTally:
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """All there is, by name, to be saved."""
         waiting = [np.concatenate(each) for each in zip(*self.waiting, strict=True)]
-        keys, columns = waiting or (self.key[:0], self.sums[:0])
+        keys, columns = waiting or (self.key[:0].copy(), self.sums[:0].copy())
         plain = {name: getattr(self, name) for name in ("key", "coactive", "sums", "closed")}
         named = plain | {"waiting": keys, "columns": columns}
         return {f"pairs.{name}": values for name, values in named.items()}

@@ -182,9 +182,13 @@ class Store:
         stated = self.manifest.files.get(f"{dictionary}/{name}")
         if stated != FileFacts.of(self._path(dictionary, name)):
             raise damaged(self.run, name)
-        whole = self._opened(read_table, dictionary, name)
-        shown = whole.select(_SHOWN[name]).combine_chunks()
-        return whole.append_column("row", pa.array(np.arange(len(whole)))), shown
+
+        def read(path: Path) -> tuple[pa.Table, pa.Table]:
+            whole = read_table(path)
+            shown = whole.select(_SHOWN[name]).combine_chunks()
+            return whole.append_column("row", pa.array(np.arange(len(whole)))), shown
+
+        return self._opened(read, dictionary, name)
 
     def _opened(self, read: Callable[[Path], T], dictionary: int, name: str) -> T:
         try:

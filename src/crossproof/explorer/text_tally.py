@@ -141,7 +141,8 @@ class TextTally:
         arrays |= self.top.arrays("top") | self.drawn.arrays("drawn") | self.pairs.arrays()
         arrays |= {f"totals.{name}": values for name, values in self.totals.items()}
         arrays["done"] = np.array([self.done])
-        write_tensors(path, {name: torch.from_numpy(a.copy()) for name, a in arrays.items()})
+        shared = {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
+        write_tensors(path, shared)
 
     @classmethod
     def load(cls, path: Path) -> TextTally:
