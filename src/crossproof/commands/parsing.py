@@ -38,7 +38,9 @@ LIMITS = {
     **dict.fromkeys(("batch_tokens", "buffer_batches", "checkpoint_every", "log_every"), ONE),
     **dict.fromkeys(("evaluation_sequences", "n_latents", "k", "groups"), ONE),
     **dict.fromkeys(("seeds", "latents", "llm_timeout", "llm_rate", "shard_tokens"), ONE),
-    **dict.fromkeys(("warmup", "decay", "penalty_warmup", "penalty_delay", "max_frequency"), SHARE),
+    **dict.fromkeys(
+        ("warmup", "decay", "penalty_warmup", "penalty_delay", "text_delay", "max_frequency"), SHARE
+    ),
     **{"penalty_fraction": (1e-6, 1), "beta1": (0, 0.999999), "beta2": (0, 0.999999)},
     **{"threads": (0, 1024), "seed": (0, 2**32 - 1), "blocks": (-1, 2**53)},
 }

@@ -48,6 +48,9 @@ class Optimisation:
     penalty_delay: float = 0.0
     """Fraction of the steps before that, without penalties: a warm start from the unpenalised
     crosscoder."""
+    text_delay: float = 0.8
+    """Fraction of the steps before terms on predictions, which cost most of a step: at the end of a
+    training they gain as much as all along."""
     penalty_fraction: float = 1.0
     """Fraction of each batch's tokens on which terms about MLPs are computed: an unbiased
     estimate at that fraction of their cost."""
@@ -276,7 +279,9 @@ def with_settings(config: RunConfig, name: str, given: Mapping[str, Any]) -> Run
 
 _FRACTION, _COUNT, _LARGEST = (0.0, 1.0), (1.0, sys.float_info.max), sys.float_info.max
 _BOUNDS: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("warmup", "decay", "penalty_warmup", "penalty_delay"), _FRACTION),
+    **dict.fromkeys(
+        ("warmup", "decay", "penalty_warmup", "penalty_delay", "text_delay"), _FRACTION
+    ),
     **dict.fromkeys(("beta1", "beta2"), (0.0, 1 - sys.float_info.epsilon)),
     **dict.fromkeys(("n_latents", "k", "groups", "batch_tokens", "buffer_batches"), _COUNT),
     **dict.fromkeys(("checkpoint_every", "log_every", "skip_first"), _COUNT),

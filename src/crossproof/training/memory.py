@@ -163,7 +163,7 @@ def _on_meta(model: LanguageModel, spec: DictionarySpec, names: Sequence[str]) -
     )
     whole = _meta_passages(model, spec, len(names))
     trainer = replace(spec, about=bare).trainer(_bare(model, spec), names, whole)
-    trainer.step_index = spec.config.steps // 2  # penalties have begun
+    trainer.step_index = spec.config.steps - 1  # all terms have begun
     return trainer
 
 

@@ -198,7 +198,8 @@ class Trainer:
 
     def _texts(self) -> list[TextStep]:
         """The step's whole sequences, all of whose tokens are encoded as one batch."""
-        passages = self.passages(self.step_index) if self.passages else []
+        begun = self.step_index >= self.optimisation.text_delay * self.steps
+        passages = self.passages(self.step_index) if self.passages and begun else []
         if not passages:
             return []
         crosscoder, width = self.crosscoder, len(self.crosscoder.hookpoints)
