@@ -34,7 +34,8 @@ def passages(model: LanguageModel, tokens: int = 20, rule: PositionRule | None =
 
 
 def config(objective: Objective = TEXT, **changed: object) -> RunConfig:
-    optimisation = replace(RunConfig().optimisation, penalty_warmup=0.0, lr=5e-3)
+    early = {"penalty_warmup": 0.0, "text_delay": 0.0, "lr": 5e-3}
+    optimisation = replace(RunConfig().optimisation, **early)
     settings: dict[str, object] = {
         "crosscoder": CrosscoderConfig(24, "batch_topk", 4),
         "objective": objective,
@@ -144,6 +145,13 @@ def test_a_resumed_training_takes_the_same_steps(gpt_neo: LanguageModel) -> None
             pass
     for name, tensor in whole.trainers["text"].state().items():
         assert torch.equal(tensor, second.trainers["text"].state()[name]), name
+
+
+def test_they_begin_late(gpt_neo: LanguageModel) -> None:
+    late = replace(config(steps=5), optimisation=replace(RunConfig().optimisation, text_delay=0.6))
+    training = Training.build(gpt_neo, sequences(60), {"text": late})
+    there = ["keep_largest_kl" in each.reports["text"].terms for each in training.steps()]
+    assert there == [False, False, False, True, True]
 
 
 def test_dictionaries_of_the_stream_have_them_too(tmp_path: Path) -> None:
