@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -64,16 +64,20 @@ def pair_examples(
     differences = torch.zeros(len(pairs), dtype=torch.float64, device=chosen.device)
     together = torch.zeros(len(pairs), dtype=torch.int64, device=chosen.device)
     for batch in told(read, lambda each: each.end, read[-1].end, progress):
-        seen = read_by(views, batch)
-        measured = token_pairs(batch.latents, seen)
-        for experts, _ in experts_by_mlps(batch.latents, seen).values():
+        active = _coactive(batch.latents, pairs)
+        if not active.any():
+            continue
+        together += active.sum(1)
+        some = batch.take(active.any(0).nonzero()[:, 0])  # no pair interacts at other tokens
+        seen = read_by(views, some)
+        measured = token_pairs(some.latents, seen)
+        for experts, _ in experts_by_mlps(some.latents, seen).values():
             for view in (each.view for each in experts):
                 here = view.dictionary, view.latents
                 sums = second_difference_sums(*here, chosen, "others", view.weight)
                 differences += sums.neurons
-        together += _coactive(batch.latents, pairs)
         for (h, k), strongest in zip(pairs, best, strict=True):
-            strongest.add(tokenizer, batch, _at_tokens(measured, batch, min(h, k), max(h, k)))
+            strongest.add(tokenizer, some, _at_tokens(measured, some, min(h, k), max(h, k)))
     means = (differences / together.clamp_min(1)).tolist()
     return [
         PairExample(pair, strongest.contexts, mean, _peaks(strongest, read, views))
@@ -81,14 +85,14 @@ def pair_examples(
     ]
 
 
-def _coactive(latents: SparseLatents, pairs: Sequence[tuple[int, int]]) -> Int[Tensor, " M"]:
-    """The number of tokens at which both latents of each pair are active."""
+def _coactive(latents: SparseLatents, pairs: Sequence[tuple[int, int]]) -> Bool[Tensor, "M B"]:
+    """The tokens at which both latents of each pair are active."""
     active: dict[int, Tensor] = {}
     for latent in dict.fromkeys(latent for pair in pairs for latent in pair):
         at = (latents.indices == latent) & (latents.values != 0)
         active[latent] = torch.zeros(latents.n_tokens, dtype=torch.bool, device=at.device)
         active[latent][latents.token_index[at]] = True
-    return torch.stack([(active[h] & active[k]).sum() for h, k in pairs])
+    return torch.stack([active[h] & active[k] for h, k in pairs])
 
 
 def _at_tokens(measured: TokenPairs, batch: EncodedBatch, h: int, k: int) -> Float[Tensor, "S T"]:
