@@ -111,8 +111,8 @@ def _wanted(place: HubPlace, names: list[str]) -> list[str]:
     """The files to download: of a folder all that formats read, of a file it and configurations."""
     if place.inside in names:
         folder = place.inside.rpartition("/")[0]
-        folders = {folder, folder.removesuffix("checkpoints").rstrip("/")}
-        beside = [f"{each}/{name}" if each else name for each in folders for name in _CONFIGS]
+        around = {folder, folder.removesuffix("checkpoints").rstrip("/")}
+        beside = [f"{each}/{name}" if each else name for each in around for name in _CONFIGS]
         return [place.inside, *(name for name in beside if name in names)]
     prefix = f"{place.inside}/" if place.inside else ""
     below = [name for name in names if name.startswith(prefix)]
