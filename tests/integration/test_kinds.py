@@ -20,6 +20,7 @@ from crossproof.crosscoder.layout import describe_kind
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel, load_model
 from crossproof.training import run as runs
+from crossproof.training.checkpoint import Checkpoints
 from crossproof.training.config import config_from_dict
 from crossproof.training.kinds import plans
 from crossproof.training.loop import Training
@@ -267,7 +268,7 @@ def test_resume_knows_the_kind(tmp_path: Path) -> None:
     run = runs.start(config, tmp_path / "run")
     for progress in run.training.steps():
         if progress.step == 2:
-            runs._save(run)
+            Checkpoints(run.folder, run.training).save()
             break
     shutil.rmtree(tmp_path / "source")  # the checkpoint holds what came of it
     again = runs.resume(tmp_path / "run")

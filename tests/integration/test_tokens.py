@@ -303,7 +303,7 @@ def test_command_lines(
         ([str(text), "--model", neo, "--out", str(out)], "already holds tokens"),
         (
             [str(tmp_path / "none.txt"), "--model", neo, "--out", str(tmp_path / "x")],
-            "no text file",
+            "There is no text",
         ),
         ([str(text), "--model", neo, "--shard-tokens", "0", "--out", "x"], "from 1"),
         ([str(out), "--model", neo, "--out", str(tmp_path / "x")], "holds tokens, not text"),

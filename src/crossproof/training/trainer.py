@@ -184,7 +184,7 @@ class Trainer:
             loss = loss if asked is None else loss + self.optimisation.revive_weight * asked
         detached = {name: value.detach() for name, value in terms.items()}
         latents = encoding.latents
-        activity = torch.stack([latents.values.detach().sum(), x.new_tensor(len(latents.values))])
+        activity = torch.stack([latents.values.detach().sum(), x.new_full((), len(latents.values))])
         distributed.sum_(activity)
         mean_activation = activity[0] / activity[1].clamp_min(1)
         loss = loss / step.error[0].numel()
