@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import profiles
@@ -13,6 +14,12 @@ from transformers.utils import logging as transformers_logging
 from crossproof.lm import LanguageModel, load_model
 
 profiles.register()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_texts(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Texts are tokenised into a folder of the tests, not of the user, by their processes too."""
+    os.environ["CROSSPROOF_CACHE"] = str(tmp_path_factory.mktemp("kept"))
 
 
 def pytest_runtest_setup() -> None:

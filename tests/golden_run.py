@@ -69,8 +69,8 @@ BOUNDS = {
     "cluster": Bounds(FIGURES, r"^/runs/"),
     "audit": Bounds(FIGURES, r"^/texts/"),
     # Losses of random models hardly change, and resampled changes to divide by may be near zero.
-    "llama": Bounds(FIGURES, r"/phi.*/ci$|/intervals/(ce|kl)_recovered"),
-    "pair-": Bounds(FIGURES, r"/phi.*/ci$|/intervals/(ce|kl)_recovered"),
+    "llama": Bounds(FIGURES, r"/phi.*/ci$|/area/ci$|/intervals/(ce|kl)_recovered"),
+    "pair-": Bounds(FIGURES, r"/phi.*/ci$|/area/ci$|/intervals/(ce|kl)_recovered"),
     # Hundreds of steps of training multiply any rounding; that the claim holds is checked anyway.
     "proved": Bounds(FIGURES, r"^/(claim|cost|verdict)"),
     # Double precision, of operations that are counted: a claim is rounded to six digits.

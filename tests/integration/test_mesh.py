@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import itertools
 import os
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 from dictionaries import mlp_hookpoints, random_mlp
 from hypothesis import given
 from hypothesis import strategies as st
 from ports import free_port
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.multiprocessing.spawn import start_processes
 
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.crosscoder.layout import LatentGroup, Layout
@@ -120,8 +121,10 @@ def check_cuts(number: int, processes: int) -> None:
 def check_against_one(
     folder: Path, shape: tuple[int, int], steps: int, dtype: torch.dtype, tolerance: float
 ) -> None:
-    arguments = free_port(), folder, shape, steps, dtype
-    multiprocessing.spawn(one_of_several, arguments, nprocs=shape[0] * shape[1])
+    # Forked by a server that has imported the library: each would take seconds to import it.
+    get_context("forkserver").set_forkserver_preload(["crossproof.training.trainer"])
+    arguments, processes = (free_port(), folder, shape, steps, dtype), shape[0] * shape[1]
+    start_processes(one_of_several, arguments, processes, start_method="forkserver")
     for case in CASES:
         alone = trained(case, slice(None), steps, dtype)
         of_rows = [load_file(folder / f"{case}-{row}.safetensors") for row in range(shape[0])]

@@ -16,7 +16,8 @@ from tiny_models import gpt_neo, save_model, tuned_gpt_neo
 from crossproof import CrosscoderConfig, Objective, Optimisation, RunConfig
 from crossproof.commands.train import name_ignored
 from crossproof.errors import CrossproofError, CrossproofWarning
-from crossproof.training.config import check_settings, config_from_dict
+from crossproof.training.bounds import check_settings
+from crossproof.training.config import config_from_dict
 from crossproof.training.loop import Progress
 from crossproof.training.run import Run, resume, start, train_run
 

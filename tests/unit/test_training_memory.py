@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from crossproof import CrosscoderConfig, Objective, RunConfig
+from crossproof import CrosscoderConfig, Harvest, Objective, RunConfig
 from crossproof.cli import main
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
@@ -98,3 +98,15 @@ def test_dry_runs_say_what_to_lower() -> None:
         assert estimate.advice == advice
         with pytest.raises(CrossproofError, match="--"):
             estimate.check()
+
+
+def test_a_buffer_given_in_tokens_holds_whole_batches(gpt_neo: LanguageModel) -> None:
+    tokens = torch.randint(1, 30, (40, 16))
+    for changed, batches in (({}, 4), ({"buffer_tokens": 200}, 7), ({"buffer_tokens": 20}, 1)):
+        sizes = config(**changed)  # type: ignore[arg-type]
+        read = Training.build(gpt_neo, tokens, {"one": sizes}).read.batches
+        assert isinstance(read, Harvest)
+        assert read.buffer_batches == batches
+        row = 4 * len(read.names) * gpt_neo.d_model
+        held = estimate_memory(gpt_neo, {"one": sizes}).parts[BUFFER]
+        assert held == row * 32 * (batches + 2)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
-from itertools import islice
 from pathlib import Path
 from typing import get_args
 
@@ -15,7 +13,6 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from crossproof.activations.chats import chat_template
 from crossproof.activations.config import RowKind as RowKind
@@ -25,13 +22,13 @@ from crossproof.activations.packed import BUNDLED as BUNDLED
 from crossproof.activations.packed import SUFFIXES, existing, from_npy, from_safetensors
 from crossproof.activations.rows import document_rows
 from crossproof.activations.sources import DATASETS_PREFIX, DocumentSource
+from crossproof.activations.text_cache import tokens_of
 from crossproof.activations.token_folder import TokenFolder, token_folder
 from crossproof.activations.token_rows import TokenRows
 from crossproof.errors import CrossproofError, CrossproofWarning
 from crossproof.lm import LanguageModel
+from crossproof.lm.vocabulary import Vocabulary
 from crossproof.result import ABSENT
-
-_DOCUMENTS_AT_ONCE = 1000
 
 
 def read_sequences(
@@ -44,12 +41,13 @@ def read_sequences(
     """Rows of `context` tokens (int64) of one split of a corpus.
 
     `source` is "bundled", a packed token file (.safetensors with one tensor per split, or .npy), a
-    folder of tokens, or documents as `read_documents` takes them. Texts are tokenised, each
-    document behind the model's BOS (or else EOS) token, and packed end to end; with `rows`
-    "documents" each row is the beginning of a document instead, padded where it is short. Where a
-    corpus has no splits of its own, its last 5% of rows are held out and the 5% before them are for
-    validation. Raises CrossproofError when the corpus is missing, damaged, too short for one row,
-    or of another tokenizer.
+    folder of tokens, or documents as `read_documents` takes them. Texts are tokenised once, into a
+    folder that is kept (`text_cache`), each document behind the model's BOS (or else EOS) token,
+    and packed end to end; with `rows` "documents" each row is the beginning of a document instead,
+    padded where it is short. Texts of too few documents to be split by, and packed tokens without
+    splits of their own, hold out their last 5% of rows; the 5% before are for validation. Raises
+    CrossproofError when the corpus is missing, damaged, too short for one row, or of another
+    tokenizer.
     """
     return open_rows(source, model, context, split, rows)[:]
 
@@ -95,7 +93,10 @@ def open_rows(
     elif source.endswith(".npy"):
         tokens = from_npy(existing(Path(source), source))
     else:
-        tokens = _from_texts(source, model)
+        vocabulary = _vocabulary(source, model)
+        if (kept := tokens_of(source, vocabulary, model)) is not None:
+            return TokenRows(kept, split, context, rows)
+        tokens = _from_texts(source, vocabulary)
     if rows == "documents":
         made = document_rows(tokens, model, context, source)
     else:
@@ -178,7 +179,8 @@ def _rows(tokens: Tensor, source: str, context: int) -> Int[Tensor, "S T"]:
     return tokens.to(torch.int64)[..., : per_row * context].reshape(-1, context)
 
 
-def _from_texts(source: str, model: LanguageModel) -> Int[Tensor, " N"]:
+def _vocabulary(source: str, model: LanguageModel) -> Vocabulary:
+    """The model's, for a source that can hold documents."""
     for parsed in DocumentSource.parse_all(source):
         if not parsed.data_set and not parsed.files:
             existing(Path(parsed.name), str(parsed))
@@ -190,23 +192,18 @@ def _from_texts(source: str, model: LanguageModel) -> Int[Tensor, " N"]:
             f"into the model's folder, or give packed tokens.",
             code="CP-TOKENIZER",
         )
-    pieces = list(
-        _tokenised(read_documents(source, chat_template(model.tokenizer)), model.tokenizer)
-    )
-    stream = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
-    return torch.from_numpy(stream)
+    return Vocabulary(model.name, model.tokenizer, model.special_ids, model.vocab_size)
 
 
-def _tokenised(
-    documents: Iterable[str], tokenizer: PreTrainedTokenizerBase
-) -> Iterator[np.ndarray[tuple[int], np.dtype[np.int32]]]:
-    ids = (tokenizer.bos_token_id, tokenizer.eos_token_id)
-    start = [next(i for i in ids if i is not None)] if any(i is not None for i in ids) else []
-    remaining = iter(documents)
-    while some := list(islice(remaining, _DOCUMENTS_AT_ONCE)):
-        encoded = tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"]
-        flat = [token for document in encoded for token in (*start, *document)]
-        yield np.array(flat, dtype=np.int32)
+def _from_texts(source: str, vocabulary: Vocabulary) -> Int[Tensor, " N"]:
+    """All of it, in memory."""
+    documents = list(read_documents(source, chat_template(vocabulary.tokenizer)))
+    if not documents:
+        return torch.empty(0, dtype=torch.int64)
+    start = [] if vocabulary.start is None else [vocabulary.start]
+    encoded = vocabulary.tokenizer(documents, add_special_tokens=False, verbose=False)["input_ids"]
+    pieces = [np.array([*start, *document], dtype=np.int32) for document in encoded]
+    return torch.from_numpy(np.concatenate(pieces))
 
 
 def _split(rows: Int[Tensor, "S T"], source: str, split: Split) -> Int[Tensor, "R T"]:

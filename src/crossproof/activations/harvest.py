@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,6 +89,8 @@ class Harvest:
         self._order: _Order | None = None
         self._chunk: _Chunk | None = None
         self._buffer: Tensor | None = None
+        self._reader = ThreadPoolExecutor(1, "tokens")
+        self._ahead: tuple[tuple[int, int], Future[Tensor]] | None = None
 
     def __len__(self) -> int:
         """Batches in an epoch; the tokens left over are dropped (others in every epoch)."""
@@ -125,11 +128,9 @@ class Harvest:
 
     def _harvest(self, epoch: int, number: int) -> _Chunk:
         order = self._epoch_order(epoch)
-        first = number * self.buffer_batches * self.batch_tokens
-        last = min(first + self.buffer_batches * self.batch_tokens, len(self) * self.batch_tokens)
-        begin = int(torch.searchsorted(order.ends, first, right=True))
-        end = int(torch.searchsorted(order.ends, last)) + 1
-        tokens = self.sequences[order.sequences[begin:end]].to(self.model.device)
+        first, last, sequences = self._span(order, number)
+        begin = sequences.start
+        tokens = self._tokens(order, number).to(self.model.device)
         scored = self._scored(tokens)
         # A sequence that straddles two chunks is run for both, and gives each its own part.
         numbers = scored.flatten().cumsum(0).reshape(scored.shape)
@@ -142,6 +143,30 @@ class Harvest:
         if rows.device.type != "cpu":  # all its batches at once: the host waits here anyway
             self._check_finite(activations, epoch * len(self) + number * self.buffer_batches)
         return _Chunk(epoch, number, activations, rows)
+
+    def _span(self, order: _Order, number: int) -> tuple[int, int, slice]:
+        """First and last token of a chunk in the epoch's stream, and the sequences they are in."""
+        first = number * self.buffer_batches * self.batch_tokens
+        last = min(first + self.buffer_batches * self.batch_tokens, len(self) * self.batch_tokens)
+        begin = int(torch.searchsorted(order.ends, first, right=True))
+        return first, last, slice(begin, int(torch.searchsorted(order.ends, last)) + 1)
+
+    def _tokens(self, order: _Order, number: int) -> Int[Tensor, "R T"]:
+        """The rows of a chunk. Those of the next one are looked up meanwhile, where they lie on a
+        disk: the model need not wait for it."""
+        if not isinstance(self.sequences, TokenRows):
+            return self._looked_up(order, number)
+        place = order.epoch, number
+        ahead = self._ahead
+        read = ahead[1].result() if ahead and ahead[0] == place else self._looked_up(order, number)
+        self._ahead = None
+        if (number + 1) * self.buffer_batches < len(self):
+            following = self._reader.submit(self._looked_up, order, number + 1)
+            self._ahead = (order.epoch, number + 1), following
+        return read
+
+    def _looked_up(self, order: _Order, number: int) -> Int[Tensor, "R T"]:
+        return self.sequences[order.sequences[self._span(order, number)[2]]]
 
     def _scored(self, tokens: Int[Tensor, "S T"]) -> Bool[Tensor, "S T"]:
         return scored_positions(tokens, self.model.special_ids, self.positions.skip_first)
@@ -214,8 +239,8 @@ class Harvest:
         if held < longest:
             raise CrossproofError(
                 f"The shuffle buffer of {self.buffer_batches} batches of {self.batch_tokens} "
-                f"tokens is smaller than one sequence of {longest}; raise batch_tokens or "
-                f"buffer_batches."
+                f"tokens is smaller than one sequence of {longest}; raise batch_tokens, "
+                f"buffer_batches or buffer_tokens."
             )
 
     def _check_finite(self, batch: Float[Tensor, "B P D"], step: int) -> None:

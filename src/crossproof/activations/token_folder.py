@@ -139,15 +139,17 @@ class TokenFolder:
     path: Path
     about: dict[str, Any]
     shards: tuple[Shard, ...]
+    name: str
+    """What its reader calls it."""
 
     @classmethod
-    def open(cls, path: Path, model: LanguageModel) -> TokenFolder:
+    def open(cls, path: Path, model: LanguageModel, name: str = "") -> TokenFolder:
         """Raises CrossproofError for a folder that is not complete, lacks shards or has them cut
         off, or was made with another tokenizer than the model's."""
         own = LongFolder(path, KIND)
         about = own.read("tokenize", FORMAT)
         with damage(own.index):
-            opened = cls(path, about, tuple(_shards(path, about)))
+            opened = cls(path, about, tuple(_shards(path, about)), name or str(path))
             opened._check_model(model)
         for shard in opened.shards:
             shard.check_size()

@@ -41,12 +41,12 @@ class TokenRows:
         if kind == "documents" and folder.start is None:
             raise CrossproofError(
                 f"'{folder.about['model']}' has no BOS or EOS token to pad the documents of "
-                f"{folder.path} with; use packed rows."
+                f"{folder.name} with; use packed rows."
             )
         every = len(self._documents[0]) if kind == "documents" else self._tokens // context
         if every == 0:
             raise CrossproofError(
-                f"The {split} split of {folder.path} has {self._tokens:,} tokens, too few for a "
+                f"The {split} split of {folder.name} has {self._tokens:,} tokens, too few for a "
                 f"row of {context}: tokenise more documents, or choose a shorter context.",
                 code="CP-TEXT-SHORT",
             )

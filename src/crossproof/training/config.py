@@ -5,7 +5,6 @@ Imports nothing that takes time: the command line needs it.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
@@ -126,6 +125,9 @@ class RunConfig:
     """Tokens a step."""
     buffer_batches: int = 32
     """Batches that are harvested and shuffled together."""
+    buffer_tokens: int = 0
+    """Tokens that are, whatever a batch holds: many sequences of a long context; 0: those of the
+    buffer's batches."""
     seed: int = 0
     """Fixes data order, initialisation and training."""
     threads: int = 0
@@ -166,6 +168,11 @@ class RunConfig:
         if self.evaluation_skip is not None:
             return self.evaluation_skip
         return LOOKED_AT if self.text == "bundled" else 0
+
+    @property
+    def shuffled_batches(self) -> int:
+        """How many batches are harvested and shuffled together."""
+        return -(-self.buffer_tokens // self.batch_tokens) or self.buffer_batches
 
     @property
     def penalised(self) -> bool:
@@ -275,26 +282,3 @@ def with_settings(config: RunConfig, name: str, given: Mapping[str, Any]) -> Run
         return typed(RunConfig, vars(config) | listed | parts)
     except TypeError as error:
         raise CrossproofError(f"The spec '{name}' does not fit: {error}.") from error
-
-
-_FRACTION, _COUNT, _LARGEST = (0.0, 1.0), (1.0, sys.float_info.max), sys.float_info.max
-_BOUNDS: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(
-        ("warmup", "decay", "penalty_warmup", "penalty_delay", "text_delay"), _FRACTION
-    ),
-    **dict.fromkeys(("beta1", "beta2"), (0.0, 1 - sys.float_info.epsilon)),
-    **dict.fromkeys(("n_latents", "k", "groups", "batch_tokens", "buffer_batches"), _COUNT),
-    **dict.fromkeys(("checkpoint_every", "log_every", "skip_first"), _COUNT),
-    "penalty_fraction": _FRACTION,
-}
-"""What numbers may be; others are at least zero, and finite."""
-
-
-def check_settings(config: RunConfig) -> None:
-    """Raises CrossproofError naming a number that nothing can be trained with."""
-    settings = vars(config) | vars(config.crosscoder) | vars(config.optimisation)
-    for name, value in settings.items():
-        low, high = _BOUNDS.get(name, (0, _LARGEST))
-        if isinstance(value, int | float) and not low <= value <= high:
-            most = f" and at most {high:g}" if high <= 1 else ""
-            raise CrossproofError(f"{name} is {value}; it must be finite, at least {low:g}{most}.")

@@ -17,7 +17,8 @@ from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.lm.model import LanguageModel
 from crossproof.training import distributed
-from crossproof.training.config import RunConfig, check_settings
+from crossproof.training.bounds import check_settings
+from crossproof.training.config import RunConfig
 from crossproof.training.kinds import DictionaryPlan
 from crossproof.training.memory import INITIAL_BATCHES, check_memory
 from crossproof.training.parts import part_of, whole_of

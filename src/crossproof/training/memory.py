@@ -85,7 +85,7 @@ PASSES = "the model's passes for terms on text"
 LOWER = {
     PARAMETERS: "lower --n-latents, read fewer --hookpoints, or leave out --baseline",
     STEP: "lower --batch-tokens, --penalty-fraction or --n-latents",
-    BUFFER: "lower --buffer-batches or --batch-tokens",
+    BUFFER: "lower --buffer-batches (or --buffer-tokens) or --batch-tokens",
     PASSES: "lower --penalty-fraction or --batch-tokens, or leave out terms on text",
     RUNNING: "take a smaller language model, or --dtype bfloat16",
 }
@@ -129,7 +129,7 @@ def estimate_specs(model: LanguageModel, specs: Sequence[DictionarySpec]) -> Mem
         RUNNING: memory_in_use(model.device),
         PARAMETERS: sum(weights),
         STATES: 2 * sum(weights),
-        BUFFER: 4 * batch[0].numel() * tokens * (config.buffer_batches + 2),
+        BUFFER: 4 * batch[0].numel() * tokens * (config.shuffled_batches + 2),
         STEP: step,
         FIRST: max(0, first - step - 2 * sum(weights)),  # these come later
     }

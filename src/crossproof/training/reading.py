@@ -90,7 +90,7 @@ def harvest_for(
         _share(sequences),
         hookpoints,
         batch_tokens,
-        config.buffer_batches,
+        config.shuffled_batches,
         config.seed,
         positions=positions,
         also=streams,

@@ -11,7 +11,8 @@ from crossproof.activations.store import read_index
 from crossproof.errors import CrossproofError
 from crossproof.training.config import PLACES, RunConfig
 
-DECIDED = ("text", "rows", "context", "skip_first", "drop_outliers", "dtype", "buffer_batches")
+_BUFFER = ("buffer_batches", "buffer_tokens")
+DECIDED = ("text", "rows", "context", "skip_first", "drop_outliers", "dtype", *_BUFFER)
 """Settings that a store has decided."""
 USUAL = ("model", "batch_tokens")
 """Settings that are the store's if nobody gives others: another path to the same model, and batches

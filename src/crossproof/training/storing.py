@@ -11,7 +11,8 @@ from crossproof.activations.corpus import fitting_context, open_rows
 from crossproof.activations.store import check_space, stored_bytes, write_store
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
-from crossproof.training.config import PLACES, RunConfig, check_settings
+from crossproof.training.bounds import check_settings
+from crossproof.training.config import PLACES, RunConfig
 from crossproof.training.memory import INITIAL_BATCHES
 from crossproof.training.reading import harvest_for
 from crossproof.training.specs import specified_all
