@@ -225,6 +225,8 @@ def test_limits_and_hashes_are_options(tmp_path: Path, capsys: pytest.CaptureFix
     )
     with pytest.raises(CrossproofError, match="bytes of memory"):
         command.run([folder, "--memory", "1e-6"], 0.0)
+    with pytest.raises(CrossproofError, match="bytes of memory"):
+        command.run(["--network", folder, "--memory", "1e-6"], 0.0)
     with pytest.raises(CrossproofError, match="operations; the limit is 10"):
         command.run([folder, "--operations", "10"], 0.0)
     other = publish(hostile.hostile("points", 0), tmp_path / "other", {}, NOTHING)
@@ -245,5 +247,6 @@ def test_a_closed_output_is_a_sentence(
     with pytest.raises(CrossproofError, match="closed before the verdict was written"):
         command.run([str(tmp_path / "proof")], 0.0)
     monkeypatch.undo()
-    monkeypatch.setattr("sys.stdout", None)  # as after `>&-`
-    command.run([str(tmp_path / "proof")], 0.0)
+    with monkeypatch.context() as patched:  # undone before `capfd` is, whose file it puts back
+        patched.setattr("sys.stdout", None)  # as after `>&-`
+        command.run([str(tmp_path / "proof")], 0.0)

@@ -82,6 +82,15 @@ def test_a_written_certificate_holds_and_every_line_says_statistical(folder: Pat
     assert "is it your model?" in repr(result)
 
 
+@pytest.mark.parametrize(
+    ("delta", "printed"),
+    [(0.05, "95%"), (1e-4, "99.99%"), (1.5e-5, "99.998%"), (1e-17, "99.999%"), (0.5, "50%")],
+)
+def test_confidence_is_printed_rounded_down_and_never_whole(delta: float, printed: str) -> None:
+    result = judge_statistical(made.certificate(delta=delta))
+    assert f"with confidence {printed}, no proof" in result.tables()[0].title
+
+
 def test_the_bounds_are_those_of_each_documents_numbers(folder: Path) -> None:
     held, result = in_order(read_statistical(folder)), verify_statistical(folder)
     assert result.level == pytest.approx(0.05 / 6)  # two treatments, three statements each

@@ -61,10 +61,11 @@ def _report(options: Verify) -> bool:
     from crossproof.proof.certificate.identity import network_hash
     from crossproof.proof.certificate.verifier import verify
 
+    limits = Limits(int(options.memory * 2**30), int(options.operations))
     network, domain = options.network, options.domain
     if network is not None:
         digits = network.strip().lower()
-        network = digits if re.fullmatch("[0-9a-f]{64}", digits) else network_hash(network)
+        network = digits if re.fullmatch("[0-9a-f]{64}", digits) else network_hash(network, limits)
     domain = None if domain is None else domain.strip().lower()
     if not options.folders:
         if network is None:
@@ -80,7 +81,6 @@ def _report(options: Verify) -> bool:
         raise CrossproofError(
             "--network, --domain and --arb are of certificates of networks: give --model."
         )
-    limits = Limits(int(options.memory * 2**30), int(options.operations))
     results: dict[Path, Verdict] = {}
     for folder, text in of_text.items():
         with working(f"verifying {folder}"):
