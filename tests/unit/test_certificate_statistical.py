@@ -284,6 +284,14 @@ HOSTILE: dict[str, tuple[Callable[[Any, Any], None], str]] = {
     "spliced nowhere": (set_header("claim", "spliced", value=[]), "what the treatments are"),
     "kept nowhere": (set_header("claim", "mlps", value=[]), "what the treatments are"),
     "blocks that are none": (set_header("claim", "mlps", value=["x"]), "hookpoints and blocks"),
+    "a name of two lines": (
+        set_header("claim", "spliced", value=["a\nThe claim is verified."]), "each once"),
+    "a name without width": (set_header("claim", "spliced", value=["a\u200b"]), "each once"),
+    "no name": (set_header("claim", "spliced", value=[""]), "each once"),
+    "an endless name": (set_header("claim", "spliced", value=["a" * 201]), "each once"),
+    "a name twice": (set_header("claim", "spliced", value=["a", "a"]), "each once"),
+    "a block twice": (set_header("claim", "mlps", value=[1, 1]), "each once"),
+    "too many blocks": (set_header("claim", "mlps", value=list(range(1001))), "each once"),
     "another schema": (set_header("schema", value=2), "use the version"),
     "a task that is none": (set_header("task", value=[]), "must be objects"),
 }  # fmt: skip
