@@ -13,7 +13,8 @@ from crossproof.proof.certificate.result import which
 from crossproof.result import Result
 from crossproof.tables import Row, Table, Value, at_least, at_most, number, percent
 
-LOSS, SHARE = at_most(6), at_least(2, percent=True)
+LOSS, SHARE = at_most(4), at_least(2, percent=True)
+"""As many digits as 80 columns hold: a number that is broken over two lines reads as less."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,6 @@ class ContextsResult(Result):
         rows |= {f"{name}, SHA-256": (value,) for name, value in self.hashes.items()}
         rows |= {f"assumed, {at}": (text,) for at, text in enumerate(ASSUMPTIONS, start=1)}
         return Table.of("What it speaks about", ("",), rows)
-
 
     @property
     def _again(self) -> str:
