@@ -126,7 +126,9 @@ def test_bounds_are_printed_in_the_direction_in_which_they_hold() -> None:
 def test_no_number_of_a_table_is_broken_over_two_lines() -> None:
     """In 80 columns; 0.99811 above a 9 would read as a bound that is less than the one proved."""
     many = replace(result().subject, inputs=16_777_216, tokens=64, length=4)
-    counted = result(subject=many, right=16_094_247, kind="attention-latents", cross_entropy=0.12345)
+    counted = result(
+        subject=many, right=16_094_247, kind="attention-latents", cross_entropy=0.12345
+    )
     contexts, documents = judge_contexts(hostile_text.model_end(0, 2)), documented.certificate()
     truth = tuple(MeasuredContexts(b.mlps, b.keep, 0.123456, -0.123456) for b in contexts.bounds)
     claims = (replace(b, claimed_loss_change=b.loss_change) for b in contexts.bounds)
