@@ -205,7 +205,7 @@ def test_certificates_of_language_models_say_what_they_are_about() -> None:
     counts = np.unique([1, 3, 3, 1], return_counts=True)[1] / 4  # tokens to be predicted
     assert contexts.label_entropy == pytest.approx(-(counts * np.log(counts)).sum())
     told = ("2 of 4 tokens, with 4 predictions", "5: a guess has 1.6094 nats", "311,584 at most")
-    for words in (*told, "keeps 2 predictions", "0.6931 nats", *contexts.hashes.values()):
+    for words in (*told, "keeps 2 predictions at most", "0.6931 nats", *contexts.hashes.values()):
         assert words in repr(contexts)
     assert "1,000,000" not in repr(contexts)  # where no change is claimed none is shown
     lines = contexts_table({"one": replace(contexts, pinned=("model",))}).to_text()

@@ -93,8 +93,8 @@ class ContextsResult(Result):
     """Tokens of a context."""
     predictions: int
     constant: int
-    """How many of the predictions are of the model's most frequent token: what is kept by always
-    giving that one."""
+    """How many of the predictions are of the model's most frequent token, at most: what is kept by
+    always giving that one."""
     vocabulary: int
     label_entropy: float
     """Nats: what always predicting the frequencies of the tokens to be predicted would lose."""
@@ -170,7 +170,7 @@ class ContextsResult(Result):
                 f"predictions that count, of {self.contexts * (self.length - 1):,}",
             ),
             "classes": (f"{self.vocabulary:,}: a guess has {math.log(self.vocabulary):.4f} nats",),
-            "one token everywhere": (f"keeps {self.constant:,} predictions",),
+            "one token everywhere": (f"keeps {self.constant:,} predictions at most",),
             "label entropy": (f"{self.label_entropy:.4f} nats",),
             "the model's loss": (f"{self.model_loss:.4f} nats a token",),
             "operations": (f"{self.operations:,} at most: more than running the model",),

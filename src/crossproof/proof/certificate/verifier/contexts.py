@@ -50,6 +50,7 @@ def judge_contexts(
         end = ModelEnd(certificate)
         bounds = tuple(end.bounds())
     shares = np.unique(end.labels, return_counts=True)[1] / len(end.labels)
+    unsure, *certain = np.bincount(end.model.best + 1, minlength=2).tolist()
     return ContextsResult(
         kind="contexts",
         holds=all(bound.holds for bound in bounds),
@@ -57,7 +58,7 @@ def judge_contexts(
         contexts=certificate.sizes["S"],
         length=certificate.sizes["T"],
         predictions=len(end.labels),
-        constant=int(np.bincount(end.model.best + 1)[1:].max(initial=0)),
+        constant=unsure + max(certain),
         vocabulary=certificate.sizes["V"],
         label_entropy=abs(math.fsum(shares * np.log(shares))),
         model_loss=math.fsum(end.model.loss) / len(end.labels),
