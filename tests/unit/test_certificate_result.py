@@ -21,6 +21,7 @@ import statistical as documented
 from certificates import NOTHING
 from rich.console import Console
 
+from crossproof import cli
 from crossproof.commands import verify as command
 from crossproof.errors import CrossproofError
 from crossproof.proof.certificate.result import VerificationResult, summary_tables
@@ -266,18 +267,17 @@ def test_limits_and_hashes_are_options(tmp_path: Path, capsys: pytest.CaptureFix
     assert other.network != verdict.network
 
 
-def test_a_closed_output_is_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_closed_output_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(small.drafts()["points"], tmp_path / "proof", {}, NOTHING)
 
-    def closed(*words: object, **options: object) -> None:
-        raise BrokenPipeError
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
 
-    monkeypatch.setattr("rich.console.Console.print", closed)
-    with pytest.raises(CrossproofError, match="closed before the verdict was written"):
-        command.run([str(tmp_path / "proof")], 0.0)
-    monkeypatch.undo()
-    with monkeypatch.context() as patched:  # undone before `capfd` is, whose file it puts back
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.stdout", Closed())
+        with pytest.raises(SystemExit, match="closed before the verdict was written"):
+            cli.main(["verify", str(tmp_path / "proof")])
+    with monkeypatch.context() as patched:
         patched.setattr("sys.stdout", None)  # as after `>&-`
         command.run([str(tmp_path / "proof")], 0.0)
