@@ -184,7 +184,8 @@ def test_the_likeliest_of_the_models_own_choices_is_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("best", "most"), [([-1, 2, 2, 1], 3), ([-1, -1, 1, 0], 3), ([1, 1, 1, 0], 3), ([-1] * 4, 4)]
+    ("best", "most"),
+    [([-1, 2, 2, 1], 3), ([-1, -1, 1, 0], 3), ([1, 0, 0, 0], 3), ([1, 1, 2, 3], 2), ([-1] * 4, 4)],
 )
 def test_a_prediction_that_is_not_certain_may_be_of_any_token(
     best: list[int], most: int, monkeypatch: pytest.MonkeyPatch
