@@ -123,7 +123,7 @@ def edited(folder: Path, to: Path, change: Callable[[Any, Any], None], rehash: b
     change(header, tensors)
     if rehash:
         wide = {n: t.astype(float if t.dtype.kind == "f" else int) for n, t in tensors.items()}
-        header["hashes"] = {part: tensors_hash(part_of(wide, part)) for part in PARTS}
+        header["hashes"] |= {part: tensors_hash(part_of(wide, part)) for part in PARTS}
     to.mkdir()
     (to / HEADER).write_text(json.dumps(header))
     save_file({n: np.ascontiguousarray(t) for n, t in tensors.items()}, to / TENSORS)
@@ -179,6 +179,7 @@ HOSTILE: dict[str, tuple[Callable[[Any, Any], None], str]] = {
     "an assumption less": (lambda h, t: h["assumptions"].pop(), "assumptions"),
     "a hash that is none": (header_set("model", value="mine"), "'model'"),
     "another kind": (header_set("kind", value="statistical"), "not 'contexts'"),
+    "a hash of something else": (header_set("hashes", "task", value="0" * 64), "no others"),
 }  # fmt: skip
 
 
