@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -220,6 +221,12 @@ def summarise(lines: list[dict[str, Any]], options: CertifiedComparison) -> dict
         if name not in chosen:
             continue
         own = [x for x in reported if (x["objective"], x["strength"]) == (name, chosen[name])]
+        missing = set(options.seeds) - {line["seed"] for line in own}
+        if missing:
+            sys.exit(
+                f"--publish: {name} {chosen[name]:g} has not been run for seeds "
+                f"{', '.join(map(str, sorted(missing)))}: run without --publish first."
+            )
         tests = [line["test"] for line in sorted(own, key=lambda line: int(line["seed"]))]
         row: dict[str, Any] = {"strength": chosen[name]}
         for engine in ENGINES:
@@ -271,6 +278,8 @@ def main(options: CertifiedComparison) -> None:
         for setting in options.settings:
             lines = [x for x in read(options) if x["setting"] == setting]
             rows = summarise(lines, options)
+            if "certified" not in rows:
+                sys.exit(f"--publish: nothing of {setting} has been run: do it without --publish.")
             content["settings"][setting] = {
                 **{key: lines[0][key] for key in ("latents", "k", "steps")},
                 "objectives": rows,

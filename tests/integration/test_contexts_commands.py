@@ -20,6 +20,7 @@ from crossproof.crosscoder import Crosscoder, CrosscoderConfig, Provenance, save
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
 from crossproof.proof.certificate import verifier as anything
+from crossproof.proof.certificate.contexts import _compare_activations as compared
 from crossproof.proof.certificate.contexts import compare_contexts, prove_contexts
 from crossproof.proof.certificate.format import HEADER, TENSORS, Limits, part_of, tensors_hash
 from crossproof.proof.certificate.format_contexts import PARTS, read_contexts
@@ -110,7 +111,7 @@ def test_from_the_command_line(
     assert "of the 2 listed contexts; it says nothing about any other" in printed
     verify.run([str(out), "--model", gpt_neo.name, "--dictionary", str(run)], 0.0)
     printed = capsys.readouterr().out
-    assert "compared with your model's" in printed
+    assert "compared with your model's: weights equal, streams within" in printed
     shutil.copytree(out, tmp_path / "other")
     verify.run([str(out), str(tmp_path / "other")], 0.0)
     assert "Certificates of listed contexts" in capsys.readouterr().out
@@ -122,7 +123,7 @@ def edited(folder: Path, to: Path, change: Callable[[Any, Any], None], rehash: b
     change(header, tensors)
     if rehash:
         wide = {n: t.astype(float if t.dtype.kind == "f" else int) for n, t in tensors.items()}
-        header["hashes"] = {part: tensors_hash(part_of(wide, part)) for part in PARTS}
+        header["hashes"] |= {part: tensors_hash(part_of(wide, part)) for part in PARTS}
     to.mkdir()
     (to / HEADER).write_text(json.dumps(header))
     save_file({n: np.ascontiguousarray(t) for n, t in tensors.items()}, to / TENSORS)
@@ -178,6 +179,7 @@ HOSTILE: dict[str, tuple[Callable[[Any, Any], None], str]] = {
     "an assumption less": (lambda h, t: h["assumptions"].pop(), "assumptions"),
     "a hash that is none": (header_set("model", value="mine"), "'model'"),
     "another kind": (header_set("kind", value="statistical"), "not 'contexts'"),
+    "a hash of something else": (header_set("hashes", "task", value="0" * 64), "no others"),
 }  # fmt: skip
 
 
@@ -244,7 +246,9 @@ def test_saved_lies_are_found_out_by_the_reader(
     made: Path, gpt_neo: LanguageModel, tmp_path: Path
 ) -> None:
     crosscoder = dictionary(gpt_neo)
-    compare_contexts(made, gpt_neo, crosscoder)
+    again = compare_contexts(made, gpt_neo, crosscoder)
+    assert again.others == 0
+    assert max(again.stream, again.activation) < 1e-6
     held = read_contexts(made)
     lies = {
         "stream": (lambda h, t: t.update({"contexts.stream": t["contexts.stream"] * 1.01}),
@@ -269,6 +273,22 @@ def test_saved_lies_are_found_out_by_the_reader(
     with pytest.raises(CrossproofError, match="about the dictionary"):
         compare_contexts(made, gpt_neo, crosscoder)
     assert held.hashes == read_contexts(made).hashes
+
+
+def test_an_entry_that_is_a_thousand_times_the_others_hides_no_lie(made: Path) -> None:
+    held = read_contexts(made)
+    stream = held.tensors["contexts.stream"].copy()
+    stream[..., 0] = 1e3 * np.abs(stream).max()
+    ours = {**held.tensors, "contexts.stream": stream}
+    wrong = stream.copy()
+    wrong[1, 2, 3] += 1e-5 * stream[1, 2, 0]
+    same, lying = (
+        replace(held, tensors={**held.tensors, "contexts.stream": saved})
+        for saved in (stream, wrong)
+    )
+    assert compared(same, ours).stream == 0
+    with pytest.raises(CrossproofError, match="not the model's at these contexts"):
+        compared(lying, ours)
 
 
 def test_what_it_needs_is_limited_and_what_it_is_about_insisted_on(made: Path) -> None:

@@ -46,6 +46,8 @@ def test_strengths_are_chosen_on_validation_and_reported_on_test() -> None:
     assert rows["certified"]["signed"]["share_of_model"]["mean"] == pytest.approx(0.45 / 0.8)
     assert compare.lead(rows)["none"]["mean"] == pytest.approx(0.15)
     assert "certified | 0.1" in compare.summary_table(rows).splitlines()[-1]
+    with pytest.raises(SystemExit, match="none 0 has not been run for seeds 3, 4: run without"):
+        compare.summarise(lines, compare.CertifiedComparison(choosing_seed=0, seeds=(1, 3, 4)))
 
 
 def test_every_objective_has_the_term_it_is_named_after() -> None:

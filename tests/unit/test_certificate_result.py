@@ -3,8 +3,10 @@ into what was not proved."""
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
+import re
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -17,11 +19,13 @@ import numpy as np
 import pytest
 import statistical as documented
 from certificates import NOTHING
+from rich.console import Console
 
+from crossproof import cli
 from crossproof.commands import verify as command
 from crossproof.errors import CrossproofError
 from crossproof.proof.certificate.result import VerificationResult, summary_tables
-from crossproof.proof.certificate.result_contexts import contexts_table
+from crossproof.proof.certificate.result_contexts import MeasuredContexts, contexts_table
 from crossproof.proof.certificate.result_statistical import statistical_table
 from crossproof.proof.certificate.verifier import verify
 from crossproof.proof.certificate.verifier.contexts import judge_contexts
@@ -112,11 +116,39 @@ def test_bounds_are_printed_in_the_direction_in_which_they_hold() -> None:
         assert words in text
     certified, about = summary_tables({"one\x1b[2K": verdict})
     line = certified.to_text()
-    for words in ("0.9999 ", "29,999 of 30,000", "0.000001", "0.1235"):
+    for words in ("0.9999 ", "29,999 of 30,000", "0.000001"):
         assert words in line
+    assert "0.1235" in about.to_text()
     assert "1.0000" not in line
     assert "\x1b" not in line + about.to_text()
     assert r"one\x1b[2K" in line
+
+
+def test_no_number_of_a_table_is_broken_over_two_lines() -> None:
+    """In 80 columns; 0.99811 above a 9 would read as a bound that is less than the one proved."""
+    many = replace(result().subject, inputs=16_777_216, tokens=64, length=4)
+    counted = result(
+        subject=many, right=16_094_247, kind="attention-latents", cross_entropy=0.12345
+    )
+    contexts, documents = judge_contexts(hostile_text.model_end(0, 2)), documented.certificate()
+    truth = tuple(MeasuredContexts(b.mlps, b.keep, 0.123456, -0.123456) for b in contexts.bounds)
+    claims = (replace(b, claimed_loss_change=b.loss_change) for b in contexts.bounds)
+    contexts = replace(contexts, bounds=tuple(claims), measured=truth)
+    statistical = judge_statistical(documents)
+    for table in (
+        *summary_tables({"max-of-4-latents": counted}),
+        contexts.tables()[0],
+        contexts_table({"of-a-language-model": contexts}),
+        statistical.tables()[0],
+        statistical_table({"of-a-language-model": statistical}),
+    ):
+        shown = io.StringIO()
+        Console(file=shown, width=80).print(table.to_rich())
+        words = shown.getvalue().split()
+        for row in table.rows:
+            cells = " ".join(str(cell) for cell in row.cells).split()
+            assert {word for word in cells if word[-1].isdigit() and "." in word} <= {*words}
+            assert {word for word in cells if re.fullmatch(r"\d[\d,]*", word)} <= {*words}
 
 
 def one_of(kind: str) -> Draft:
@@ -174,7 +206,7 @@ def test_certificates_of_language_models_say_what_they_are_about() -> None:
     counts = np.unique([1, 3, 3, 1], return_counts=True)[1] / 4  # tokens to be predicted
     assert contexts.label_entropy == pytest.approx(-(counts * np.log(counts)).sum())
     told = ("2 of 4 tokens, with 4 predictions", "5: a guess has 1.6094 nats", "311,584 at most")
-    for words in (*told, "keeps 2 predictions", "0.6931 nats", *contexts.hashes.values()):
+    for words in (*told, "keeps 2 predictions at most", "0.6931 nats", *contexts.hashes.values()):
         assert words in repr(contexts)
     assert "1,000,000" not in repr(contexts)  # where no change is claimed none is shown
     lines = contexts_table({"one": replace(contexts, pinned=("model",))}).to_text()
@@ -225,6 +257,8 @@ def test_limits_and_hashes_are_options(tmp_path: Path, capsys: pytest.CaptureFix
     )
     with pytest.raises(CrossproofError, match="bytes of memory"):
         command.run([folder, "--memory", "1e-6"], 0.0)
+    with pytest.raises(CrossproofError, match="bytes of memory"):
+        command.run(["--network", folder, "--memory", "1e-6"], 0.0)
     with pytest.raises(CrossproofError, match="operations; the limit is 10"):
         command.run([folder, "--operations", "10"], 0.0)
     other = publish(hostile.hostile("points", 0), tmp_path / "other", {}, NOTHING)
@@ -233,17 +267,17 @@ def test_limits_and_hashes_are_options(tmp_path: Path, capsys: pytest.CaptureFix
     assert other.network != verdict.network
 
 
-def test_a_closed_output_is_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_closed_output_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(small.drafts()["points"], tmp_path / "proof", {}, NOTHING)
 
-    def closed(*words: object, **options: object) -> None:
-        raise BrokenPipeError
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
 
-    monkeypatch.setattr("rich.console.Console.print", closed)
-    with pytest.raises(CrossproofError, match="closed before the verdict was written"):
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.stdout", Closed())
+        with pytest.raises(SystemExit, match="closed before the verdict was written"):
+            cli.main(["verify", str(tmp_path / "proof")])
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.stdout", None)  # as after `>&-`
         command.run([str(tmp_path / "proof")], 0.0)
-    monkeypatch.undo()
-    monkeypatch.setattr("sys.stdout", None)  # as after `>&-`
-    command.run([str(tmp_path / "proof")], 0.0)

@@ -82,6 +82,15 @@ def test_a_written_certificate_holds_and_every_line_says_statistical(folder: Pat
     assert "is it your model?" in repr(result)
 
 
+@pytest.mark.parametrize(
+    ("delta", "printed"),
+    [(0.05, "95%"), (1e-4, "99.99%"), (1.5e-5, "99.998%"), (1e-17, "99.999%"), (0.5, "50%")],
+)
+def test_confidence_is_printed_rounded_down_and_never_whole(delta: float, printed: str) -> None:
+    result = judge_statistical(made.certificate(delta=delta))
+    assert f"with confidence {printed}, no proof" in result.tables()[0].title
+
+
 def test_the_bounds_are_those_of_each_documents_numbers(folder: Path) -> None:
     held, result = in_order(read_statistical(folder)), verify_statistical(folder)
     assert result.level == pytest.approx(0.05 / 6)  # two treatments, three statements each
@@ -275,6 +284,14 @@ HOSTILE: dict[str, tuple[Callable[[Any, Any], None], str]] = {
     "spliced nowhere": (set_header("claim", "spliced", value=[]), "what the treatments are"),
     "kept nowhere": (set_header("claim", "mlps", value=[]), "what the treatments are"),
     "blocks that are none": (set_header("claim", "mlps", value=["x"]), "hookpoints and blocks"),
+    "a name of two lines": (
+        set_header("claim", "spliced", value=["a\nThe claim is verified."]), "each once"),
+    "a name without width": (set_header("claim", "spliced", value=["a\u200b"]), "each once"),
+    "no name": (set_header("claim", "spliced", value=[""]), "each once"),
+    "an endless name": (set_header("claim", "spliced", value=["a" * 201]), "each once"),
+    "a name twice": (set_header("claim", "spliced", value=["a", "a"]), "each once"),
+    "a block twice": (set_header("claim", "mlps", value=[1, 1]), "each once"),
+    "too many blocks": (set_header("claim", "mlps", value=list(range(1001))), "each once"),
     "another schema": (set_header("schema", value=2), "use the version"),
     "a task that is none": (set_header("task", value=[]), "must be objects"),
 }  # fmt: skip

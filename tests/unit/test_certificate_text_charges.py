@@ -49,7 +49,7 @@ def test_what_is_uncertain_in_both_models_is_not_kept() -> None:
     sizes = {**made.sizes, "V": 2 * made.sizes["V"]}
     result = judge_contexts(replace(made, tensors={**made.tensors, **twins}, sizes=sizes))
     assert [bound.kept for bound in result.bounds] == [0] * len(result.bounds)
-    assert result.constant == 0
+    assert result.constant == result.predictions  # may all be of one token, for all that is known
 
 
 def test_sums_of_contributions_are_charged_by_their_length() -> None:

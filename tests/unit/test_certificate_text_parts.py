@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -180,6 +181,20 @@ def test_the_likeliest_of_the_models_own_choices_is_counted() -> None:
     assert result.constant == max(best.count(label) for label in range(5)) > 1
     assert len({*best}) > 1
     assert 0 <= result.seconds <= time.perf_counter() - began
+
+
+@pytest.mark.parametrize(
+    ("best", "most"),
+    [([-1, 2, 2, 1], 3), ([-1, -1, 1, 0], 3), ([1, 0, 0, 0], 3), ([1, 1, 2, 3], 2), ([-1] * 4, 4)],
+)
+def test_a_prediction_that_is_not_certain_may_be_of_any_token(
+    best: list[int], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a claim says nothing is judged by the most that one token may keep."""
+    run = SimpleNamespace(best=np.array(best), loss=np.zeros(4))
+    end = SimpleNamespace(labels=np.arange(4), model=run, bounds=lambda: iter(()))
+    monkeypatch.setattr(contexts, "ModelEnd", lambda _: end)
+    assert contexts.judge_contexts(model_end(1, 1)).constant == most
 
 
 def given_to(name: str, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:

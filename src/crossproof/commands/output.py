@@ -53,10 +53,11 @@ def _set_errors(streams: tuple[Any, ...], settings: list[str | None]) -> None:
 
 
 class _Forgiving:
-    """A text stream that goes to nowhere once it cannot be written."""
+    """A text stream that goes to nowhere once it cannot be written; `broken` says that its reader
+    went away."""
 
     def __init__(self, stream: Any, lost: list[OSError]) -> None:
-        self._stream, self._lost = stream, lost
+        self._stream, self._lost, self.broken = stream, lost, False
 
     @classmethod
     def of(cls, stream: Any, lost: list[OSError]) -> Any:
@@ -82,6 +83,7 @@ class _Forgiving:
         return getattr(self._stream, name)
 
     def _give_up(self, error: OSError) -> None:
+        self.broken = self.broken or isinstance(error, BrokenPipeError)
         if not isinstance(error, BrokenPipeError):
             self._lost.append(error)
         try:

@@ -229,6 +229,8 @@ def _read_header(path: Path) -> dict[str, Any]:
     for key in ("shape", "hashes", "claim"):
         if not isinstance(header[key], dict):
             raise CertificateError(f"'{key}' in {path} must be an object.")
+    if set(header["hashes"]) != set(PARTS):
+        raise CertificateError(f"'hashes' in {path} must be of {', '.join(PARTS)}, and no others.")
     statements = header["claim"].get("statements")
     listed = isinstance(statements, list) and 1 <= len(statements) <= MOST_STATEMENTS
     if not listed or not all(map(_is_statement, statements)) or len(header["claim"]) != 1:

@@ -11,7 +11,7 @@ from crossproof.proof.certificate.format import LARGEST_SUM
 from crossproof.proof.certificate.headers import HASH, MODEL, is_number
 from crossproof.proof.certificate.reading import CertificateError, quoted
 
-KIND, MOST_TREATMENTS = "statistical", 64
+KIND, MOST_TREATMENTS, MOST_PLACES, LONGEST_NAME = "statistical", 64, 1000, 200
 ASSUMPTIONS = (
     "The documents are independent draws from one distribution; what holds is about that "
     "distribution, not about any one text.",
@@ -71,17 +71,26 @@ def _check_claim(claim: Any, path: Path) -> None:
         raise CertificateError(f"'documents' in {path} must be a number from 2 to {LARGEST_SUM:,}.")
     _check_statements(claim["statements"], path)
     spliced, mlps = claim["spliced"], claim["mlps"]
-    named = isinstance(spliced, list) and all(isinstance(name, str) for name in spliced)
-    blocks = isinstance(mlps, list) and all(
-        type(block) is int and 0 <= block < 2**31 for block in mlps
-    )
-    if not (named and blocks):
-        raise CertificateError(f"'spliced' and 'mlps' in {path} must list hookpoints and blocks.")
+    named = _is_list(spliced) and all(map(_is_name, spliced))
+    blocks = _is_list(mlps) and all(type(block) is int and 0 <= block < 2**31 for block in mlps)
+    if not (named and blocks) or len({*spliced}) + len({*mlps}) != len(spliced) + len(mlps):
+        raise CertificateError(
+            f"'spliced' and 'mlps' in {path} must list hookpoints and blocks, each once."
+        )
     names = {statement["treatment"] for statement in claim["statements"]}
     if bool(spliced) != ("spliced" in names) or bool(mlps) != bool(names - {"spliced"}):
         raise CertificateError(
             f"'spliced' and 'mlps' in {path} must say what the treatments are, and no more."
         )
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= MOST_PLACES
+
+
+def _is_name(value: Any) -> bool:
+    """Whether it can be a hookpoint's name, and shown as it is."""
+    return isinstance(value, str) and 0 < len(value) <= LONGEST_NAME and value.isprintable()
 
 
 def _check_statements(statements: Any, path: Path) -> None:

@@ -15,6 +15,7 @@ from crossproof.proof.certificate.format import (
     ATTENTION,
     NETWORK,
     TENSORS,
+    Limits,
     check_shape,
     part_of,
     tensors_hash,
@@ -25,11 +26,12 @@ NAMES = ("network.safetensors", TENSORS, "model.safetensors")
 """Files that a folder's network is looked for in."""
 
 
-def network_hash(path: Path | str) -> str:
+def network_hash(path: Path | str, limits: Limits | None = None) -> str:
     """SHA-256 of the network in a safetensors file, or in a folder that holds one.
 
     Tensors are named as in certificates, with or without `network.`, or are the weights and biases
-    of two linear layers [out, in]. Raises CertificateError for anything else.
+    of two linear layers [out, in]. Raises CertificateError for anything else, and before anything
+    is read for tensors that need more memory than `limits` allow.
     """
     files = [Path(path)]
     if os.path.isdir(path):
@@ -40,7 +42,9 @@ def network_hash(path: Path | str) -> str:
             f"{quoted(str(path))} is no network: give a safetensors file, a folder that holds "
             f"{', '.join(NAMES)}, or all 64 digits of a SHA-256."
         )
-    tensors = {name: load(file, entry) for name, entry in read_entries(file).items()}
+    entries = read_entries(file)
+    (limits or Limits()).check(memory=24 * sum(entry.count for entry in entries.values()))
+    tensors = {name: load(file, entry) for name, entry in entries.items()}
     return tensors_hash(network_tensors(part_of(tensors, "network") or tensors))
 
 

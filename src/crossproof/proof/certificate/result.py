@@ -198,7 +198,6 @@ def summary_tables(results: Mapping[str, VerificationResult]) -> list[Table]:
             result.kind,
             f"{result.right:,} of {result._total:,}",
             at_least(4)(result.accuracy),
-            _up(result.majority),
             cell(result.cross_entropy, UPPER).text,
             "yes" if vacuous else "no",
             claim if result.holds else "NOT verified",
@@ -206,17 +205,19 @@ def summary_tables(results: Mapping[str, VerificationResult]) -> list[Table]:
         certified.append(Row(printable(name), values))
         subject = (
             str(result.subject),
+            _up(result.majority),
             _operations(result.operations),
             DASH if brute is None else f"{brute / result.operations:.2f}x",
             which(result.network, "network" in result.pinned),
         )
         about.append(Row(printable(name), subject))
-    columns = ("kind", "right", "accuracy ≥", "one label", "CE ≤", "vacuous", "claim")
-    note = "right: inputs, or of a continuum boxes. --network insists on your network."
+    columns = ("kind", "right", "accuracy ≥", "CE ≤", "vacuous", "claim")  # 80 fit no more
+    about_columns = ("domain", "one label", "ops", "brute force", "network")
+    note = "right: inputs, or of a continuum boxes. one label: the accuracy of always giving it. "
+    note += "--network insists on your network."
     return [
         Table("Certificates", columns, tuple(certified)),
-        Table("What they speak about", ("domain", "ops", "brute force", "network"), tuple(about),
-              note=note),
+        Table("What they speak about", about_columns, tuple(about), note=note),
     ]  # fmt: skip
 
 

@@ -13,7 +13,8 @@ from crossproof.proof.certificate.result import which
 from crossproof.result import Result
 from crossproof.tables import Row, Table, Value, at_least, at_most, number, percent
 
-LOSS, SHARE = at_most(6), at_least(2, percent=True)
+LOSS, SHARE = at_most(4), at_least(2, percent=True)
+"""As many digits as 80 columns hold: a number that is broken over two lines reads as less."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,19 @@ class MeasuredContexts:
     """Signed."""
 
 
+@dataclass(frozen=True)
+class ContextsComparison:
+    """What computing streams and latents again with the reader's model gave."""
+
+    others: int
+    """Positions where other latents are active than saved."""
+    stream: float
+    """How far an entry of a stream is from what is saved, at most, in units of a typical entry of
+    the position: the median, or a thousandth of the largest where that is more."""
+    activation: float
+    """How far an activation is, at most, where the latents are the same."""
+
+
 @dataclass(frozen=True, repr=False)
 class ContextsResult(Result):
     """The verifier's own figures; `holds` says whether they reach what is claimed."""
@@ -79,8 +93,8 @@ class ContextsResult(Result):
     """Tokens of a context."""
     predictions: int
     constant: int
-    """How many of the predictions are of the model's most frequent token: what is kept by always
-    giving that one."""
+    """How many of the predictions are of the model's most frequent token, at most: what is kept by
+    always giving that one."""
     vocabulary: int
     label_entropy: float
     """Nats: what always predicting the frequencies of the tokens to be predicted would lose."""
@@ -94,9 +108,9 @@ class ContextsResult(Result):
     bytes: int = 0
     measured: tuple[MeasuredContexts, ...] = field(default=())
     """What the prover measured, where it is at hand."""
-    recomputed: int | None = None
-    """At how many positions the latents saved are others than the reader's dictionary has, once
-    streams, latents and weights were compared with the reader's model; None: they were not."""
+    recomputed: ContextsComparison | None = None
+    """How streams and latents compare with those of the reader's model and dictionary, whose
+    weights are the same; None: they were not compared."""
 
     def vacuous(self, bound: ContextBound) -> bool:
         """Whether nothing is claimed.
@@ -150,21 +164,17 @@ class ContextsResult(Result):
         )
 
     def _about(self) -> Table:
-        own = "not compared with any model"
-        if self.recomputed is not None:
-            own = "compared with your model's"
-            own += f"; other latents at {self.recomputed:,} positions" if self.recomputed else ""
         rows: dict[str, tuple[Value, ...]] = {
             "contexts": (
                 f"{self.contexts:,} of {self.length:,} tokens, with {self.predictions:,} "
                 f"predictions that count, of {self.contexts * (self.length - 1):,}",
             ),
             "classes": (f"{self.vocabulary:,}: a guess has {math.log(self.vocabulary):.4f} nats",),
-            "one token everywhere": (f"keeps {self.constant:,} predictions",),
+            "one token everywhere": (f"keeps {self.constant:,} predictions at most",),
             "label entropy": (f"{self.label_entropy:.4f} nats",),
             "the model's loss": (f"{self.model_loss:.4f} nats a token",),
             "operations": (f"{self.operations:,} at most: more than running the model",),
-            "streams, latents, weights": (own,),
+            "streams, latents, weights": (self._again,),
         }
         for name in ("model", "dictionary"):
             yours = " (yours)" if name in self.pinned else f" (is it your {name}? give --{name})"
@@ -172,6 +182,17 @@ class ContextsResult(Result):
         rows |= {f"{name}, SHA-256": (value,) for name, value in self.hashes.items()}
         rows |= {f"assumed, {at}": (text,) for at, text in enumerate(ASSUMPTIONS, start=1)}
         return Table.of("What it speaks about", ("",), rows)
+
+    @property
+    def _again(self) -> str:
+        again = self.recomputed
+        if again is None:
+            return "not compared with any model"
+        others = f"; other latents at {again.others:,} positions" if again.others else ""
+        return (
+            f"compared with your model's: weights equal, streams within {again.stream:.1e} of a "
+            f"typical entry, activations within {again.activation:.1e}{others}"
+        )
 
 
 def contexts_table(results: Mapping[str, ContextsResult]) -> Table:

@@ -223,4 +223,6 @@ def statistical_table(results: Mapping[str, StatisticalResult]) -> Table:
 
 
 def _confidence(delta: float) -> str:
-    return fixed(3)(math.floor((1 - delta) * 1e5) / 1e3).rstrip("0").rstrip(".") + "%"
+    """1 - delta, rounded down: never all of it."""
+    thousandths = min(math.floor((1 - delta) * 1e5), 99_999)
+    return fixed(3)(thousandths / 1e3).rstrip("0").rstrip(".") + "%"

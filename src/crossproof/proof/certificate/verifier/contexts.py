@@ -50,6 +50,7 @@ def judge_contexts(
         end = ModelEnd(certificate)
         bounds = tuple(end.bounds())
     shares = np.unique(end.labels, return_counts=True)[1] / len(end.labels)
+    best = end.model.best
     return ContextsResult(
         kind="contexts",
         holds=all(bound.holds for bound in bounds),
@@ -57,7 +58,7 @@ def judge_contexts(
         contexts=certificate.sizes["S"],
         length=certificate.sizes["T"],
         predictions=len(end.labels),
-        constant=int(np.bincount(end.model.best + 1)[1:].max(initial=0)),
+        constant=int((best < 0).sum() + np.bincount(best[best >= 0]).max(initial=0)),
         vocabulary=certificate.sizes["V"],
         label_entropy=abs(math.fsum(shares * np.log(shares))),
         model_loss=math.fsum(end.model.loss) / len(end.labels),
