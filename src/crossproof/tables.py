@@ -39,6 +39,8 @@ __all__ = (
     "significant",
 )
 
+_LABEL = 20
+"""Characters of a label's word that a terminal's table does not break: its headings do before."""
 DASH = "–"
 """What stands for a value that is missing or not defined."""
 
@@ -266,7 +268,8 @@ class Table:
             pad_edge=False,
         )
         made.title_justify = made.caption_justify = "left"
-        made.add_column(Text(corner), overflow="fold")
+        words = [len(word) for row in self.rows for word in printable(row.label).split(" ")]
+        made.add_column(Text(corner), overflow="fold", min_width=min(max(words, default=0), _LABEL))
         for at, heading in enumerate(headings):
             made.add_column(
                 Text(heading), justify="left" if self.is_text(at) else "right", overflow="fold"

@@ -507,6 +507,16 @@ CIRCUIT: dict[str, tuple[str, Damage, str]] = {
         lambda f: (f / "W_enc_1.safetensors").unlink(),
         r"W_dec_0 .* has shape \[24, 2, 16\], not \[24, 1, 16\]",
     ),
+    "lacking first layer": (
+        "clt",
+        lambda f: [(f / f"W_{part}_0.safetensors").unlink() for part in ("enc", "dec")],
+        "lacks layer 0 of its cross-layer transcoder",
+    ),
+    "a layer twice": (
+        "plt",
+        lambda f: shutil.copy(f / "layer_1.safetensors", f / "layer_01.safetensors"),
+        r"holds layer 1 twice, as layer_01\.safetensors and layer_1\.safetensors",
+    ),
     "lacking decoder": ("clt", lambda f: (f / "W_dec_1.safetensors").unlink(), "is missing"),
     "a skip across layers": (
         "clt",

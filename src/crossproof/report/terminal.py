@@ -24,7 +24,7 @@ from rich.text import Text
 from crossproof.errors import printable
 from crossproof.evaluation.contexts import Context
 from crossproof.evaluation.measurement import PairFigures
-from crossproof.evaluation.naming import pair_name
+from crossproof.evaluation.naming import abbreviated, pair_name
 from crossproof.tables import Table
 from crossproof.training.loop import Progress as TrainingProgress
 from crossproof.training.run import Report
@@ -174,8 +174,9 @@ def print_contexts(
     console.print(
         Text(f"{printable(title)}: where each pair interacts most, at the word in bold", "dim")
     )
+    names, _ = abbreviated(dictionaries, ())  # as in the table of pairs, which explains them
     for pair in pairs:
-        line = Text(f"  {pair_name(pair.latents, dictionaries):10s} ", overflow="fold")
+        line = Text(f"  {pair_name(pair.latents, names):10s} ", overflow="fold")
         console.print(line.append(_excerpt(pair.contexts)))
 
 
