@@ -39,8 +39,8 @@ __all__ = (
     "significant",
 )
 
-_LABEL = 20
-"""Characters of a label's word that a terminal's table does not break: its headings do before."""
+_NO_BREAK = "\u00a0"
+"""Labels with such a blank are not broken in a terminal's table."""
 DASH = "–"
 """What stands for a value that is missing or not defined."""
 
@@ -268,8 +268,8 @@ class Table:
             pad_edge=False,
         )
         made.title_justify = made.caption_justify = "left"
-        words = [len(word) for row in self.rows for word in printable(row.label).split(" ")]
-        made.add_column(Text(corner), overflow="fold", min_width=min(max(words, default=0), _LABEL))
+        whole = [len(row.label) for row in self.rows if _NO_BREAK in row.label]  # headings break
+        made.add_column(Text(corner), overflow="fold", min_width=min(max(whole, default=0), 20))
         for at, heading in enumerate(headings):
             made.add_column(
                 Text(heading), justify="left" if self.is_text(at) else "right", overflow="fold"
