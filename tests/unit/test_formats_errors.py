@@ -333,6 +333,24 @@ LEARNING: dict[str, tuple[Damage, str]] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("name", "hook"),
+    [
+        ("blocks.1.hook_resid_pre", "blocks.1.hook_resid_pre"),
+        ("hook_resid_mid_layer_1", "blocks.1.hook_resid_mid"),
+        ("mlp.hook_in_layer_1", "blocks.1.mlp.hook_in"),
+        ("mlp_out_layer_1", "blocks.1.mlp.hook_out"),
+    ],
+)
+def test_names_of_submodules(gpt_neo: LanguageModel, work: Path, name: str, hook: str) -> None:
+    """A trainer names its submodule as it likes; hookpoints' own names say where it reads."""
+    config = copied("dictionary_learning-AutoEncoder", work) / "config.json"
+    trainer = json.loads(config.read_text())["trainer"]
+    changed(config, trainer=trainer | {"submodule_name": name})
+    made, _ = crossproof.import_dictionary(work, gpt_neo)
+    assert made.hookpoints.names == (hook,)
+
+
 def test_a_checkpoint_has_its_trainings_configuration(gpt_neo: LanguageModel, work: Path) -> None:
     folder = copied("dictionary_learning-AutoEncoderTopK", work)
     finished, _ = crossproof.import_dictionary(work, gpt_neo)
