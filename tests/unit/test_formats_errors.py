@@ -407,6 +407,17 @@ def test_tensors_of_other_kinds(gpt_neo: LanguageModel, tmp_path: Path, kind: st
     refused(gpt_neo, tmp_path / "ae.pt", "'encoder.weight' in .* is a sparse, quantised, complex")
 
 
+def test_weights_of_eight_bits(gpt_neo: LanguageModel, work: Path) -> None:
+    """As they are they are numbers; with scales beside them, numbers of another unit."""
+    file = copied("saelens-standard", work) / SAELENS_WEIGHTS
+    coarse = {name: each.to(torch.float8_e4m3fn) for name, each in load_file(file).items()}
+    save_file(coarse, file)
+    found, _ = crossproof.import_dictionary(work, gpt_neo)
+    assert torch.equal(found.W_dec[:, 0], coarse["W_dec"].float())
+    save_file(coarse | {"W_enc_scale_inv": torch.ones(1)}, file)
+    refused(gpt_neo, work, "eight bits and 'W_enc_scale_inv', which they are multiplied by")
+
+
 def test_nothing_advises_to_trust_a_pickle(gpt_neo: LanguageModel, tmp_path: Path) -> None:
     for content in (pickle.dumps(print), b"\x80\x02]q\x00(K\x01", b"PK\x03\x04", b""):
         (tmp_path / "ae.pt").write_bytes(content)
