@@ -162,6 +162,18 @@ SAELENS: dict[str, tuple[Damage, str]] = {
         ),
         "divides each token of a centred residual stream by its norm",
     ),
+    "k of what": (
+        lambda f: changed(f / "cfg.json", architecture=None, k=4),
+        "names no architecture, and a k",
+    ),
+    "k of none": (
+        lambda f: changed(f / "cfg.json", architecture="topk", k=0),
+        "24 latents and k = 0:",
+    ),
+    "reshaped": (
+        lambda f: changed(f / "cfg.json", reshape_activations="sideways"),
+        "reshapes activations by 'sideways'",
+    ),
     "no hook": (lambda f: changed(f / "cfg.json", metadata={"a": 1}), "give its 1 hookpoint"),
     "activation": (
         lambda f: changed(f / "cfg.json", activation_fn_str="tanh-relu"),
@@ -540,6 +552,11 @@ CIRCUIT: dict[str, tuple[str, Damage, str]] = {
         "clt",
         lambda f: [(f / f"W_{part}_0.safetensors").unlink() for part in ("enc", "dec")],
         "lacks layer 0 of its cross-layer transcoder",
+    ),
+    "a gap": (
+        "plt",
+        lambda f: (f / "layer_1.safetensors").rename(f / "layer_2.safetensors"),
+        "lacks layer 1 of its set: download it, or import",
     ),
     "a layer twice": (
         "plt",

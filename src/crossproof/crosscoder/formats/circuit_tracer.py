@@ -51,7 +51,14 @@ def read(path: Path) -> list[ForeignDictionary]:
     crossing = config.get("model_kind") == "cross_layer_transcoder"
     if crossing or _begins(path, "W_enc"):
         return [_crossing(path, config, _layers(path, "W_enc"))]
-    return [_layer(file, config, i) for i, file in _layers(path, "layer").items()]
+    layers = _layers(path, "layer")
+    gap = next((i for i in range(min(layers), max(layers)) if i not in layers), None)
+    if gap is not None:
+        raise CrossproofError(
+            f"{path} lacks layer {gap} of its set: download it, or import the files of layers "
+            f"that are there one by one."
+        )
+    return [_layer(file, config, i) for i, file in layers.items()]
 
 
 def _begins(path: Path, stem: str) -> bool:
