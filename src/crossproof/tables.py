@@ -93,7 +93,7 @@ def count(value: float) -> str:
 
 def percent(value: float) -> str:
     """A share as a percentage with one decimal."""
-    return minus(f"{value:.1%}")
+    return minus(f"{value:z.1%}")
 
 
 def signed(value: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -687,6 +688,13 @@ def test_the_format_may_be_given(gpt_neo: LanguageModel, work: Path) -> None:
         find_dictionaries(work, "other")
     with pytest.raises(CrossproofError, match="No dictionaries were given"):
         crossproof.import_dictionary([], gpt_neo)
+
+
+@pytest.mark.parametrize("file", [SAELENS_WEIGHTS, "cfg.json"])
+def test_a_file_of_a_dictionary_names_its_folder(work: Path, file: str) -> None:
+    folder = copied("saelens-standard", work)
+    with pytest.raises(CrossproofError, match=f"of the dictionary in {re.escape(str(folder))}: gi"):
+        find_dictionaries(folder / file)
 
 
 def test_a_damaged_configuration_among_others_is_not_passed_over(work: Path) -> None:
