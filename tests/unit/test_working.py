@@ -103,3 +103,7 @@ def test_no_step_that_the_dictionary_has_no_decoders_for(tmp_path: Path, everywh
     (tmp_path / "sae" / "crosscoder" / "config.json").write_text(config)
     expected = "attribute" if everywhere else "evaluate"
     assert next_step(tmp_path).startswith(f"Next: `crossproof {expected} {tmp_path}`")
+    page = tmp_path / "evaluation-held_out" / "report.html"  # where imported runs have it
+    page.parent.mkdir()
+    page.write_text("")
+    assert next_step(tmp_path).startswith(f"Next: open {page}") != everywhere

@@ -32,8 +32,9 @@ def next_step(run: Path, together: Sequence[Path] = ()) -> str:
             continue
         if not (place / left).exists():
             return f"Next: `crossproof {command} {names}` shows {says}."
-    page = place / "report.html"
-    if not page.exists():
+    pages = [place / "report.html", *sorted(place.glob("evaluation-*/report.html"))]
+    page = next((page for page in pages if page.exists()), None)
+    if page is None:
         return f"Next: `crossproof evaluate {names}` makes a report of all of it."
     return f"Next: open {page}, which holds all of it; `crossproof explore {run}` shows more."
 
