@@ -27,6 +27,8 @@ ALONE = ("circuit-tracer==0.5.0", "llamascopium==2.0.0b34")
 
 
 def main() -> None:
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     folder = Path(sys.argv[1])
     venv.create(folder, with_pip=True)
     install = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
@@ -34,7 +36,10 @@ def main() -> None:
     subprocess.run([*install, "--no-deps", *ALONE], check=True)
     # Built for another torch where there is no GPU, and then nothing of transformers loads.
     subprocess.run([*install[:3], "uninstall", "--quiet", "--yes", "torchvision"], check=True)
-    print(f"The libraries are in {folder}: {folder / 'bin' / 'python'} tools/peer_reads.py ...")
+    python = folder / "bin" / "python"
+    print(f"The libraries are in {folder}. What is checked with them:")
+    print(f"  CROSSPROOF_PEERS={folder} python -m pytest -m slow -k libraries tests/unit")
+    print(f"  {python} -m tools.format_fixtures tests/data/formats  # writes them again")
 
 
 if __name__ == "__main__":

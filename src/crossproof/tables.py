@@ -39,6 +39,8 @@ __all__ = (
     "significant",
 )
 
+_NO_BREAK = "\u00a0"
+"""Labels with such a blank are not broken in a terminal's table."""
 DASH = "–"
 """What stands for a value that is missing or not defined."""
 
@@ -91,7 +93,7 @@ def count(value: float) -> str:
 
 def percent(value: float) -> str:
     """A share as a percentage with one decimal."""
-    return minus(f"{value:.1%}")
+    return minus(f"{value:z.1%}")
 
 
 def signed(value: float) -> str:
@@ -266,7 +268,8 @@ class Table:
             pad_edge=False,
         )
         made.title_justify = made.caption_justify = "left"
-        made.add_column(Text(corner), overflow="fold")
+        whole = [len(row.label) for row in self.rows if _NO_BREAK in row.label]  # headings break
+        made.add_column(Text(corner), overflow="fold", min_width=min(max(whole, default=0), 20))
         for at, heading in enumerate(headings):
             made.add_column(
                 Text(heading), justify="left" if self.is_text(at) else "right", overflow="fold"

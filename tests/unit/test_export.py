@@ -33,6 +33,9 @@ import crossproof
 from crossproof.cli import main
 from crossproof.commands.export import Export
 from crossproof.crosscoder import Crosscoder
+from crossproof.crosscoder.formats.hooks import resolve_hook
+from crossproof.crosscoder.formats.importing import find_dictionaries
+from crossproof.crosscoder.formats.registry import FORMATS
 from crossproof.crosscoder.formats.writers import EXPORTS as WRITTEN
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
@@ -106,6 +109,18 @@ def test_a_state_dict_has_the_librarys_names_and_types_in_its_order(name: str) -
     assert ours == saved
 
 
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("model", ["gpt-neo", "llama"])
+def test_what_is_exported_says_where_it_reads(
+    language_models: dict[str, LanguageModel], name: str, model: str
+) -> None:
+    """Nobody is asked for --hookpoint, whatever the model calls its blocks: h or layers."""
+    [(kind, path)] = find_dictionaries(EXPORTS / name / "dictionary")
+    hooks = [hook for read in FORMATS.get(kind).read(path) for hook in read.hooks]
+    found = {resolve_hook(language_models[model], str(hook)).hookpoint for hook in hooks}
+    assert sorted(found) == sorted(CASES[name].build().hookpoints.names)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(PEERS is None, reason="CROSSPROOF_PEERS names no environment (tools/peers.py)")
 def test_the_libraries_themselves_read_what_is_exported(tmp_path: Path) -> None:
@@ -157,7 +172,8 @@ def test_crosscoders_of_several_hookpoints_come_back(
         for buffer in wide.sparsity.buffers():
             buffer.fill_(0.5)
     crossproof.export(wide, tmp_path / "out", "dictionary_learning")
-    found, _ = crossproof.import_dictionary(tmp_path / "out", gpt_neo, names)
+    found, _ = crossproof.import_dictionary(tmp_path / "out", gpt_neo)
+    assert found.hookpoints.names == names
     x = 2 * numbers(10, 2, gpt_neo.d_model, seed=3)
     latents = wide.encode(x)
     assert torch.equal(found.encode(x).indices, latents.indices)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -161,6 +162,18 @@ SAELENS: dict[str, tuple[Damage, str]] = {
             },
         ),
         "divides each token of a centred residual stream by its norm",
+    ),
+    "k of what": (
+        lambda f: changed(f / "cfg.json", architecture=None, k=4),
+        "names no architecture, and a k",
+    ),
+    "k of none": (
+        lambda f: changed(f / "cfg.json", architecture="topk", k=0),
+        "24 latents and k = 0:",
+    ),
+    "reshaped": (
+        lambda f: changed(f / "cfg.json", reshape_activations="sideways"),
+        "reshapes activations by 'sideways'",
     ),
     "no hook": (lambda f: changed(f / "cfg.json", metadata={"a": 1}), "give its 1 hookpoint"),
     "activation": (
@@ -333,6 +346,24 @@ LEARNING: dict[str, tuple[Damage, str]] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("name", "hook"),
+    [
+        ("blocks.1.hook_resid_pre", "blocks.1.hook_resid_pre"),
+        ("hook_resid_mid_layer_1", "blocks.1.hook_resid_mid"),
+        ("mlp.hook_in_layer_1", "blocks.1.mlp.hook_in"),
+        ("mlp_out_layer_1", "blocks.1.mlp.hook_out"),
+    ],
+)
+def test_names_of_submodules(gpt_neo: LanguageModel, work: Path, name: str, hook: str) -> None:
+    """A trainer names its submodule as it likes; hookpoints' own names say where it reads."""
+    config = copied("dictionary_learning-AutoEncoder", work) / "config.json"
+    trainer = json.loads(config.read_text())["trainer"]
+    changed(config, trainer=trainer | {"submodule_name": name})
+    made, _ = crossproof.import_dictionary(work, gpt_neo)
+    assert made.hookpoints.names == (hook,)
+
+
 def test_a_checkpoint_has_its_trainings_configuration(gpt_neo: LanguageModel, work: Path) -> None:
     folder = copied("dictionary_learning-AutoEncoderTopK", work)
     finished, _ = crossproof.import_dictionary(work, gpt_neo)
@@ -387,6 +418,17 @@ def test_tensors_of_other_kinds(gpt_neo: LanguageModel, tmp_path: Path, kind: st
     }[kind]
     torch.save({"encoder.weight": odd}, tmp_path / "ae.pt")
     refused(gpt_neo, tmp_path / "ae.pt", "'encoder.weight' in .* is a sparse, quantised, complex")
+
+
+def test_weights_of_eight_bits(gpt_neo: LanguageModel, work: Path) -> None:
+    """As they are they are numbers; with scales beside them, numbers of another unit."""
+    file = copied("saelens-standard", work) / SAELENS_WEIGHTS
+    coarse = {name: each.to(torch.float8_e4m3fn) for name, each in load_file(file).items()}
+    save_file(coarse, file)
+    found, _ = crossproof.import_dictionary(work, gpt_neo)
+    assert torch.equal(found.W_dec[:, 0], coarse["W_dec"].float())
+    save_file(coarse | {"W_enc_scale_inv": torch.ones(1)}, file)
+    refused(gpt_neo, work, "eight bits and 'W_enc_scale_inv', which they are multiplied by")
 
 
 def test_nothing_advises_to_trust_a_pickle(gpt_neo: LanguageModel, tmp_path: Path) -> None:
@@ -506,6 +548,21 @@ CIRCUIT: dict[str, tuple[str, Damage, str]] = {
         "clt",
         lambda f: (f / "W_enc_1.safetensors").unlink(),
         r"W_dec_0 .* has shape \[24, 2, 16\], not \[24, 1, 16\]",
+    ),
+    "lacking first layer": (
+        "clt",
+        lambda f: [(f / f"W_{part}_0.safetensors").unlink() for part in ("enc", "dec")],
+        "lacks layer 0 of its cross-layer transcoder",
+    ),
+    "a gap": (
+        "plt",
+        lambda f: (f / "layer_1.safetensors").rename(f / "layer_2.safetensors"),
+        "lacks layer 1 of its set: download it, or import",
+    ),
+    "a layer twice": (
+        "plt",
+        lambda f: shutil.copy(f / "layer_1.safetensors", f / "layer_01.safetensors"),
+        r"holds layer 1 twice, as layer_01\.safetensors and layer_1\.safetensors",
     ),
     "lacking decoder": ("clt", lambda f: (f / "W_dec_1.safetensors").unlink(), "is missing"),
     "a skip across layers": (
@@ -631,6 +688,13 @@ def test_the_format_may_be_given(gpt_neo: LanguageModel, work: Path) -> None:
         find_dictionaries(work, "other")
     with pytest.raises(CrossproofError, match="No dictionaries were given"):
         crossproof.import_dictionary([], gpt_neo)
+
+
+@pytest.mark.parametrize("file", [SAELENS_WEIGHTS, "cfg.json"])
+def test_a_file_of_a_dictionary_names_its_folder(work: Path, file: str) -> None:
+    folder = copied("saelens-standard", work)
+    with pytest.raises(CrossproofError, match=f"of the dictionary in {re.escape(str(folder))}: gi"):
+        find_dictionaries(folder / file)
 
 
 def test_a_damaged_configuration_among_others_is_not_passed_over(work: Path) -> None:

@@ -1,4 +1,4 @@
-"""Dictionaries that the libraries themselves saved (tools/make_format_fixtures.py)."""
+"""Dictionaries that the libraries themselves saved (tools/format_fixtures)."""
 
 from __future__ import annotations
 

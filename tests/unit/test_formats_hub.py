@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 import crossproof
 from crossproof.cli import main
+from crossproof.crosscoder.formats import published
 from crossproof.crosscoder.formats.hub import HubPlace
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
@@ -265,6 +266,38 @@ def test_releases_by_name(
     )
     assert "has no dictionary 'two'" in refused("saelens:gpt2-mlp-tm/two", gpt_neo)
     assert "(temporal) that crossproof does not read" in refused("saelens:temporal/x", gpt_neo)
+    (tmp_path / "site" / "sae_lens" / "pretrained_saes.yaml").write_text("a: [1")
+    assert "pretrained_saes.yaml cannot be read" in refused("saelens:a/b", gpt_neo)
+
+
+ODD: dict[str, tuple[object, str]] = {
+    "a list": ([1, 2], "SAELens lists no release 'odd'."),
+    "no dictionaries": ({"repo_id": "a/b"}, "has no dictionary 'x'. It lists none."),
+    "null": ({"repo_id": "a/b", "saes": None}, "has no dictionary 'x'. It lists none."),
+    "words": ({"repo_id": "a/b", "saes": ["x"]}, "has no dictionary 'x'. It lists none."),
+    "a mapping": ({"repo_id": "a/b", "saes": {"x": 1}}, "has no dictionary 'x'. It lists none."),
+    "no repository": ({"saes": [{"id": "x"}]}, "names no repository of the release 'odd'"),
+    "a form": ({"saes": [{"id": "x"}], "conversion_func": ["a"]}, "conversion_func as ['a'], not"),
+    "a path": ({"saes": [{"id": "x", "path": 3}]}, "gives path as 3, not words"),
+    "overrides": (
+        {"repo_id": "a/b", "saes": [{"id": "x"}], "config_overrides": "x"},
+        "SAELens's list, of 'odd', gives config_overrides as 'x', not a mapping",
+    ),
+    "a scale": (
+        {"repo_id": "org/saes", "saes": [{"id": "x", "norm_scaling_factor": "big"}]},
+        "norm_scaling_factor as 'big', not a finite number",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_odd_entries_of_the_list(
+    hub: HubServer, gpt_neo: LanguageModel, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    put(hub, "org/saes", "saelens-standard")
+    entry, message = ODD[case]
+    monkeypatch.setattr(published, "_releases", lambda: {"odd": entry})
+    assert message in refused("saelens:odd/x", gpt_neo)
 
 
 def test_releases_need_the_list(gpt_neo: LanguageModel) -> None:

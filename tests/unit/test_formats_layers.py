@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -13,12 +14,12 @@ import pytest
 import torch
 from foreign_layouts import D, F, sae_draws
 from golden_formats import FIXTURES
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny_models import random_tokens
 
 import crossproof
 from crossproof.crosscoder.formats.hooks import path_layer
-from crossproof.crosscoder.formats.importing import ImportNotice
+from crossproof.crosscoder.formats.importing import ImportNotice, find_dictionaries
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
 
@@ -121,6 +122,30 @@ def test_contradicting_layers_are_refused(tmp_path: Path, gpt_neo: LanguageModel
     tracer = tmp_path / "layer_1"
     shutil.copytree(FIXTURES / "circuit_tracer-plt" / "dictionary", tracer)
     assert len(reads(gpt_neo, tracer)) == 4  # each file names its own layer
+
+
+@pytest.mark.parametrize("tensors", [False, True])
+@pytest.mark.parametrize("kind", ["plt", "clt"])
+def test_layers_of_circuit_tracer_may_have_leading_zeros(
+    tmp_path: Path, gpt_neo: LanguageModel, kind: str, tensors: bool
+) -> None:
+    """It writes layer_1 and W_enc_1; others layer_01, with their tensors named either way."""
+    saved = FIXTURES / f"circuit_tracer-{kind}" / "dictionary"
+    shutil.copytree(saved, tmp_path / "set")
+    for file in sorted((tmp_path / "set").glob("*.safetensors")):
+        state = load_file(file)
+        if tensors:
+            state = {re.sub(r"_(\d)$", r"_0\1", name): value for name, value in state.items()}
+        save_file(state, file.with_name(re.sub(r"_(\d)\.", r"_0\1.", file.name)))
+        file.unlink()
+    padded, usual = (
+        crossproof.import_dictionary(path, gpt_neo)[0] for path in (tmp_path / "set", saved)
+    )
+    assert padded.hookpoints.names == usual.hookpoints.names
+    for name, value in usual.state_dict().items():
+        assert torch.equal(padded.state_dict()[name], value), name
+    (tmp_path / "set" / "config.yaml").unlink()
+    assert [kind for kind, _ in find_dictionaries(tmp_path / "set")] == ["circuit_tracer"]
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])

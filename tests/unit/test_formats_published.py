@@ -28,7 +28,7 @@ from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel, load_model
 
 F = 20
-MAKER = Path(__file__).parents[2] / "tools" / "make_format_fixtures.py"
+ROOT = Path(__file__).parents[2]
 PEERS = os.environ.get("CROSSPROOF_PEERS")
 GPT2_SMALL_RES_JB: dict[str, Any] = {
     "model_name": "gpt2-small",
@@ -231,9 +231,14 @@ def test_skip_transcoders_whose_configuration_does_not_say_so_ask(
 @pytest.mark.skipif(PEERS is None, reason="CROSSPROOF_PEERS names no environment (tools/peers.py)")
 def test_the_libraries_still_save_the_fixtures(tmp_path: Path) -> None:
     """To the byte; entries of a configuration may come in another order, as SAELens's do."""
-    command = [str(Path(str(PEERS)) / "bin" / "python"), str(MAKER), str(tmp_path)]
+    command = [
+        str(Path(str(PEERS)) / "bin" / "python"),
+        "-m",
+        "tools.format_fixtures",
+        str(tmp_path),
+    ]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    subprocess.run(command, check=True, env=environment)
+    subprocess.run(command, check=True, cwd=ROOT, env=environment)
     kept = [path for path in FIXTURES.glob("*/dictionary/**/*") if path.is_file()]
     for path in kept:
         made = tmp_path / path.relative_to(FIXTURES)

@@ -45,6 +45,7 @@ def test_numbers_have_fewer_decimals_the_larger_they_are(value: float, text: str
 
 def test_styles() -> None:
     assert percent(0.1234) == "12.3%"
+    assert percent(-0.0001) == "0.0%"
     assert signed(0.05) == "+0.050"
     assert signed(-0.05) == "−0.050"
     assert count(1234567.0) == "1,234,567"

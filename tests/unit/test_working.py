@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -84,3 +85,25 @@ def test_the_next_step_is_the_first_that_is_missing(tmp_path: Path) -> None:
     assert next_step(tmp_path).startswith(f"Next: open {tmp_path / 'report.html'}")
     both = [tmp_path, tmp_path / "other"]
     assert f"measure {both[0]} {both[1]} --together" in next_step(tmp_path, both)
+    (tmp_path / "together" / "measure").mkdir(parents=True)
+    (tmp_path / "together" / "measure" / "measure.json").write_text("{}")
+    assert f"evaluate {both[0]} {both[1]} --together" in next_step(tmp_path, both)
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_no_step_that_the_dictionary_has_no_decoders_for(tmp_path: Path, everywhere: bool) -> None:
+    """An SAE of one place cannot be attributed: after its clusters comes the report."""
+    for left, _ in [STEPS["measure"], STEPS["cluster"]]:
+        (tmp_path / left).parent.mkdir()
+        (tmp_path / left).write_text("{}")
+    (tmp_path / "sae" / "crosscoder").mkdir(parents=True)
+    block = dict.fromkeys(("resid_pre", "resid_mid", "mlp_in"), 0)
+    blocks = [block, block if everywhere else block | {"mlp_in": None}]
+    config = json.dumps({"hookpoints": {"blocks": blocks}})
+    (tmp_path / "sae" / "crosscoder" / "config.json").write_text(config)
+    expected = "attribute" if everywhere else "evaluate"
+    assert next_step(tmp_path).startswith(f"Next: `crossproof {expected} {tmp_path}`")
+    page = tmp_path / "evaluation-held_out" / "report.html"  # where imported runs have it
+    page.parent.mkdir()
+    page.write_text("")
+    assert next_step(tmp_path).startswith(f"Next: open {page}") != everywhere

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from crossproof.crosscoder.folders import finished_crosscoders
+from crossproof.errors import CrossproofError
+from crossproof.files import read_json
 
 STEPS = {
     "measure": ("measure/measure.json", "which latents interact, where and on which texts"),
@@ -19,12 +24,31 @@ def next_step(run: Path, together: Sequence[Path] = ()) -> str:
     `together`: run folders whose dictionaries were taken at once; only `measure` does that, too.
     """
     place = run / "together" if together else run
+    names = " ".join(map(str, together)) + " --together" if together else str(run)
     for command, (left, says) in STEPS.items():
-        if command == "measure" or not together:
-            names = " ".join(map(str, together)) + " --together" if together else str(run)
-            if not (place / left).exists():
-                return f"Next: `crossproof {command} {names}` shows {says}."
-    page = place / "report.html"
-    if not page.exists():
-        return f"Next: `crossproof evaluate {run}` makes a report of all of it."
+        if together and command != "measure":
+            continue
+        if command == "attribute" and not _attributable(run):
+            continue
+        if not (place / left).exists():
+            return f"Next: `crossproof {command} {names}` shows {says}."
+    pages = [place / "report.html", *sorted(place.glob("evaluation-*/report.html"))]
+    page = next((page for page in pages if page.exists()), None)
+    if page is None:
+        return f"Next: `crossproof evaluate {names}` makes a report of all of it."
     return f"Next: open {page}, which holds all of it; `crossproof explore {run}` shows more."
+
+
+def _attributable(run: Path) -> bool:
+    """Whether `attribute` can walk through every block: not of most dictionaries of others."""
+    try:
+        folders = finished_crosscoders(run).values()
+        return any(_everywhere(read_json(each / "config.json")) for each in folders)
+    except (CrossproofError, LookupError, TypeError):
+        return True  # the command itself says what is wrong
+
+
+def _everywhere(config: dict[str, Any]) -> bool:
+    places = ("resid_pre", "resid_mid", "mlp_in")
+    blocks = config["hookpoints"]["blocks"]
+    return all(block[place] is not None for block in blocks for place in places)

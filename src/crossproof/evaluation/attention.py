@@ -48,8 +48,8 @@ def attention_views(model: LanguageModel, crosscoder: Crosscoder) -> dict[int, A
     blocks = [b for b, at in enumerate(crosscoder.hookpoints.blocks) if at.attn_in is not None]
     if not blocks:
         raise CrossproofError(
-            "This crosscoder decodes no attention's input; train one whose hookpoints include "
-            "blocks.*.attn.hook_in."
+            "This dictionary decodes no attention's input: scores are measured of one that does, "
+            "at blocks.*.attn.hook_in."
         )
     return {block: attention_dictionary(model, crosscoder, block) for block in blocks}
 

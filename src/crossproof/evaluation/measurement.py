@@ -10,7 +10,7 @@ from crossproof.activations.corpus import TextSlice
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.attention import LABELS, PARTS, AttentionScores
 from crossproof.evaluation.contexts import Context
-from crossproof.evaluation.naming import pair_name
+from crossproof.evaluation.naming import abbreviated, pair_name
 from crossproof.evaluation.results import BlockEstimate
 from crossproof.evaluation.views_note import views_note
 from crossproof.result import ABSENT, Result
@@ -180,15 +180,18 @@ def pairs_table(title: str, result: MeasurementResult) -> Table:
     shapley = any(pair.shapley_taylor is not None for pair in result.top_pairs)
     columns = ["I a token", "both active", *forms, "2nd diff."]
     columns += ["φ", "block"] if shapley else ["block"]
+    named = [latent for pair in result.top_pairs for latent in pair.latents]
+    dictionaries, names = abbreviated(result.dictionaries, named)
     rows = []
     for pair in result.top_pairs:
         sums = [pair.per_coactive_token.get(form) for form in forms]
         values: list[Value] = [pair.per_token, pair.coactive, *sums, pair.second_difference]
         values += [pair.shapley_taylor, pair.block] if shapley else [pair.block]
-        rows.append(Row(pair_name(pair.latents, result.dictionaries), tuple(values)))
+        rows.append(Row(pair_name(pair.latents, dictionaries), tuple(values)))
     note = f"{', '.join(forms)} and second difference: mean over tokens with both active."
     if shapley:
         note += " φ: Shapley–Taylor index of the MLP’s output where the pair interacts most."
+    note = f"{note} {names}".rstrip()
     return Table(title, tuple(columns), tuple(rows), corner="pair", note=note)
 
 

@@ -17,7 +17,7 @@ from crossproof.evaluation.measurement import (
     pairs_table,
     totals_table,
 )
-from crossproof.evaluation.naming import latent_name
+from crossproof.evaluation.naming import abbreviated, latent_name
 from crossproof.evaluation.results import KEPT, RunEvaluation, massive_tables, result_tables
 from crossproof.files import write_text
 from crossproof.proof.attribution.result import AttributionResult
@@ -134,7 +134,8 @@ def _matrices(measured: Measured) -> list[Panel]:
     for run, result in measured:
         if latents := result.matrix.latents:
             told = f"Interaction of the {len(latents)} latents that interact most, {run.name}."
-            square = interaction_square(latents, result.matrix.I, run, result.dictionaries)
+            names, _ = abbreviated(result.dictionaries, ())  # the table of pairs explains them
+            square = interaction_square(latents, result.matrix.I, run, names)
             panels.append(Panel(run.name, told, square))
     return panels
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from rich.console import Console, Group
@@ -24,13 +26,15 @@ from rich.text import Text
 from crossproof.errors import printable
 from crossproof.evaluation.contexts import Context
 from crossproof.evaluation.measurement import PairFigures
-from crossproof.evaluation.naming import pair_name
-from crossproof.tables import Table
+from crossproof.evaluation.naming import abbreviated, pair_name
+from crossproof.tables import Row, Table, Value
 from crossproof.training.loop import Progress as TrainingProgress
 from crossproof.training.run import Report
 from crossproof.working import PAUSE, while_it_lasts
 
 console = Console()
+_LABEL_WIDTH, _HEADING_WIDTH = 24, 12
+"""Characters that a row's label and a column's heading take before they are broken."""
 
 
 @contextmanager
@@ -128,9 +132,47 @@ def say(line: str) -> None:
 
 
 def print_tables(tables: Iterable[Table]) -> None:
-    """Prints the tables of a result, one below the other."""
+    """Prints the tables of a result, one below the other; those too wide, in parts."""
     for table in tables:
-        console.print(table.to_rich())
+        for part in _parts(table, console.width):
+            console.print(part.to_rich())
+
+
+def _parts(table: Table, width: int) -> Iterator[Table]:
+    """The table, cut where its columns (a dictionary each, of a model's layers) do not fit.
+
+    Cells break between a figure, and the ends of its interval, and headings anywhere.
+    """
+    (_, *headings), *lines = table.lines()
+    labels = max([_LABEL_WIDTH // 2, *(len(line[0]) for line in lines)])
+    room = width - min(labels, _LABEL_WIDTH)
+    starts, left = [0], room
+    for at, heading in enumerate(headings):
+        words = [word for line in lines for word in line[at + 1].split()]
+        named = min(max(map(len, heading.split()), default=0), _HEADING_WIDTH)
+        needed = max([named, *map(len, words)]) + 2
+        if needed > left and at > starts[-1]:
+            starts.append(at)
+            left = room
+        left -= needed
+    for first, last in pairwise([*starts, len(headings)]):
+        rows = (_between(row, first, last) for row in table.rows)
+        yield replace(
+            table,
+            title=f"{table.title}, continued" if first else table.title,
+            columns=table.columns[first:last],
+            rows=tuple(row for row in rows if len(starts) == 1 or any(map(_there, row.values))),
+            note=table.note if last == len(headings) else "",
+        )
+
+
+def _there(value: Value) -> bool:
+    return value is not None
+
+
+def _between(row: Row, first: int, last: int) -> Row:
+    style = row.style[first:last] if isinstance(row.style, tuple) else row.style
+    return replace(row, values=row.values[first:last], style=style)
 
 
 class _Lines:
@@ -174,8 +216,9 @@ def print_contexts(
     console.print(
         Text(f"{printable(title)}: where each pair interacts most, at the word in bold", "dim")
     )
+    names, _ = abbreviated(dictionaries, ())  # as in the table of pairs, which explains them
     for pair in pairs:
-        line = Text(f"  {pair_name(pair.latents, dictionaries):10s} ", overflow="fold")
+        line = Text(f"  {pair_name(pair.latents, names):10s} ", overflow="fold")
         console.print(line.append(_excerpt(pair.contexts)))
 
 

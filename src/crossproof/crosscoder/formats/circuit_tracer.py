@@ -15,21 +15,20 @@ from crossproof.crosscoder.formats.save import Save
 from crossproof.errors import CrossproofError
 
 CONFIG = "config.yaml"
-_LAYER = re.compile(r"layer_(\d+)\.safetensors")
+_LAYER = re.compile(r"layer_([0-9]+)\.safetensors")
 _THRESHOLD = "activation_function.threshold"
 _AS_IT_IS: dict[str, Any] = {"folded_norms": False}
 """circuit-tracer reads the model without folding the weights of norms."""
 
 
 def recognise(path: Path) -> bool:
-    """A folder with layer_0.safetensors, W_enc_0.safetensors, or a config.yaml of its kind; or
-    one layer's file."""
+    """A folder with layer 0 of a set, or a config.yaml of its kind; or one layer's file."""
     if path.is_file():
         return _LAYER.fullmatch(path.name) is not None
-    files = "layer_0.safetensors", "W_enc_0.safetensors"
-    return any((path / name).is_file() for name in files) or "model_kind" in config_at(
-        path / CONFIG
-    )
+    if not path.is_dir():
+        return False
+    begins = _begins(path, "layer") or _begins(path, "W_enc")
+    return begins or "model_kind" in config_at(path / CONFIG)
 
 
 def read(path: Path) -> list[ForeignDictionary]:
@@ -48,16 +47,41 @@ def read(path: Path) -> list[ForeignDictionary]:
         alone = _LAYER.fullmatch(path.name)
         if alone is None:
             raise CrossproofError(f"{path} is no layer_N.safetensors of a set: give its folder.")
-        return [_layer(folder, config, int(alone[1]))]
+        return [_layer(path, config, int(alone[1]))]
     crossing = config.get("model_kind") == "cross_layer_transcoder"
-    if crossing or (path / "W_enc_0.safetensors").is_file():
+    if crossing or _begins(path, "W_enc"):
         return [_crossing(path, config, _layers(path, "W_enc"))]
-    return [_layer(path, config, i) for i in _layers(path, "layer")]
+    layers = _layers(path, "layer")
+    gap = next((i for i in range(min(layers), max(layers)) if i not in layers), None)
+    if gap is not None:
+        raise CrossproofError(
+            f"{path} lacks layer {gap} of its set: download it, or import the files of layers "
+            f"that are there one by one."
+        )
+    return [_layer(file, config, i) for i, file in layers.items()]
 
 
-def _layers(path: Path, stem: str) -> list[int]:
-    matches = (re.fullmatch(rf"{stem}_(\d+)\.safetensors", p.name) for p in path.iterdir())
-    layers = sorted(int(match[1]) for match in matches if match)
+def _begins(path: Path, stem: str) -> bool:
+    return any(layer == 0 for layer, _ in _numbered(path, stem))
+
+
+def _numbered(path: Path, stem: str) -> list[tuple[int, Path]]:
+    """The folder's files of a stem with their numbers, in order.
+
+    circuit-tracer itself writes and reads layer_1; others also write layer_01.
+    """
+    matches = (re.fullmatch(rf"{stem}_([0-9]+)\.safetensors", p.name) for p in path.iterdir())
+    return sorted((int(match[1]), path / match[0]) for match in matches if match)
+
+
+def _layers(path: Path, stem: str) -> dict[int, Path]:
+    layers: dict[int, Path] = {}
+    for layer, file in _numbered(path, stem):
+        if (other := layers.setdefault(layer, file)) != file:
+            raise CrossproofError(
+                f"{path} holds layer {layer} twice, as {other.name} and {file.name}: leave the "
+                f"one that belongs to the set."
+            )
     if not layers:
         raise CrossproofError(
             f"{path} holds no {stem}_0.safetensors: download the transcoders that its {CONFIG} "
@@ -80,8 +104,7 @@ def _rule(threshold: Tensor | None) -> dict[str, Any]:
     return {"rule": rule, "threshold": threshold.flatten()}
 
 
-def _layer(folder: Path, config: Config, layer: int) -> ForeignDictionary:
-    path = folder / f"layer_{layer}.safetensors"
+def _layer(path: Path, config: Config, layer: int) -> ForeignDictionary:
     save = Save(path, path, config)
     weights = save.take("W_enc h d", "b_enc h", "W_dec h e", "b_dec e")
     more = _rule(save.optional(_THRESHOLD))
@@ -98,9 +121,14 @@ def _k(save: Save) -> int:
     return k
 
 
-def _crossing(path: Path, config: Config, layers: list[int]) -> ForeignDictionary:
+def _crossing(path: Path, config: Config, layers: dict[int, Path]) -> ForeignDictionary:
     """Reads every layer's input and writes every layer's output: 2L hookpoints."""
-    parts = [_crossing_layer(path, i) for i in layers]
+    missing = next((i for i in range(len(layers)) if i not in layers), None)
+    if missing is not None:  # what it would have written is lacking in all layers behind it
+        raise CrossproofError(
+            f"{path} lacks layer {missing} of its cross-layer transcoder: download all of it."
+        )
+    parts = [_crossing_layer(i, file) for i, file in layers.items()]
     width, d_model = parts[0]["W_enc"].shape
     for i, part in enumerate(parts):
         for name, shape in (
@@ -130,10 +158,12 @@ def _crossing(path: Path, config: Config, layers: list[int]) -> ForeignDictionar
     )
 
 
-def _crossing_layer(path: Path, i: int) -> dict[str, Tensor]:
-    encoder, decoder = (path / f"W_{part}_{i}.safetensors" for part in ("enc", "dec"))
+def _crossing_layer(layer: int, encoder: Path) -> dict[str, Tensor]:
+    decoder = encoder.with_name(encoder.name.replace("enc", "dec"))
     save = Save(encoder, encoder)
     save.tensors |= Save(decoder, decoder).tensors
+    named = encoder.stem.removeprefix("W_enc_")  # 01 or 1: tensors may have it from their file
+    i = named if f"W_enc_{named}" in save.tensors else str(layer)
     axes = {"W_enc": "h d", "b_enc": "h", "b_dec": "d", "W_dec": "h p d"}
     if f"threshold_{i}" in save.tensors:
         save.tensors[f"threshold_{i}"] = save.tensors[f"threshold_{i}"].flatten()

@@ -135,10 +135,20 @@ def _k(save: Save) -> int:
 
 
 def _hook(trainer: Config) -> str | None:
-    """The hookpoint, from names like `resid_post_layer_8`; a layer alone is none."""
-    named = re.fullmatch(r"(\w+?)_layer_(\d+)", trainer.text("submodule_name") or "")
-    hook = _SUBMODULES.get(named[1]) if named else None
-    return hook and named and hook.format(named[2])
+    """The hookpoint, from names like `resid_post_layer_8`; a layer alone is none.
+
+    The name is the trainer's to choose: hookpoints themselves (`blocks.8.hook_resid_pre`), and
+    those that our exports write (`hook_resid_pre_layer_8`), are taken too.
+    """
+    name = trainer.text("submodule_name") or ""
+    if re.fullmatch(r"blocks\.[0-9]+\.(\w+\.)*hook_\w+", name):
+        return name
+    named = re.fullmatch(r"([\w.]+?)_layer_([0-9]+)", name)
+    if named is None:
+        return None
+    itself = f"blocks.{{}}.{named[1]}" if re.match(r"(\w+\.)*hook_", named[1]) else None
+    hook = _SUBMODULES.get(named[1], itself)
+    return hook and hook.format(named[2])
 
 
 def _threshold(save: Save) -> float:
@@ -176,7 +186,10 @@ def _crosscoder(save: Save, kind: str | None) -> ForeignDictionary:
         threshold = torch.where(norm > 0, _threshold(save) / norm, torch.inf)
         rule = {"rule": "jumprelu", "threshold": threshold}
     kind = kind or ("BatchTopKCrossCoder" if rule else "CrossCoder")
-    return save.dictionary((None,) * written, kind, W_enc, b_enc, W_dec, b_dec, **rule)
+    hooks = save.config.get("hookpoints")  # which our exports name, the library does not
+    if not isinstance(hooks, list) or len(hooks) != written or {*map(type, hooks)} != {str}:
+        hooks = [None] * written
+    return save.dictionary(tuple(hooks), kind, W_enc, b_enc, W_dec, b_dec, **rule)
 
 
 def _code_norm(name: str, W_dec: Tensor, save: Save) -> Tensor:

@@ -43,7 +43,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     read, otherwise = _READERS.get(path.suffix[:3], _SAFETENSORS)
     try:
         refuse_pointer(path)
-        return {name: _dense(path, name, tensor) for name, tensor in read(path).items()}
+        tensors = read(path)
+        _refuse_scaled(path, tensors)
+        return {name: _dense(path, name, tensor) for name, tensor in tensors.items()}
     except DAMAGE as error:
         raise CrossproofError(f"{path} {otherwise}.") from error
 
@@ -70,6 +72,17 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     ):
         raise CrossproofError(f"{path} is not a state_dict of tensors: save the state_dict alone.")
     return {str(name): value for name, value in content.items()}
+
+
+def _refuse_scaled(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Eight-bit weights with scales beside them are numbers of another unit."""
+    short_ones = (t.dtype.is_floating_point and t.dtype.itemsize == 1 for t in tensors.values())
+    scale = next((name for name in tensors if "scale" in name.lower()), None)
+    if scale is not None and any(short_ones):
+        raise CrossproofError(
+            f"{path} holds weights of eight bits and {short(scale)}, which they are multiplied by: "
+            f"save them multiplied, in float32."
+        )
 
 
 def _dense(path: Path, name: str, tensor: Tensor) -> Tensor:

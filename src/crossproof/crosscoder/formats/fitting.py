@@ -151,10 +151,11 @@ def _notices(
 def _named(foreign: ForeignDictionary, hookpoints: Sequence[str] | None) -> ForeignDictionary:
     if not hookpoints:
         if None in foreign.hooks:
+            order = ", in order" if foreign.either or len(foreign.hooks) > 1 else ""
             raise CrossproofError(
                 f"{foreign.source} does not say where in the model it reads: give its "
-                f"{_count(foreign)}, in order (--hookpoint; * stands for the layer, if its files "
-                f"say which)."
+                f"{_count(foreign)}{order} (--hookpoint; * stands for the layer, if its files say "
+                f"which)."
             )
         layer_of(foreign)  # raises where path and configuration contradict each other
         return foreign

@@ -80,10 +80,15 @@ class ForeignDictionary:
                 self._check(name, tensor, shape)
         for (read, written), weights in self.skips.items():
             self._check(f"the skip from hookpoint {read} to {written}", weights, (d_model, d_model))
-        if ("topk" in self.rule and not 1 <= self.k * self.groups <= width) or not width:
+        if not width:
             raise CrossproofError(
-                f"{self.source} keeps k = {self.k} latents in each of {self.groups} groups, but "
-                f"has only {width}."
+                f"{self.source} has no latents: give the weights of a dictionary."
+            )
+        if "topk" in self.rule and not 1 <= self.k * self.groups <= width:
+            each = f" in each of {self.groups} groups" if self.groups > 1 else ""
+            raise CrossproofError(
+                f"{self.source} has {width} latents and k = {self.k}{each}: at least one latent "
+                f"can be active, and at most all of them."
             )
 
     def _check(self, name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:

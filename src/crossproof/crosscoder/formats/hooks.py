@@ -18,6 +18,7 @@ from crossproof.lm.spelling import canonical, module_hookpoint
 from crossproof.lm.unembedding import input_norm
 
 _NORM = re.compile(r"blocks\.(\d+)\.ln([12])\.(hook_normalized|hook_out)")
+_EXPORTED = re.compile(r"layers\.([0-9]+)(|\.mlp|\.self_attn)")
 _SYNONYMS = {"hook_mlp_in": "ln2.hook_in"}
 """TransformerLens's hook_mlp_in is the residual stream before the norm."""
 _ONE_HEAD = " It holds one vector a head, which"
@@ -55,6 +56,7 @@ def resolve_hook(model: LanguageModel, hook: str, folded_norms: bool = True) -> 
     name = canonical(model, hook) or canonical(model, f"{prefix}.{_SYNONYMS.get(last, last)}")
     path = hook.removeprefix(INPUT_OF)
     name = name or module_hookpoint(model, path, at_input=path != hook)
+    name = name or _exported(model, path, at_input=path != hook)
     if name is None:
         inside = _INSIDE.get(last, "")
         raise CrossproofError(
@@ -64,6 +66,18 @@ def resolve_hook(model: LanguageModel, hook: str, folded_norms: bool = True) -> 
         )
     norm = _NORM.fullmatch(name)  # a module's path may lead to a norm, whose output the MLP reads
     return _behind_norm(model, hook, norm, folded_norms) if norm else HookAlias(name)
+
+
+def _exported(model: LanguageModel, path: str, at_input: bool) -> str | None:
+    """A module called as our exports to sparsify call it, where the model's own have other names:
+    an export knows no model."""
+    module = _EXPORTED.fullmatch(path)
+    if module is None:
+        return None
+    part = {"": "hook_resid_post", ".mlp": "mlp.hook_out", ".self_attn": "attn.hook_out"}[module[2]]
+    if at_input:
+        part = part.replace("_out", "_in").replace("_post", "_pre")
+    return canonical(model, f"blocks.{module[1]}.{part}")
 
 
 def _behind_norm(

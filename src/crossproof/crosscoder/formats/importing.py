@@ -154,6 +154,11 @@ def find_dictionaries(path: Path, format: str | None = None) -> list[tuple[str, 
     except OSError as error:
         raise CrossproofError(f"{path} cannot be searched ({first_line(error)}).") from error
     if not dictionaries:
+        folder = path.parent
+        if path.is_file() and any(known.recognise(folder) for known in formats.values()):
+            raise CrossproofError(
+                f"{path} is a file of the dictionary in {folder}: give the folder."
+            )
         for file in sorted(each for each in path.rglob("*") if each.is_file()):
             refuse_pointer(file)  # a configuration that no format can be recognised by
         raise CrossproofError(

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from crossproof.crosscoder.formats.files import config_at
+from crossproof.crosscoder.formats.files import Config, config_at
 from crossproof.crosscoder.formats.hub import PREFIX, HubPlace, fetch
 from crossproof.errors import CrossproofError, nearest
 
@@ -115,11 +115,14 @@ def _gemma_scope(found: Located, kind: str, place: HubPlace) -> Located:
 
 def _release(release: str, identity: str) -> list[Located]:
     entry = _entry(_releases(), release)
-    saes = {str(sae.get("id")): sae for sae in entry.get("saes", [])}
+    listed = entry.get("saes")
+    named = [sae for sae in listed if isinstance(sae, dict)] if isinstance(listed, list) else []
+    saes = {str(sae.get("id")): Config(sae, entry.source) for sae in named}
     if identity not in saes:
         known = nearest(identity, saes) or f" It has {', '.join(list(saes)[:3])} and others."
+        known = known if saes else " It lists none."
         raise CrossproofError(f"The release '{release}' has no dictionary '{identity}'.{known}")
-    conversion = entry.get("conversion_func") or "sae_lens"
+    conversion = entry.text("conversion_func") or "sae_lens"
     if conversion not in _CONVERSIONS:
         raise CrossproofError(
             f"The release '{release}' is in a form of its own ({conversion}) that crossproof does "
@@ -127,30 +130,35 @@ def _release(release: str, identity: str) -> list[Located]:
             f"saves."
         )
     format, hookpoints = _CONVERSIONS[conversion]
+    path, repository = saes[identity].text("path") or "", entry.text("repo_id")
+    if repository is None:
+        raise CrossproofError(
+            f"SAELens's list names no repository of the release '{release}': give it (hf:OWNER/"
+            f"REPOSITORY:FOLDER)."
+        )
     if conversion == "deepseek_r1":
-        layer = re.search(r"l(\d+)", str(saes[identity].get("path")))
+        layer = re.search(r"l(\d+)", path)
         hookpoints = None if layer is None else (f"blocks.{layer[1]}.hook_resid_post",)
-    given = (entry.get("config_overrides") or {}).get("model_from_pretrained_kwargs") or {}
-    place = HubPlace(str(entry["repo_id"]), str(saes[identity].get("path", "")).strip("/"))
+    given = entry.mapping("config_overrides").mapping("model_from_pretrained_kwargs")
+    unsaid = given.get("center_writing_weights") is None
+    centred = None if unsaid else given.flag("center_writing_weights")
     return [
         replace(
             found,
             format=found.format or format,
             hookpoints=found.hookpoints or hookpoints,
-            centred=given.get("center_writing_weights"),
-            scale_unsaid=saes[identity].get("norm_scaling_factor"),
+            centred=centred,
+            scale_unsaid=saes[identity].number("norm_scaling_factor"),
         )
-        for found in _on_hub(place)
+        for found in _on_hub(HubPlace(repository, path.strip("/")))
     ]
 
 
-def _entry(releases: Mapping[str, Any], release: str) -> Mapping[str, Any]:
-    if not isinstance(releases.get(release), dict):
-        raise CrossproofError(
-            f"SAELens lists no release '{release}'.{nearest(release, list(releases))}"
-        )
-    entry: Mapping[str, Any] = releases[release]
-    return entry
+def _entry(releases: Mapping[str, Any], release: str) -> Config:
+    known = [name for name, entry in releases.items() if isinstance(entry, dict)]
+    if release not in known:
+        raise CrossproofError(f"SAELens lists no release '{release}'.{nearest(release, known)}")
+    return Config(releases[release], Path(f"SAELens's list, of '{release}',"))
 
 
 def _releases() -> Mapping[str, Any]:
@@ -165,5 +173,9 @@ def _releases() -> Mapping[str, Any]:
             "sae-lens, or give the repository and folder instead (hf:OWNER/REPOSITORY:FOLDER)."
         )
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    content = yaml.load(file.read_text(encoding="utf-8"), loader)
-    return content if isinstance(content, dict) else {}
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), loader)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise CrossproofError(f"{file} cannot be read: install sae-lens anew.") from error
+    releases = content.items() if isinstance(content, dict) else ()
+    return {str(name): entry for name, entry in releases}

@@ -80,8 +80,18 @@ def _architecture(config: Config, path: Path) -> tuple[str, int | None]:
             f"{path} has the SAELens architecture {kind!r}, which is not a crosscoder: crossproof "
             f"imports {', '.join(ARCHITECTURES)}."
         )
+    if config.get("architecture") is None and kind not in _TOPK and k is not None:
+        raise CrossproofError(
+            f"{path / CONFIG} names no architecture, and a k of active latents: write down which "
+            f"it is (topk, ...)."
+        )
     if kind in _TOPK and k is None:
         raise CrossproofError(f"{path / CONFIG} gives no whole number k of active latents.")
+    if config.get("reshape_activations") not in (None, "none", "hook_z"):
+        raise CrossproofError(
+            f"{path} reshapes activations by {config['reshape_activations']!r}: crossproof knows "
+            f"none and hook_z."
+        )
     if config.get("finetuning_scaling_factor"):
         raise CrossproofError(f"{path} scales its latents after finetuning: not imported.")
     return kind, k

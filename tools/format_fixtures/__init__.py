@@ -1,0 +1,1 @@
+"""Dictionaries saved by the libraries themselves, for tests of the importers."""
