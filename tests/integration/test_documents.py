@@ -36,7 +36,12 @@ PAGES = [
 """Those of docs/extending have tests of their own."""
 QUICK = {"docs/errors.md", "docs/guide/install.md"}
 DEMO = ["crossproof demo --out runs/demo"]
-BEFORE = {"README.md": DEMO, "docs/attention.md": DEMO, "docs/clusters.md": DEMO}
+BEFORE = {
+    "README.md": DEMO,
+    "docs/attention.md": DEMO,
+    "docs/clusters.md": DEMO,
+    "docs/guide/explorer.md": DEMO,
+}
 """What a page takes for granted."""
 BLOCK = re.compile(r"(?:<!-- not run: (.+?) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -47,6 +52,7 @@ SMALL = {
     "evaluate": "--sequences 2 --context 32",
     "attribute": "--sequences 2 --context 32",
     "cluster": "--judge overlap",
+    "explore": "--tokens 2000 --detail-sequences 4",
 }
 """Options behind those of a command on a page."""
 GROWN = " --n-latents 256"
