@@ -185,6 +185,7 @@ def test_bad_input_is_one_sentence_and_exit_code_1(
     expect_error("hook_resid_pre", *[*base, "--hookpoints", "blocks.0.hook_resid_pree"])
     expect_error("k = 40", *[*base, "--k", 40])
     expect_error("There is no command", "trian")
+    expect_error("Reports are written by", "report", "runs/demo")
     expect_error("There is no recipe", "train", "--recipe", "fulll", "--out", out)
     expect_error("already holds a run", *[*base, "--out", finished])
     expect_error("No run at", "train", "--out", tmp_path / "nothing", "--resume")
