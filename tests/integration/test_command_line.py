@@ -141,6 +141,10 @@ def test_measure_describes_pairs_and_lands_on_the_report(finished: Path) -> None
         assert 1 <= len(figures["top_pairs"]) <= 3
         assert (finished / "measure" / name / "interactions.safetensors").exists()
         assert f"{name}: strongest pairs" in stdout
+        context = figures["top_pairs"][0]["contexts"][0]
+        word = context["tokens"][context["peak"]].strip()
+        where = stdout.partition(f"{name}: where each pair")[2].splitlines()[1]
+        assert f"[{word}]" in where  # a pipe has no bold type
     assert "Latents that interact" in (finished / "report.html").read_text()
 
 
