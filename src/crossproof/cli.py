@@ -93,6 +93,11 @@ def _run(given: Sequence[str], began: float) -> None:
         print(_version())
         return
     if given[0] not in COMMANDS:
+        if given[0] == "report":
+            raise CrossproofError(
+                "Reports are written by `demo`, `train` and `evaluate`, and renewed by what reads "
+                "the run later: give `crossproof evaluate RUN`."
+            )
         close = nearest(given[0], COMMANDS, 1)
         raise CrossproofError(
             f"There is no command '{given[0]}'; `crossproof --help` lists them.{close}"

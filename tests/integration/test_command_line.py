@@ -141,6 +141,10 @@ def test_measure_describes_pairs_and_lands_on_the_report(finished: Path) -> None
         assert 1 <= len(figures["top_pairs"]) <= 3
         assert (finished / "measure" / name / "interactions.safetensors").exists()
         assert f"{name}: strongest pairs" in stdout
+        context = figures["top_pairs"][0]["contexts"][0]
+        word = context["tokens"][context["peak"]].strip()
+        where = stdout.partition(f"{name}: where each pair")[2].splitlines()[1]
+        assert f"[{word}]" in where  # a pipe has no bold type
     assert "Latents that interact" in (finished / "report.html").read_text()
 
 
@@ -185,6 +189,7 @@ def test_bad_input_is_one_sentence_and_exit_code_1(
     expect_error("hook_resid_pre", *[*base, "--hookpoints", "blocks.0.hook_resid_pree"])
     expect_error("k = 40", *[*base, "--k", 40])
     expect_error("There is no command", "trian")
+    expect_error("Reports are written by", "report", "runs/demo")
     expect_error("There is no recipe", "train", "--recipe", "fulll", "--out", out)
     expect_error("already holds a run", *[*base, "--out", finished])
     expect_error("No run at", "train", "--out", tmp_path / "nothing", "--resume")

@@ -10,13 +10,19 @@ import json
 import re
 import shlex
 import shutil
+import socket
+import threading
+import urllib.request
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest.mock import patch
 
 import plotly.io
 import pytest
 import torch
+import uvicorn
 from safetensors.torch import save_file
 
 import crossproof
@@ -36,7 +42,12 @@ PAGES = [
 """Those of docs/extending have tests of their own."""
 QUICK = {"docs/errors.md", "docs/guide/install.md"}
 DEMO = ["crossproof demo --out runs/demo"]
-BEFORE = {"README.md": DEMO, "docs/attention.md": DEMO, "docs/clusters.md": DEMO}
+BEFORE = {
+    "README.md": DEMO,
+    "docs/attention.md": DEMO,
+    "docs/clusters.md": DEMO,
+    "docs/guide/explorer.md": DEMO,
+}
 """What a page takes for granted."""
 BLOCK = re.compile(r"(?:<!-- not run: (.+?) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -47,6 +58,7 @@ SMALL = {
     "evaluate": "--sequences 2 --context 32",
     "attribute": "--sequences 2 --context 32",
     "cluster": "--judge overlap",
+    "explore": "--tokens 2000 --detail-sequences 4 --port 0",
 }
 """Options behind those of a command on a page."""
 GROWN = " --n-latents 256"
@@ -84,6 +96,26 @@ def blocks(page: str) -> Iterator[Block]:
         yield Block(page, *match.groups())
 
 
+@contextlib.contextmanager
+def readers_that_leave() -> Iterator[None]:
+    """In the block, a server answers one reader, who stops it then."""
+    served = uvicorn.Server.run
+
+    def run_once(server: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        host, port = sockets[0].getsockname()
+        serving = threading.Thread(target=served, args=(server, sockets))
+        serving.start()
+        try:
+            with urllib.request.urlopen(f"http://{host}:{port}/", timeout=60) as answer:
+                assert b"<html" in zlib.decompress(answer.read())
+        finally:
+            server.should_exit = True
+            serving.join()
+
+    with patch.object(uvicorn.Server, "run", run_once):
+        yield
+
+
 def run(block: Block, names: dict[str, object], capsys: pytest.CaptureFixture[str]) -> None:
     """Runs a block, commands in this process; each names what it wrote and what to do next."""
     if block.language == "python":
@@ -96,10 +128,12 @@ def run(block: Block, names: dict[str, object], capsys: pytest.CaptureFixture[st
         _, *words = shlex.split(command)
         asks = {"--help", "--resume"} & {*words}
         small = "" if asks else SMALL.get(words[0], "") + (GROWN if "--from" in words else "")
-        with contextlib.suppress(SystemExit) if "--help" in asks else contextlib.nullcontext():
+        ended = contextlib.suppress(SystemExit) if "--help" in asks else readers_that_leave()
+        with ended:
             main([*words, *shlex.split(small)])
         said = capsys.readouterr().out.splitlines()
-        assert "--help" in asks or words[0] == "--version" or said[-1].startswith("Next: "), said
+        if "--help" not in asks and words[0] != "--version":
+            assert said[-1].startswith(("Next: ", "Stop with Ctrl-C")), said
 
 
 def write_model_text_and_sae() -> None:

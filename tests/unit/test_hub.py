@@ -13,7 +13,9 @@ import torch
 from dictionaries import mlp_hookpoints, random_batch, random_crosscoder
 from huggingface_hub.errors import GatedRepoError
 
+from crossproof.commands import prove
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig, Provenance
+from crossproof.crosscoder.folders import finished_crosscoders
 from crossproof.errors import CrossproofError
 
 ORIGIN = Provenance(
@@ -78,6 +80,18 @@ def test_a_loaded_crosscoder_knows_its_origin(crosscoder: Crosscoder, tmp_path: 
     crosscoder.save_pretrained(tmp_path / "a", ORIGIN)
     Crosscoder.from_pretrained(str(tmp_path / "a")).save_pretrained(tmp_path / "b")
     assert Crosscoder.from_pretrained(tmp_path / "b").provenance == ORIGIN
+
+
+def test_a_run_knows_its_dictionaries_by_every_folder(
+    crosscoder: Crosscoder, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    own = run / "penalised" / "crosscoder"
+    crosscoder.save_pretrained(own, ORIGIN)
+    assert finished_crosscoders(run) == finished_crosscoders(own.parent) == {"penalised": own}
+    assert Crosscoder.from_pretrained(own.parent).provenance == ORIGIN
+    with pytest.raises(CrossproofError, match=r"is a run of crosscoders.*add --kind statistical"):
+        prove.run([str(run), "--out", str(tmp_path / "certificate")], 0.0)
 
 
 @pytest.mark.usefixtures("hub")

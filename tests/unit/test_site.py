@@ -10,7 +10,7 @@ import pytest
 
 import crossproof
 from crossproof.cli import COMMANDS
-from tools.site.commands import command_page, every_option
+from tools.site.commands import command_page, every_option, help_text, introduction
 from tools.site.copies import REPOSITORY, relinked
 from tools.site.mathematics import typeset
 from tools.site.names import GROUPS, defined_in, python_page
@@ -71,6 +71,24 @@ def test_help_pages_hold_every_option_with_what_it_does(options: dict[str, set[s
         for option in every_option(name):
             assert option.help, f"{name} {option.spelling} has no help"
     assert {"--keep-largest", "--hookpoints", "--resume"} <= options["train"]
+
+
+@pytest.mark.parametrize(
+    ("command", "argument"), [("audit", "MODEL"), ("push", "OWNER/NAME"), ("measure", "PATH")]
+)
+def test_what_has_no_dashes_is_on_the_page_too(command: str, argument: str) -> None:
+    (asked,) = (option for option in every_option(command) if option.spelling == argument)
+    assert asked.help.endswith("(required)")
+
+
+def test_help_is_broken_by_the_terminal_and_not_by_our_source() -> None:
+    text = " ".join(help_text("train").replace("│", "").split())
+    assert "from it, to the same bytes as an uninterrupted run. Several processes" in text
+    assert "jumprelu, or another registered rule. (default:" in text
+    lines = introduction(help_text("push")).splitlines()
+    (example,) = (at for at, line in enumerate(lines) if "crossproof push runs/demo" in line)
+    assert lines[example].startswith("    ")  # code on the site
+    assert not lines[example - 1]
 
 
 def test_every_public_name_is_on_one_page() -> None:

@@ -8,10 +8,12 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from textwrap import indent
 from unittest.mock import patch
 
 BOX = re.compile(r"^[╭╰]")
 TITLE = re.compile(r"^╭─ (.*?) ─+╮$")
+CODE = re.compile(r"(?:^ {2}.*\n?)+", re.MULTILINE)
 RULE = re.compile(r"^─+$")
 
 
@@ -65,8 +67,8 @@ def sections(text: str) -> Iterator[Section]:
 
 def introduction(text: str) -> str:
     """What stands before the first box, its examples as code."""
-    head = text.partition("╭")[0].rstrip().splitlines()
-    return "\n".join("    " + line if line.startswith("  ") else line for line in head)
+    head = text.partition("╭")[0].rstrip()
+    return CODE.sub(lambda lines: "\n" + indent(lines[0], "  "), head)
 
 
 def command_page(command: str) -> str:
@@ -97,23 +99,17 @@ def _parts(text: str, heading: str) -> list[str]:
 
 
 def _section(title: str, lines: list[str]) -> Section:
-    about: list[str] = []
+    rule = next((at for at, line in enumerate(lines) if RULE.match(line)), -1)
+    about = [line.strip() for line in lines[: max(rule, 0)]]
     options: list[tuple[str, list[str]]] = []
-    for line in lines:
-        if RULE.match(line):
-            continue
-        if line.startswith(("-", "[", "RUN", "PATH")) or (line.isupper() and line[0] != " "):
+    for line in lines[rule + 1 :]:
+        if line[:1] != " ":
             spelling, _, text = line.partition("  ")
             options.append((spelling, [text.strip()]))
-        elif options:
-            options[-1][1].append(line.strip())
         else:
-            about.append(line.strip())
+            options[-1][1].append(line.strip())
     name = title.removesuffix(" options").rpartition(".")[2].replace("-", " ")
-    read = tuple(
-        Option(spelling, " ".join(filter(None, text)).removesuffix(" (default: )"))
-        for spelling, text in options
-    )
+    read = tuple(Option(spelling, " ".join(filter(None, text))) for spelling, text in options)
     return Section(name.capitalize(), " ".join(about), read)
 
 

@@ -28,7 +28,7 @@ class Audit(AuditSettings):
       crossproof audit gpt2 --trusted clean.txt --suspect odd.txt --crosscoder RUN/NAME/crosscoder
     """
 
-    model: Annotated[str, tyro.conf.Positional] = tyro.MISSING
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = tyro.MISSING
     """The language model: `bundled`, a local Hugging Face folder, or a Hub id."""
     dtype: Precision = "float32"
     """In which it runs."""

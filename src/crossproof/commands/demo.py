@@ -14,6 +14,8 @@ from crossproof.files import read_json
 from crossproof.training.config import RECIPES, RunConfig, config_to_dict
 from crossproof.working import working
 
+LASTS = "Trains two crosscoders and evaluates them: three to five minutes on two idle cores."
+
 
 @dataclass(frozen=True)
 class Demo:
@@ -30,7 +32,7 @@ class Demo:
 def run(arguments: Sequence[str], began: float) -> None:
     """Trains, evaluates and reports; `began` is when the process started."""
     options: Demo = parse(Demo, "demo", arguments)
-    print("Trains two crosscoders and evaluates them: three to five minutes on two idle cores.")
+    print(LASTS, flush=True)
 
     from crossproof.commands.finish import finish_run, train_to_the_end
     from crossproof.training.run import start

@@ -11,7 +11,7 @@ import tyro
 
 from crossproof.activations.config import RowKind
 from crossproof.commands.early import check_text
-from crossproof.commands.models import ModelOptions, first_run
+from crossproof.commands.models import RUNS, ModelOptions, first_run
 from crossproof.commands.parsing import parse
 from crossproof.crosscoder.folders import finished_crosscoders
 from crossproof.interactions.config import mlps_of
@@ -21,7 +21,7 @@ from crossproof.interactions.config import mlps_of
 class Evaluate:
     """Measure the crosscoders of a run folder (or one crosscoder folder) on held-out text."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, RUNS]
     """A folder written by `crossproof train` or `import`, or one that holds
     crosscoder.safetensors; several with --together."""
     together: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

@@ -13,7 +13,7 @@ import tyro
 from crossproof.activations.config import RowKind
 from crossproof.commands.early import check_text
 from crossproof.commands.following import next_step
-from crossproof.commands.models import ModelOptions, first_run
+from crossproof.commands.models import RUNS, ModelOptions, first_run
 from crossproof.commands.parsing import parse
 from crossproof.crosscoder.folders import finished_crosscoders
 from crossproof.errors import CrossproofError
@@ -35,7 +35,7 @@ class Measure:
     `torchrun --nproc-per-node 2 -m crossproof measure ...`.
     """
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, RUNS]
     """A folder written by `crossproof train` or `import`, or one that holds
     crosscoder.safetensors; several with --together."""
     together: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import tyro
+
 from crossproof.commands.early import check_model
 from crossproof.errors import CrossproofError
 from crossproof.training.config import Precision, RunConfig, config_from_dict
@@ -15,11 +17,16 @@ from crossproof.working import working
 if TYPE_CHECKING:
     from crossproof.lm import LanguageModel
 
+RUNS = tyro.conf.arg(metavar="PATH", help_behavior_hint="(required)")
+"""How --help shows the run folders of a command that takes several."""
+
 
 def first_run(runs: Sequence[Path], together: bool) -> Path:
     """The folder that says which model; CrossproofError for none, or for several one by one."""
     if not runs:
-        raise CrossproofError("Name a run folder.")
+        raise CrossproofError(
+            "No run folder is given: name one, such as runs/demo, which `crossproof demo` makes."
+        )
     if len(runs) > 1 and not together:
         raise CrossproofError(
             f"{len(runs)} folders are given: one at a time, or --together for all their "

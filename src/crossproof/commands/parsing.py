@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass, replace
+from inspect import cleandoc
 from itertools import pairwise
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import tyro
 from tyro.constructors import (
@@ -62,6 +64,7 @@ def parse(kind: Any, command: str, arguments: Sequence[str], default: Any = None
             kind,
             args=[_current(argument) for argument in arguments],
             prog=f"crossproof {command}",
+            description=_description(kind),
             config=(tyro.conf.OmitArgPrefixes,),
             registry=REGISTRY,
             **defaults,
@@ -102,6 +105,55 @@ def _current(argument: str) -> str:
         return argument
     print(f"crossproof: {option} is now called {RENAMED[option]}.", file=sys.stderr)
     return RENAMED[option] + equals + value
+
+
+LINE_BREAK = re.compile(r"(?<!\n)\n(?!\n| {2})")
+"""Within a paragraph; lines that are set off are code."""
+BEFORE_CODE = re.compile(r"\n\n(?= {2}\S)")
+"""The parser makes two empty lines of one."""
+
+
+def _description(kind: Any) -> str:
+    """What a command does, whose source's line breaks are none of the terminal's."""
+    return BEFORE_CODE.sub("\n", LINE_BREAK.sub(" ", cleandoc(kind.__doc__)))
+
+
+NONE = tyro.conf.arg(help_behavior_hint="(default: none)")
+_ASKED: list[StructTypeInfo] = []
+"""For which tyro's own rule is being asked."""
+
+
+@REGISTRY.struct_rule
+def _in_one_line(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """Options as tyro reads them, with the line breaks of their docstrings taken out.
+
+    A list that is empty by default says so.
+    """
+    if not is_dataclass(info.type) or info in _ASKED:
+        return None
+    _ASKED.append(info)
+    try:
+        spec = ConstructorRegistry.get_struct_spec(info)
+    finally:
+        _ASKED.remove(info)
+    if not isinstance(spec, StructConstructorSpec):
+        return None
+    return replace(spec, fields=tuple(map(_readable, spec.fields)))
+
+
+def _readable(option: StructFieldSpec) -> StructFieldSpec:
+    kind: Any = Annotated[option.type, NONE] if option.default == () else option.type
+    return replace(option, type=kind, helptext=_joined(option.helptext))
+
+
+def _joined(text: str | Callable[[], str | None] | None) -> Callable[[], str | None]:
+    """The help of an option, found when it is asked for, as one line."""
+
+    def found() -> str | None:
+        told = text() if callable(text) else text
+        return told and " ".join(told.split())
+
+    return found
 
 
 @REGISTRY.struct_rule

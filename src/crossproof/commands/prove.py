@@ -13,6 +13,8 @@ import tyro
 from crossproof.commands import prove_text
 from crossproof.commands.early import check_folder
 from crossproof.commands.parsing import parse
+from crossproof.crosscoder.folders import holds_crosscoders
+from crossproof.errors import CrossproofError
 from crossproof.proof.certificate.options import ProverOptions
 from crossproof.working import working
 
@@ -42,6 +44,14 @@ def run(arguments: Sequence[str], began: float) -> None:
         return
     options: Prove = parse(Prove, "prove", arguments)
     check_folder(options.network, "one that holds network.safetensors")
+    if not (options.network / "network.safetensors").exists() and holds_crosscoders(
+        options.network
+    ):
+        raise CrossproofError(
+            f"{options.network} is a run of crosscoders, and --kind {options.search.kind} is about "
+            f"small networks: add --kind statistical (what a dictionary costs on held-out text) or "
+            f"--kind contexts (the same at a few contexts, proven)."
+        )
     check_folder(options.dictionary, "that of a crosscoder")
 
     from rich.console import Console

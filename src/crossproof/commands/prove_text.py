@@ -187,7 +187,11 @@ def one_of(names: Sequence[str], asked: str, where: Path) -> str:
     """The crosscoder that is asked for, or the only one; CrossproofError otherwise."""
     if asked in names or (not asked and len(names) == 1):
         return asked or names[0]
-    wrong = f"There is no crosscoder '{asked}' in {where}" if asked else f"{where} has several"
+    wrong = (
+        f"There is no crosscoder '{asked}' in {where}"
+        if asked
+        else f"{where} has several crosscoders"
+    )
     raise CrossproofError(f"{wrong}: give --crosscoder, one of {', '.join(names)}.")
 
 

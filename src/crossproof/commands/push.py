@@ -42,7 +42,7 @@ class Push:
 
     run: Annotated[Path, tyro.conf.Positional]
     """A folder written by `crossproof train` or `crossproof import`, or one crosscoder's own."""
-    repository: Annotated[str, tyro.conf.Positional]
+    repository: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OWNER/NAME")]
     """OWNER/NAME on the Hub; made if it does not exist. Log in first: hf auth login."""
     name: str = ""
     """Which of the run's crosscoders; needed where there are several."""

@@ -28,7 +28,7 @@ class Tokenize:
     at most: the same command goes on where it stopped.
     """
 
-    source: Annotated[str, tyro.conf.Positional]
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
     """A text as --text takes it: files, patterns, folders, hf:NAME, several with weights."""
     out: Path = tyro.MISSING
     """Folder to write."""

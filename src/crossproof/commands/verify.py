@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Verify:
     """Check certificates: recompute what they prove, trusting nothing in them."""
 
-    folders: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH")] = ()
     """Folders written by `crossproof prove`: certificate.json and tensors.safetensors."""
     network: str | None = None
     """The network that the certificates must be about: its SHA-256, or a folder or safetensors

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from crossproof.crosscoder.folders import WEIGHTS
+from crossproof.crosscoder.folders import WEIGHTS, own_folder
 from crossproof.crosscoder.layout import describe_kind
 from crossproof.crosscoder.provenance import Provenance
 from crossproof.crosscoder.store import (
@@ -103,7 +103,7 @@ def _folder(name_or_path: str | Path, revision: str | None) -> Path:
         path = Path(name_or_path).expanduser()
         local = isinstance(name_or_path, Path) or name_or_path.startswith((".", "/", "~"))
         if local or path.exists():
-            return path
+            return own_folder(path)
     except (OSError, RuntimeError) as error:  # a name too long for a file, ~nobody
         raise CrossproofError(f"There is no folder '{name_or_path}': check the path.") from error
     from huggingface_hub import snapshot_download

@@ -212,9 +212,9 @@ class _Lines:
 def print_contexts(
     title: str, pairs: Iterable[PairFigures], dictionaries: Mapping[str, int]
 ) -> None:
-    """Where each pair of latents interacts most, at the word in bold."""
+    """Where each pair of latents interacts most, at the word in brackets."""
     console.print(
-        Text(f"{printable(title)}: where each pair interacts most, at the word in bold", "dim")
+        Text(f"{printable(title)}: where each pair interacts most, at the word in brackets", "dim")
     )
     names, _ = abbreviated(dictionaries, ())  # as in the table of pairs, which explains them
     for pair in pairs:
@@ -223,11 +223,15 @@ def print_contexts(
 
 
 def _excerpt(contexts: Sequence[Context], before: int = 8, after: int = 3) -> Text:
-    """The strongest context around its peak, which is bold."""
+    """The strongest context around its peak, which stands in brackets: a file has no bold type."""
     text = Text()
     for context in contexts[:1]:
         for at in range(max(context.peak - before, 0), context.peak + after + 1):
-            style = "bold" if at == context.peak else ""
-            token = "".join(context.tokens[at : at + 1]).replace("\n", "↵")
-            text.append(printable(token), style=style)
+            token = printable("".join(context.tokens[at : at + 1]).replace("\n", "↵"))
+            word = token.lstrip() or token
+            text.append(token.removesuffix(word))
+            if at == context.peak:
+                text.append(f"[{word}]", style="bold")
+            else:
+                text.append(word)
     return text

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from crossproof.crosscoder.folders import holds_crosscoders
 from crossproof.crosscoder.formats.files import read_config
 from crossproof.crosscoder.formats.fitting import fit
 from crossproof.crosscoder.formats.foreign import ForeignDictionary
@@ -153,6 +154,10 @@ def find_dictionaries(path: Path, format: str | None = None) -> list[tuple[str, 
         dictionaries = list(_search(path, formats, ()))
     except OSError as error:
         raise CrossproofError(f"{path} cannot be searched ({first_line(error)}).") from error
+    if not dictionaries and holds_crosscoders(path):
+        raise CrossproofError(
+            f"{path} holds crossproof's own crosscoders: every command takes it as it is."
+        )
     if not dictionaries:
         folder = path.parent
         if path.is_file() and any(known.recognise(folder) for known in formats.values()):

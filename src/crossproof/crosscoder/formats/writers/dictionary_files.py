@@ -25,7 +25,9 @@ class Exported:
 
 
 def refusal(dictionary: ForeignDictionary, library: str, why: str) -> CrossproofError:
-    hooks = ", ".join(map(str, dictionary.hooks))
+    named = [str(hook) for hook in dictionary.hooks]
+    few = named if len(named) <= 4 else [*named[:2], "…", named[-1]]
+    hooks = ", ".join(few)
     return CrossproofError(f"{dictionary.source} cannot be exported to {library} ({hooks}): {why}.")
 
 
@@ -42,7 +44,7 @@ def ends(dictionary: ForeignDictionary, library: str) -> tuple[int, int]:
             dictionary,
             library,
             f"its latents read {len(read)} hookpoints and write {len(written)}, and a dictionary "
-            f"there reads one and writes one",
+            f"there reads one and writes one (dictionary_learning has crosscoders of several)",
         )
     return read[0], written[0]
 
