@@ -41,7 +41,7 @@ from crossproof.crosscoder import (
 )
 from crossproof.errors import CrossproofError
 from crossproof.evaluation import MeasureOptions, RunEvaluation, measure_runs
-from crossproof.evaluation.pair_sums import tally_interactions
+from crossproof.evaluation.measured_slices import tally_slices
 from crossproof.lm import LanguageModel
 from crossproof.report import write_report
 from crossproof.report.clusters import cluster_panels, clustered_runs, size_panels
@@ -199,11 +199,11 @@ def test_halves_are_measured_again_up_to_a_limit(
 ) -> None:
     measured = []
 
-    def watched(model: Any, crosscoder: Any, sequences: Any, **options: Any) -> Any:
+    def watched(model: Any, crosscoder: Any, sequences: Any, *rest: Any, **options: Any) -> Any:
         measured.append(sequences.shape)
-        return tally_interactions(model, crosscoder, sequences, **options)
+        return tally_slices(model, crosscoder, sequences, *rest, **options)
 
-    monkeypatch.setattr("crossproof.clusters.preparing.tally_interactions", watched)
+    monkeypatch.setattr("crossproof.clusters.preparing.tally_slices", watched)
     monkeypatch.setattr("crossproof.clusters.preparing.HALF_TOKENS", 3 * CONTEXT + 1)
     cluster(gpt_neo, run_folder, replace(SETTINGS, seeds=1, against=(), scored=2))
     assert measured == 4 * [(3, CONTEXT)]  # two crosscoders, two halves

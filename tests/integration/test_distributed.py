@@ -6,12 +6,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from processes import command_of, environment, torchrun
 from safetensors.torch import load_file
 from texts import write_corpus
 from torch import Tensor
@@ -37,20 +37,6 @@ def test_torchrun_trains_and_refuses_uneven_shares(
     odd = torchrun("train", "--out", str(tmp_path / "odd"), *model, "--batch-tokens", "63")
     assert odd.returncode != 0
     assert "63 tokens a step cannot be dealt out evenly to 2 processes" in odd.stderr
-
-
-def command_of(processes: int, *arguments: str) -> list[str]:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return [*launch, f"--nproc-per-node={processes}", "-m", "crossproof", *arguments]
-
-
-def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
-    command = command_of(processes, *arguments)
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment())
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
 def wait_for(checkpoint: Path, training: subprocess.Popen[bytes]) -> None:

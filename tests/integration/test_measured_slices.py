@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 from measured import assert_equal, dictionary, text
-from ports import free_port
+from processes import together
 
 from crossproof.evaluation import measured_slices, tally_interactions
-from crossproof.evaluation.measured_slices import cut, tally_slices
-from crossproof.interactions import Interactions
+from crossproof.evaluation.measured_slices import tally_slices
+from crossproof.evaluation.slices import cut, forget
 from crossproof.lm import LanguageModel, load_model
 from crossproof.training import distributed
 
@@ -48,13 +46,15 @@ def test_slices_add_up_and_a_stopped_measurement_goes_on(
     model, sequences = language_models["gpt-neo"], text()
     crosscoder = dictionary(model).float()
     whole = tally_interactions(model, crosscoder, sequences, SIZE, kept_sequences=4)
-    assert len(cut(sequences, SIZE)) == 7
-    at_once = tally_slices(model, crosscoder, sequences, tmp_path / "a", SIZE, None, 4)
-    assert at_once is not None
+    assert len(cut(sequences, SIZE, 24)) == 7
+    at_once = tally_slices(model, crosscoder, sequences, tmp_path / "a", SIZE, None, 4)()
     assert_equal(at_once.interactions, whole.interactions)
+    assert list(at_once.totals) == list(whole.totals)
+    assert (at_once.neurons, at_once.views) == (whole.neurons, whole.views)
     for name, values in whole.totals.items():
         np.testing.assert_array_equal(at_once.totals[name], values)
     assert [len(b.tokens) for b in at_once.encoded] == [len(b.tokens) for b in whole.encoded]
+    forget(tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
     with pytest.raises(StoppedError):
@@ -68,9 +68,8 @@ def test_slices_add_up_and_a_stopped_measurement_goes_on(
         return tally_interactions(model, crosscoder, part, *a, **k)  # type: ignore[arg-type]
 
     monkeypatch.setattr(measured_slices, "tally_interactions", counted)
-    resumed = tally_slices(model, crosscoder, sequences, tmp_path / "b", SIZE, None, 4)
+    resumed = tally_slices(model, crosscoder, sequences, tmp_path / "b", SIZE, None, 4)()
     assert measured == [SIZE] * 4
-    assert resumed is not None
     resumed.interactions.save(tmp_path / "resumed")
     at_once.interactions.save(tmp_path / "once")
     for file in (tmp_path / "once").iterdir():
@@ -86,39 +85,26 @@ def test_slices_of_another_dictionary_are_measured_again(
         tally_slices(model, crosscoder, sequences, tmp_path / "a", SIZE, stopping(7))
     with torch.no_grad():
         crosscoder.b_enc.add_(0.1)
-    found = tally_slices(model, crosscoder, sequences, tmp_path / "a", SIZE)
-    assert found is not None
+    found = tally_slices(model, crosscoder, sequences, tmp_path / "a", SIZE)()
     assert_equal(
         found.interactions, tally_interactions(model, crosscoder, sequences, SIZE).interactions
     )
 
 
-def one_of_two(number: int, port: int, model_folder: str, folder: Path) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"WORLD_SIZE": "2", "RANK": str(number)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def of_a_process(model_folder: Path, folder: Path) -> None:
+    """Measures in a group of any size; the first writes what was found beside the slices."""
     measured_slices.SLICE_TOKENS = 24
-    with distributed.process_group():
-        model = load_model(model_folder)
-        crosscoder, sequences = dictionary(model).float(), text()
-        found = tally_slices(model, crosscoder, sequences, folder / "slices", SIZE, None, 4)
-        assert (found is None) == (number == 1)
-        if found is not None:
-            found.interactions.save(folder / "both")
+    model = load_model(str(model_folder))
+    crosscoder, sequences = dictionary(model).float(), text()
+    merged = tally_slices(model, crosscoder, sequences, folder / "slices", SIZE, None, 4)
+    if distributed.rank() == 0:
+        merged().interactions.save(folder / "sums")
 
 
-@pytest.mark.slow
 def test_two_processes_measure_what_one_does(
     model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    folder = model_folders["gpt-neo"]
-    multiprocessing.spawn(one_of_two, (free_port(), str(folder), tmp_path), nprocs=2)
-    model = load_model(str(folder))
-    alone = tally_slices(model, dictionary(model).float(), text(), tmp_path / "one", SIZE)
-    assert alone is not None
-    both = Interactions.load(tmp_path / "both")
-    assert torch.equal(both.pairs, alone.interactions.pairs)
-    assert both.tokens == alone.interactions.tokens
-    for form, sums in alone.interactions.forward.items():
-        # codes are float32, and another process may add up a product in another order
-        torch.testing.assert_close(both.forward[form], sums, rtol=1e-4, atol=1e-5)
+    for count in (1, 2):
+        together(of_a_process, model_folders["gpt-neo"], tmp_path / str(count), count=count)
+    for file in (tmp_path / "1" / "sums").iterdir():
+        assert file.read_bytes() == (tmp_path / "2" / "sums" / file.name).read_bytes()

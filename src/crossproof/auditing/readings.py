@@ -100,12 +100,14 @@ def read_batches(
     tokens: Int[Tensor, "S T"],
     batch_texts: int = 16,
     blocks: Iterable[int] | None = None,
+    first: int = 0,
 ) -> Iterator[TextReading]:
     """Reads texts (padded rows of tokens), a batch at a time; keep them in a list to read again.
 
     `blocks`: the MLPs whose interactions count; if None, those at whose inputs the crosscoder
-    decodes or, if there are none, the first behind each hookpoint that it writes. Raises
-    CrossproofError if a text has no ordinary token, or no MLP reads the crosscoder.
+    decodes or, if there are none, the first behind each hookpoint that it writes. `first` is how
+    many texts come before these. Raises CrossproofError if a text has no ordinary token, or no MLP
+    reads the crosscoder.
     """
     views = mlp_views(model, crosscoder)
     if blocks is not None:
@@ -120,13 +122,13 @@ def read_batches(
         rows = trimmed(tokens[start : start + batch_texts], model.special_ids)
         (batch,) = encode_batches(model, crosscoder, rows, len(rows), needs_of(views))
         if not bool(batch.scored.any(1).all()):
-            empty = start + int((~batch.scored.any(1)).nonzero()[0, 0])
+            empty = first + start + int((~batch.scored.any(1)).nonzero()[0, 0])
             raise CrossproofError(f"Text {empty + 1} has no ordinary token; leave it out.")
         with torch.no_grad():
             losses = torch.nn.functional.pad(model.token_losses(batch.tokens), (1, 0))
             x_hat = crosscoder.decode(batch.latents, batch.x)
         yield TextReading(
-            start,
+            first + start,
             batch.tokens,
             batch.scored,
             batch.x,

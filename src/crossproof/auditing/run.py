@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crossproof.activations.corpus import fitting_context
-from crossproof.activations.positions import scored_positions
 from crossproof.auditing.config import DETECTORS, AuditSettings, check_audit
 from crossproof.auditing.detectors import Detector, detectors, fit_all, score_all
+from crossproof.auditing.dictionary import opened, trained
 from crossproof.auditing.readings import TextReading, read_batches
 from crossproof.auditing.result import (
     AuditedWith,
@@ -31,20 +31,27 @@ from crossproof.auditing.result import (
 from crossproof.auditing.scores import TokenTable, token_table
 from crossproof.auditing.texts import TextRows, text_rows
 from crossproof.crosscoder.encode import for_figures
-from crossproof.crosscoder.model import Crosscoder, CrosscoderConfig
-from crossproof.crosscoder.store import Provenance, save_crosscoder
+from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.contexts import token_strings
+from crossproof.evaluation.slices import (
+    SLICES,
+    Rows,
+    Tell,
+    forget,
+    joined,
+    read_slices,
+    subject_of,
+    telling,
+)
 from crossproof.interactions import mlp_views
 from crossproof.interactions.views import described
 from crossproof.lm import LanguageModel
-from crossproof.training.config import DEMO, RunConfig, config_to_dict
-from crossproof.training.run_folder import RunFolder
-from crossproof.training.together import train_together
+from crossproof.training import distributed
+from crossproof.working import told
 
-Tell = Callable[[int, int], None]
-"""Called with how many texts are done, and of how many."""
-
+BATCH, SLICE_TEXTS = 16, 64
+"""Texts a forward pass, and a slice."""
 MOST = 300
 """Trusted texts that detectors are fitted on, and that they are calibrated on, at most."""
 NUMBERS = 2**27
@@ -79,28 +86,29 @@ def audit(
 
     Texts are a list of documents, or a source: a .txt or .jsonl file, hf:NAME, packed tokens, or
     `bundled`. Without a crosscoder (or the folder of one) one is trained on part of the trusted
-    texts. With `output`, audit.json and a crosscoder trained here are written there. `say` gets
-    lines about what begins, `progress` what is being done, texts done and their number. Raises
-    CrossproofError for texts that are missing, empty or too few, an unknown detector, and a
-    crosscoder of another model.
+    texts. With `output`, audit.json and a crosscoder trained here are written there, and processes
+    of torchrun share out the scoring. `say` gets lines about what begins, `progress` what is being
+    done, texts done and their number. Raises CrossproofError for texts that are missing, empty or
+    too few, an unknown detector, and a crosscoder of another model.
     """
     check_audit(settings)
     given: Crosscoder | None = None
     origin = "trained here"
     if isinstance(crosscoder, str | Path):
-        given, origin = _opened(model, Path(crosscoder)), str(crosscoder)
+        given, origin = opened(model, Path(crosscoder)), str(crosscoder)
     elif crosscoder is not None:
         given, origin = for_figures(crosscoder), "given in memory"
     context = fitting_context(settings.context, model)
     usual = text_rows(trusted, model, context, "train")
     odd = text_rows(suspect, model, context, "held_out")
     parts = dealt(usual.tokens, given is None, settings.seed)
-    used = given or _trained(model, parts.train, usual.source, settings, output, say)
+    used = given or trained(model, parts.train, usual.source, settings, output, say)
     say(f"fitting detectors on {len(parts.fit)} trusted texts")
     fitted = _fitted(model, used, parts.fit, partial(progress, "fitting"))
     say(f"scoring {len(parts.calibrate)} other trusted texts and {len(odd)} suspect ones")
-    calibration = _scored(model, used, fitted, parts.calibrate, partial(progress, "calibrating"))
-    scores = _scored(model, used, fitted, odd.tokens, partial(progress, "scoring"))
+    scoring = partial(_scored, model, used, fitted, parts.fit, output)
+    calibration = scoring(parts.calibrate, "calibrating", progress)
+    scores = scoring(odd.tokens, "scoring", progress)
     p_values = {name: chances(calibration[name], scores[name]) for name in scores}
     order = np.lexsort((-scores[settings.detector], p_values[settings.detector]))
     result = AuditResult(
@@ -119,8 +127,9 @@ def audit(
         shown=_coloured(model, used, odd, parts, order[: settings.shown]),
         views={str(b): described(v, used) for b, v in mlp_views(model, used).items()},
     )
-    if output is not None:
+    if output is not None and distributed.rank() == 0:
         result.save(output / "audit.json")
+    forget(output and output / SLICES)
     return result
 
 
@@ -164,58 +173,14 @@ def flag_level(calibration: int) -> float:
     return max(0.01, 1 / (calibration + 1))
 
 
-def _opened(model: LanguageModel, folder: Path) -> Crosscoder:
-    run = RunFolder.open(folder)
-    if len(run.names) > 1:
-        raise CrossproofError(
-            f"{folder} holds {len(run.names)} crosscoders: give one, such as "
-            f"{run.folders[run.names[0]]}."
-        )
-    return run.crosscoders(model)[run.names[0]]
-
-
-def _trained(
-    model: LanguageModel,
-    rows: Int[Tensor, "S T"],
-    source: str,
-    settings: AuditSettings,
-    output: Path | None,
-    say: Callable[[str], None],
-) -> Crosscoder:
-    config = RunConfig(
-        model=model.name,
-        text=source,
-        context=rows.shape[1],
-        crosscoder=CrosscoderConfig(n_latents=settings.n_latents, k=16),
-        optimisation=DEMO.optimisation,
-        baseline=False,
-        steps=settings.steps,
-        batch_tokens=1024,
-        seed=settings.seed,
-    )
-    # Short texts need few tokens a step; a batch may hold no more than there are.
-    scored = int(scored_positions(rows, model.special_ids).sum())
-    if scored < config.batch_tokens:
-        raise CrossproofError(
-            f"The trusted texts leave {scored} tokens to train a crosscoder on, fewer than one "
-            f"batch of {config.batch_tokens}: give more text, or a finished --crosscoder."
-        )
-    say(f"training a crosscoder on {len(rows)} trusted texts ({scored:,} tokens)")
-    crosscoder = train_together(model, rows, {"audit": config}, say)["audit"]
-    if output is not None:
-        origin = Provenance(model.name, model.weights_hash, settings.seed, config_to_dict(config))
-        save_crosscoder(crosscoder, output / "crosscoder", origin)
-    crosscoder.fold()
-    return crosscoder
-
-
 def _fitted(
     model: LanguageModel, crosscoder: Crosscoder, rows: Int[Tensor, "S T"], tell: Tell
 ) -> dict[str, Detector]:
     per_token = len(crosscoder.hookpoints) * crosscoder.d_model
     readings: list[TextReading] = []
     kept = 0
-    for reading in _told(read_batches(model, crosscoder, rows), len(rows), tell):
+    batches = read_batches(model, crosscoder, rows)
+    for reading in told(batches, lambda each: each.end, len(rows), tell):
         readings.append(reading)
         kept += len(reading.token_ids) * per_token
         if kept > NUMBERS:
@@ -229,19 +194,24 @@ def _scored(
     model: LanguageModel,
     crosscoder: Crosscoder,
     fitted: dict[str, Detector],
-    rows: Int[Tensor, "S T"],
-    tell: Tell,
+    fitted_on: Int[Tensor, "F T"],
+    output: Path | None,
+    rows: Int[Tensor, "S U"],
+    doing: str,
+    progress: Callable[[str, int, int], None],
 ) -> Scores:
-    return score_all(fitted, _told(read_batches(model, crosscoder, rows), len(rows), tell))
+    """Scores of all texts, read in slices that torchrun's processes share out."""
 
+    def read(first: int, part: Tensor) -> Rows:
+        readings = read_batches(model, crosscoder, part, BATCH, first=first)
+        tell = telling(partial(progress, doing), first, len(rows))
+        scores = score_all(fitted, told(readings, lambda each: each.end - first, len(part), tell))
+        return {name: torch.from_numpy(values) for name, values in scores.items()}
 
-def _told(readings: Iterable[TextReading], total: int, tell: Tell) -> Iterator[TextReading]:
-    """The readings, and how many texts are done after each."""
-    done = 0
-    for reading in readings:
-        yield reading
-        done += len(reading.tokens)
-        tell(done, total)
+    slices = [rows[at : at + SLICE_TEXTS] for at in range(0, len(rows), SLICE_TEXTS)]
+    subject = partial(subject_of, model, crosscoder, fitted_on, sorted(fitted))
+    scores = list(read_slices(output and output / SLICES / doing, slices, subject, read))
+    return {name: joined(scores)[name].numpy() for name in fitted}
 
 
 def _ranked(

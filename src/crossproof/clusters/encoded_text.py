@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain, islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.contexts import Context, token_strings
+from crossproof.evaluation.slices import Rows, cut, joined, read_slices, subject_of, telling
 from crossproof.lm.model import LanguageModel
 from crossproof.working import told
 
@@ -24,6 +27,8 @@ PARTS = ("explain shown", "explain options", "judge shown", "judge options", "sc
 """What a text is dealt out to, sequence by sequence. No sequence serves two purposes, and what is
 shown of a cluster never comes from the sequences that its candidate members are shown on: latents
 active together would otherwise be recognised by their common text."""
+BATCH, SLICE_TOKENS = 16, 1 << 13
+"""Sequences a forward pass, and tokens a slice, about."""
 BEFORE, AFTER = 12, 6
 """Tokens shown on either side of a position."""
 Step = Callable[[int, int], None]
@@ -47,7 +52,7 @@ class EncodedText:
         model: LanguageModel,
         crosscoder: Crosscoder,
         sequences: Int[Tensor, "S T"],
-        batch_sequences: int = 16,
+        batch_sequences: int = BATCH,
         progress: Step | None = None,
     ) -> EncodedText:
         """One pass of the model; memory grows with the active latents, not with D or H.
@@ -63,6 +68,21 @@ class EncodedText:
         if not tokens:
             raise CrossproofError("There is no text to read: give at least one sequence.")
         return cls(torch.cat(tokens), torch.cat(scored), _joined(latents), model.tokenizer)
+
+    def rows(self) -> dict[str, Tensor]:
+        """Its tensors, for a file."""
+        latents = self.latents
+        rows = {"tokens": self.tokens, "scored": self.scored, "counts": latents.offsets.diff()}
+        return rows | {"indices": latents.indices, "values": latents.values}
+
+    @classmethod
+    def of_rows(
+        cls, rows: dict[str, Tensor], n_latents: int, tokenizer: PreTrainedTokenizerBase | None
+    ) -> EncodedText:
+        """What `rows` of one text were, or of several one below the other."""
+        offsets = torch.nn.functional.pad(rows["counts"].cumsum(0), (1, 0))
+        latents = SparseLatents(offsets, rows["indices"], rows["values"], n_latents)
+        return cls(rows["tokens"], rows["scored"], latents, tokenizer)
 
     @cached_property
     def positions(self) -> Int[Tensor, "B 2"]:
@@ -135,8 +155,10 @@ def deal(
     crosscoder: Crosscoder,
     sequences: Int[Tensor, "S T"],
     progress: Step | None = None,
+    slices: Path | None = None,
 ) -> dict[str, EncodedText]:
-    """`sequences` dealt out to PARTS in turn and read.
+    """`sequences` dealt out to PARTS in turn and read, in slices that are kept in a folder and that
+    torchrun's processes share out, if there is one.
 
     Raises CrossproofError if there are fewer sequences than parts.
     """
@@ -145,17 +167,18 @@ def deal(
             f"{len(sequences)} sequences cannot be dealt out to {len(PARTS)} purposes: give more "
             f"--tokens or a smaller --context."
         )
+    dealt = [cut(sequences[at :: len(PARTS)], BATCH, SLICE_TOKENS) for at in range(len(PARTS))]
+
+    def read(first: int, part: Tensor) -> Rows:
+        tell = telling(progress, first, len(sequences))
+        return EncodedText.read(model, crosscoder, part, BATCH, tell).rows()
+
+    every = list(chain.from_iterable(dealt))
+    rows = iter(read_slices(slices, every, partial(subject_of, model, crosscoder), read))
     parts: dict[str, EncodedText] = {}
-    for at, part in enumerate(PARTS):
-        done = sum(len(text.tokens) for text in parts.values())
-
-        def step(read: int, _total: int, before: int = done) -> None:
-            if progress is not None:
-                progress(before + read, len(sequences))
-
-        parts[part] = EncodedText.read(
-            model, crosscoder, sequences[at :: len(PARTS)], progress=step
-        )
+    for part, its in zip(PARTS, dealt, strict=True):
+        whole = joined(list(islice(rows, len(its))))
+        parts[part] = EncodedText.of_rows(whole, crosscoder.n_latents, model.tokenizer)
     return parts
 
 

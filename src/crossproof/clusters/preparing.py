@@ -23,8 +23,8 @@ from crossproof.crosscoder.encode import EncodedBatch, encode_batches
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.measure_run import measurable
+from crossproof.evaluation.measured_slices import tally_slices
 from crossproof.evaluation.measurement import RunMeasurement
-from crossproof.evaluation.pair_sums import tally_interactions
 from crossproof.interactions import MLPView, mlp_views, needs_of
 from crossproof.interactions.matrix import Interactions
 from crossproof.interactions.views import read_by
@@ -37,6 +37,8 @@ LEAST_SEQUENCES = 2
 """In which a latent must be active, in each part of the text."""
 HALF_TOKENS = 100_000
 """Of each half of the measured text, at most, that are measured again for stability."""
+HALF_SLICE_TOKENS = 1 << 14
+"""Of these, in a slice."""
 NEURON_TOKENS = 20_000
 """Of the text that scores clusters, about, for what their neurons do."""
 DIFFERENCE_SEQUENCES = 8
@@ -161,12 +163,15 @@ def prepare(
     differences: bool = False,
     stability: bool = True,
     tell: Tell | None = None,
+    slices: Path | None = None,
 ) -> PreparedCrosscoder:
     """Reads both texts and chooses latents.
 
-    Of either half of the measured text, up to `HALF_TOKENS` are measured again for stability. With
-    `differences`, second differences are measured too. Raises NothingToClusterError if fewer than
-    `FEWEST` latents qualify, CrossproofError if the measurement is of another dictionary.
+    `slices`: a folder in which the slices of long texts are kept (`evaluation.slices`); torchrun's
+    processes then take them in turn. Of either half of the measured text, up to `HALF_TOKENS` are
+    measured again for stability. With `differences`, second differences are measured too. Raises
+    NothingToClusterError if fewer than `FEWEST` latents qualify, CrossproofError if the measurement
+    is of another dictionary.
     """
 
     def step(doing: str) -> Step | None:
@@ -180,7 +185,8 @@ def prepare(
         )
     views = mlp_views(model, crosscoder, interactions.blocks, mixtures=True)
     needs = needs_of(views)
-    parts = deal(model, crosscoder, source.judged, step("reading"))
+    places = [slices and slices / name for name in ("judged", "half-1", "half-2")]
+    parts = deal(model, crosscoder, source.judged, step("reading"), places[0])
     latents, left_out = choose_latents(interactions, crosscoder, parts.values(), choice)
     sides = [measured[0::2], measured[1::2]] if len(measured) > 1 else []
     deltas = []
@@ -192,14 +198,10 @@ def prepare(
         deltas.append(second_differences(seen, batch.latents, pairs, told))
     halves = []
     for at, side in enumerate(sides if stability else []):
-        rows = side[: max(1, HALF_TOKENS // side.shape[1])]
-        half = tally_interactions(
-            model, crosscoder, rows, progress=step(f"half {at + 1}"), mlps=interactions.blocks
-        )
-        halves.append(Evidence(half.interactions, crosscoder, deltas[at] if deltas else None))
+        half = _half(model, source, side, places[at + 1], step(f"half {at + 1}"))
+        halves.append(Evidence(half, crosscoder, deltas[at] if deltas else None))
     evidence = Evidence(interactions, crosscoder, reduce(add, deltas) if deltas else None)
-    score = parts["score"].tokens
-    some = score[: -(-NEURON_TOKENS // score.shape[1])]
+    some = parts["score"].tokens[: -(-NEURON_TOKENS // source.judged.shape[1])]
     sample = encode_batches(model, crosscoder, some, 16, needs)
     return PreparedCrosscoder(
         name,
@@ -212,6 +214,26 @@ def prepare(
         tuple(batch.latents_only(needs) for batch in sample),
         left_out,
     )
+
+
+def _half(
+    model: LanguageModel,
+    source: MeasuredCrosscoder,
+    side: Int[Tensor, "S T"],
+    slices: Path | None,
+    progress: Step | None,
+) -> Interactions:
+    """The pair sums of one half of the measured text."""
+    merged = tally_slices(
+        model,
+        source.crosscoder,
+        side[: max(1, HALF_TOKENS // side.shape[1])],
+        slices,
+        progress=progress,
+        mlps=source.interactions.blocks,
+        slice_tokens=HALF_SLICE_TOKENS,
+    )
+    return merged().interactions
 
 
 def choose_latents(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -39,8 +40,10 @@ from crossproof.clusters.settings import (
 )
 from crossproof.clusters.task import Trial, detection
 from crossproof.errors import CrossproofError
+from crossproof.evaluation.slices import SLICES, forget
 from crossproof.interactions.views import described
 from crossproof.lm.model import LanguageModel
+from crossproof.training import distributed
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,12 +91,16 @@ def cluster(
     by default it is made from `settings.judge` and `options`. `announce` is told what a language
     model will be asked, before it is asked.
 
-    Crosscoders of a run with nothing to cluster are passed over, and the result says why. Raises
-    CrossproofError if none is left, for an unknown similarity or judge, a run that was not
-    measured, missing packages and endpoints that fail.
+    Crosscoders of a run with nothing to cluster are passed over, and the result says why. Of
+    torchrun's processes on a run folder all read texts, slice by slice; the first does the rest,
+    writes and returns it, the others a result without runs. Raises CrossproofError if none is
+    left, for an unknown similarity or judge, a run that was not measured, missing packages and
+    endpoints that fail.
     """
     check_settings(settings)
     folder = None if isinstance(source, MeasuredCrosscoder) else Path(source)
+    if folder is not None and distributed.rank() > 0:
+        return _helped(model, folder, settings)
     if options is None:
         kept = None if folder is None else folder / "clusters" / "answers"
         options = JudgeOptions(settings.embedding_model, answers=kept)
@@ -107,15 +114,7 @@ def cluster(
     else:
         corpus = measured_corpus(Path(source), model)
         inputs = measured_crosscoders(model, Path(source), corpus, settings.text)
-    works: list[_Clustered] = []
-    skipped: dict[str, str] = {}
-    for name, each in inputs:
-        try:
-            works.append(_cluster(model, name, each, settings, writer, tell))
-        except NothingToClusterError as error:
-            skipped[name] = str(error)
-    if not works:
-        raise CrossproofError(" ".join(f"{name}: {reason}" for name, reason in skipped.items()))
+    works, skipped = _works(model, inputs, settings, writer, tell, folder)
     for line in costs(works, judges, llm) if llm is not None else []:
         announce(line)
     result = ClusterResult(
@@ -130,7 +129,44 @@ def cluster(
     )
     if folder is not None:
         result.save(folder / "clusters" / "clusters.json")
+        forget(_slices(folder))
     return result
+
+
+def _works(
+    model: LanguageModel,
+    inputs: Iterable[tuple[str, MeasuredCrosscoder]],
+    settings: ClusterSettings,
+    writer: LLM | None,
+    tell: Tell,
+    folder: Path | None,
+) -> tuple[list[_Clustered], dict[str, str]]:
+    """What is clustered of each crosscoder, and why nothing of others."""
+    works: list[_Clustered] = []
+    skipped: dict[str, str] = {}
+    for name, each in inputs:
+        try:
+            prepared = _prepared(model, name, each, settings, tell, folder)
+            works.append(_cluster(prepared, settings, writer, tell))
+        except NothingToClusterError as error:
+            skipped[name] = str(error)
+    if not works:
+        raise CrossproofError(" ".join(f"{name}: {reason}" for name, reason in skipped.items()))
+    return works, skipped
+
+
+def _helped(model: LanguageModel, folder: Path, settings: ClusterSettings) -> ClusterResult:
+    """What processes do that are not the first: they read slices of its texts."""
+    corpus = measured_corpus(folder, model)
+    for name, each in measured_crosscoders(model, folder, corpus, settings.text):
+        with suppress(NothingToClusterError):
+            _prepared(model, name, each, settings, lambda _doing, _done, _total: None, folder)
+    forget(_slices(folder))
+    return ClusterResult(model.name, model.weights_hash, settings, None, corpus, {}, None)
+
+
+def _slices(folder: Path) -> Path:
+    return folder / "clusters" / SLICES
 
 
 def costs(works: Sequence[_Clustered], judges: Sequence[Judge], llm: LLM) -> list[str]:
@@ -164,36 +200,53 @@ def _judges(settings: ClusterSettings, options: JudgeOptions, judge: Judge | Non
     return judges
 
 
-def _cluster(
+def _prepared(
     model: LanguageModel,
     name: str,
     source: MeasuredCrosscoder,
     settings: ClusterSettings,
-    writer: LLM | None,
     tell: Tell,
-) -> _Clustered:
-    kind, every = ("gated" if source.interactions.gated else "plain"), settings.similarities
-    defined = available(source.interactions.gated)
-    names = [each for each in every if known(each)[0] in defined]
+    folder: Path | None,
+) -> PreparedCrosscoder:
+    gated = source.interactions.gated
+    names, defined = _defined(gated, settings), available(gated)
     if settings.similarity not in names:
         raise CrossproofError(
-            f"The similarity {settings.similarity} is not defined for {kind} MLPs: choose from "
-            f"{', '.join(defined)}."
+            f"The similarity {settings.similarity} is not defined for {_kind(gated)} MLPs: choose "
+            f"from {', '.join(defined)}."
         )
-    prepared = prepare(
+    return prepare(
         model,
         name,
         source,
         settings.choice,
         differences=any(each in NEED_DIFFERENCES for each in names),
         tell=lambda doing, done, total: tell(f"{name}: {doing}", done, total),
+        slices=folder and _slices(folder) / name.replace("/", "-"),
     )
+
+
+def _defined(gated: bool, settings: ClusterSettings) -> list[str]:
+    """The similarities asked for that such MLPs have."""
+    return [each for each in settings.similarities if known(each)[0] in available(gated)]
+
+
+def _kind(gated: bool) -> str:
+    return "gated" if gated else "plain"
+
+
+def _cluster(
+    prepared: PreparedCrosscoder, settings: ClusterSettings, writer: LLM | None, tell: Tell
+) -> _Clustered:
+    gated, name = prepared.evidence.interactions.gated, prepared.name
+    names = _defined(gated, settings)
     texts = replace(prepared.texts, contexts=settings.contexts, llm=writer)
     prepared = replace(prepared, texts=texts)
     seeds = range(settings.seed, settings.seed + settings.seeds)
     how = settings.algorithm, settings.clusters, seeds, settings.per_cluster
     clusterings: list[Clustering] = []
-    undefined = {each: f"{kind} MLPs have none" for each in every if each not in names}
+    lacking = (each for each in settings.similarities if each not in names)
+    undefined = {each: f"{_kind(gated)} MLPs have none" for each in lacking}
     for done, similarity in enumerate(names, 1):
         try:
             clusterings.append(cluster_latents(prepared, similarity, *how))

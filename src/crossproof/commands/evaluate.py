@@ -19,7 +19,12 @@ from crossproof.interactions.config import mlps_of
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure the crosscoders of a run folder (or one crosscoder folder) on held-out text."""
+    """Measure the crosscoders of a run folder (or one crosscoder folder) on held-out text.
+
+    Text is read in slices, which are kept until all are there: a command that was stopped goes on
+    with the next when it is given again, and processes share them out under
+    `torchrun --nproc-per-node 2 -m crossproof evaluate ...`.
+    """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, RUNS]
     """A folder written by `crossproof train` or `import`, or one that holds
@@ -63,15 +68,17 @@ def run(arguments: Sequence[str], began: float) -> None:
     from crossproof.activations.corpus import TextSlice, fitting_context
     from crossproof.commands.finish import finish
     from crossproof.evaluation.config import EvaluationOptions
+    from crossproof.training import distributed
     from crossproof.training.machine import thread_setting
 
     thread_setting(options.threads)
-    model, config = options.language_model.load(run)
-    context = fitting_context(options.context or config.context, model)
-    source, rows = options.text or config.text, options.rows or config.rows
-    text = TextSlice(source, options.split, options.sequences, context, options.skip, rows)
-    usual = "together" if options.together else f"evaluation-{options.split}"
-    output = options.out or run / usual
-    settings = EvaluationOptions(seed=options.seed, mlps=named or mlps_of(config.penalise))
-    together = options.runs if options.together else ()
-    finish(model, config, run, output, text, began, settings, together)
+    with distributed.process_group(patient=True):
+        model, config = options.language_model.load(run)
+        context = fitting_context(options.context or config.context, model)
+        source, rows = options.text or config.text, options.rows or config.rows
+        text = TextSlice(source, options.split, options.sequences, context, options.skip, rows)
+        usual = "together" if options.together else f"evaluation-{options.split}"
+        output = options.out or run / usual
+        settings = EvaluationOptions(seed=options.seed, mlps=named or mlps_of(config.penalise))
+        together = options.runs if options.together else ()
+        finish(model, config, run, output, text, began, settings, together)

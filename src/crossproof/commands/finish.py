@@ -15,6 +15,7 @@ from crossproof.commands.following import next_step
 from crossproof.errors import printable
 from crossproof.evaluation import EvaluationOptions
 from crossproof.evaluation.run_figures import evaluate_run, evaluate_together
+from crossproof.evaluation.slices import SLICES, forget
 from crossproof.files import make_folder
 from crossproof.interactions.config import mlps_of
 from crossproof.kernels import HAVE_NUMBA
@@ -62,16 +63,22 @@ def finish(
 ) -> None:
     """Evaluates, writes results.json and report.html, and prints the table when both are there.
 
-    `together`: all dictionaries of these run folders as one.
+    `together`: all dictionaries of these run folders as one. Processes of torchrun share out the
+    text, and the first writes and prints.
     """
     make_folder(output)
-    with evaluation_display() as progress:
+    slices, first = output / SLICES, distributed.rank() == 0
+    with evaluation_display() if first else nullcontext() as progress:
         if together:
-            results = evaluate_together(model, list(together), text, options, progress)
+            results = evaluate_together(model, list(together), text, options, progress, slices)
         else:
-            results = evaluate_run(model, folder, config, text, options, progress)
+            results = evaluate_run(model, folder, config, text, options, progress, slices)
     results = replace(results, seconds=round(time.perf_counter() - began, 1))
-    results.save(output / "results.json")
+    if first:
+        results.save(output / "results.json")
+    forget(slices)
+    if not first:
+        return
     with working("writing the report"):
         page = report_run(output if together else folder, output, results)
     print_tables(results.tables())

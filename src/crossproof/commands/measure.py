@@ -98,7 +98,7 @@ def measured(options: Measure, leave_half: bool = False) -> None:
     keep_freed_memory()
     place = run / "together" if options.together else run
     output = options.out or place / "measure"
-    with distributed.process_group():
+    with distributed.process_group(patient=True):
         model, config = options.language_model.load(run)
         context = fitting_context(options.context or config.context, model)
         source, rows = options.text or config.text, options.rows or config.rows

@@ -118,12 +118,14 @@ def encode_batches(
     batch_sequences: int,
     also: Sequence[str] = (),
     every_position: bool = False,
+    first: int = 0,
 ) -> Iterator[EncodedBatch]:
     """One batch of sequences [S, T] after another, harvested and encoded, without gradients.
 
     Positions count by the crosscoder's own rule, that of its training. `also` names further
     hookpoints whose activations are kept. With `every_position`, those that do not count are
-    encoded too. Raises CrossproofError if model and dictionary are on different devices.
+    encoded too. `first` is how many sequences of the text come before these. Raises CrossproofError
+    if model and dictionary are on different devices.
     """
     if crosscoder.b_dec.device != model.device:
         raise CrossproofError(
@@ -145,4 +147,4 @@ def encode_batches(
             x = values[scored][:, : len(names)].to(crosscoder.b_dec.dtype)
             latents = crosscoder.encode(x)
         kept = dict(zip(wanted, values.unbind(2), strict=True))
-        yield EncodedBatch(start, tokens, scored, x, latents, kept)
+        yield EncodedBatch(first + start, tokens, scored, x, latents, kept)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from crossproof.activations import survey_norms, within_limits
 from crossproof.activations.config import MASSIVE
-from crossproof.crosscoder.encode import ALL, EncodedBatch, encode_batches, for_figures
+from crossproof.crosscoder.encode import ALL, encode_batches, for_figures
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.evaluation.keep_curve import keep_counts, kept_losses
@@ -25,17 +27,12 @@ from crossproof.evaluation.patching import DecodedBatch, decode_batches
 from crossproof.evaluation.replacing import replacement_of, tally_replaced
 from crossproof.evaluation.results import EvaluationResult
 from crossproof.evaluation.schemes import ablations
+from crossproof.evaluation.slices import cut, read_slices, subject_of, telling
 from crossproof.evaluation.summary import summarise
-from crossproof.evaluation.tally import BEYOND, SHARE_BINS, EvaluationOptions, Tally
-from crossproof.interactions.penalty import (
-    additive_interaction,
-    dominant_share,
-    interaction,
-    residual,
-)
+from crossproof.evaluation.tally import BEYOND, EvaluationOptions, Tally
+from crossproof.evaluation.token_figures import token_figures
 from crossproof.interactions.stream import ExpertView, TokenMixture, TokenView
 from crossproof.interactions.views import (
-    MixtureView,
     MLPView,
     is_upstream,
     mlp_views,
@@ -49,6 +46,8 @@ from crossproof.working import told
 
 REST_SEQUENCES = 64
 """The mean rest is that of so many of the sequences."""
+SLICE_TOKENS = 1 << 13
+"""A slice's, about: a sequence costs a hundred passes of the model."""
 
 
 def evaluate(
@@ -75,37 +74,71 @@ def tally_sequences(
     options: EvaluationOptions = EvaluationOptions(),  # noqa: B008  (frozen)
     progress: Callable[[int, int], None] | None = None,
     known: Mapping[str, NDArray[np.float64]] | None = None,
+    slices: Path | None = None,
 ) -> Tally:
     """The per-sequence sums behind `evaluate`, and the latents of the first sequences.
 
     `known`: sums among `SHARED`, which do not depend on the crosscoder, of the same model,
-    hookpoints, positions and sequences. Raises as `evaluate`.
+    hookpoints, positions and sequences. `slices`: a folder in which those of a long text are kept
+    (`evaluation.slices`); torchrun's processes then take them in turn. Raises as `evaluate`.
     """
     if len(sequences) < 2:
         raise CrossproofError("Evaluation needs at least 2 sequences: give a longer text.")
-    names = crosscoder.hookpoints.names
-    known = known or {}
+    names, size = crosscoder.hookpoints.names, options.batch_sequences
     views, unread = _views(model, crosscoder, options)
-    tally = Tally(views, unread, survey=survey_norms(model, sequences, names, crosscoder.positions))
-    live, tally.unreplaced = replacement_of(model, crosscoder)
-    means = _mean_rests(model, crosscoder, sequences[:REST_SEQUENCES], views, options)
-    batches = decode_batches(model, crosscoder, sequences, options.batch_sequences, views)
-    for batch in told(batches, lambda each: each.encoded.end, len(sequences), progress):
-        with torch.no_grad():
-            _measure_reconstruction(batch, tally)
-            _measure_interactions(batch, views, tally)
-            _measure_fidelity(batch, views, means, options, known, tally)
-            if views and options.schemes and batch.encoded.first < options.keep_sequences:
-                counts = tuple(tally.kept) or keep_counts(batch.encoded.latents)
-                for count, losses in kept_losses(batch, views, counts).items():
-                    tally.kept.setdefault(count, []).append(losses.cpu().numpy())
-            if options.patch_hookpoints:
-                _measure_patches(batch, known, tally)
-                if live is not None:
-                    tally_replaced(batch, live, tally)
-        if batch.encoded.first < options.context_sequences:
-            tally.encoded.append(batch.encoded.latents_only())
-    return tally
+    live, unreplaced = replacement_of(model, crosscoder)
+    survey = survey_norms(model, sequences, names, crosscoder.positions)
+    begun = Tally(views, unread, unreplaced, survey=survey)
+    rest = sequences[:REST_SEQUENCES]
+    means = _mean_rests(model, crosscoder, rest, views, options)
+
+    def read(first: int, part: Tensor) -> dict[str, Tensor]:
+        tally = Tally(views, survey=survey)
+        batches = decode_batches(model, crosscoder, part, size, views, first)
+        tell = telling(progress, first, len(sequences))
+        for batch in told(batches, lambda each: each.encoded.end - first, len(part), tell):
+            with torch.no_grad():
+                _measure(batch, tally, means, options, known or {}, live, sequences[:size])
+        return tally.rows()
+
+    subject = partial(subject_of, model, crosscoder, options, rest)
+    for rows in read_slices(slices, cut(sequences, size, SLICE_TOKENS), subject, read):
+        begun.take(rows)
+    shown = sequences[: -(-options.context_sequences // size) * size]
+    batches = encode_batches(model, crosscoder, shown, size)
+    begun.encoded += [batch.latents_only() for batch in batches]
+    return begun
+
+
+def _measure(
+    batch: DecodedBatch,
+    tally: Tally,
+    means: Mapping[int, MLPView],
+    options: EvaluationOptions,
+    known: Mapping[str, NDArray[np.float64]],
+    live: Crosscoder | None,
+    beginning: Int[Tensor, "S T"],
+) -> None:
+    views = tally.views
+    _measure_reconstruction(batch, tally)
+    _measure_interactions(batch, views, tally)
+    _measure_fidelity(batch, views, means, options, known, tally)
+    if views and options.schemes and batch.encoded.first < options.keep_sequences:
+        counts = tuple(tally.kept) or _keep_counts(batch, beginning)
+        for count, losses in kept_losses(batch, views, counts).items():
+            tally.kept.setdefault(count, []).append(losses.cpu().numpy())
+    if options.patch_hookpoints:
+        _measure_patches(batch, known, tally)
+        if live is not None:
+            tally_replaced(batch, live, tally)
+
+
+def _keep_counts(batch: DecodedBatch, beginning: Int[Tensor, "S T"]) -> tuple[int, ...]:
+    """Those of the text's first batch, whatever slice it is in."""
+    if batch.encoded.first == 0:
+        return keep_counts(batch.encoded.latents)
+    (encoded,) = encode_batches(batch.model, batch.crosscoder, beginning, len(beginning))
+    return keep_counts(encoded.latents)
 
 
 def _views(
@@ -160,7 +193,7 @@ def _measure_interactions(batch: DecodedBatch, views: Mapping[int, MLPView], tal
     parts: dict[str, list[Tensor]] = defaultdict(list)
     histograms = []
     for view in views.values():
-        figures, shares = _figures(view, batch.encoded, batch.x_hat)
+        figures, shares = token_figures(view, batch.encoded, batch.x_hat)
         if is_upstream(view):
             both = view.norm_interaction(batch.encoded).unbind(1)
             figures |= dict(zip(("norm-all", "norm-single"), both, strict=True))
@@ -172,45 +205,6 @@ def _measure_interactions(batch: DecodedBatch, views: Mapping[int, MLPView], tal
     if histograms:
         counts = torch.stack(histograms).double()
         tally.histogram = counts if tally.histogram is None else tally.histogram + counts
-
-
-def _figures(
-    view: MLPView, encoded: EncodedBatch, x_hat: Float[Tensor, "B P D"]
-) -> tuple[dict[str, Float[Tensor, " B"]], Float[Tensor, " bins"]]:
-    """What one MLP makes of each token, by name, and how often each dominant share occurs.
-
-    Of a mixture: sums over the experts of each token, means over the neurons that it meets.
-    """
-    if isinstance(view, MixtureView):
-        return _mixture_figures(view, encoded, x_hat)
-    seen = view.at(encoded)
-    dictionary, latents = seen.dictionary, seen.latents
-    dominance = dictionary.dominance(latents)
-    share = dominant_share(dictionary, latents, dominance)
-    figures = {
-        "interaction": seen.weighed(interaction(dictionary, latents, dominance)),
-        "residual": seen.weighed(residual(dictionary, *view.inputs(encoded, x_hat))),
-        "share": share.mean(1),
-    }
-    if not dictionary.mlp.gated:
-        additive = additive_interaction(dictionary, latents, dominance)
-        figures["additive"] = seen.weighed(additive)
-    return figures, torch.histc(share, SHARE_BINS, 0, 1)
-
-
-def _mixture_figures(
-    view: MixtureView, encoded: EncodedBatch, x_hat: Float[Tensor, "B P D"]
-) -> tuple[dict[str, Float[Tensor, " B"]], Float[Tensor, " bins"]]:
-    figures: dict[str, Tensor] = {}
-    counts = torch.zeros(SHARE_BINS, device=x_hat.device)
-    for at, tokens, own, routed in view.parts(encoded):
-        values, shares = _figures(view.experts[at], own, x_hat[tokens])
-        counts += shares
-        neurons = n_neurons(view.experts[at]) / view.mixture.n_neurons
-        for name, value in values.items():
-            whole = figures.setdefault(name, x_hat.new_zeros(len(x_hat)))
-            whole.index_add_(0, tokens, value * (neurons if name == "share" else routed))
-    return figures, counts
 
 
 def _measure_fidelity(

@@ -21,6 +21,7 @@ from crossproof.evaluation.measurement import MeasurementResult, PairFigures, Ru
 from crossproof.evaluation.pair_contexts import PairExample, pair_examples, pair_shapley
 from crossproof.evaluation.pair_summary import owners, ratios, square, totals
 from crossproof.evaluation.pair_sums import InteractionTally, tally_interactions
+from crossproof.evaluation.slices import SLICES, forget
 from crossproof.files import check_replaceable, make_folder
 from crossproof.interactions.config import MLPs
 from crossproof.interactions.matrix import FACTS_FILE, SUMS, Form, Interactions
@@ -97,6 +98,7 @@ def measure_runs(
         corpus=replace(text, sequences=len(sequences)),
     )
     first: InteractionTally | None = None
+    parts = output / SLICES
     crosscoders = named_crosscoders(model, folders)
     if together:
         crosscoders = {TOGETHER: side_by_side(model, crosscoders)}
@@ -109,10 +111,10 @@ def measure_runs(
         again = None if progress is None else partial(progress, f"strongest pairs of {name}")
         flat = name.replace("/", "-")
         passing = size, tell, kept, options.mlps
-        parts = output / f".{flat}.slices"
-        tally = tally_slices(model, crosscoder, sequences, parts, *passing)
-        if tally is None:
+        merged = tally_slices(model, crosscoder, sequences, parts / flat, *passing)
+        if distributed.rank() > 0:
             continue
+        tally = merged()
         tally.interactions.save(output / flat)
         result.runs[name] = _described(model, crosscoder, sequences, tally, options, again)
         if first is not None and first.interactions.blocks == tally.interactions.blocks:
@@ -120,6 +122,7 @@ def measure_runs(
         first = tally if first is None else first
     if distributed.rank() == 0:
         result.save(output / "measure.json")
+    forget(parts)
     return result
 
 

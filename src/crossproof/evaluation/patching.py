@@ -64,12 +64,13 @@ def decode_batches(
     sequences: Int[Tensor, "S T"],
     batch_sequences: int,
     views: Mapping[int, MLPView],
+    first: int = 0,
 ) -> Iterator[DecodedBatch]:
     """Batches with the model's values of all that may be patched, and of what the views need."""
     names = crosscoder.hookpoints.names
     outputs = [*map(mlp_out, views)]
     also = [*needs_of(views), *outputs, *starts_of(model, [*names, *outputs])]
-    for batch in encode_batches(model, crosscoder, sequences, batch_sequences, also):
+    for batch in encode_batches(model, crosscoder, sequences, batch_sequences, also, first=first):
         with torch.no_grad():
             x_hat = crosscoder.decode(batch.latents, batch.x)
         if not bool(x_hat.isfinite().all()):

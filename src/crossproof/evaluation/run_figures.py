@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from crossproof.activations.corpus import TextSlice
 from crossproof.crosscoder.encode import for_figures
 from crossproof.crosscoder.side_by_side import side_by_side
-from crossproof.evaluation.evaluating import evaluate, tally_sequences
+from crossproof.evaluation.evaluating import tally_sequences
 from crossproof.evaluation.measure_run import TOGETHER, named_crosscoders
 from crossproof.evaluation.results import RunEvaluation
 from crossproof.evaluation.summary import summarise
@@ -34,8 +34,9 @@ def evaluate_run(
     text: TextSlice,
     options: EvaluationOptions,
     progress: SequenceProgress | None = None,
+    slices: Path | None = None,
 ) -> RunEvaluation:
-    """Evaluates every crosscoder of a run on the same sequences.
+    """Evaluates every crosscoder of a run on the same sequences, in `slices` as `tally_sequences`.
 
     `config` is what they were trained with; of imported crosscoders (no steps) nothing is said
     about training. Raises CrossproofError if there is none, or one explains another model.
@@ -47,7 +48,9 @@ def evaluate_run(
         tell = None if progress is None else partial(progress, name)
         crosscoder = for_figures(crosscoder)
         alike = crosscoder.hookpoints.names, crosscoder.written, crosscoder.positions
-        tally = tally_sequences(model, crosscoder, sequences, options, tell, known.get(alike))
+        kept = slices and slices / name.replace("/", "-")
+        sums = known.get(alike)
+        tally = tally_sequences(model, crosscoder, sequences, options, tell, sums, kept)
         known[alike] = tally.shared()
         figures = summarise(model, crosscoder, tally, options)
         provenance = run.provenance(name)
@@ -77,15 +80,17 @@ def evaluate_together(
     text: TextSlice,
     options: EvaluationOptions,
     progress: SequenceProgress | None = None,
+    slices: Path | None = None,
 ) -> RunEvaluation:
     """Evaluates all dictionaries of run folders as one: their latents stand side by side.
 
     Raises CrossproofError as `side_by_side`, or if a dictionary explains another model.
     """
     sequences, dictionaries = text.read(model), named_crosscoders(model, folders)
-    joined = side_by_side(model, dictionaries)
+    joined = for_figures(side_by_side(model, dictionaries))
     tell = None if progress is None else partial(progress, TOGETHER)
-    figures = evaluate(model, joined, sequences, options, tell)
+    tally = tally_sequences(model, joined, sequences, options, tell, slices=slices)
+    figures = summarise(model, joined, tally, options)
     figures = replace(figures, objective=f"{len(dictionaries)} dictionaries side by side")
     runs = {TOGETHER: figures}
     return RunEvaluation(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
@@ -49,6 +50,28 @@ class Tally:
     def add(self, name: str, value: Float[Tensor, "S *parts"]) -> None:
         """Appends one batch of per-sequence sums."""
         self.sums[name].append(value.detach().double().cpu().numpy())
+
+    def rows(self) -> dict[str, Tensor]:
+        """What depends on a slice of the text, for a file."""
+        sums = {f"sums/{name}": np.concatenate(parts) for name, parts in self.sums.items()}
+        kept = {f"kept/{m}": np.concatenate(parts) for m, parts in self.kept.items()}
+        rows = {name: torch.from_numpy(values) for name, values in (sums | kept).items()}
+        counts = {"fired": self.fired, "histogram": self.histogram}
+        return rows | {name: counted for name, counted in counts.items() if counted is not None}
+
+    def take(self, rows: Mapping[str, Tensor]) -> None:
+        """Adds the next slice's rows."""
+        for name, tensor in rows.items():
+            kind, _, which = name.partition("/")
+            if kind == "sums":
+                self.sums[which].append(tensor.numpy())
+            elif kind == "kept":
+                self.kept.setdefault(int(which), []).append(tensor.numpy())
+            elif kind == "fired":
+                self.fired = tensor if self.fired is None else self.fired + tensor
+            else:
+                self.histogram = tensor if self.histogram is None else self.histogram + tensor
+        self.kept = dict(sorted(self.kept.items()))
 
     def shared(self) -> dict[str, NDArray[np.float64]]:
         """Those of `SHARED` that were measured, for other crosscoders of the same hookpoints."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,9 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from crossproof.errors import CrossproofError
 
+PATIENCE = timedelta(days=30)
+"""How long processes wait for each other that share out a text: a slice, and what the first does
+alone, may take hours. Nobody waits for a dead one: torchrun ends the others."""
 _meshes: list[DeviceMesh] = []
 """The mesh of the process group that was joined, if any."""
 _saving: list[dist.ProcessGroup] = []
@@ -28,11 +32,13 @@ _saving: list[dist.ProcessGroup] = []
 
 
 @contextmanager
-def process_group(latent_processes: int = 1) -> Iterator[None]:
-    """Joins torchrun's processes for the block; without torchrun nothing happens.
+def process_group(latent_processes: int = 1, patient: bool = False) -> Iterator[None]:
+    """Joins torchrun's processes for the block; without torchrun, and in a block of another such
+    command, nothing happens.
 
-    `latent_processes` share out the latents of each dictionary. Raises CrossproofError if the
-    processes do not divide into rows of so many.
+    `latent_processes` share out the latents of each dictionary. `patient`: one waits for another as
+    long as it takes, not PyTorch's minutes. Raises CrossproofError if the processes do not divide
+    into rows of so many.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if latent_processes < 1 or processes % latent_processes:
@@ -41,10 +47,12 @@ def process_group(latent_processes: int = 1) -> Iterator[None]:
             f"{latent_processes}: start a multiple of that with `torchrun --nproc-per-node`, or "
             f"change --latent-processes."
         )
-    if processes == 1:
+    if processes == 1 or dist.is_initialized():
         yield
         return
-    dist.init_process_group()  # gloo between CPUs, nccl between GPUs
+    dist.init_process_group(
+        timeout=PATIENCE if patient else None
+    )  # gloo between CPUs, nccl between GPUs
     shape = processes // latent_processes, latent_processes
     _meshes.append(init_device_mesh("cpu", shape, mesh_dim_names=("data", "latent")))
     if latent_processes > 1:
