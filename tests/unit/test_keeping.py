@@ -84,5 +84,6 @@ def test_where_no_latent_is_active_there_is_no_fidelity(
     assert "Fidelity" not in repr(result)
     with torch.no_grad():
         made.W_dec.zero_()
-    with pytest.raises(CrossproofError, match="All decoder vectors are zero"):
+        made.b_dec.zero_()
+    with pytest.raises(CrossproofError, match="Decoder vectors and biases are all zero"):
         evaluate(model, made, random_tokens(3, 12))

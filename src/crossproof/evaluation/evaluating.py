@@ -87,7 +87,7 @@ def tally_sequences(
     if len(sequences) < 2:
         raise CrossproofError("Evaluation needs at least 2 sequences: give a longer text.")
     if not crosscoder.written:
-        raise CrossproofError("All decoder vectors are zero: give a dictionary that was trained.")
+        raise CrossproofError("Decoder vectors and biases are all zero: give a trained dictionary.")
     names, size = crosscoder.hookpoints.names, options.batch_sequences
     views, unread = _views(model, crosscoder, options)
     live, unreplaced = replacement_of(model, crosscoder)
