@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterable
 
 from crossproof.codes import ADDRESS, code_of_module
@@ -12,6 +13,7 @@ __all__ = (
     "CrossproofError",
     "CrossproofWarning",
     "first_line",
+    "in_shell",
     "nearest",
     "printable",
     "with_code",
@@ -62,6 +64,11 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
 def first_line(error: BaseException) -> str:
     """What another library complained about, in one line without a full stop."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def in_shell(argument: object) -> str:
+    """A path or name as it is to be typed behind a command: with quotes where it has blanks."""
+    return shlex.quote(str(argument))
 
 
 def printable(text: str) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from crossproof.activations import Harvest, scored_positions
 from crossproof.activations.config import PositionRule
+from crossproof.activations.positions import check_sequences
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel, load_model
 
@@ -149,3 +150,22 @@ def test_large_but_finite_activations_pass(tmp_path: Path) -> None:
     model = load_model(str(save_model(tmp_path, gpt_neo)))
     model.mlp(1).b_out[3] = 3e38
     assert make(model).batch(0).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [
+        (torch.ones(2, 3), r"\[2, 3\] of torch.float32"),
+        (torch.ones(3, dtype=torch.int64), r"\[3\] of torch.int64"),
+        ([[1, 2]], "list"),
+    ],
+)
+def test_what_is_no_text_is_said(tokens: object, said: str) -> None:
+    with pytest.raises(CrossproofError, match=rf"whole numbers \[sequences, tokens\].*{said}"):
+        check_sequences(tokens)
+    check_sequences(torch.ones(2, 3, dtype=torch.int32))
+
+
+def test_a_token_below_the_vocabulary(language_models: dict[str, LanguageModel]) -> None:
+    with pytest.raises(CrossproofError, match="Token -1 is outside the vocabulary"):
+        language_models["gpt-neo"].logits(torch.tensor([[1, -1]]))

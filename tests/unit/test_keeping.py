@@ -5,15 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from dictionaries import random_case
+from dictionaries import random_case, random_kind
 from hypothesis import given
 from hypothesis import strategies as st
 from profiles import examples
+from tiny_models import random_tokens
 
 from crossproof.crosscoder import SparseLatents
+from crossproof.crosscoder.layout import Layout
+from crossproof.errors import CrossproofError
+from crossproof.evaluation import evaluate
 from crossproof.evaluation.keep_curve import keep_counts, trapezoids
 from crossproof.interactions import largest_kept
-from crossproof.lm import Activation
+from crossproof.lm import Activation, LanguageModel
 
 
 @examples(30)
@@ -62,3 +66,23 @@ def test_the_area_of_a_straight_line_is_its_middle() -> None:
     values = [np.array([[x]]) for x in at]
     assert trapezoids(at, values) == pytest.approx(np.array([[1.5]]))
     assert trapezoids(np.array([0.0]), [np.array([[0.3]])]) == pytest.approx(np.array([[0.3]]))
+
+
+def test_where_no_latent_is_active_there_is_no_fidelity(
+    language_models: dict[str, LanguageModel],
+) -> None:
+    """All latents do what none do, so a share of the difference says nothing; it was 0."""
+    model = language_models["gpt2"]
+    made = random_kind(model, ["blocks.0.hook_resid_post"], Layout.joint(6, 1), "relu").float()
+    with torch.no_grad():
+        made.b_enc.fill_(-1e6)
+    result = evaluate(model, made, random_tokens(3, 12))
+    assert result.l0 == 0
+    assert result.fidelity("none") is result.fidelity("keep-largest") is None
+    assert result.keep_curve is not None
+    assert not result.keep_curve.area.defined
+    assert "Fidelity" not in repr(result)
+    with torch.no_grad():
+        made.W_dec.zero_()
+    with pytest.raises(CrossproofError, match="All decoder vectors are zero"):
+        evaluate(model, made, random_tokens(3, 12))

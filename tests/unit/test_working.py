@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from pathlib import Path
 
@@ -107,3 +108,14 @@ def test_no_step_that_the_dictionary_has_no_decoders_for(tmp_path: Path, everywh
     page.parent.mkdir()
     page.write_text("")
     assert next_step(tmp_path).startswith(f"Next: open {page}") != everywhere
+
+
+def test_a_folder_with_blanks_is_quoted(tmp_path: Path) -> None:
+    """What is printed can be typed."""
+    step = next_step(tmp_path / "my run")
+    assert shlex.split(step.split("`")[1])[1:] == ["measure", str(tmp_path / "my run")]
+    both = [tmp_path / "my run", tmp_path / "other"]
+    assert shlex.split(next_step(both[0], both).split("`")[1])[2:] == [
+        *map(str, both),
+        "--together",
+    ]

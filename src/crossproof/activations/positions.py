@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from crossproof.errors import CrossproofError
+
 
 def scored_positions(
     tokens: Int[Tensor, "S T"], special_ids: Collection[int], skip_first: int = 1
@@ -44,3 +46,16 @@ def within_limits(x: Float[Tensor, "B P D"], limits: Sequence[float]) -> Bool[Te
     highest = torch.tensor(limits, device=x.device)
     inside: Tensor = ((x.float().norm(dim=2) <= highest) | (highest == 0)).all(dim=1)
     return inside
+
+
+def check_sequences(tokens: object) -> None:
+    """Raises CrossproofError unless these are sequences of tokens [S, T]."""
+    whole = isinstance(tokens, Tensor) and not (tokens.is_floating_point() or tokens.is_complex())
+    if isinstance(tokens, Tensor) and whole and tokens.dim() == 2:
+        return
+    given = f"{list(tokens.shape)} of {tokens.dtype}" if isinstance(tokens, Tensor) else ""
+    raise CrossproofError(
+        f"Texts are tokens in a tensor of whole numbers [sequences, tokens], as "
+        f"`crossproof.read_sequences` gives them; this is {given or type(tokens).__name__}.",
+        code="CP-TOKENS",
+    )

@@ -12,7 +12,7 @@ from pathlib import Path
 from crossproof.activations import massive_table
 from crossproof.activations.corpus import TextSlice
 from crossproof.commands.following import next_step
-from crossproof.errors import printable
+from crossproof.errors import in_shell, printable
 from crossproof.evaluation import EvaluationOptions
 from crossproof.evaluation.run_figures import evaluate_run, evaluate_together
 from crossproof.evaluation.slices import SLICES, forget
@@ -45,7 +45,7 @@ def train_to_the_end(prepared: Run, log: Sequence[str] = ()) -> None:
             train_run(prepared, report, log)
     except Interrupted as stopped:
         if first:
-            how = f"`crossproof train --resume --out {prepared.folder}`"
+            how = f"`crossproof train --resume --out {in_shell(prepared.folder)}`"
             sentence = f"crossproof: stopped after step {stopped.step}; go on with {how}."
             print(printable(sentence), file=sys.stderr)
         sys.exit(130)

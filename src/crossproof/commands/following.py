@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from crossproof.crosscoder.folders import finished_crosscoders
-from crossproof.errors import CrossproofError
+from crossproof.errors import CrossproofError, in_shell
 from crossproof.files import read_json
 
 STEPS = {
@@ -24,7 +24,7 @@ def next_step(run: Path, together: Sequence[Path] = ()) -> str:
     `together`: run folders whose dictionaries were taken at once; only `measure` does that, too.
     """
     place = run / "together" if together else run
-    names = " ".join(map(str, together)) + " --together" if together else str(run)
+    names = " ".join(map(in_shell, together or [run])) + (" --together" if together else "")
     for command, (left, says) in STEPS.items():
         if together and command != "measure":
             continue
@@ -36,7 +36,8 @@ def next_step(run: Path, together: Sequence[Path] = ()) -> str:
     page = next((page for page in pages if page.exists()), None)
     if page is None:
         return f"Next: `crossproof evaluate {names}` makes a report of all of it."
-    return f"Next: open {page}, which holds all of it; `crossproof explore {run}` shows more."
+    more = f"`crossproof explore {in_shell(run)}` shows more"
+    return f"Next: open {page}, which holds all of it; {more}."
 
 
 def _attributable(run: Path) -> bool:

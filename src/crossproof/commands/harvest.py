@@ -12,6 +12,7 @@ import tyro
 from crossproof.activations.config import StoredDtype
 from crossproof.commands.early import check_model, check_text
 from crossproof.commands.parsing import parse
+from crossproof.errors import in_shell
 from crossproof.training.config import RECIPES, RunConfig
 from crossproof.working import working
 
@@ -65,4 +66,5 @@ def run(arguments: Sequence[str], began: float) -> None:
 
         harvest_to(options.out, config, model, options.stored, say, tell)
     say(f"Activations: {options.out}")
-    say(f"Next: `crossproof train --activations {options.out} --out RUN` trains from them.")
+    folder = in_shell(options.out)
+    say(f"Next: `crossproof train --activations {folder} --out RUN` trains from them.")

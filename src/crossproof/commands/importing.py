@@ -15,7 +15,7 @@ from crossproof.commands.early import check_model, check_text
 from crossproof.commands.parsing import parse
 from crossproof.crosscoder.folders import OTHERS
 from crossproof.crosscoder.formats.registry import FORMATS
-from crossproof.errors import CrossproofError
+from crossproof.errors import CrossproofError, in_shell
 from crossproof.training.config import Precision
 from crossproof.working import working
 
@@ -119,12 +119,12 @@ def run(arguments: Sequence[str], began: float) -> None:
                 f"{origin['path']} -> {', '.join(origin['hookpoints'])}"
             )
     print(f"Crosscoders: {', '.join(str(options.out / name / 'crosscoder') for name in made)}")
-    behind = "" if text else " --text TEXT"
+    run, behind = in_shell(options.out), "" if text else " --text TEXT"
     if any(_read(model, crosscoder) for crosscoder, _ in made.values()):
-        print(f"Next: `crossproof measure {options.out}{behind}` shows which latents interact.")
+        print(f"Next: `crossproof measure {run}{behind}` shows which latents interact.")
         return
     print("No MLP reads what is written here: nothing to `measure`, and `evaluate` gives no Φ.")
-    print(f"Next: `crossproof evaluate {options.out}{behind}` says how good they are.")
+    print(f"Next: `crossproof evaluate {run}{behind}` says how good they are.")
 
 
 def _imported(options: Import, model: Any) -> dict[str, tuple[Any, Any]]:

@@ -14,7 +14,7 @@ from crossproof.commands import prove_text
 from crossproof.commands.early import check_folder
 from crossproof.commands.parsing import parse
 from crossproof.crosscoder.folders import holds_crosscoders
-from crossproof.errors import CrossproofError
+from crossproof.errors import CrossproofError, in_shell
 from crossproof.proof.certificate.options import ProverOptions
 from crossproof.working import working
 
@@ -71,4 +71,4 @@ def run(arguments: Sequence[str], began: float) -> None:
     if not result.verification.holds:
         print("crossproof: the claim as written is NOT verified.", file=sys.stderr)
         sys.exit(1)
-    print(f"Next: `crossproof verify {options.out}` checks it anywhere.")
+    print(f"Next: `crossproof verify {in_shell(options.out)}` checks it anywhere.")

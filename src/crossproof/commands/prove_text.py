@@ -17,7 +17,7 @@ from crossproof.commands.early import check_text
 from crossproof.commands.models import ModelOptions
 from crossproof.commands.parsing import parse
 from crossproof.crosscoder.folders import finished_crosscoders
-from crossproof.errors import CrossproofError
+from crossproof.errors import CrossproofError, in_shell
 from crossproof.interactions.config import mlps_of
 from crossproof.proof.certificate.text_options import (
     ContextOptions,
@@ -180,7 +180,7 @@ def _shown(result: StatisticalResult | ContextsResult, out: Path) -> None:
     if not result.holds:
         print("crossproof: the claim as written is NOT verified.", file=sys.stderr)
         sys.exit(1)
-    say(f"Next: `crossproof verify {out}` checks its bounds.")
+    say(f"Next: `crossproof verify {in_shell(out)}` checks its bounds.")
 
 
 def one_of(names: Sequence[str], asked: str, where: Path) -> str:

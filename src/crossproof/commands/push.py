@@ -12,7 +12,7 @@ import tyro
 
 from crossproof.commands.parsing import parse
 from crossproof.crosscoder.folders import finished_crosscoders
-from crossproof.errors import CrossproofError, nearest
+from crossproof.errors import CrossproofError, in_shell, nearest
 from crossproof.working import working
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ def run(arguments: Sequence[str], began: float) -> None:
         )
     print(f"Crosscoder and card: {address}")
     if not figures:
-        print(f"The card has no figures: `crossproof evaluate {options.run}`, then push again.")
+        run = in_shell(options.run)
+        print(f"The card has no figures: `crossproof evaluate {run}`, then push again.")
     print(f"Next: crossproof.Crosscoder.from_pretrained('{options.repository}') loads it anywhere.")
 
 

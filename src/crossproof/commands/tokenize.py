@@ -12,7 +12,7 @@ import tyro
 
 from crossproof.commands.early import BUNDLED, check_model, check_text
 from crossproof.commands.parsing import parse
-from crossproof.errors import CrossproofError
+from crossproof.errors import CrossproofError, in_shell
 from crossproof.working import while_it_lasts, working
 
 
@@ -66,7 +66,8 @@ def run(arguments: Sequence[str], began: float) -> None:
     }
     print_tables([Table.of(f"Tokens of {options.source}", columns, rows)])
     say(f"Tokens: {options.out}")
-    say(f"Next: `crossproof train --text {options.out} --model {options.model}` trains on them.")
+    text, model = in_shell(options.out), in_shell(options.model)
+    say(f"Next: `crossproof train --text {text} --model {model}` trains on them.")
 
 
 @contextmanager

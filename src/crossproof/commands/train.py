@@ -15,7 +15,7 @@ import tyro
 
 from crossproof.commands.early import check_folder, check_model, check_text
 from crossproof.commands.parsing import parse
-from crossproof.errors import CrossproofError
+from crossproof.errors import CrossproofError, in_shell
 from crossproof.training.config import RECIPES, RunConfig
 from crossproof.training.sinks import check_sinks
 from crossproof.working import working
@@ -101,7 +101,7 @@ def run(arguments: Sequence[str], began: float) -> None:
         finish_run(prepared, began)
     else:
         say(f"Crosscoders: {prepared.folder}")
-        say(f"Next: `crossproof evaluate {prepared.folder}` says how good they are.")
+        say(f"Next: `crossproof evaluate {in_shell(prepared.folder)}` says how good they are.")
 
 
 def given(arguments: Sequence[str]) -> list[str]:

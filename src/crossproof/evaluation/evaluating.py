@@ -19,6 +19,7 @@ from torch import Tensor
 
 from crossproof.activations import survey_norms, within_limits
 from crossproof.activations.config import MASSIVE
+from crossproof.activations.positions import check_sequences
 from crossproof.crosscoder.encode import ALL, encode_batches, for_figures
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
@@ -62,6 +63,7 @@ def evaluate(
     `sequences` are tokens [S, T], held out from training. `progress` is called with sequences
     done and their number. Raises CrossproofError if there are fewer than two sequences.
     """
+    check_sequences(sequences)
     crosscoder = for_figures(crosscoder)
     tally = tally_sequences(model, crosscoder, sequences, options, progress)
     return summarise(model, crosscoder, tally, options)
@@ -84,6 +86,8 @@ def tally_sequences(
     """
     if len(sequences) < 2:
         raise CrossproofError("Evaluation needs at least 2 sequences: give a longer text.")
+    if not crosscoder.written:
+        raise CrossproofError("All decoder vectors are zero: give a dictionary that was trained.")
     names, size = crosscoder.hookpoints.names, options.batch_sequences
     views, unread = _views(model, crosscoder, options)
     live, unreplaced = replacement_of(model, crosscoder)

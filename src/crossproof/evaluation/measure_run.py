@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from crossproof.activations.corpus import TextSlice
+from crossproof.activations.positions import check_sequences
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.crosscoder.side_by_side import side_by_side
 from crossproof.errors import CrossproofError
@@ -67,8 +68,9 @@ def measure(
     """How the crosscoder's latents interact on sequences of tokens [S, T].
 
     The exact sums over all pairs themselves are `tally_interactions(...).interactions`. Raises
-    CrossproofError if there are no tokens, or no MLP reads the crosscoder.
+    CrossproofError if there are no tokens, or none of a model, or no MLP reads the crosscoder.
     """
+    check_sequences(sequences)
     size, kept = options.batch_sequences, options.context_sequences
     tally = tally_interactions(model, crosscoder, sequences, size, progress, kept, options.mlps)
     return _described(model, crosscoder, sequences, tally, options)

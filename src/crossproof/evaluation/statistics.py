@@ -76,11 +76,16 @@ def recovered(totals: Sums, kind: str) -> Array:
 
 
 def phi(mid: str, scheme: str, zero: str = "features-removed") -> Statistic:
-    """Φ of a scheme at each block; `zero`: features-removed or mlp-removed."""
+    """Φ of a scheme at each block; `zero`: features-removed or mlp-removed.
+
+    Not defined (NaN) where all latents do to the bit what none do: no latent is active there.
+    """
 
     def statistic(totals: Sums) -> Array:
         clean = totals["loss"][:, None]
         patched, removed = totals[f"phi/{mid}/{scheme}"], totals[f"phi/{mid}/{zero}"]
-        return 1 - (patched - clean) / (removed - clean)
+        nothing = removed == totals.get(f"phi/{mid}/none", np.nan)
+        share: Array = 1 - (patched - clean) / np.where(nothing, np.nan, removed - clean)
+        return share
 
     return statistic

@@ -270,9 +270,11 @@ class LanguageModel:
                 f"{self.context}; use shorter ones.",
                 code="CP-TOKENS",
             )
-        if tokens.numel() and int(tokens.max()) >= self.vocab_size:
+        ends = torch.stack(torch.aminmax(tokens)).tolist() if tokens.numel() else []
+        strange = [token for token in ends if not 0 <= token < self.vocab_size]
+        if strange:
             raise CrossproofError(
-                f"Token {int(tokens.max())} is outside the vocabulary of '{self.name}' "
+                f"Token {strange[0]} is outside the vocabulary of '{self.name}' "
                 f"({self.vocab_size}); the tokens come from another tokenizer.",
                 code="CP-TOKENS",
             )

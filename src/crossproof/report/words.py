@@ -118,7 +118,8 @@ def alone(run: ShownRun) -> Iterator[str]:
             f"all latents kept{_beside(run)} it is {cell(every)}."
         )
     else:
-        reason = figures.unread or "No MLP was measured that reads this crosscoder."
+        silent = "No latent is active on this text." if figures.l0 == 0 else ""
+        reason = figures.unread or silent or "No MLP was measured that reads this crosscoder."
         yield f"{reason} So no latent could be ablated inside an MLP, and there is no Φ."
     if (fvu := figures.figure("fvu")) is not None:
         yield f"The fraction of variance left unexplained (FVU) is {cell(fvu)}."
