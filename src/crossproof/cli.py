@@ -58,8 +58,8 @@ ISSUES = "https://github.com/crossproof/crossproof/issues"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: exits 0; 1 with one sentence for bad input; 130 when stopped by Ctrl-C.
 
-    What is printed can be lost without harm to what is done: a reader that had enough is no error,
-    a full disk is one once all is done.
+    What is printed can be lost without harm to what is done: a reader that had enough is no error
+    (but of `verify`, which does nothing else), a full disk is one once all is done.
     """
     began = time.perf_counter()
     given = list(sys.argv[1:] if arguments is None else arguments)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from attributions import LENGTH, Lookup, everything, in_double, text, trained_lo
 from reports import results
 from tiny_models import SEQUENTIAL
 
+from crossproof.cli import main
 from crossproof.crosscoder import Crosscoder, CrosscoderConfig
 from crossproof.crosscoder.store import Provenance, save_crosscoder
 from crossproof.errors import CrossproofError
@@ -331,22 +330,17 @@ def run_folder(
     return folder
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from crossproof.commands.attribute import run; run(sys.argv[1:], 0.0)"
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+def command(*arguments: object) -> None:
+    main(["attribute", *map(str, arguments)])
 
 
-def test_the_command_writes_figures_and_tables(run_folder: Path) -> None:
-    options = ("--sequences", 4, "--context", LENGTH, "--threads", 1, "--top", 3)
-    done = command(run_folder, *options)
-    assert done.returncode == 0, done.stderr
-    assert "Report:" not in done.stdout  # the run was not evaluated
-    assert "Cross-entropy in nats" in done.stdout
+def test_the_command_writes_figures_and_tables(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(run_folder, "--sequences", 4, "--context", LENGTH, "--threads", 1, "--top", 3)
+    printed = capsys.readouterr().out
+    assert "Report:" not in printed  # the run was not evaluated
+    assert "Cross-entropy in nats" in printed
     content = json.loads((run_folder / "attribution" / "attribution.json").read_text())
     assert list(content["runs"]) == ["unpenalised", "penalised"]
     for run in content["runs"].values():
@@ -362,19 +356,17 @@ def test_the_command_writes_figures_and_tables(run_folder: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command_renews_the_report_of_an_evaluated_run(
-    run_folder: Path, language_models: dict[str, LanguageModel]
+    run_folder: Path, language_models: dict[str, LanguageModel], capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = {"text": str(run_folder / "text.txt"), "split": "held_out", "sequences": 2}
     weights = language_models["gpt-neo"].weights_hash
     of = results() | {"evaluated_on": place | {"context": LENGTH}, "model_hash": weights}
     (run_folder / "results.json").write_text(json.dumps(of))
     options = ("--sequences", 2, "--context", LENGTH, "--threads", 1, "--parts", "last-block")
-    done = command(run_folder, *options, "--out", run_folder / "elsewhere")
-    assert done.returncode == 0, done.stderr
-    assert "Report:" not in done.stdout  # which reads the run's own folder
-    done = command(run_folder, *options)
-    assert done.returncode == 0, done.stderr
-    assert f"Report: {run_folder / 'report.html'}" in done.stdout
+    command(run_folder, *options, "--out", run_folder / "elsewhere")
+    assert "Report:" not in capsys.readouterr().out  # which reads the run's own folder
+    command(run_folder, *options)
+    assert f"Report: {run_folder / 'report.html'}" in capsys.readouterr().out
     assert "How far a proof gets" in (run_folder / "report.html").read_text()
     attribution = json.loads((run_folder / "attribution" / "attribution.json").read_text())
     assert attribution["model_hash"] == weights

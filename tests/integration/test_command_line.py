@@ -47,6 +47,11 @@ def outcome(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, stdout, stderr
 
 
+def here(*arguments: object) -> None:
+    """In this process, which spares seconds of imports; the others show that codes arrive."""
+    main([str(argument) for argument in arguments])
+
+
 def weights(run: Path) -> dict[str, bytes]:
     return {
         path.parent.parent.name: path.read_bytes()
@@ -120,8 +125,7 @@ def test_a_stopped_run_resumes_to_the_same_bytes(
 
 
 def test_evaluate_gives_the_figures_of_the_run(finished: Path) -> None:
-    code, _, stderr = outcome(crossproof("evaluate", finished, "--sequences", 6, "--context", 32))
-    assert code == 0, stderr
+    here("evaluate", finished, "--sequences", 6, "--context", 32)
     again = json.loads((finished / "evaluation-held_out" / "results.json").read_text())
     first = json.loads((finished / "results.json").read_text())
     for name, run in first["runs"].items():
@@ -151,8 +155,7 @@ def test_measure_describes_pairs_and_lands_on_the_report(finished: Path) -> None
 def test_measure_compares_with_another_run(finished: Path, tmp_path: Path) -> None:
     other = finished / "penalised" / "crosscoder"
     arguments = "measure", other, "--against", finished, "--tokens", 200, "--context", 32
-    code, _, stderr = outcome(crossproof(*arguments, "--out", tmp_path / "out"))
-    assert code == 0, stderr
+    here(*arguments, "--out", tmp_path / "out")
     content = json.loads((tmp_path / "out" / "measure.json").read_text())
     whole = f"{finished.name}/penalised"
     assert list(content["runs"]) == ["crosscoder", f"{finished.name}/unpenalised", whole]
@@ -162,8 +165,7 @@ def test_measure_compares_with_another_run(finished: Path, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_sequences_that_were_looked_at_can_be_skipped(finished: Path, tmp_path: Path) -> None:
     size = "--sequences", 4, "--skip", 6, "--context", 32, "--out", tmp_path
-    code, _, stderr = outcome(crossproof("evaluate", finished, *size))
-    assert code == 0, stderr
+    here("evaluate", finished, *size)
     others = json.loads((tmp_path / "results.json").read_text())
     assert others["evaluated_on"]["skip"] == 6
     first = json.loads((finished / "results.json").read_text())
@@ -172,9 +174,8 @@ def test_sequences_that_were_looked_at_can_be_skipped(finished: Path, tmp_path: 
 
 
 def expect_error(words: str, *arguments: object) -> None:
-    """In this process, which spares seconds of imports; the others show that codes arrive."""
     with pytest.raises(SystemExit) as stopped:
-        main([str(argument) for argument in arguments])
+        here(*arguments)
     said = str(stopped.value)  # Python writes it to stderr and exits with 1
     assert said.startswith("crossproof: ")
     assert words in said, said
@@ -245,7 +246,9 @@ def test_help_lists_commands_without_loading_torch() -> None:
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "demo"])
-def test_every_command_explains_its_options(command: str) -> None:
-    code, stdout, _ = outcome(crossproof(command, "--help"))
-    assert code == 0
-    assert "--threads" in stdout
+def test_every_command_explains_its_options(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        here(command, "--help")
+    assert "--threads" in capsys.readouterr().out

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+import crossproof.lm
 from crossproof.cli import main
 from crossproof.crosscoder import load_crosscoder
 from crossproof.lm import LanguageModel
@@ -220,6 +222,16 @@ def test_bad_input_is_one_sentence(tmp_path: Path, model_folders: dict[str, Path
         with pytest.raises(SystemExit, match=message):
             main(["import", *arguments, "--model", model, "--out", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
+
+
+def test_paths_are_looked_at_before_anything_is_loaded(tmp_path: Path) -> None:
+    with (
+        patch.object(crossproof.lm, "load_model", side_effect=AssertionError),
+        pytest.raises(SystemExit, match="There is no file or folder"),
+    ):
+        main(["import", str(tmp_path / "x"), "--model", "bundled", "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit, match=r"There is no model folder .x\.gguf."):
+        main(["train", "--model", "x.gguf", "--out", str(tmp_path / "run")])
 
 
 def test_the_model_must_be_the_one_given_at_import(

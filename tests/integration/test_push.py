@@ -82,8 +82,10 @@ def test_what_is_pushed_is_loaded_by_its_id(
         'from_pretrained("me/stories")',
     ):
         assert words in card
+    main(["push", str(run / "penalised"), "me/again"])
+    assert "| FVU | 0.110 [0.100, 0.120] |" in (hub.root / "me/again/README.md").read_text()
     main(["push", str(run), "me/stories", "--name", "unpenalised", "--model", "other/model"])
-    assert "The card has no figures: `crossproof evaluate" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("The card has no figures: `crossproof evaluate") == 1
     assert "`other/model`" in (hub.root / "me/stories/README.md").read_text()
 
 

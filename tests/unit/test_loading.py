@@ -440,7 +440,7 @@ def test_a_gated_model_ends_a_command_with_one_sentence(hub: Path, tmp_path: Pat
     from crossproof.cli import main
 
     with pytest.raises(SystemExit, match="accept its conditions"):
-        main(["import", "mine", "--model", "org/gated", "--out", str(tmp_path / "run")])
+        main(["import", str(tmp_path), "--model", "org/gated", "--out", str(tmp_path / "run")])
 
 
 def test_a_run_whose_model_has_moved_says_how_to_name_it(folder: Path, tmp_path: Path) -> None:

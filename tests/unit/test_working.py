@@ -74,6 +74,13 @@ def test_silence_behind_the_last_step_is_told(monkeypatch: pytest.MonkeyPatch) -
     assert lines.silence(5.0) == ""
     now[0] = 31.0
     assert lines.silence(31.0) == "measuring a: working, 31 s since the last step"
+    now[0] = 61.0  # the longer it lasts, the fewer lines
+    assert lines.silence(61.0) == ""
+    now[0] = 62.0
+    assert lines.silence(62.0) == "measuring a: working, 62 s since the last step"
+    lines.report("a", 20, 20)
+    now[0] = 72.0
+    assert lines.silence(72.0) == "measuring a: working, 10 s since the last step"
 
 
 def test_the_next_step_is_the_first_that_is_missing(tmp_path: Path) -> None:

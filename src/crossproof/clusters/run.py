@@ -265,12 +265,19 @@ def _judged(work: _Clustered, judges: Sequence[Judge], llm: LLM | None, tell: Te
         llm.progress = lambda doing, done, total: tell(f"{name}: {doing}", done, total)
     texts.explain(work.explained, lambda d, t: tell(f"{name}: explaining", d, t))
     accuracy = {}
-    for done, judge in enumerate(judges, 1):
+    for judge in judges:
+        tell(f"{name}: judging, {judge.name}", 0, 1)
         answers = ask(work.clusterings, prepared, settings.material, judge)
         accuracy[judge.name] = accuracies(answers, settings.resamples)
-        tell(f"{name}: judging, {judge.name}", done, done)
-    sheets = [texts.sheet(latent, settings.windows, settings.seed) for latent in work.scored]
+        tell(f"{name}: judging, {judge.name}", 1, 1)
+    sheets = []
+    for done, latent in enumerate(work.scored, 1):
+        sheets.append(texts.sheet(latent, settings.windows, settings.seed))
+        tell(f"{name}: scoring explanations", done, len(work.scored))
+    tell(f"{name}: describing clusters", 0, 1)
     clusters = describe(prepared, work.clusterings[0].partitions[0])
+    matrix = interaction_square(prepared, clusters)
+    tell(f"{name}: describing clusters", 1, 1)
     return ClusteredRun(
         latents=tuple(prepared.latents.tolist()),
         similarities={each.similarity: each.summary() for each in work.clusterings},
@@ -281,7 +288,7 @@ def _judged(work: _Clustered, judges: Sequence[Judge], llm: LLM | None, tell: Te
             if isinstance(judge, DetectingJudge)
         },
         clusters=clusters,
-        matrix=interaction_square(prepared, clusters),
+        matrix=matrix,
         left_out=prepared.left_out,
         undefined=work.undefined,
         views={str(b): described(v, prepared.crosscoder) for b, v in prepared.views.items()},

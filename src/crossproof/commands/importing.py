@@ -95,6 +95,7 @@ def run(arguments: Sequence[str], began: float) -> None:
         _check_new(options.out, [options.name or "imported"])
     if options.format is not None:
         FORMATS.check(options.format)
+    _check_there(options.paths)
     check_model(options.model)
     check_text(options.text)
 
@@ -125,6 +126,17 @@ def run(arguments: Sequence[str], began: float) -> None:
         return
     print("No MLP reads what is written here: nothing to `measure`, and `evaluate` gives no Φ.")
     print(f"Next: `crossproof evaluate {run}{behind}` says how good they are.")
+
+
+def _check_there(paths: Sequence[str]) -> None:
+    """Raises CrossproofError for what can only be a path and is none; the Hub is not asked."""
+    from crossproof.lm.sources import exists
+
+    for path in paths:
+        if not (exists(path) or path.startswith(("~", "hf:", "saelens:"))):
+            raise CrossproofError(
+                f"There is no file or folder {path}: check the path.", code="CP-FORMAT"
+            )
 
 
 def _imported(options: Import, model: Any) -> dict[str, tuple[Any, Any]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from crossproof.commands.parsing import parse
-from crossproof.crosscoder.folders import finished_crosscoders
+from crossproof.crosscoder.folders import finished_crosscoders, own_folder
 from crossproof.errors import CrossproofError, in_shell, nearest
 from crossproof.working import working
 
@@ -76,7 +76,9 @@ def run(arguments: Sequence[str], began: float) -> None:
         print(
             f"The card will name the model '{origin.model}': --model says what others know it as."
         )
-    figures = card_figures(evaluated(options.run), name)
+    one_of_a_run = own_folder(options.run) != options.run  # RUN/penalised: figures are in RUN
+    run = options.run.resolve().parent if one_of_a_run else options.run
+    figures = card_figures(evaluated(options.run) or evaluated(run), name)
     with working(f"uploading to {options.repository}"):
         address = crosscoder.push_to_hub(
             options.repository, origin, figures, options.private, options.message

@@ -121,6 +121,8 @@ def exists(name: str) -> bool:
 
 def is_path(name: str) -> bool:
     """Whether a name can only be meant as a path."""
+    if name.lower().endswith(GGUF) and "/" not in name:  # of the Hub it is NAME/FILE.gguf
+        return True
     return exists(name) or name.startswith((".", "/", "~")) or "\0" in name
 
 

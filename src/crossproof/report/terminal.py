@@ -185,11 +185,13 @@ class _Lines:
         """By name: when it was first heard of, and how much was done then."""
         self.said: dict[str, float] = {}
         self.last, self.current = time.monotonic(), ""
+        self.patience = PAUSE
+        """How long nothing may be reported until a line says so; doubled by every such line."""
 
     def report(self, name: str, done: int, total: int) -> None:
         """Takes that `done` of `total` are done."""
         now = time.monotonic()
-        self.last, self.current = now, name
+        self.last, self.current, self.patience = now, name, PAUSE
         began, before = self.began.setdefault(name, (now, done))
         if name in self.said and done < total and now - self.said[name] < PAUSE:
             return
@@ -202,8 +204,9 @@ class _Lines:
     def silence(self, _: float) -> str:
         """The line about a time in which nothing was reported; empty if it was short."""
         quiet = time.monotonic() - self.last
-        if quiet < PAUSE:
+        if quiet < self.patience:
             return ""
+        self.patience = 2 * quiet
         return (
             f"{self.doing} {self.current}".strip() + f": working, {quiet:.0f} s since the last step"
         )

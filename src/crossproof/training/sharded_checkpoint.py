@@ -12,8 +12,10 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.tensor import DTensor, Replicate, Shard
@@ -40,7 +42,10 @@ class PendingCheckpoint:
             shutil.rmtree(self.temporary, ignore_errors=True)
         distributed.wait_for_all()
         group = distributed.saving_group()
-        saved = async_save(_state(training), checkpoint_id=self.temporary, process_group=group)
+        states = {name: trainer.state() for name, trainer in training.trainers.items()}
+        saved = async_save(
+            _state(training, states), checkpoint_id=self.temporary, process_group=group
+        )
         assert isinstance(saved, Future)
         self._saved: Future[Any] = saved
 
@@ -78,15 +83,22 @@ def load_parts(folder: Path, training: Training) -> dict[str, dict[str, Tensor]]
 
     Raises KeyError, RuntimeError or ValueError for a checkpoint of other trainers.
     """
-    state = _state(training)
+    likes = {name: _with_moments(each) for name, each in training.trainers.items()}
+    state = _state(training, likes)
     try:
+        held = FileSystemReader(folder).read_metadata().state_dict_metadata
+        moments = {key for key in state if key.partition("/")[2].startswith("adam.")}
+        for key in moments - held.keys():  # of what has never had a gradient
+            del state[key]
         load(state, checkpoint_id=folder, no_dist=distributed.world() == 1)
     except CheckpointException as error:
         raise ValueError(str(error).strip().splitlines()[-1]) from error
     states: dict[str, dict[str, Tensor]] = {name: {} for name in training.trainers}
-    for name, trainer in training.trainers.items():
-        for key, like in trainer.state().items():
-            value = state[f"{name}/{key}"]
+    for name in training.trainers:
+        for key, like in likes[name].items():
+            value = state.get(f"{name}/{key}")
+            if value is None:
+                continue
             rows = value.to_local() if isinstance(value, DTensor) else value
             states[name][key] = narrowed(rows, like)
     return states
@@ -103,11 +115,25 @@ def own_rows(trainer: Trainer, whole: Mapping[str, Tensor]) -> dict[str, Tensor]
     }
 
 
-def _state(training: Training) -> dict[str, Any]:
+def _with_moments(trainer: Trainer) -> dict[str, Tensor]:
+    """A trainer's state with places for Adam's, which it makes at its first step."""
+    made = {
+        f"adam.{index}.{key}": like
+        for index, parameter in enumerate(trainer.crosscoder.parameters())
+        for key, like in {
+            "step": torch.zeros(()),
+            "exp_avg": torch.zeros_like(parameter.detach(), device="cpu"),
+            "exp_avg_sq": torch.zeros_like(parameter.detach(), device="cpu"),
+        }.items()
+    }
+    return made | trainer.state()
+
+
+def _state(training: Training, states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:
     return {
-        f"{name}/{key}": _placed(trainer, key, tensor)
-        for name, trainer in training.trainers.items()
-        for key, tensor in trainer.state().items()
+        f"{name}/{key}": _placed(training.trainers[name], key, tensor)
+        for name, state in states.items()
+        for key, tensor in state.items()
     }
 
 
