@@ -85,8 +85,8 @@ def run(arguments: Sequence[str], began: float) -> None:
         )
     print(f"Crosscoder and card: {address}")
     if not figures:
-        run = in_shell(options.run)
-        print(f"The card has no figures: `crossproof evaluate {run}`, then push again.")
+        named = in_shell(options.run)
+        print(f"The card has no figures: `crossproof evaluate {named}`, then push again.")
     print(f"Next: crossproof.Crosscoder.from_pretrained('{options.repository}') loads it anywhere.")
 
 
