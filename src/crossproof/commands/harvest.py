@@ -65,4 +65,5 @@ def run(arguments: Sequence[str], began: float) -> None:
 
         harvest_to(options.out, config, model, options.stored, say, tell)
     say(f"Activations: {options.out}")
-    say(f"Next: `crossproof train --activations {options.out} --out RUN` trains from them.")
+    given = f"--activations {options.out} --steps {config.steps}"
+    say(f"Next: `crossproof train {given} --out RUN` trains from them.")

@@ -66,7 +66,8 @@ def run(arguments: Sequence[str], began: float) -> None:
     }
     print_tables([Table.of(f"Tokens of {options.source}", columns, rows)])
     say(f"Tokens: {options.out}")
-    say(f"Next: `crossproof train --text {options.out} --model {options.model}` trains on them.")
+    given = f"--text {options.out} --model {options.model}"
+    say(f"Next: `crossproof train {given} --out RUN` trains on them.")
 
 
 @contextmanager
