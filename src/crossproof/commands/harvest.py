@@ -66,5 +66,5 @@ def run(arguments: Sequence[str], began: float) -> None:
 
         harvest_to(options.out, config, model, options.stored, say, tell)
     say(f"Activations: {options.out}")
-    folder = in_shell(options.out)
-    say(f"Next: `crossproof train --activations {folder} --out RUN` trains from them.")
+    given = f"--activations {in_shell(options.out)} --steps {config.steps}"
+    say(f"Next: `crossproof train {given} --out RUN` trains from them.")

@@ -66,8 +66,8 @@ def run(arguments: Sequence[str], began: float) -> None:
     }
     print_tables([Table.of(f"Tokens of {options.source}", columns, rows)])
     say(f"Tokens: {options.out}")
-    text, model = in_shell(options.out), in_shell(options.model)
-    say(f"Next: `crossproof train --text {text} --model {model}` trains on them.")
+    given = f"--text {in_shell(options.out)} --model {in_shell(options.model)}"
+    say(f"Next: `crossproof train {given} --out RUN` trains on them.")
 
 
 @contextmanager
