@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing import get_context
 from typing import Any
@@ -39,6 +40,20 @@ def begun(function: Callable[..., object], *arguments: Any, count: int, columns:
     return torch.multiprocessing.start_processes(
         _one, shares, nprocs=count, join=False, start_method=METHOD
     )
+
+
+def restarted(store: int, attempt: int) -> None:
+    """Two processes as torchrun starts them for the `attempt`-th time, the second one late, with
+    the store at a port that serves all attempts."""
+    get_context(METHOD).set_forkserver_preload(IMPORTED)
+    torch.multiprocessing.start_processes(_late, (store, attempt), nprocs=2, start_method=METHOD)
+
+
+def _late(number: int, store: int, attempt: int) -> None:
+    os.environ |= {"TORCHELASTIC_RESTART_COUNT": str(attempt), "LOCAL_WORLD_SIZE": "2"}
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    time.sleep(number * attempt)
+    _one(number, store, 2, 1, distributed.wait_for_all, ())
 
 
 def _one(

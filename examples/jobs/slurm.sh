@@ -27,6 +27,10 @@ else
         --latent-processes "${LATENT:-4}" "$@"
 fi
 
+# A store of addresses for each restart: in one for all of them a restarted process may find where
+# another was before it died.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+
 code=0
 srun torchrun --nnodes "$NODES" --nproc-per-node "${GPUS:-4}" --max-restarts 3 \
     --rdzv-backend c10d --rdzv-endpoint "$HEAD:${PORT:-29400}" --rdzv-id "${SLURM_JOB_ID:-0}" \

@@ -17,6 +17,8 @@ from typing import NoReturn
 from crossproof.commands.output import forgiving_output
 from crossproof.errors import CrossproofError, first_line, nearest, printable, with_code
 
+__all__ = ("main",)
+
 COMMANDS = {
     "demo": "train two crosscoders on the bundled model and report what the penalty buys",
     "train": "train crosscoders on any model and text, with and without interaction penalties",

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import command_of, environment, torchrun
+from processes import command_of, environment, restarted, torchrun
 from safetensors.torch import load_file
 from texts import write_corpus
 from torch import Tensor
+from torch.distributed import TCPStore
 
 from crossproof.training import distributed
 
@@ -112,6 +113,12 @@ def test_shared_out_latents_survive_kills_and_go_on_in_another_mesh(
     for run in ("other", "rows"):
         for name, tensor in finished(run).items():
             torch.testing.assert_close(tensor, whole[name], rtol=1e-3, atol=1e-3)
+
+
+def test_restarted_processes_do_not_meet_where_they_were_before() -> None:
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for attempt in range(2):
+        restarted(store.port, attempt)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from crossproof.errors import CrossproofError
 
@@ -50,9 +52,7 @@ def process_group(latent_processes: int = 1, patient: bool = False) -> Iterator[
     if processes == 1 or dist.is_initialized():
         yield
         return
-    dist.init_process_group(
-        timeout=PATIENCE if patient else None
-    )  # gloo between CPUs, nccl between GPUs
+    _join(PATIENCE if patient else None)
     shape = processes // latent_processes, latent_processes
     _meshes.append(init_device_mesh("cpu", shape, mesh_dim_names=("data", "latent")))
     if latent_processes > 1:
@@ -63,6 +63,22 @@ def process_group(latent_processes: int = 1, patient: bool = False) -> Iterator[
         _meshes.clear()
         _saving.clear()
         dist.destroy_process_group()
+
+
+def _join(patience: timedelta | None) -> None:
+    """Joins, gloo between CPUs and nccl between GPUs.
+
+    torchrun keeps one store of addresses through all its restarts. A process that is faster than
+    another would find there where that was before it died, so restarts have places of their own;
+    not on several machines, which do not count them alike (docs/guide/scale.md has the remedy).
+    """
+    alone = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+    if not (restarted() and alone):
+        dist.init_process_group(timeout=patience)
+        return
+    store, rank, world = next(rendezvous("env://"))
+    place = PrefixStore(f"restart-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    dist.init_process_group(store=place, rank=rank, world_size=world, timeout=patience)
 
 
 def mesh() -> DeviceMesh | None:
