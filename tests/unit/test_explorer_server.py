@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import socket
@@ -19,6 +20,7 @@ from crossproof.crosscoder import load_crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.explorer import access as access_module
 from crossproof.explorer import server as server_module
+from crossproof.explorer import serving as serving_module
 from crossproof.explorer import store as store_module
 from crossproof.explorer.access import MOST_BYTES, is_loopback
 from crossproof.explorer.arrow import read_table, write_table
@@ -219,6 +221,26 @@ def test_requests_that_never_arrive_are_given_up(
     with socket.create_connection(address, timeout=10) as connection:
         connection.sendall(begun)
         assert connection.recv(12) == answer  # nothing: it was closed
+
+
+def test_no_part_of_an_answer_waits_for_word_of_another() -> None:
+    """Of a connection that is kept, the second of two parts waited 40 ms."""
+    seen: list[int] = []
+
+    async def accepted(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = writer.get_extra_info("socket")
+        seen.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    async def ask() -> None:
+        listening = serving_module._listening("127.0.0.1", 0)
+        async with await asyncio.start_server(accepted, sock=listening):
+            reader, writer = await asyncio.open_connection(*listening.getsockname())
+            await reader.read()
+            writer.close()
+
+    asyncio.run(ask())
+    assert seen == [1]
 
 
 def test_a_request_that_comes_in_pieces_is_answered(address: tuple[str, int]) -> None:
