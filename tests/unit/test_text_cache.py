@@ -171,3 +171,14 @@ def test_batches_of_rows_on_the_disk_are_those_of_rows_in_memory(
     for step in (*range(8), 1, 7, epoch - 1, epoch, epoch + 4, 0):
         assert torch.equal(on_disk.batch(step), in_memory.batch(step)), step
     assert END in rows[:]
+
+
+def test_a_file_that_cannot_be_read_is_named(
+    gpt_neo: LanguageModel, kept: Path, tmp_path: Path
+) -> None:
+    source = write(tmp_path / "text.txt")
+    with (
+        patch.object(Path, "open", side_effect=PermissionError(13, "Permission denied")),
+        pytest.raises(CrossproofError, match=r"text\.txt' cannot be read .*Permission denied"),
+    ):
+        read_sequences(source, gpt_neo, 16)

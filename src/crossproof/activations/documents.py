@@ -13,7 +13,7 @@ from crossproof.activations.opening import text_lines
 from crossproof.activations.sources import DocumentSource
 from crossproof.activations.tables import Value, column_of
 from crossproof.activations.token_folder import token_folder
-from crossproof.errors import CrossproofError, CrossproofWarning
+from crossproof.errors import CrossproofError, CrossproofWarning, first_line
 from crossproof.files import refuse_pointer
 
 SEPARATOR = "<|endoftext|>"
@@ -69,7 +69,12 @@ def _of_one(parsed: DocumentSource, spell: Spell | None) -> Iterator[str]:
 def _rows(path: Path, column: str) -> Iterator[Value]:
     if DocumentSource(str(path)).kind != ".txt":
         return column_of(path, column)
-    refuse_pointer(path)
+    try:
+        refuse_pointer(path)
+    except OSError as error:
+        raise CrossproofError(
+            f"'{path}' cannot be read ({first_line(error)}): see to it."
+        ) from error
     return _from_text(path)
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
@@ -20,7 +21,7 @@ from crossproof.activations.documents import read_documents
 from crossproof.activations.sources import DocumentSource
 from crossproof.activations.token_folder import FORMAT, TokenFolder
 from crossproof.activations.tokenizing import FIRST_DOCUMENTS, SHARD_TOKENS, tokenize_source
-from crossproof.errors import CrossproofError
+from crossproof.errors import CrossproofError, CrossproofWarning
 from crossproof.lm import LanguageModel
 from crossproof.lm.vocabulary import Vocabulary
 
@@ -46,8 +47,8 @@ def tokens_of(source: str, vocabulary: Vocabulary, model: LanguageModel) -> Toke
     """
     parts = DocumentSource.parse_all(source)
     files = [_files(part) for part in parts]
-    if all(files):
-        kept = cache_folder() / "tokens" / _key(parts, files, vocabulary)
+    if all(files) and (key := _key(parts, files, vocabulary)) is not None:
+        kept = cache_folder() / "tokens" / key
         if (lock := _lock(kept)) is not None:
             with lock:
                 return _opened(kept, source, vocabulary, model)
@@ -60,7 +61,9 @@ def _opened(
     """The folder, made where it is missing or damaged."""
     try:
         return TokenFolder.open(folder, model, source)
-    except CrossproofError:
+    except CrossproofError as error:
+        if error.code == "CP-TOKENS":  # of the model: made anew it would be the same
+            raise
         if not _many(source, vocabulary):
             return None
     try:  # a process that was killed may have begun it
@@ -75,7 +78,9 @@ def _opened(
 
 def _many(source: str, vocabulary: Vocabulary) -> bool:
     documents = read_documents(source, chat_template(vocabulary.tokenizer))
-    return len(set(islice(documents, _LOOKED_AT))) >= FIRST_DOCUMENTS
+    with warnings.catch_warnings():  # what is left out is told when all is read
+        warnings.simplefilter("ignore", CrossproofWarning)
+        return len(set(islice(documents, _LOOKED_AT))) >= FIRST_DOCUMENTS
 
 
 def _files(part: DocumentSource) -> list[Path]:
@@ -85,13 +90,19 @@ def _files(part: DocumentSource) -> list[Path]:
     return part.files
 
 
-def _key(parts: list[DocumentSource], files: list[list[Path]], vocabulary: Vocabulary) -> str:
-    """Equal for texts that have the same documents, in the same order, and the same tokens."""
+def _key(
+    parts: list[DocumentSource], files: list[list[Path]], vocabulary: Vocabulary
+) -> str | None:
+    """Equal for texts that have the same documents, in the same order, and the same tokens; None
+    if a file cannot be read, of which its reader has a sentence."""
     about: list[Any] = [FORMAT, SHARD_TOKENS, vocabulary.hash, vocabulary.start]
     about.append(str(getattr(vocabulary.tokenizer, "chat_template", None)))
     for part, paths in zip(parts, files, strict=True):
         about.append([part.kind, part.config, part.split, part.column, part.weight])
-        about.append([[each.suffix, _hash(each)] for each in paths])
+        try:
+            about.append([[each.suffix, _hash(each)] for each in paths])
+        except OSError:
+            return None
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 
 
