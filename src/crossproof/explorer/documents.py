@@ -175,7 +175,7 @@ def _contexts(material: Material, latent: int) -> list[Document]:
 def _quantiles(text: TextTally, latent: int) -> list[tuple[int, int]]:
     """(part, place) of drawn contexts, a few in each part of the range, highest part first."""
     places = np.flatnonzero(text.drawn.key[latent] >= 0)
-    peaks = np.abs(text.drawn.around[latent, places, 0, WINDOW])
+    peaks = np.abs(text.drawn.values(latent, places)[:, 0, WINDOW])
     largest = max(abs(float(text.largest[latent])), 1e-30)
     part = (peaks / largest * QUANTILES).astype(int).clip(0, QUANTILES - 1)
     found = []

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossproof.crosscoder.encode import EncodedBatch
-from crossproof.explorer.strongest import WINDOW, Floats, Ints, first_of_groups
+from crossproof.explorer.strongest import WINDOW, Floats, Ints, first_largest, first_of_groups
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +50,7 @@ class Entries:
     @cached_property
     def peaks(self) -> Ints:
         """Of each latent and sequence the entry that is largest by size, the first of equals."""
-        size = np.abs(self.value)
-        order = np.lexsort((self.position, -size, self.sequence, self.latent))
-        return order[first_of_groups(self.latent[order], self.sequence[order])]
+        return first_largest(np.abs(self.value), first_of_groups(self.latent, self.sequence))
 
     def around(self, latent: Ints, sequence: Ints, position: Ints) -> Floats:
         """Activations [n, WIDTH] of latents at the tokens about places; 0 where not active."""

@@ -125,7 +125,7 @@ class Material:
         part = slice(start - position + WINDOW, stop - position + WINDOW)
         return {
             "tokens": list(self.strings(ids)),
-            "values": [rounded(path[part]) for path in tops.around[row, place]],
+            "values": [rounded(path[part]) for path in tops.values(row, place)],
             "peak": position - start,
             "sequence": sequence,
             "position": position,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ class Strongest:
     """[R, C], at least 0 where there is an entry."""
     sequence: NDArray[np.int32]
     position: NDArray[np.int32]
+    slot: NDArray[np.uint8]
+    """[R, C]: where an entry's values lie in `around`; they stay there when its place changes."""
     around: Floats
     """[R, C, paths, WIDTH]: values at the tokens about the position, 0 where there is none."""
 
@@ -33,13 +36,18 @@ class Strongest:
     def empty(cls, rows: int, count: int, paths: int) -> Strongest:
         """Nothing seen yet; `paths` values are kept for each token of a context."""
         places = np.zeros((rows, count), dtype=np.int32)
+        slots = np.tile(np.arange(count, dtype=np.uint8), (rows, 1))
         around = np.zeros((rows, count, paths, WIDTH), dtype=np.float32)
-        return cls(np.full((rows, count), -1, dtype=np.float32), places, places.copy(), around)
+        return cls(np.full((rows, count), -1, dtype=np.float32), places, places.copy(), slots, around)
 
     @property
     def count(self) -> int:
         """C."""
         return int(self.key.shape[1])
+
+    def values(self, row: int, place: int | Ints) -> Floats:
+        """[paths, WIDTH] of an entry, or [n, paths, WIDTH] of several of a row."""
+        return self.around[row, self.slot[row, place]]
 
     def add(
         self,
@@ -49,28 +57,32 @@ class Strongest:
         position: Ints,
         around: Callable[[Ints], Floats],
     ) -> None:
-        """Takes entries; `around` gives [n, paths, WIDTH] of those that are taken, by index."""
-        better = (key > self.key[row, -1]).nonzero()[0]
-        if len(better) == 0:
-            return
-        rows, local = np.unique(row[better], return_inverse=True)
-        places = np.repeat(np.arange(len(rows)), self.count)
-        group = np.concatenate([places, local])
-        keys = np.concatenate([self.key[rows].ravel(), key[better]])
-        order = np.lexsort((np.arange(len(keys)), -keys, group))
-        starts = np.searchsorted(group[order], np.arange(len(rows)))
-        kept = order[starts[:, None] + np.arange(self.count)]
-        fresh = kept >= len(places)
-        old = np.where(fresh, 0, kept)
-        new = better[np.where(fresh, kept - len(places), 0)]
-        for name, given in (("key", key), ("sequence", sequence), ("position", position)):
+        """Takes entries, rows ascending; `around` gives [n, paths, WIDTH] of some, by index.
+
+        Of each row one at a time: the first of all rows, then the second of all, and so on.
+        """
+        left = (key > self.key[row, -1]).nonzero()[0]
+        while len(left):
+            first = first_of_groups(row[left])
+            taken, left = left[first], left[~first]
+            self._insert(row[taken], key[taken], sequence[taken], position[taken], around(taken))
+            left = left[key[left] > self.key[row[left], -1]]
+
+    def _insert(
+        self, row: Ints, key: Floats, sequence: Ints, position: Ints, around: Floats
+    ) -> None:
+        """Takes one entry a row in the place of the weakest, behind those that are as strong."""
+        slot, places = self.slot[row, -1], np.arange(self.count)
+        self.around[row, slot] = around
+        place = (self.key[row] >= key[:, None]).sum(1)
+        before = places - (places > place[:, None])
+        for name, given in (
+            ("key", key), ("sequence", sequence), ("position", position), ("slot", slot),
+        ):  # fmt: skip
             values = getattr(self, name)
-            before = values[rows].ravel()[old]
-            values[rows] = np.where(fresh, given[new], before)
-        shape = self.around.shape[2:]
-        moved = self.around[rows].reshape(-1, *shape)[old]
-        moved[fresh] = around(new[fresh])
-        self.around[rows] = moved
+            moved = np.take_along_axis(values[row], before, 1)
+            moved[np.arange(len(row)), place] = given
+            values[row] = moved
 
     def arrays(self, prefix: str) -> dict[str, NDArray[np.generic]]:
         """All there is, by name, to be saved."""
@@ -88,3 +100,14 @@ def first_of_groups(*keys: Ints) -> NDArray[np.bool_]:
     if len(begins):
         begins[1:] = np.any([key[1:] != key[:-1] for key in keys], axis=0)
     return begins
+
+
+def first_largest(size: NDArray[Any], begins: NDArray[np.bool_]) -> Ints:
+    """Of each group of neighbours the entry that is largest, the first of equals."""
+    starts = np.flatnonzero(begins)
+    if len(starts) == 0:
+        return starts
+    largest = np.repeat(np.maximum.reduceat(size, starts), np.diff(np.append(starts, len(size))))
+    at = np.flatnonzero(size == largest)
+    group = np.cumsum(begins)[at]
+    return at[first_of_groups(group)]

@@ -13,7 +13,7 @@ from crossproof.crosscoder.encode import EncodedBatch
 from crossproof.evaluation.pair_sums import by_sequence
 from crossproof.explorer.entries import Entries
 from crossproof.explorer.pair_tally import Doubles, PairTally
-from crossproof.explorer.strongest import Ints, Strongest, first_of_groups
+from crossproof.explorer.strongest import Ints, Strongest, first_largest, first_of_groups
 from crossproof.files import read_tensors, write_tensors
 from crossproof.interactions.measuring import COLUMNS, TokenPairs
 
@@ -87,9 +87,8 @@ class TextTally:
         self.total += np.bincount(entries.latent, values, minlength=size)
         height = np.log2(np.abs(values)) * PER_OCTAVE
         at = (np.floor(height).astype(np.int64) + MIDDLE).clip(0, BINS - 1)
-        np.add.at(self.bins, (entries.latent, at), 1)
-        order = np.lexsort((-np.abs(values), entries.latent))
-        first = order[first_of_groups(entries.latent[order])]
+        np.add.at(self.bins.reshape(-1), entries.latent * BINS + at, 1)
+        first = first_largest(np.abs(values), first_of_groups(entries.latent))
         latent = entries.latent[first]
         larger = np.abs(values[first]) > np.abs(self.largest[latent])
         self.largest[latent[larger]] = values[first][larger]
