@@ -63,23 +63,24 @@ def pair_neurons(
         for start in range(0, len(at), _AT_ONCE):
             some = slice(start, start + _AT_ONCE)
             pairs = key[wanted.number[at[some]]]
-            _meetings(part, numbers, at[some], token[some], np.divmod(pairs, n_latents), found)
+            _meetings(part, at[some], token[some], np.divmod(pairs, n_latents), found)
     for each in found.values():
         each.sort(key=lambda neuron: -abs(neuron["difference"]) * neuron["norm"])
         del each[NEURONS:]
+        for neuron in each:
+            neuron["block"], neuron["neuron"] = numbers.named(neuron["neuron"])
     return found
 
 
 def _meetings(
     part: SeenPart,
-    numbers: NeuronNumbers,
     at: Ints,
     token: Ints,
     pair: tuple[Ints, Ints],
     found: dict[int, list[dict[str, Any]]],
 ) -> None:
-    """Adds neurons of one MLP or expert: of those with the largest smaller contribution, which
-    bounds the second difference, the ones that are furthest from additive."""
+    """Adds neurons of one MLP or expert, by their numbers among all: of those with the largest
+    smaller contribution, which bounds the second difference, the furthest from additive."""
     row = token if part.tokens is None else np.searchsorted(part.tokens, token)
     if part.tokens is not None:
         inside = row < len(part.tokens)
@@ -90,10 +91,8 @@ def _meetings(
     view, seen = part.view, torch.from_numpy(row).to(part.view.latents.indices.device)
     sides = [_entries(view.latents, seen, torch.from_numpy(latent)) for latent in pair]
     met = _Meeting.of(view, seen, sides[0], sides[1])
-    for index, each in zip(at.tolist(), met.furthest(), strict=True):
-        for neuron in each:
-            block, number = numbers.named(part.first_neuron + neuron["neuron"])
-            found[index].append(neuron | {"block": block, "neuron": number})
+    for index, each in zip(at.tolist(), met.furthest(part.first_neuron), strict=True):
+        found[index] += each
 
 
 Table = Float[Tensor, "C K"]
@@ -110,23 +109,22 @@ class _Meeting:
     second: list[Table]
     corners: list[Table]
 
-    def furthest(self) -> list[list[dict[str, Any]]]:
-        """Of each token the neurons that are furthest from additive."""
+    def furthest(self, first_neuron: int) -> list[list[dict[str, Any]]]:
+        """Of each token the neurons that are furthest from additive, counted from this one on."""
         none, one, other, both = self.corners
         difference = both - one - other + none
         top = (difference.abs() * self.norms).topk(min(NEURONS, difference.shape[1]), 1).indices
-        single = {"neuron": self.neurons, "norm": self.norms, "difference": difference}
+        numbers = self.neurons + first_neuron
+        single = {"neuron": numbers, "norm": self.norms, "difference": difference}
         several = {"rest": self.rest, "first": self.first, "second": self.second}
         several["values"] = self.corners
-        columns = {name: values.gather(1, top).tolist() for name, values in single.items()}
+        columns = {name: _listed(values.gather(1, top)) for name, values in single.items()}
         for name, paths in several.items():
-            columns[name] = torch.stack([path.gather(1, top) for path in paths], 2).tolist()
+            columns[name] = _listed(torch.stack([path.gather(1, top) for path in paths], 2))
+        names = tuple(columns)
         return [
-            [
-                {name: rows[token][at] for name, rows in columns.items()}
-                for at in range(top.shape[1])
-            ]
-            for token in range(len(top))
+            [dict(zip(names, neuron, strict=True)) for neuron in zip(*token, strict=True)]
+            for token in zip(*columns.values(), strict=True)
         ]
 
     @classmethod
@@ -172,6 +170,12 @@ class _Meeting:
         if view.weight is not None:
             norms = norms * view.weight[tokens, None]
         return cls(neurons, norms, rest, first, second, corners)
+
+
+def _listed(values: Tensor) -> list[Any]:
+    """As lists: numpy makes them ten times as fast."""
+    listed: list[Any] = values.cpu().numpy().tolist()
+    return listed
 
 
 def _summed(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from crossproof.crosscoder.encode import EncodedBatch
 from crossproof.explorer.entries import Entries
 from crossproof.explorer.pair_tally import Doubles
-from crossproof.explorer.strongest import Floats, Ints, Strongest
+from crossproof.explorer.strongest import Floats, Ints, Strongest, first_of_groups, largest
 from crossproof.interactions.exact import in_float64
 from crossproof.interactions.measuring import COLUMNS, SeenDominance, TokenPairs, token_pairs
 from crossproof.interactions.second_differences import second_difference_sums
@@ -48,8 +50,15 @@ class NeuronNumbers:
 
     def named(self, number: int) -> tuple[int, int]:
         """Block, and number within it (experts one after another)."""
-        first, block = max((s[0], block) for block, s in self.starts.items() if s[0] <= number)
-        return block, number - first
+        blocks, firsts = self._firsts
+        at = bisect_right(firsts, number) - 1
+        return blocks[at], number - firsts[at]
+
+    @cached_property
+    def _firsts(self) -> tuple[list[int], list[int]]:
+        """Blocks, and the first neuron of each, ascending."""
+        ordered = sorted((starts[0], block) for block, starts in self.starts.items())
+        return [block for _, block in ordered], [first for first, _ in ordered]
 
 
 def neurons_of(view: MLPView) -> list[int]:
@@ -196,11 +205,12 @@ class DetailTally:
         key, count = np.unique((first + neuron) * self.n_latents + latent, return_counts=True)
         keys = np.concatenate([self.owner_key, key])
         counts = np.concatenate([self.owner_count, count])
-        self.owner_key, inverse = np.unique(keys, return_inverse=True)
-        self.owner_count = np.bincount(inverse, counts, len(self.owner_key)).astype(np.int64)
+        order = np.argsort(keys, kind="stable")  # merges what is in order already
+        starts = np.flatnonzero(first_of_groups(keys[order]))
+        self.owner_key = keys[order[starts]]
+        self.owner_count = np.add.reduceat(counts[order], starts) if len(keys) else counts
         if len(self.owner_key) > MOST_OWNERS:
-            kept = np.argsort(-self.owner_count, kind="stable")[: MOST_OWNERS // 2]
-            kept.sort()
+            kept = largest(self.owner_count, MOST_OWNERS // 2)
             self.owner_key, self.owner_count = self.owner_key[kept], self.owner_count[kept]
 
     def _add_examples(

@@ -111,3 +111,13 @@ def first_largest(size: NDArray[Any], begins: NDArray[np.bool_]) -> Ints:
     at = np.flatnonzero(size == largest)
     group = np.cumsum(begins)[at]
     return at[first_of_groups(group)]
+
+
+def largest(values: Ints, count: int) -> Ints:
+    """The indices, ascending, of the `count` largest values; the first of equals."""
+    if len(values) <= count:
+        return np.arange(len(values))
+    least = np.partition(values, -count)[-count]
+    over, equal = values > least, np.flatnonzero(values == least)
+    over[equal[: count - np.count_nonzero(over)]] = True
+    return np.flatnonzero(over)
