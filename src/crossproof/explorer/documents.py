@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from crossproof.interactions.measuring import COLUMNS
 QUANTILES = 4
 """Parts of the range of activations from which drawn contexts are shown."""
 PER_QUANTILE = 2
+_AT_ONCE = 256
+"""Pairs whose figures are looked up together."""
 
 
 def latent_pages(material: Material) -> Iterator[tuple[int, Document]]:
@@ -43,7 +47,7 @@ def latent_page(material: Material, latent: int) -> Document:
         "contexts": _contexts(material, latent),
         "logits": _logits(material, latent),
         "nearest": [[other, short(cosine)] for other, cosine in near],
-        "partners": [_partner(material, latent, int(row)) for row in _rows(material, latent)],
+        "partners": _partners(material, latent),
         "neurons": _neurons(material, latent),
         "owned": _owned(material, latent),
         "norms": rounded(material.norms[latent]),
@@ -57,44 +61,51 @@ def latent_page(material: Material, latent: int) -> Document:
 def _rows(material: Material, latent: int) -> Ints:
     """A latent's partners, those kept for another's sake left out where they are many."""
     rows = material.partners.get(latent, np.zeros(0, dtype=np.int64))
-    pairs, kept = material.text.pairs, []
+    sums, kept = material.text.pairs.sums[rows], []
     for columns in dict.fromkeys(COLUMNS.values()):
-        kept.append(rows[np.argsort(-pairs.sums[rows][:, columns].sum(1), kind="stable")[:16]])
+        kept.append(np.argsort(-sums[:, columns].sum(1), kind="stable")[:16])
     chosen = np.unique(np.concatenate(kept))
-    size = pairs.sums[chosen][:, COLUMNS["I"]].sum(1)
-    return chosen[np.argsort(-size, kind="stable")]
+    chosen = chosen[np.argsort(rows[chosen], kind="stable")]
+    size = sums[chosen][:, COLUMNS["I"]].sum(1)
+    return rows[chosen[np.argsort(-size, kind="stable")]]
 
 
-def pair_figures(material: Material, row: int) -> Document:
-    """A pair's figures: per token of the text, and per token with both active."""
+def pair_figures(material: Material, rows: Ints) -> Iterator[Document]:
+    """Figures of pairs: per token of the text, and per token with both active."""
     pairs, tokens = material.text.pairs, max(material.text.measured, 1)
-    together, sums = int(pairs.coactive[row]), pairs.sums[row]
+    blocks = [str(block) for block in material.blocks]
     forms = {"I": COLUMNS["I"], material.second: COLUMNS["J"], "Q": COLUMNS["Q"]}
-    difference = float(material.differences[row])
-    return {
-        "coactive": together,
-        "per_token": float(sums[list(COLUMNS["I"])].sum()) / tokens,
-        "per_coactive": {
-            form: float(sums[list(columns)].sum()) / together for form, columns in forms.items()
-        },
-        "directed": [float(sums[column]) / together for column in COLUMNS["I"]],
-        "by_block": {
-            str(block): float(value) / together
-            for block, value in zip(material.blocks, sums[FIXED:], strict=True)
-        },
-        "second_difference": None if np.isnan(difference) else difference,
-        "described": bool(material.described[row] >= 0),
-    }
+    for together, sums, difference, described in zip(
+        pairs.coactive[rows].tolist(),
+        pairs.sums[rows].tolist(),
+        material.differences[rows].tolist(),
+        (material.described[rows] >= 0).tolist(),
+        strict=True,
+    ):
+        whole = {form: sum(sums[column] for column in columns) for form, columns in forms.items()}
+        yield {
+            "coactive": together,
+            "per_token": whole["I"] / tokens,
+            "per_coactive": {form: value / together for form, value in whole.items()},
+            "directed": [sums[column] / together for column in COLUMNS["I"]],
+            "by_block": {
+                block: value / together for block, value in zip(blocks, sums[FIXED:], strict=True)
+            },
+            "second_difference": None if isnan(difference) else difference,
+            "described": described,
+        }
 
 
-def _partner(material: Material, latent: int, row: int) -> Document:
-    """What a latent's page says of a pair; the pair's own page has the rest."""
-    h, k = (int(v) for v in divmod(int(material.text.pairs.key[row]), material.n_latents))
-    figures = pair_figures(material, row)
-    block = max(figures["by_block"], key=figures["by_block"].__getitem__)
+def _partners(material: Material, latent: int) -> list[Document]:
+    """What a latent's page says of its pairs; the pairs' own pages have the rest."""
+    rows, found = _rows(material, latent), []
+    both = np.stack(np.divmod(material.text.pairs.key[rows], material.n_latents), 1).tolist()
     shown = ("coactive", "per_token", "per_coactive", "second_difference", "described")
-    partner = {"latent": k if h == latent else h, "block": int(block)}
-    return partner | {name: figures[name] for name in shown}
+    for (h, k), figures in zip(both, pair_figures(material, rows), strict=True):
+        block = max(figures["by_block"], key=figures["by_block"].__getitem__)
+        partner = {"latent": k if h == latent else h, "block": int(block)}
+        found.append(partner | {name: figures[name] for name in shown})
+    return found
 
 
 def pair_pages(material: Material) -> Iterator[tuple[int, Document]]:
@@ -103,7 +114,9 @@ def pair_pages(material: Material) -> Iterator[tuple[int, Document]]:
     if details is None:
         return
     rows = np.searchsorted(pairs.key, details.key)
-    for at, (key, row) in enumerate(zip(details.key.tolist(), rows.tolist(), strict=True)):
+    parts = (rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE))
+    figures = itertools.chain.from_iterable(pair_figures(material, part) for part in parts)
+    for at, (key, of_pair) in enumerate(zip(details.key.tolist(), figures, strict=True)):
         latents = divmod(key, material.n_latents)
         contexts = []
         for place in np.flatnonzero(details.contexts.key[at] > 0).tolist():
@@ -121,7 +134,7 @@ def pair_pages(material: Material) -> Iterator[tuple[int, Document]]:
                 "detail_tokens": details.tokens,
                 "together": int(details.together[at]),
                 "compared": int(details.compared[at]),
-                **pair_figures(material, row),
+                **of_pair,
                 "contexts": contexts,
                 "alone": [_apart(material, latent, used) for latent in latents],
             },
@@ -216,10 +229,10 @@ def _neurons(material: Material, latent: int) -> list[Document]:
 
 def _owned(material: Material, latent: int) -> dict[str, float]:
     """By block, the share of (token, neuron) pairs at which the latent is dominant."""
-    owned = material.text.owned
+    owned, totals = material.text.owned[:, latent].tolist(), material.owned_in_all
     return {
-        str(block): float(row[latent] / max(int(row.sum()), 1))
-        for block, row in zip(material.blocks, owned, strict=True)
+        str(block): count / total
+        for block, count, total in zip(material.blocks, owned, totals, strict=True)
     }
 
 

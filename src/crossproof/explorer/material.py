@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, SupportsFloat
@@ -16,7 +16,7 @@ from crossproof.explorer.decoders import LogitEffects
 from crossproof.explorer.detail_tally import DetailTally
 from crossproof.explorer.pair_tally import Doubles
 from crossproof.explorer.strings import TokenStrings
-from crossproof.explorer.strongest import WINDOW, Floats, Ints, Strongest
+from crossproof.explorer.strongest import WINDOW, Floats, Ints, Strongest, first_of_groups, ranks
 from crossproof.explorer.text_tally import TextTally
 from crossproof.interactions.measuring import COLUMNS
 
@@ -106,6 +106,11 @@ class Material:
         return means
 
     @cached_property
+    def owned_in_all(self) -> list[int]:
+        """By block, the (token, neuron) pairs at which any latent is dominant; at least 1."""
+        return [max(int(row.sum()), 1) for row in self.text.owned]
+
+    @cached_property
     def owned(self) -> tuple[dict[int, list[list[Any]]], dict[int, list[list[Any]]]]:
         """Neurons of each latent, and latents of each neuron, with shares; most often first."""
         if self.details is None or len(self.details.owner_key) == 0:
@@ -116,12 +121,18 @@ class Material:
         of_neuron = _grouped(neuron, latent, share, OWNERS)
         return _grouped(latent, neuron, count / max(self.details.tokens, 1), OWNED), of_neuron
 
+    @cached_property
+    def _ids(self) -> Ints:
+        """The sequences as numpy has them, which takes them apart faster."""
+        ids: Ints = self.sequences.cpu().numpy()
+        return ids
+
     def context(self, tops: Strongest, row: int, place: int) -> Document:
         """One context: its tokens, the values at them, and where it is in the text."""
         sequence, position = int(tops.sequence[row, place]), int(tops.position[row, place])
         start, width = max(position - WINDOW, 0), self.sequences.shape[1]
         stop = min(position + WINDOW + 1, width)
-        ids = self.sequences[sequence, start:stop].tolist()
+        ids = self._ids[sequence, start:stop].tolist()
         part = slice(start - position + WINDOW, stop - position + WINDOW)
         return {
             "tokens": list(self.strings(ids)),
@@ -134,16 +145,16 @@ class Material:
 
 def _grouped(group: Ints, other: Ints, size: Doubles, most: int) -> dict[int, list[list[Any]]]:
     order = np.lexsort((-size, group))
-    rank = np.arange(len(order)) - np.searchsorted(group[order], group[order])
+    rank = ranks(first_of_groups(group[order]))
     found: dict[int, list[list[Any]]] = {}
     for at in order[rank < most].tolist():
         found.setdefault(int(group[at]), []).append([int(other[at]), short(size[at])])
     return found
 
 
-def rounded(values: Iterable[SupportsFloat]) -> list[float]:
-    """`short` of each."""
-    return [short(value) for value in values]
+def rounded(values: Floats) -> list[float]:
+    """`short` of each; most of what is drawn is zero."""
+    return [short(value) if value else value for value in values.tolist()]
 
 
 def short(value: SupportsFloat) -> float:

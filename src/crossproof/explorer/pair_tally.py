@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crossproof.explorer.strongest import Ints, first_of_groups
+from crossproof.explorer.strongest import Ints, first_of_groups, ranks
 from crossproof.interactions.measuring import COLUMNS, TokenPairs
 
 Bools = NDArray[np.bool_]
@@ -127,8 +127,8 @@ class PairTally:
 
     def form(self, columns: tuple[int, ...]) -> Doubles:
         """A form of each pair, both directions together."""
-        whole: Doubles = self.sums[:, columns].sum(1)
-        return whole
+        first, *others = (self.sums[:, column] for column in columns)
+        return sum(others, first)
 
     def strongest(self, count: int) -> Ints:
         """Rows of the pairs that are among the `count` strongest of one of their two, by any form.
@@ -141,12 +141,13 @@ class PairTally:
     def _ranked(self, values: Doubles, count: int) -> Ints:
         """Rows of each latent's `count` largest values; equal ones rank by row."""
         present = np.flatnonzero(values > 0)
-        h, k = np.divmod(self.key[present], self.n_latents)
-        rows, latent = np.tile(present, 2), np.concatenate([h, k])
-        order = np.lexsort((rows, -values[rows], latent))
-        latent = latent[order]
-        rank = np.arange(len(order)) - np.searchsorted(latent, latent)
-        return rows[order[rank < count]]
+        ordered = present[np.argsort(-values[present], kind="stable")]
+        latent = np.stack(np.divmod(self.key[ordered], self.n_latents), 1).ravel()
+        if self.n_latents <= 1 << 16:
+            latent = latent.astype(np.uint16)  # which numpy sorts in one pass
+        order = np.argsort(latent, kind="stable")
+        chosen = order[ranks(first_of_groups(latent[order])) < count]
+        return ordered[chosen // 2]
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """All there is, by name, to be saved."""

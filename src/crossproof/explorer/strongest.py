@@ -38,7 +38,9 @@ class Strongest:
         places = np.zeros((rows, count), dtype=np.int32)
         slots = np.tile(np.arange(count, dtype=np.uint8), (rows, 1))
         around = np.zeros((rows, count, paths, WIDTH), dtype=np.float32)
-        return cls(np.full((rows, count), -1, dtype=np.float32), places, places.copy(), slots, around)
+        return cls(
+            np.full((rows, count), -1, dtype=np.float32), places, places.copy(), slots, around
+        )
 
     @property
     def count(self) -> int:
@@ -100,6 +102,13 @@ def first_of_groups(*keys: Ints) -> NDArray[np.bool_]:
     if len(begins):
         begins[1:] = np.any([key[1:] != key[:-1] for key in keys], axis=0)
     return begins
+
+
+def ranks(begins: NDArray[np.bool_]) -> Ints:
+    """Of each entry its place in its group of neighbours, from 0."""
+    at = np.arange(len(begins))
+    place: Ints = at - np.maximum.accumulate(np.where(begins, at, 0))
+    return place
 
 
 def first_largest(size: NDArray[Any], begins: NDArray[np.bool_]) -> Ints:
