@@ -13,7 +13,6 @@ import http.client
 import json
 import os
 import random
-import shutil
 import statistics
 import subprocess
 import sys
@@ -21,12 +20,12 @@ import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
+from _explorer_pages import in_browser, some_latents, told
 
 CONTEXTS, TOKENS, PARTNERS = 18, 25, 24
 HOOKPOINTS = [f"blocks.{b}.{n}" for b in range(4) for n in ("hook_resid_mid", "mlp.hook_in")]
@@ -180,46 +179,6 @@ def served(run: Path) -> tuple[subprocess.Popen[str], str]:
     raise SystemExit("the server did not start")
 
 
-def in_browser(link: str, latents: int) -> Iterator[tuple[str, list[float]]]:
-    """Milliseconds until a page's heading and figures are there, by kind of page."""
-    from playwright.sync_api import sync_playwright
-
-    binary = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
-    rng = random.Random(1)
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=binary, args=["--no-sandbox"])
-        first = []
-        for _ in range(5):
-            page = browser.new_context().new_page()
-            began = time.perf_counter()
-            page.goto(link)
-            page.wait_for_selector(".space .line .snippet")
-            first.append(1000 * (time.perf_counter() - began))
-        yield "first page", first
-        opened = []
-        for _ in range(20):
-            latent = rng.randrange(latents)
-            page.evaluate(OPEN, latent)
-            opened.append(page.evaluate("window.took"))
-        yield "latent page", opened
-        browser.close()
-
-
-OPEN = """(latent) => new Promise((done) => {
-  const began = performance.now();
-  const wait = () => {
-    if (document.querySelector("h1")?.textContent === `Latent ${latent}`
-        && document.querySelector(".contexts li") && document.querySelector("svg.chart")) {
-      window.took = performance.now() - began;
-      return done();
-    }
-    requestAnimationFrame(wait);
-  };
-  location.hash = `#/0/latent/${latent}`;
-  wait();
-})"""
-
-
 def load(link: str, latents: int, readers: int, seconds: float) -> tuple[list[float], int]:
     """Milliseconds of every answer to readers who ask without a pause, and failed ones."""
     where, until = urlsplit(link), time.monotonic() + seconds
@@ -256,6 +215,7 @@ def main() -> None:
     """Makes the store, serves it and prints what was measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--latents", type=int, default=65_536)
+    parser.add_argument("--pages", type=int, default=200, help="pages of latents that are opened")
     parser.add_argument("--readers", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--run", type=Path, help="where the store is, or will be kept")
@@ -266,8 +226,9 @@ def main() -> None:
             make_store(run, options.latents)
         server, link = served(run)
         try:
-            for name, times in in_browser(link, options.latents):
-                print(f"{name}: median {statistics.median(times):.0f} ms, max {max(times):.0f} ms")
+            chosen = some_latents(link, options.latents, options.pages)
+            for name, pages in in_browser(link, chosen):
+                print(f"{name}: {told(pages)}", flush=True)
             times, failed = load(link, options.latents, options.readers, options.seconds)
             print(
                 f"{options.readers} readers, {options.seconds:.0f} s: {len(times):,} answers, "
