@@ -32,6 +32,8 @@ from crossproof.report.run import stored
 from crossproof.training.run_folder import RunFolder, objective_label
 
 _FACTS, _ASKED = "facts.json", "asked.json"
+_STATE = 2
+"""What an interrupted build has left counts up with what its files hold."""
 
 
 def build_store(
@@ -82,7 +84,8 @@ def _begun(
     """The folder that is built in, emptied if it was begun for something else."""
     part = run / BUILDING
     weights = {name: _digest(path / WEIGHTS) for name, path in folder.folders.items()}
-    asked = {"model": model.weights_hash, "weights": weights, "text": asdict(text)}
+    asked = {"state": _STATE, "model": model.weights_hash, "weights": weights}
+    asked |= {"text": asdict(text)}
     asked = json.loads(json.dumps(asked | {"options": asdict(options)}))
     if part.exists() and (not (part / _ASKED).exists() or read_json(part / _ASKED) != asked):
         shutil.rmtree(part)

@@ -61,7 +61,7 @@ def latent_page(material: Material, latent: int) -> Document:
 def _rows(material: Material, latent: int) -> Ints:
     """A latent's partners, those kept for another's sake left out where they are many."""
     rows = material.partners.get(latent, np.zeros(0, dtype=np.int64))
-    sums, kept = material.text.pairs.sums[rows], []
+    sums, kept = material.text.pairs.sums(rows), []
     for columns in dict.fromkeys(COLUMNS.values()):
         kept.append(np.argsort(-sums[:, columns].sum(1), kind="stable")[:16])
     chosen = np.unique(np.concatenate(kept))
@@ -77,7 +77,7 @@ def pair_figures(material: Material, rows: Ints) -> Iterator[Document]:
     forms = {"I": COLUMNS["I"], material.second: COLUMNS["J"], "Q": COLUMNS["Q"]}
     for together, sums, difference, described in zip(
         pairs.coactive[rows].tolist(),
-        pairs.sums[rows].tolist(),
+        pairs.sums(rows).tolist(),
         material.differences[rows].tolist(),
         (material.described[rows] >= 0).tolist(),
         strict=True,

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crossproof.explorer.strongest import Ints, first_of_groups, ranks
+from crossproof.explorer.strongest import Ints, first_of_groups
 from crossproof.interactions.measuring import COLUMNS, TokenPairs
 
+T = TypeVar("T", bound=np.generic)
 Bools = NDArray[np.bool_]
 Doubles = NDArray[np.float64]
 LIMIT, LIMIT_A_LATENT = 2_000_000, 40
@@ -35,11 +37,13 @@ _SLOTS = 25
 
 @dataclass(eq=False)
 class PairTally:
-    """M pairs h < k as keys h·H + k, ascending; tokens with both active; sums [M, 5 + blocks]."""
+    """M pairs h < k as keys h·H + k, ascending; of each its tokens, and 5 + blocks sums."""
 
     key: Ints
     coactive: Ints
-    sums: Doubles
+    """Tokens with both active."""
+    columns: list[Doubles]
+    """[M] each: apart, so that a new pair never takes the memory of the table a second time."""
     closed: Bools
     """[H] latents of which a pair has gone."""
     waiting: list[tuple[Ints, Doubles]] = field(default_factory=list)
@@ -50,7 +54,7 @@ class PairTally:
     def empty(cls, n_latents: int, blocks: int) -> PairTally:
         """No pair yet."""
         none, closed = np.zeros(0, dtype=np.int64), np.zeros(n_latents, dtype=np.bool_)
-        return cls(none, none.copy(), np.zeros((0, FIXED + blocks)), closed)
+        return cls(none, none.copy(), [np.zeros(0) for _ in range(FIXED + blocks)], closed)
 
     @property
     def n_latents(self) -> int:
@@ -105,13 +109,16 @@ class PairTally:
         inside = at < len(self.key)
         known[inside] = self.key[at[inside]] == key[inside]
         self.coactive[at[known]] += together[known]
-        self.sums[at[known]] += table[known]
+        for column, added in zip(self.columns, table.T, strict=True):
+            column[at[known]] += added[known]
         h, k = np.divmod(key, self.n_latents)
         fresh = ~known & ~(self.closed[h] & self.closed[k])
         if fresh.any():
-            self.key = np.insert(self.key, at[fresh], key[fresh])
-            self.coactive = np.insert(self.coactive, at[fresh], together[fresh])
-            self.sums = np.insert(self.sums, at[fresh], table[fresh], axis=0)
+            among = _Among(len(self.key), at[fresh])
+            self.key = among(self.key, key[fresh])
+            self.coactive = among(self.coactive, together[fresh])
+            for number, column in enumerate(self.columns):
+                self.columns[number] = among(column, table[fresh, number])
             if self._marks is not None:
                 self._marks[_slots(key[fresh])] = True
 
@@ -122,47 +129,76 @@ class PairTally:
         gone[rows] = False
         for latent in np.divmod(self.key[gone], self.n_latents):
             self.closed[latent] = True
-        self.key, self.coactive, self.sums = self.key[rows], self.coactive[rows], self.sums[rows]
+        self.key, self.coactive = self.key[rows], self.coactive[rows]
+        for number, column in enumerate(self.columns):
+            self.columns[number] = column[rows]
         self._marks = None
 
     def form(self, columns: tuple[int, ...]) -> Doubles:
         """A form of each pair, both directions together."""
-        first, *others = (self.sums[:, column] for column in columns)
+        first, *others = (self.columns[column] for column in columns)
         return sum(others, first)
+
+    def sums(self, rows: Ints) -> Doubles:
+        """[n, 5 + blocks] of some pairs."""
+        return np.stack([column[rows] for column in self.columns], 1)
 
     def strongest(self, count: int) -> Ints:
         """Rows of the pairs that are among the `count` strongest of one of their two, by any form.
 
         Ascending.
         """
-        rows = [self._ranked(self.form(columns), count) for columns in set(COLUMNS.values())]
-        return np.unique(np.concatenate(rows))
+        chosen = np.zeros(len(self.key), dtype=np.bool_)
+        for columns in set(COLUMNS.values()):
+            chosen[self._ranked(self.form(columns), count)] = True
+        return np.flatnonzero(chosen)
 
     def _ranked(self, values: Doubles, count: int) -> Ints:
         """Rows of each latent's `count` largest values; equal ones rank by row."""
-        present = np.flatnonzero(values > 0)
-        ordered = present[np.argsort(-values[present], kind="stable")]
-        latent = np.stack(np.divmod(self.key[ordered], self.n_latents), 1).ravel()
-        if self.n_latents <= 1 << 16:
-            latent = latent.astype(np.uint16)  # which numpy sorts in one pass
-        order = np.argsort(latent, kind="stable")
-        chosen = order[ranks(first_of_groups(latent[order])) < count]
-        return ordered[chosen // 2]
+        ordered = np.flatnonzero(values > 0)
+        ordered = ordered[np.argsort(-values[ordered], kind="stable")]
+        # numpy sorts numbers of sixteen bits in one pass
+        kind = np.uint16 if self.n_latents <= 1 << 16 else np.int64
+        latent = np.empty((len(ordered), 2), dtype=kind)
+        latent[:, 0], latent[:, 1] = np.divmod(self.key[ordered], self.n_latents)
+        order = np.argsort(latent.ravel(), kind="stable")
+        starts = np.flatnonzero(first_of_groups(latent.ravel()[order]))
+        ends = np.append(starts[1:], len(order))
+        at = starts[:, None] + np.arange(count)
+        ranked: Ints = ordered[order[at[at < ends[:, None]]] // 2]
+        return ranked
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """All there is, by name, to be saved."""
         waiting = [np.concatenate(each) for each in zip(*self.waiting, strict=True)]
-        keys, columns = waiting or (self.key[:0].copy(), self.sums[:0].copy())
-        plain = {name: getattr(self, name) for name in ("key", "coactive", "sums", "closed")}
-        named = plain | {"waiting": keys, "columns": columns}
+        keys, columns = waiting or (self.key[:0].copy(), np.zeros((0, len(self.columns))))
+        named: dict[str, NDArray[np.generic]] = {"waiting": keys, "columns": columns}
+        named |= {name: getattr(self, name) for name in ("key", "coactive", "closed")}
+        named |= {f"column.{number}": column for number, column in enumerate(self.columns)}
         return {f"pairs.{name}": values for name, values in named.items()}
 
     @classmethod
     def restored(cls, arrays: dict[str, NDArray[np.generic]]) -> PairTally:
         """What `arrays` gave."""
         waiting = [(arrays["pairs.waiting"], arrays["pairs.columns"])]
-        plain = {name: arrays[f"pairs.{name}"] for name in ("key", "coactive", "sums", "closed")}
-        return cls(**plain, waiting=waiting)  # type: ignore[arg-type]
+        plain = {name: arrays[f"pairs.{name}"] for name in ("key", "coactive", "closed")}
+        count = sum(name.startswith("pairs.column.") for name in arrays)
+        columns = [arrays[f"pairs.column.{number}"] for number in range(count)]
+        return cls(**plain, columns=columns, waiting=waiting)  # type: ignore[arg-type]
+
+
+class _Among:
+    """Puts numbers among those of a column, each before the one at its place; for many columns."""
+
+    def __init__(self, count: int, at: Ints) -> None:
+        self._places = at + np.arange(len(at))
+        self._old = np.ones(count + len(at), dtype=np.bool_)
+        self._old[self._places] = False
+
+    def __call__(self, column: NDArray[T], added: NDArray[T]) -> NDArray[T]:
+        whole = np.empty(len(self._old), dtype=column.dtype)
+        whole[self._places], whole[self._old] = added, column
+        return whole
 
 
 @cache

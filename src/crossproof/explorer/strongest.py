@@ -49,7 +49,8 @@ class Strongest:
 
     def values(self, row: int, place: int | Ints) -> Floats:
         """[paths, WIDTH] of an entry, or [n, paths, WIDTH] of several of a row."""
-        return self.around[row, self.slot[row, place]]
+        values: Floats = self.around[row, self.slot[row, place]]
+        return values
 
     def add(
         self,
@@ -118,7 +119,7 @@ def first_largest(size: NDArray[Any], begins: NDArray[np.bool_]) -> Ints:
         return starts
     largest = np.repeat(np.maximum.reduceat(size, starts), np.diff(np.append(starts, len(size))))
     at = np.flatnonzero(size == largest)
-    group = np.cumsum(begins)[at]
+    group = np.cumsum(begins, dtype=np.int64)[at]
     return at[first_of_groups(group)]
 
 

@@ -148,7 +148,9 @@ def _write_pairs(path: Path, material: Material) -> None:
             "h": h,
             "k": k,
             "coactive": together,
-            "block": blocks[pairs.sums[order, FIXED:].argmax(1)] if len(order) else h,
+            "block": blocks[np.stack(pairs.columns[FIXED:], 1)[order].argmax(1)]
+            if len(order)
+            else h,
             "per_token": whole["i"] / max(material.text.measured, 1),
             **{name: sums / together for name, sums in whole.items()},
             "difference": pa.array(
