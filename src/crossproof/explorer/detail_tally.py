@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from crossproof.crosscoder.encode import EncodedBatch
 from crossproof.explorer.entries import Entries
 from crossproof.explorer.pair_tally import Doubles
-from crossproof.explorer.strongest import Floats, Ints, Strongest, first_of_groups, largest
+from crossproof.explorer.sorted_keys import Among, places
+from crossproof.explorer.strongest import Floats, Ints, Strongest, largest
 from crossproof.interactions.exact import in_float64
 from crossproof.interactions.measuring import COLUMNS, SeenDominance, TokenPairs, token_pairs
 from crossproof.interactions.second_differences import second_difference_sums
@@ -203,12 +204,11 @@ class DetailTally:
         token, neuron = (owner >= 0).nonzero()
         latent = part.view.latents.indices.cpu().numpy()[owner[token, neuron]]
         key, count = np.unique((first + neuron) * self.n_latents + latent, return_counts=True)
-        keys = np.concatenate([self.owner_key, key])
-        counts = np.concatenate([self.owner_count, count])
-        order = np.argsort(keys, kind="stable")  # merges what is in order already
-        starts = np.flatnonzero(first_of_groups(keys[order]))
-        self.owner_key = keys[order[starts]]
-        self.owner_count = np.add.reduceat(counts[order], starts) if len(keys) else counts
+        at, known = places(self.owner_key, key)
+        self.owner_count[at[known]] += count[known]
+        among = Among(len(self.owner_key), at[~known])
+        self.owner_key = among(self.owner_key, key[~known])
+        self.owner_count = among(self.owner_count, count[~known])
         if len(self.owner_key) > MOST_OWNERS:
             kept = largest(self.owner_count, MOST_OWNERS // 2)
             self.owner_key, self.owner_count = self.owner_key[kept], self.owner_count[kept]

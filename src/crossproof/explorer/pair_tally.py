@@ -10,17 +10,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crossproof.explorer.sorted_keys import Among, places
 from crossproof.explorer.strongest import Ints, first_of_groups
 from crossproof.interactions.measuring import COLUMNS, TokenPairs
 
-T = TypeVar("T", bound=np.generic)
 Bools = NDArray[np.bool_]
 Doubles = NDArray[np.float64]
 LIMIT, LIMIT_A_LATENT = 2_000_000, 40
@@ -83,15 +82,20 @@ class PairTally:
         """Adds what waits to the table, and lets pairs go if there are too many."""
         if not self.waiting:
             return
+        self._merge(*self._added_up())
+        if len(self.key) > max(LIMIT, LIMIT_A_LATENT * self.n_latents):
+            self._let_go()
+
+    def _added_up(self) -> tuple[Ints, Ints, Doubles]:
+        """The pairs that wait, ascending and each of them once; their tokens and columns."""
         key, columns = (np.concatenate(each) for each in zip(*self.waiting, strict=True))
         self.waiting = []
         order = np.argsort(key, kind="stable")
-        starts = np.flatnonzero(first_of_groups(key[order]))
+        key = key[order]
+        starts = np.flatnonzero(first_of_groups(key))
         together = np.diff(np.append(starts, len(key)))
         table = np.add.reduceat(columns[order], starts, axis=0) if len(key) else columns
-        self._merge(key[order][starts], together, table)
-        if len(self.key) > max(LIMIT, LIMIT_A_LATENT * self.n_latents):
-            self._let_go()
+        return key[starts], together, table
 
     def _chosen(self, key: Ints, h: Ints, k: Ints) -> Ints:
         """Pairs at tokens that may belong into the table."""
@@ -104,17 +108,14 @@ class PairTally:
 
     def _merge(self, key: Ints, together: Ints, table: Doubles) -> None:
         """Takes pairs in ascending order, each of them once."""
-        at = np.searchsorted(self.key, key)
-        known = np.zeros(len(key), dtype=np.bool_)
-        inside = at < len(self.key)
-        known[inside] = self.key[at[inside]] == key[inside]
+        at, known = places(self.key, key)
         self.coactive[at[known]] += together[known]
         for column, added in zip(self.columns, table.T, strict=True):
             column[at[known]] += added[known]
         h, k = np.divmod(key, self.n_latents)
         fresh = ~known & ~(self.closed[h] & self.closed[k])
         if fresh.any():
-            among = _Among(len(self.key), at[fresh])
+            among = Among(len(self.key), at[fresh])
             self.key = among(self.key, key[fresh])
             self.coactive = among(self.coactive, together[fresh])
             for number, column in enumerate(self.columns):
@@ -185,20 +186,6 @@ class PairTally:
         count = sum(name.startswith("pairs.column.") for name in arrays)
         columns = [arrays[f"pairs.column.{number}"] for number in range(count)]
         return cls(**plain, columns=columns, waiting=waiting)  # type: ignore[arg-type]
-
-
-class _Among:
-    """Puts numbers among those of a column, each before the one at its place; for many columns."""
-
-    def __init__(self, count: int, at: Ints) -> None:
-        self._places = at + np.arange(len(at))
-        self._old = np.ones(count + len(at), dtype=np.bool_)
-        self._old[self._places] = False
-
-    def __call__(self, column: NDArray[T], added: NDArray[T]) -> NDArray[T]:
-        whole = np.empty(len(self._old), dtype=column.dtype)
-        whole[self._places], whole[self._old] = added, column
-        return whole
 
 
 @cache
