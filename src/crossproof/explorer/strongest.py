@@ -97,7 +97,7 @@ class Strongest:
         return cls(**{f.name: arrays[f"{prefix}.{f.name}"] for f in fields(cls)})  # type: ignore[arg-type]
 
 
-def first_of_groups(*keys: Ints) -> NDArray[np.bool_]:
+def first_of_groups(*keys: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
     """Which entries of sorted columns begin a group of equal values in all of them."""
     begins = np.ones(len(keys[0]), dtype=np.bool_)
     if len(begins):
