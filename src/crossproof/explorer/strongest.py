@@ -124,10 +124,11 @@ def first_largest(size: NDArray[Any], begins: NDArray[np.bool_]) -> Ints:
 
 
 def largest(values: Ints, count: int) -> Ints:
-    """The indices, ascending, of the `count` largest values; the first of equals."""
+    """The indices, ascending, of the `count` largest counts; the first of equals."""
     if len(values) <= count:
         return np.arange(len(values))
-    least = np.partition(values, -count)[-count]
+    at_least = np.bincount(values)[::-1].cumsum()[::-1]  # how many are as large as 0, 1, ...
+    least = np.flatnonzero(at_least >= count)[-1]
     over, equal = values > least, np.flatnonzero(values == least)
     over[equal[: count - np.count_nonzero(over)]] = True
     return np.flatnonzero(over)
