@@ -155,9 +155,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--latents", type=int, default=8_192)
     parser.add_argument("--tokens", type=float, default=1e5)
+    parser.add_argument("--pair-tokens", type=float, default=BuildOptions().pair_tokens)
     parser.add_argument("--k", type=int, default=16)
     parser.add_argument("--by-chance", action="store_true")
     options = parser.parse_args()
+    wanted = BuildOptions(pair_tokens=int(options.pair_tokens))
     model = load_model("bundled")
     encoding = Encoding(options.k, options.by_chance)
     with tempfile.TemporaryDirectory() as temporary:
@@ -166,7 +168,7 @@ def main() -> None:
         save_run(model, run, options.latents, options.k)
         parts = Parts(encoding)
         with encoding.counted():
-            manifest = build_store(model, run, text, BuildOptions(), parts)
+            manifest = build_store(model, run, text, wanted, parts)
         parts("end")
         [facts] = manifest.dictionaries
         files = [file for file in (run / "explorer").rglob("*") if file.is_file()]
