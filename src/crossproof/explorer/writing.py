@@ -5,9 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +42,12 @@ def write_dictionary(folder: Path, material: Material, tell: Callable[[int, int]
     _write_pages(folder / PAGES["map"], iter([(0, map_page(material))]))
 
 
-def _text(page: Mapping[str, Any]) -> str:
-    """A document as JSON; numbers that are not finite are null."""
+def packed(page: Mapping[str, Any]) -> bytes:
+    """A document as it lies in a store: JSON, compressed. Numbers that are not finite are null."""
     try:
-        return _json(page)
+        text = _json(page)
     except ValueError:  # a number that is not finite
-        return _json(_finite(page))
-
-
-def _compressed(text: str) -> bytes:
+        text = _json(_finite(page))
     return zlib.compress(text.encode("utf-8", errors="replace"), 6)
 
 
@@ -70,21 +65,8 @@ def _finite(value: Any) -> Any:
 
 def _write_pages(path: Path, pages: Iterator[Page]) -> None:
     with Growing(path, PAGE_COLUMNS, ROWS) as rows:
-        for number, _, content in _all_packed(pages):
-            rows.add({"number": number, "page": content})
-
-
-def _all_packed(pages: Iterator[Page]) -> Iterator[tuple[int, Document, bytes]]:
-    """Pages as they lie in a store, beside themselves: compressed while the next are made."""
-    waiting: deque[tuple[int, Document, Future[bytes]]] = deque()
-    with ThreadPoolExecutor(1, "explorer-pages") as thread:
         for number, page in pages:
-            waiting.append((number, page, thread.submit(_compressed, _text(page))))
-            if len(waiting) > ROWS:
-                number, page, content = waiting.popleft()
-                yield number, page, content.result()
-        for number, page, content in waiting:
-            yield number, page, content.result()
+            rows.add({"number": number, "page": packed(page)})
 
 
 def _told(tell: Callable[[int, int], None], total: int) -> Callable[[Page], Page]:
@@ -105,8 +87,8 @@ def _write_latents(folder: Path, material: Material, done: Callable[[Page], Page
     table = Growing(folder / LATENTS, _LATENT_COLUMNS, _ROWS_OF_TABLES)
     pages = Growing(folder / PAGES["latent"], PAGE_COLUMNS, ROWS)
     with table, pages:
-        for latent, page, content in _all_packed(map(done, latent_pages(material))):
-            pages.add({"number": latent, "page": content})
+        for latent, page in map(done, latent_pages(material)):
+            pages.add({"number": latent, "page": packed(page)})
             table.add(_latent_row(page))
 
 
