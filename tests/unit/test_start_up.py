@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from crossproof.cli import COMMANDS
-from crossproof.commands.early import check_text
+from crossproof.commands.early import check_text, loading
 from crossproof.errors import CrossproofError
 
 HEAVY = ("torch", "transformers", "transformer_lens", "plotly", "scipy", "sklearn", "numba")
@@ -103,6 +104,35 @@ def test_a_text_of_any_spelling_is_looked_for(tmp_path: Path) -> None:
     for source in (f"{there} + {tmp_path}/b.txt", f"{tmp_path}/*.jsonl", "no.npy"):
         with pytest.raises(CrossproofError, match="There is no text"):
             check_text(source)
+
+
+@pytest.mark.parametrize("rank", ["", "0", "1"])
+def test_that_libraries_are_loaded_is_said_by_one_process(
+    rank: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("crossproof.working.PAUSE", 0.02)
+    monkeypatch.delenv("RANK", raising=False)
+    if rank:
+        monkeypatch.setenv("RANK", rank)
+    with loading():
+        time.sleep(0.1)
+    assert ("loading libraries: 0 s so far" in capsys.readouterr().out) == (rank != "1")
+
+
+def test_what_is_done_first_is_said_before_anything_is_loaded(tmp_path: Path) -> None:
+    weights = tmp_path / "penalised" / "crosscoder" / "crosscoder.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    probe = (
+        "import sys; sys.modules['crossproof.clusters.run'] = None  # the first that is loaded\n"
+        "from crossproof.cli import main\n"
+        f"try: main(['cluster', {str(tmp_path)!r}])\n"
+        "except SystemExit: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    *_, said, loaded = done.stdout.splitlines()
+    assert said == f"{tmp_path} has not been measured: that comes first."
+    assert loaded == "False"
 
 
 def test_the_package_alone_imports_nothing() -> None:

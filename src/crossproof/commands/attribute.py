@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from crossproof.commands.early import check_text
+from crossproof.commands.early import check_text, loading
 from crossproof.commands.following import next_step
 from crossproof.commands.models import ModelOptions
 from crossproof.commands.parsing import parse
@@ -55,11 +55,12 @@ def run(arguments: Sequence[str], began: float) -> None:
     options.language_model.check()
     check_text(options.text)
 
-    from crossproof.activations.corpus import TextSlice, fitting_context
-    from crossproof.commands.finish import show
-    from crossproof.proof.attribution import attribute
-    from crossproof.report.terminal import evaluation_display, say
-    from crossproof.training.machine import thread_setting
+    with loading():
+        from crossproof.activations.corpus import TextSlice, fitting_context
+        from crossproof.commands.finish import show
+        from crossproof.proof.attribution import attribute
+        from crossproof.report.terminal import evaluation_display, say
+        from crossproof.training.machine import thread_setting
 
     thread_setting(options.threads)
     model, config = options.language_model.load(options.run)

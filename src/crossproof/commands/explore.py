@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from crossproof.commands.early import check_text
+from crossproof.commands.early import check_text, loading
 from crossproof.commands.models import ModelOptions
 from crossproof.commands.parsing import parse
 from crossproof.crosscoder.folders import finished_crosscoders
@@ -98,11 +98,12 @@ def run(arguments: Sequence[str], began: float) -> None:
 
 
 def _build(options: Explore) -> None:
-    from crossproof.activations.corpus import TextSlice, fitting_context
-    from crossproof.explorer.builder import BuildOptions
-    from crossproof.explorer.building import build_store
-    from crossproof.report.terminal import evaluation_display, print_tables, say
-    from crossproof.training.machine import keep_freed_memory, thread_setting
+    with loading():
+        from crossproof.activations.corpus import TextSlice, fitting_context
+        from crossproof.explorer.builder import BuildOptions
+        from crossproof.explorer.building import build_store
+        from crossproof.report.terminal import evaluation_display, print_tables, say
+        from crossproof.training.machine import keep_freed_memory, thread_setting
 
     thread_setting(options.threads)
     keep_freed_memory()
