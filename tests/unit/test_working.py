@@ -83,6 +83,21 @@ def test_silence_behind_the_last_step_is_told(monkeypatch: pytest.MonkeyPatch) -
     assert lines.silence(72.0) == "measuring a: working, 10 s since the last step"
 
 
+def test_silence_between_steps_says_what_is_left_until_it_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    lines = terminal._Lines("measuring", "sequences")
+    lines.report("a", 0, 3)
+    now[0] = 20.0
+    lines.report("a", 1, 3)  # 20 s for one: 40 s for two
+    now[0] = 35.0
+    assert lines.silence(35.0) == "measuring a: working, 15 s since the last step, 25 s left"
+    now[0] = 75.0
+    assert lines.silence(75.0) == "measuring a: working, 55 s since the last step"
+
+
 def test_the_next_step_is_the_first_that_is_missing(tmp_path: Path) -> None:
     for command, (left, says) in STEPS.items():
         assert next_step(tmp_path) == f"Next: `crossproof {command} {tmp_path}` shows {says}."

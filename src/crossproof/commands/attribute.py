@@ -25,7 +25,7 @@ class Attribute:
     latents and neurons behind it, and which of the last block's predictions a simplified MLP
     provably keeps:
 
-      crossproof attribute runs/demo --sequences 32
+      crossproof attribute runs/demo
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -34,8 +34,8 @@ class Attribute:
     text: str | None = None
     """Text to attribute; by default the run's own source."""
     split: Literal["held_out", "validation", "train"] = "held_out"
-    sequences: int = 32
-    """How many sequences."""
+    sequences: int = 8
+    """How many sequences; each takes the demo's two crosscoders sixteen seconds of a processor."""
     context: int | None = None
     """Tokens a sequence; by default as many as the run was trained on."""
     parts: Literal["both", "last-block"] = "both"

@@ -185,6 +185,8 @@ class _Lines:
         """By name: when it was first heard of, and how much was done then."""
         self.said: dict[str, float] = {}
         self.last, self.current = time.monotonic(), ""
+        self.left: float | None = None
+        """Seconds that were left then."""
         self.patience = PAUSE
         """How long nothing may be reported until a line says so; doubled by every such line."""
 
@@ -193,12 +195,14 @@ class _Lines:
         now = time.monotonic()
         self.last, self.current, self.patience = now, name, PAUSE
         began, before = self.began.setdefault(name, (now, done))
+        rate = (now - began) / (done - before) if done > before else None
+        self.left = None if rate is None or done == total else rate * (total - done)
         if name in self.said and done < total and now - self.said[name] < PAUSE:
             return
         self.said[name] = now
         line = f"{self.doing} {name}: {done}/{total} {self.unit}".strip()
-        if before < done < total:
-            line += f", {(now - began) / (done - before) * (total - done):.0f} s left"
+        if self.left is not None:
+            line += f", {self.left:.0f} s left"
         say(line)
 
     def silence(self, _: float) -> str:
@@ -207,9 +211,11 @@ class _Lines:
         if quiet < self.patience:
             return ""
         self.patience = 2 * quiet
-        return (
-            f"{self.doing} {self.current}".strip() + f": working, {quiet:.0f} s since the last step"
-        )
+        what = f"{self.doing} {self.current}".strip()
+        line = f"{what}: working, {quiet:.0f} s since the last step"
+        if self.left is not None and self.left > quiet:
+            line += f", {self.left - quiet:.0f} s left"
+        return line
 
 
 def print_contexts(
