@@ -80,9 +80,10 @@ def run(arguments: Sequence[str], began: float) -> None:
     for package in ("duckdb", "starlette", "uvicorn"):
         needed(package, "explore", "`crossproof explore`")
 
-    from crossproof.explorer.access import is_loopback
-    from crossproof.explorer.format import MANIFEST, STORE
-    from crossproof.explorer.store import Store
+    with loading():
+        from crossproof.explorer.access import is_loopback
+        from crossproof.explorer.format import MANIFEST, STORE
+        from crossproof.explorer.store import Store
 
     if not (is_loopback(options.host) or options.open):
         raise CrossproofError(
