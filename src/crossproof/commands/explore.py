@@ -99,6 +99,11 @@ def run(arguments: Sequence[str], began: float) -> None:
 
 
 def _build(options: Explore) -> None:
+    print(
+        f"Building {options.run / 'explorer'} from {int(options.tokens):,} tokens of text at most "
+        f"(--tokens), once: later calls use it.",
+        flush=True,
+    )
     with loading():
         from crossproof.activations.corpus import TextSlice, fitting_context
         from crossproof.explorer.builder import BuildOptions
