@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from crossproof.cli import COMMANDS
+from crossproof.cli import COMMANDS, main
 from crossproof.commands.early import check_text, loading
 from crossproof.errors import CrossproofError
 
@@ -144,6 +144,20 @@ def test_what_is_done_first_is_said_before_anything_is_loaded(
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert says.format(tmp_path) in done.stdout.splitlines()
+
+
+def test_a_folder_that_is_no_site_is_refused_before_a_store_is_built(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "run" / "penalised" / "crosscoder" / "crosscoder.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").touch()
+    with pytest.raises(SystemExit, match="no exported site: give another"):
+        main(["explore", str(tmp_path / "run"), "--export", str(tmp_path / "mine")])
+    assert "Building" not in capsys.readouterr().out
+    assert (tmp_path / "mine" / "letter.txt").exists()
 
 
 def test_the_package_alone_imports_nothing() -> None:

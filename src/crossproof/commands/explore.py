@@ -16,6 +16,7 @@ from crossproof.crosscoder.folders import finished_crosscoders
 from crossproof.errors import CrossproofError
 from crossproof.extras import needed
 from crossproof.interactions.config import mlps_of
+from crossproof.working import working
 
 if TYPE_CHECKING:
     from crossproof.explorer.sentences import Sentences
@@ -82,6 +83,7 @@ def run(arguments: Sequence[str], began: float) -> None:
 
     with loading():
         from crossproof.explorer.access import is_loopback
+        from crossproof.explorer.exporting import check_site
         from crossproof.explorer.format import MANIFEST, STORE
         from crossproof.explorer.store import Store
 
@@ -89,6 +91,8 @@ def run(arguments: Sequence[str], began: float) -> None:
         raise CrossproofError(
             f"{options.host} can be reached from other machines: add --open if that is meant."
         )
+    if options.export is not None:
+        check_site(options.export)  # before minutes of building
     if options.rebuild or not (options.run / STORE / MANIFEST).exists():
         _build(options)
     store = Store(options.run)
@@ -130,7 +134,8 @@ def _export(store: Store, folder: Path) -> None:
     from crossproof.explorer.exporting import export_site
     from crossproof.report.terminal import say
 
-    size = export_site(store, folder)
+    with working("writing the site"):
+        size = export_site(store, folder)
     say(f"Site: {folder / 'index.html'} ({size / 2**20:.1f} MiB)")
     say(f"Next: open {folder / 'index.html'}; the folder works from any disk or web server.")
 
