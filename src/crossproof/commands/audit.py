@@ -83,7 +83,7 @@ def run(arguments: Sequence[str], began: float) -> None:
         with working("loading the language model"):
             model = load_model(options.model, device, options.dtype, trust_remote_code=code)
         lines = say if first else (lambda _: None)
-        with evaluation_display("", "texts") if first else nullcontext(_nothing) as progress:
+        with evaluation_display("", "done") if first else nullcontext(_nothing) as progress:
             result = audit(model, *texts, options.crosscoder, settings, out, lines, progress)
     if not first:
         return

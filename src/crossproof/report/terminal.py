@@ -239,7 +239,8 @@ class _Lines:
             return ""
         self.patience = 2 * quiet
         what = f"{self.doing} {self.current}".strip()
-        line = f"{what}: working, {quiet:.0f} s since the last step"
+        line = f"{what}: " if what else ""
+        line += f"working, {quiet:.0f} s since the last step"
         if self.left is not None and self.left > quiet:
             line += f", {self.left - quiet:.0f} s left"
         return line
