@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,9 @@ def audited(
     out = folder / "out"
     options = ["--trusted", trusted, "--suspect", suspect, "--out", str(out), "--shown", "3"]
     sizes = ["--steps", "20", "--n-latents", "48", "--detector", "latents mean"]
-    main(["audit", str(model_folders["gpt-neo"]), *options, *sizes])
+    with redirect_stdout(io.StringIO()) as said:
+        main(["audit", str(model_folders["gpt-neo"]), *options, *sizes])
+    assert "training: 20/20 done\n" in said.getvalue()
     content: dict[str, Any] = json.loads((out / "audit.json").read_text())
     return out, content
 

@@ -26,6 +26,14 @@ OLD = {"--transition", "--share", "--penalty-share", "--revive-lift"}
 """Spelled in documents to say what they are called now."""
 ELSEWHERE = {"--plugin"}
 """Read before a command's own options."""
+MENTION = re.compile(r"`(--[a-z][^`\n]*)`")
+OF_OTHERS = {
+    *("--max-restarts", "--nnodes", "--rdzv-backend", "--rdzv-endpoint"),
+    "--hypothesis-profile",
+}
+"""Mentioned in documents by their names alone: of torchrun and of pytest."""
+OF_BENCHMARKS = {"massive-activations.md", "performance.md"}
+"""Documents that mention options of benchmarks."""
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +69,20 @@ def test_every_option_in_documents_exists(options: dict[str, set[str]]) -> None:
                     wrong.append(f"{path.relative_to(ROOT)}: crossproof {command} {option}")
     assert not wrong
     assert seen > 60  # the pattern finds them
+
+
+def test_every_option_mentioned_without_a_command_exists(options: dict[str, set[str]]) -> None:
+    known = set().union(*options.values(), OLD, ELSEWHERE, OF_OTHERS)
+    mentions = [
+        (path.relative_to(ROOT).as_posix(), option)
+        for path in DOCUMENTS
+        if path.is_relative_to(ROOT / "docs") and path.name not in OF_BENCHMARKS
+        if not {"decisions", "extending"} & set(path.parts)
+        for mention in MENTION.findall(path.read_text())
+        for option in OPTION.findall(mention)
+    ]
+    assert [each for each in mentions if each[1] not in known] == []
+    assert len(mentions) > 100  # the pattern finds them
 
 
 def test_help_pages_hold_every_option_with_what_it_does(options: dict[str, set[str]]) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from crossproof.cli import COMMANDS
-from crossproof.commands.early import check_text
+from crossproof.cli import COMMANDS, main
+from crossproof.commands.early import check_text, loading
 from crossproof.errors import CrossproofError
 
 HEAVY = ("torch", "transformers", "transformer_lens", "plotly", "scipy", "sklearn", "numba")
@@ -103,6 +104,60 @@ def test_a_text_of_any_spelling_is_looked_for(tmp_path: Path) -> None:
     for source in (f"{there} + {tmp_path}/b.txt", f"{tmp_path}/*.jsonl", "no.npy"):
         with pytest.raises(CrossproofError, match="There is no text"):
             check_text(source)
+
+
+@pytest.mark.parametrize("rank", ["", "0", "1"])
+def test_that_libraries_are_loaded_is_said_by_one_process(
+    rank: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("crossproof.working.PAUSE", 0.02)
+    monkeypatch.delenv("RANK", raising=False)
+    if rank:
+        monkeypatch.setenv("RANK", rank)
+    with loading():
+        time.sleep(0.1)
+    assert ("loading libraries: 0 s so far" in capsys.readouterr().out) == (rank != "1")
+
+
+@pytest.mark.parametrize(
+    ("command", "first_loaded", "says"),
+    [
+        ("cluster", "crossproof.clusters.run", "{} has not been measured: that comes first."),
+        (
+            *("explore", "crossproof.explorer.building"),
+            "Building {}/explorer from 200,000 tokens of text at most (--tokens), once: later "
+            "calls use it.",
+        ),
+    ],
+)
+def test_what_is_done_first_is_said_before_anything_is_loaded(
+    command: str, first_loaded: str, says: str, tmp_path: Path
+) -> None:
+    weights = tmp_path / "penalised" / "crosscoder" / "crosscoder.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    probe = (
+        f"import sys; sys.modules[{first_loaded!r}] = None\n"
+        "from crossproof.cli import main\n"
+        f"try: main([{command!r}, {str(tmp_path)!r}])\n"
+        "except SystemExit: pass"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert says.format(tmp_path) in done.stdout.splitlines()
+
+
+def test_a_folder_that_is_no_site_is_refused_before_a_store_is_built(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "run" / "penalised" / "crosscoder" / "crosscoder.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").touch()
+    with pytest.raises(SystemExit, match="no exported site: give another"):
+        main(["explore", str(tmp_path / "run"), "--export", str(tmp_path / "mine")])
+    assert "Building" not in capsys.readouterr().out
+    assert (tmp_path / "mine" / "letter.txt").exists()
 
 
 def test_the_package_alone_imports_nothing() -> None:

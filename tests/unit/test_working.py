@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import shlex
 import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from crossproof import working as signs
 from crossproof.commands.following import STEPS, next_step
@@ -83,6 +86,21 @@ def test_silence_behind_the_last_step_is_told(monkeypatch: pytest.MonkeyPatch) -
     assert lines.silence(72.0) == "measuring a: working, 10 s since the last step"
 
 
+def test_silence_between_steps_says_what_is_left_until_it_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    lines = terminal._Lines("measuring", "sequences")
+    lines.report("a", 0, 3)
+    now[0] = 20.0
+    lines.report("a", 1, 3)  # 20 s for one: 40 s for two
+    now[0] = 35.0
+    assert lines.silence(35.0) == "measuring a: working, 15 s since the last step, 25 s left"
+    now[0] = 75.0
+    assert lines.silence(75.0) == "measuring a: working, 55 s since the last step"
+
+
 def test_the_next_step_is_the_first_that_is_missing(tmp_path: Path) -> None:
     for command, (left, says) in STEPS.items():
         assert next_step(tmp_path) == f"Next: `crossproof {command} {tmp_path}` shows {says}."
@@ -126,3 +144,24 @@ def test_a_folder_with_blanks_is_quoted(tmp_path: Path) -> None:
         *map(str, both),
         "--together",
     ]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_times_and_counts_are_whole_on_any_terminal(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = io.StringIO()
+    console = Console(width=width, force_terminal=True, color_system=None, file=drawn)
+    monkeypatch.setattr(terminal, "console", console)
+    with terminal.evaluation_display("measuring", "sequences") as report:
+        for name in ("unpenalised", "strongest pairs of unpenalised"):
+            report(name, 130, 391)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn.getvalue()).replace("\r", "\n").split("\n")
+    last = [line.rstrip() for line in lines if line.strip()][-2:]
+    for line in last:
+        assert re.search(r" 130/391 sequences \d:\d\d:\d\d left -:--:--$", line)
+        assert "measurin" in line
+        assert len(line) <= width
+    with terminal.training_display(850) as report:
+        pass
+    assert "step 0/850 0 tokens/s 0:00:00 left -:--:--" in drawn.getvalue()

@@ -38,9 +38,11 @@ def trained(
     settings: AuditSettings,
     output: Path | None,
     say: Callable[[str], None],
+    tell: Callable[[int, int], None] | None,
 ) -> Crosscoder:
     """One trained on some of the trusted texts, by all processes together; written if there is a
-    folder. Raises CrossproofError for too few tokens."""
+    folder. `tell` gets steps done and their number, `say`
+    a line now and then if there is none. Raises CrossproofError for too few tokens."""
     config = RunConfig(
         model=model.name,
         text=source,
@@ -60,7 +62,7 @@ def trained(
             f"batch of {config.batch_tokens}: give more text, or a finished --crosscoder."
         )
     say(f"training a crosscoder on {len(rows)} trusted texts ({scored:,} tokens)")
-    crosscoder = train_together(model, rows, {"audit": config}, say)["audit"]
+    crosscoder = train_together(model, rows, {"audit": config}, say, tell=tell)["audit"]
     if output is not None and distributed.rank() == 0:
         origin = Provenance(model.name, model.weights_hash, settings.seed, config_to_dict(config))
         save_crosscoder(crosscoder, output / "crosscoder", origin)

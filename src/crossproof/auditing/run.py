@@ -80,7 +80,7 @@ def audit(
     settings: AuditSettings = AuditSettings(),  # noqa: B008  (frozen)
     output: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
-    progress: Callable[[str, int, int], None] = lambda _doing, _done, _total: None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> AuditResult:
     """Ranks suspect texts by how unusual the model's insides are on them.
 
@@ -88,12 +88,12 @@ def audit(
     `bundled`. Without a crosscoder (or the folder of one) one is trained on part of the trusted
     texts. With `output`, audit.json and a crosscoder trained here are written there, and processes
     of torchrun share out the scoring. `say` gets lines about what begins, `progress` what is being
-    done, texts done and their number. Raises CrossproofError for texts that are missing, empty or
-    too few, an unknown detector, and a crosscoder of another model.
+    done, how much of it, and of how much. Raises CrossproofError for texts that are missing, empty
+    or too few, an unknown detector, and a crosscoder of another model.
     """
     check_audit(settings)
     given: Crosscoder | None = None
-    origin = "trained here"
+    shown, origin = progress or (lambda _doing, _done, _total: None), "trained here"
     if isinstance(crosscoder, str | Path):
         given, origin = opened(model, Path(crosscoder)), str(crosscoder)
     elif crosscoder is not None:
@@ -102,13 +102,14 @@ def audit(
     usual = text_rows(trusted, model, context, "train")
     odd = text_rows(suspect, model, context, "held_out")
     parts = dealt(usual.tokens, given is None, settings.seed)
-    used = given or trained(model, parts.train, usual.source, settings, output, say)
+    tell = progress and partial(progress, "training")
+    used = given or trained(model, parts.train, usual.source, settings, output, say, tell)
     say(f"fitting detectors on {len(parts.fit)} trusted texts")
-    fitted = _fitted(model, used, parts.fit, partial(progress, "fitting"))
+    fitted = _fitted(model, used, parts.fit, partial(shown, "fitting"))
     say(f"scoring {len(parts.calibrate)} other trusted texts and {len(odd)} suspect ones")
     scoring = partial(_scored, model, used, fitted, parts.fit, output)
-    calibration = scoring(parts.calibrate, "calibrating", progress)
-    scores = scoring(odd.tokens, "scoring", progress)
+    calibration = scoring(parts.calibrate, "calibrating", shown)
+    scores = scoring(odd.tokens, "scoring", shown)
     p_values = {name: chances(calibration[name], scores[name]) for name in scores}
     order = np.lexsort((-scores[settings.detector], p_values[settings.detector]))
     result = AuditResult(

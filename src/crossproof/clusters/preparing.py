@@ -198,7 +198,7 @@ def prepare(
         deltas.append(second_differences(seen, batch.latents, pairs, told))
     halves = []
     for at, side in enumerate(sides if stability else []):
-        half = _half(model, source, side, places[at + 1], step(f"half {at + 1}"))
+        half = _half(model, source, side, places[at + 1], step(f"measuring half {at + 1} of 2"))
         halves.append(Evidence(half, crosscoder, deltas[at] if deltas else None))
     evidence = Evidence(interactions, crosscoder, reduce(add, deltas) if deltas else None)
     some = parts["score"].tokens[: -(-NEURON_TOKENS // source.judged.shape[1])]

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from crossproof.commands.early import check_text
+from crossproof.commands.early import check_text, loading
 from crossproof.commands.following import next_step
 from crossproof.commands.models import ModelOptions
 from crossproof.commands.parsing import parse
@@ -25,7 +25,7 @@ class Attribute:
     latents and neurons behind it, and which of the last block's predictions a simplified MLP
     provably keeps:
 
-      crossproof attribute runs/demo --sequences 32
+      crossproof attribute runs/demo
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -34,8 +34,8 @@ class Attribute:
     text: str | None = None
     """Text to attribute; by default the run's own source."""
     split: Literal["held_out", "validation", "train"] = "held_out"
-    sequences: int = 32
-    """How many sequences."""
+    sequences: int = 8
+    """How many sequences; each takes the demo's two crosscoders sixteen seconds of a processor."""
     context: int | None = None
     """Tokens a sequence; by default as many as the run was trained on."""
     parts: Literal["both", "last-block"] = "both"
@@ -55,11 +55,12 @@ def run(arguments: Sequence[str], began: float) -> None:
     options.language_model.check()
     check_text(options.text)
 
-    from crossproof.activations.corpus import TextSlice, fitting_context
-    from crossproof.commands.finish import show
-    from crossproof.proof.attribution import attribute
-    from crossproof.report.terminal import evaluation_display, say
-    from crossproof.training.machine import thread_setting
+    with loading():
+        from crossproof.activations.corpus import TextSlice, fitting_context
+        from crossproof.commands.finish import show
+        from crossproof.proof.attribution import attribute
+        from crossproof.report.terminal import evaluation_display, say
+        from crossproof.training.machine import thread_setting
 
     thread_setting(options.threads)
     model, config = options.language_model.load(options.run)

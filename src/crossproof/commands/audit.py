@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from crossproof.auditing.config import AuditSettings, check_audit
-from crossproof.commands.early import check_folder, check_model, check_text
+from crossproof.commands.early import check_folder, check_model, check_text, loading
 from crossproof.commands.parsing import parse
 from crossproof.training.config import Precision
 from crossproof.working import working
@@ -63,14 +63,15 @@ def run(arguments: Sequence[str], began: float) -> None:
     check_text(options.suspect)
     check_folder(options.crosscoder, "that of a crosscoder of this model")
 
-    from crossproof.auditing.run import audit
-    from crossproof.commands.finish import show
-    from crossproof.files import make_folder
-    from crossproof.lm import load_model
-    from crossproof.report.audit import write_audit
-    from crossproof.report.terminal import evaluation_display, say
-    from crossproof.training import distributed
-    from crossproof.training.machine import keep_freed_memory, thread_setting
+    with loading():
+        from crossproof.auditing.run import audit
+        from crossproof.commands.finish import show
+        from crossproof.files import make_folder
+        from crossproof.lm import load_model
+        from crossproof.report.audit import write_audit
+        from crossproof.report.terminal import evaluation_display, say
+        from crossproof.training import distributed
+        from crossproof.training.machine import keep_freed_memory, thread_setting
 
     thread_setting(options.threads)
     keep_freed_memory()
@@ -82,7 +83,7 @@ def run(arguments: Sequence[str], began: float) -> None:
         with working("loading the language model"):
             model = load_model(options.model, device, options.dtype, trust_remote_code=code)
         lines = say if first else (lambda _: None)
-        with evaluation_display("", "texts") if first else nullcontext(_nothing) as progress:
+        with evaluation_display("", "done") if first else nullcontext(_nothing) as progress:
             result = audit(model, *texts, options.crosscoder, settings, out, lines, progress)
     if not first:
         return

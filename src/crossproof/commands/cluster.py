@@ -13,6 +13,7 @@ import tyro
 from crossproof.clusters.judges import JUDGES, JudgeOptions, make_judge
 from crossproof.clusters.llm import Endpoint
 from crossproof.clusters.settings import ClusterSettings, check_settings, is_measured
+from crossproof.commands.early import is_first, loading
 from crossproof.commands.following import next_step
 from crossproof.commands.measure import Measure, measured
 from crossproof.commands.models import ModelOptions
@@ -69,20 +70,22 @@ def run(arguments: Sequence[str], began: float) -> None:
     judging = JudgeOptions(settings.embedding_model, options.llm, answers)
     judge = make_judge(settings.judge, judging)
     _ = settings.explainer == "llm" and judging.llm  # raises if its name or package is missing
+    unmeasured = not is_measured(options.run)
+    if is_first() and not settings.judge and judge.name != "embedding":
+        print(NO_EMBEDDING, flush=True)
+    if is_first() and unmeasured:
+        print(f"{options.run} has not been measured: that comes first.", flush=True)
     # Imported late: what is missing is said before PyTorch is loaded.
-    from crossproof.clusters.run import cluster
-    from crossproof.report import refresh_reports
-    from crossproof.report.terminal import console, evaluation_display
-    from crossproof.training import distributed
-    from crossproof.training.machine import keep_freed_memory, thread_setting
+    with loading():
+        from crossproof.clusters.run import cluster
+        from crossproof.report import refresh_reports
+        from crossproof.report.terminal import console, evaluation_display
+        from crossproof.training import distributed
+        from crossproof.training.machine import keep_freed_memory, thread_setting
 
     with distributed.process_group(patient=True):
         first = distributed.rank() == 0
-        if first and not settings.judge and judge.name != "embedding":
-            print(NO_EMBEDDING)
-        if not is_measured(options.run):
-            if first:
-                print(f"{options.run} has not been measured: that comes first.")
+        if unmeasured:
             read, threads = options.language_model, options.threads
             measured(Measure((options.run,), language_model=read, threads=threads), True)
             distributed.wait_for_all()  # until the first has written it

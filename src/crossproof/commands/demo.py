@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from crossproof.commands.early import loading
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError
 from crossproof.files import read_json
@@ -34,8 +35,9 @@ def run(arguments: Sequence[str], began: float) -> None:
     options: Demo = parse(Demo, "demo", arguments)
     print(LASTS, flush=True)
 
-    from crossproof.commands.finish import finish_run, train_to_the_end
-    from crossproof.training.run import start
+    with loading():
+        from crossproof.commands.finish import finish_run, train_to_the_end
+        from crossproof.training.run import start
 
     config = replace(RECIPES["demo"], seed=options.seed, threads=options.threads)
     if options.out.exists():

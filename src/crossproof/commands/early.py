@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from crossproof.activations.sources import DATASETS_PREFIX, DocumentSource
 from crossproof.errors import CrossproofError
+from crossproof.working import working
 
 BUNDLED = "bundled"
+
+
+def is_first() -> bool:
+    """Whether this is the process that speaks, of those that `torchrun` started: asked before
+    PyTorch is there to say it."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def loading() -> AbstractContextManager[None]:
+    """Says that libraries are being loaded where that takes long: in a fresh installation, or on
+    a busy disk, half a minute."""
+    return working("loading libraries") if is_first() else nullcontext()
 
 
 def check_text(source: str | None) -> None:

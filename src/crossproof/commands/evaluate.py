@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from crossproof.activations.config import RowKind
-from crossproof.commands.early import check_text
+from crossproof.commands.early import check_text, loading
 from crossproof.commands.models import RUNS, ModelOptions, first_run
 from crossproof.commands.parsing import parse
 from crossproof.crosscoder.folders import finished_crosscoders
@@ -39,8 +39,8 @@ class Evaluate:
     """How it is cut: packed, or each sequence the beginning of a document; by default as the run's
     own."""
     split: Literal["held_out", "validation", "train"] = "held_out"
-    sequences: int = 256
-    """How many sequences."""
+    sequences: int = 64
+    """How many sequences; intervals narrow with the root of it, time grows with it."""
     skip: int = 0
     """Sequences at the beginning of the split to pass over, as already looked at."""
     context: int | None = None
@@ -65,11 +65,12 @@ def run(arguments: Sequence[str], began: float) -> None:
     options.language_model.check()
     check_text(options.text)
 
-    from crossproof.activations.corpus import TextSlice, fitting_context
-    from crossproof.commands.finish import finish
-    from crossproof.evaluation.config import EvaluationOptions
-    from crossproof.training import distributed
-    from crossproof.training.machine import thread_setting
+    with loading():
+        from crossproof.activations.corpus import TextSlice, fitting_context
+        from crossproof.commands.finish import finish
+        from crossproof.evaluation.config import EvaluationOptions
+        from crossproof.training import distributed
+        from crossproof.training.machine import thread_setting
 
     thread_setting(options.threads)
     with distributed.process_group(patient=True):

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from crossproof.commands.early import check_text
+from crossproof.commands.early import check_text, loading
 from crossproof.commands.models import ModelOptions
 from crossproof.commands.parsing import parse
 from crossproof.crosscoder.folders import finished_crosscoders
 from crossproof.errors import CrossproofError
 from crossproof.extras import needed
 from crossproof.interactions.config import mlps_of
+from crossproof.working import working
 
 if TYPE_CHECKING:
     from crossproof.explorer.sentences import Sentences
@@ -80,14 +81,18 @@ def run(arguments: Sequence[str], began: float) -> None:
     for package in ("duckdb", "starlette", "uvicorn"):
         needed(package, "explore", "`crossproof explore`")
 
-    from crossproof.explorer.access import is_loopback
-    from crossproof.explorer.format import MANIFEST, STORE
-    from crossproof.explorer.store import Store
+    with loading():
+        from crossproof.explorer.access import is_loopback
+        from crossproof.explorer.exporting import check_site
+        from crossproof.explorer.format import MANIFEST, STORE
+        from crossproof.explorer.store import Store
 
     if not (is_loopback(options.host) or options.open):
         raise CrossproofError(
             f"{options.host} can be reached from other machines: add --open if that is meant."
         )
+    if options.export is not None:
+        check_site(options.export)  # before minutes of building
     if options.rebuild or not (options.run / STORE / MANIFEST).exists():
         _build(options)
     store = Store(options.run)
@@ -98,11 +103,17 @@ def run(arguments: Sequence[str], began: float) -> None:
 
 
 def _build(options: Explore) -> None:
-    from crossproof.activations.corpus import TextSlice, fitting_context
-    from crossproof.explorer.builder import BuildOptions
-    from crossproof.explorer.building import build_store
-    from crossproof.report.terminal import evaluation_display, print_tables, say
-    from crossproof.training.machine import keep_freed_memory, thread_setting
+    print(
+        f"Building {options.run / 'explorer'} from {int(options.tokens):,} tokens of text at most "
+        f"(--tokens), once: later calls use it.",
+        flush=True,
+    )
+    with loading():
+        from crossproof.activations.corpus import TextSlice, fitting_context
+        from crossproof.explorer.builder import BuildOptions
+        from crossproof.explorer.building import build_store
+        from crossproof.report.terminal import evaluation_display, print_tables, say
+        from crossproof.training.machine import keep_freed_memory, thread_setting
 
     thread_setting(options.threads)
     keep_freed_memory()
@@ -123,7 +134,8 @@ def _export(store: Store, folder: Path) -> None:
     from crossproof.explorer.exporting import export_site
     from crossproof.report.terminal import say
 
-    size = export_site(store, folder)
+    with working("writing the site"):
+        size = export_site(store, folder)
     say(f"Site: {folder / 'index.html'} ({size / 2**20:.1f} MiB)")
     say(f"Next: open {folder / 'index.html'}; the folder works from any disk or web server.")
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from crossproof.commands.early import loading
 from crossproof.commands.parsing import parse
 from crossproof.crosscoder.folders import finished_crosscoders
 from crossproof.errors import CrossproofError, nearest
@@ -49,8 +50,9 @@ def run(arguments: Sequence[str], began: float) -> None:
                 f"{options.run} has no crosscoder '{name}'.{nearest(name, folders)}",
                 code="CP-NAME",
             )
-    from crossproof.crosscoder import Crosscoder
-    from crossproof.crosscoder.formats import export
+    with loading():
+        from crossproof.crosscoder import Crosscoder
+        from crossproof.crosscoder.formats import export
 
     crosscoders = {name: Crosscoder.from_pretrained(folders[name]) for name in names}
     with working("writing dictionaries"):

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from crossproof.activations.config import StoredDtype
-from crossproof.commands.early import check_model, check_text
+from crossproof.commands.early import check_model, check_text, loading
 from crossproof.commands.parsing import parse
 from crossproof.errors import in_shell
 from crossproof.training.config import RECIPES, RunConfig
@@ -45,10 +45,11 @@ def run(arguments: Sequence[str], began: float) -> None:
     check_model(options.config.model)
     check_text(options.config.text)
 
-    from crossproof.lm import load_model
-    from crossproof.report.terminal import evaluation_display, say
-    from crossproof.training.machine import thread_setting
-    from crossproof.training.storing import harvest_to
+    with loading():
+        from crossproof.lm import load_model
+        from crossproof.report.terminal import evaluation_display, say
+        from crossproof.training.machine import thread_setting
+        from crossproof.training.storing import harvest_to
 
     config = options.config
     thread_setting(config.threads)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from crossproof.activations.config import RowKind
-from crossproof.commands.early import check_model, check_text
+from crossproof.commands.early import check_model, check_text, loading
 from crossproof.commands.parsing import parse
 from crossproof.crosscoder.folders import OTHERS
 from crossproof.crosscoder.formats.registry import FORMATS
@@ -99,8 +99,9 @@ def run(arguments: Sequence[str], began: float) -> None:
     check_model(options.model)
     check_text(options.text)
 
-    from crossproof.crosscoder.store import save_crosscoder
-    from crossproof.lm import load_model
+    with loading():
+        from crossproof.crosscoder.store import save_crosscoder
+        from crossproof.lm import load_model
 
     trusted = options.trust_remote_code
     with working("loading the language model"):

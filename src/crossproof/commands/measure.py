@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from crossproof.activations.config import RowKind
-from crossproof.commands.early import check_text
+from crossproof.commands.early import check_text, loading
 from crossproof.commands.following import next_step
 from crossproof.commands.models import RUNS, ModelOptions, first_run
 from crossproof.commands.parsing import parse
@@ -77,22 +77,15 @@ def run(arguments: Sequence[str], began: float) -> None:
 def measured(options: Measure, leave_half: bool = False) -> None:
     """What the command does; another that needs text beside the measured one leaves half of it."""
     named = options.mlp and mlps_of(options.mlp)  # before anything is loaded
-    run = first_run(options.runs, options.together)
-    if options.together and options.against is not None:
-        raise CrossproofError("--together and --against contradict each other: give one.")
-    folders = list(options.runs) if options.against is None else [run, options.against]
-    for folder in folders:
-        finished_crosscoders(folder)
-    options.language_model.check()
-    check_text(options.text)
-
-    from crossproof.activations.corpus import TextSlice, fitting_context
-    from crossproof.commands.finish import show
-    from crossproof.evaluation.measure_run import MeasureOptions, measure_runs
-    from crossproof.report.terminal import evaluation_display, print_contexts, say
-    from crossproof.training import distributed
-    from crossproof.training.machine import keep_freed_memory, thread_setting
-    from crossproof.training.run_folder import RunFolder
+    run, folders = _checked(options)
+    with loading():
+        from crossproof.activations.corpus import TextSlice, fitting_context
+        from crossproof.commands.finish import show
+        from crossproof.evaluation.measure_run import MeasureOptions, measure_runs
+        from crossproof.report.terminal import evaluation_display, print_contexts, say
+        from crossproof.training import distributed
+        from crossproof.training.machine import keep_freed_memory, thread_setting
+        from crossproof.training.run_folder import RunFolder
 
     thread_setting(options.threads)
     keep_freed_memory()
@@ -134,3 +127,16 @@ def measured(options: Measure, leave_half: bool = False) -> None:
         print_contexts(name, figures.top_pairs, figures.dictionaries)
     if not leave_half:
         say(next_step(run, options.runs if options.together else ()))
+
+
+def _checked(options: Measure) -> tuple[Path, list[Path]]:
+    """The run, and the folders whose crosscoders are measured, if what is named is there."""
+    run = first_run(options.runs, options.together)
+    if options.together and options.against is not None:
+        raise CrossproofError("--together and --against contradict each other: give one.")
+    folders = list(options.runs) if options.against is None else [run, options.against]
+    for folder in folders:
+        finished_crosscoders(folder)
+    options.language_model.check()
+    check_text(options.text)
+    return run, folders

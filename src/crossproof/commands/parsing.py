@@ -71,7 +71,7 @@ def parse(kind: Any, command: str, arguments: Sequence[str], default: Any = None
         )
     except SystemExit as stop:
         if stop.code == 2:  # it has said which option, and not where to read on
-            print(with_code("crossproof:", "CP-COMMAND"), file=sys.stderr)
+            print(with_code("crossproof: Nothing was done.", "CP-COMMAND"), file=sys.stderr)
         raise
     for name, value in _numbers(options):
         least, most = LIMITS.get(name, OTHERS)

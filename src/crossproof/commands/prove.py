@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from crossproof.commands import prove_text
-from crossproof.commands.early import check_folder
+from crossproof.commands.early import check_folder, loading
 from crossproof.commands.parsing import parse
 from crossproof.crosscoder.folders import holds_crosscoders
 from crossproof.errors import CrossproofError, in_shell
@@ -56,9 +56,10 @@ def run(arguments: Sequence[str], began: float) -> None:
 
     from rich.console import Console
 
-    from crossproof.crosscoder.model import load_crosscoder
-    from crossproof.proof.bounds.network import Dictionary
-    from crossproof.proof.certificate.proving import prove
+    with loading():
+        from crossproof.crosscoder.model import load_crosscoder
+        from crossproof.proof.bounds.network import Dictionary
+        from crossproof.proof.certificate.proving import prove
 
     dictionary = None
     if options.dictionary is not None:

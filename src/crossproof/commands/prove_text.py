@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import tyro
 
 from crossproof.activations.config import Split
-from crossproof.commands.early import check_text
+from crossproof.commands.early import check_text, loading
 from crossproof.commands.models import ModelOptions
 from crossproof.commands.parsing import parse
 from crossproof.crosscoder.folders import finished_crosscoders
@@ -111,8 +111,9 @@ def run(arguments: Sequence[str], began: float) -> None:
     options: ProveStatistical = _checked(parse(ProveStatistical, "prove", arguments))
     named = options.mlp and mlps_of(options.mlp)  # before anything is loaded
 
-    from crossproof.proof.certificate.statistical import prove_statistical
-    from crossproof.report.terminal import evaluation_display
+    with loading():
+        from crossproof.proof.certificate.statistical import prove_statistical
+        from crossproof.report.terminal import evaluation_display
 
     model, config, name, crosscoder = _loaded(options)
     text = options.text or config.text
@@ -145,8 +146,9 @@ def _checked(options: T) -> T:
 
 
 def _contexts(options: ProveContexts) -> None:
-    from crossproof.activations.corpus import TextSlice
-    from crossproof.proof.certificate.contexts import prove_contexts
+    with loading():
+        from crossproof.activations.corpus import TextSlice
+        from crossproof.proof.certificate.contexts import prove_contexts
 
     model, config, _, crosscoder = _loaded(options)
     context = min(options.context, model.context)

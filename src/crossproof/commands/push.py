@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from crossproof.commands.early import loading
 from crossproof.commands.parsing import parse
 from crossproof.crosscoder.folders import finished_crosscoders, own_folder
 from crossproof.errors import CrossproofError, in_shell, nearest
@@ -67,7 +68,8 @@ def run(arguments: Sequence[str], began: float) -> None:
             code="CP-NAME",
         )
     check_login()
-    from crossproof.crosscoder.model import load_crosscoder
+    with loading():
+        from crossproof.crosscoder.model import load_crosscoder
 
     crosscoder, origin = load_crosscoder(folders[name])
     if options.model:

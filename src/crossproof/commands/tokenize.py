@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from crossproof.commands.early import BUNDLED, check_model, check_text
+from crossproof.commands.early import BUNDLED, check_model, check_text, loading
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError, in_shell
 from crossproof.working import while_it_lasts, working
@@ -50,10 +50,11 @@ def run(arguments: Sequence[str], began: float) -> None:
     check_model(options.model)
     check_text(options.source)
 
-    from crossproof.activations.tokenizing import tokenize_source
-    from crossproof.lm.loading import load_vocabulary
-    from crossproof.report.terminal import print_tables, say
-    from crossproof.tables import Table
+    with loading():
+        from crossproof.activations.tokenizing import tokenize_source
+        from crossproof.lm.loading import load_vocabulary
+        from crossproof.report.terminal import print_tables, say
+        from crossproof.tables import Table
 
     with working("reading the tokenizer"):
         vocabulary = load_vocabulary(options.model, options.trust_remote_code)

@@ -13,7 +13,7 @@ from typing import Literal
 
 import tyro
 
-from crossproof.commands.early import check_folder, check_model, check_text
+from crossproof.commands.early import check_folder, check_model, check_text, loading
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError, in_shell
 from crossproof.training.config import RECIPES, RunConfig
@@ -72,11 +72,12 @@ def run(arguments: Sequence[str], began: float) -> None:
         check_text(options.config.text)
         stored = options.config.activations
         check_folder(Path(stored) if stored else None, "one written by `crossproof harvest`")
-    from crossproof.commands.finish import finish_run, train_to_the_end
-    from crossproof.report.terminal import print_tables, say
-    from crossproof.training import distributed
-    from crossproof.training.run import memory_needed, resume, start
-    from crossproof.training.stored import with_stored
+    with loading():
+        from crossproof.commands.finish import finish_run, train_to_the_end
+        from crossproof.report.terminal import print_tables, say
+        from crossproof.training import distributed
+        from crossproof.training.run import memory_needed, resume, start
+        from crossproof.training.stored import with_stored
 
     again = distributed.restarted() and (options.out / "config.json").exists()
     goes_on = options.resume or again

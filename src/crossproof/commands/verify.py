@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from crossproof.commands.early import loading
 from crossproof.commands.parsing import parse
 from crossproof.commands.prove_text import KINDS
 from crossproof.commands.verify_text import TextSubject, compared
@@ -57,9 +58,10 @@ def run(arguments: Sequence[str], began: float) -> None:
 
 
 def _report(options: Verify) -> bool:
-    from crossproof.proof.certificate.format import Limits, kind_of
-    from crossproof.proof.certificate.identity import network_hash
-    from crossproof.proof.certificate.verifier import verify
+    with loading():
+        from crossproof.proof.certificate.format import Limits, kind_of
+        from crossproof.proof.certificate.identity import network_hash
+        from crossproof.proof.certificate.verifier import verify
 
     limits = Limits(int(options.memory * 2**30), int(options.operations))
     network, domain = options.network, options.domain

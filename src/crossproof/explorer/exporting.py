@@ -32,8 +32,7 @@ def export_site(store: Store, folder: Path) -> int:
 
     Raises CrossproofError if the folder holds something else, or cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or _foreign(folder)):
-        raise CrossproofError(f"{folder} holds something that is no exported site: give another.")
+    check_site(folder)
     shutil.rmtree(folder / "data", ignore_errors=True)
     make_folder(folder / "data")
     manifest = store.manifest.shown() | {"live": False, "chunk": CHUNK}
@@ -43,6 +42,12 @@ def export_site(store: Store, folder: Path) -> int:
     for number in range(len(store.dictionaries)):
         _export_dictionary(store, number, folder / "data")
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def check_site(folder: Path) -> None:
+    """Raises CrossproofError if the folder holds something that is no exported site."""
+    if folder.exists() and (not folder.is_dir() or _foreign(folder)):
+        raise CrossproofError(f"{folder} holds something that is no exported site: give another.")
 
 
 def _foreign(folder: Path) -> bool:

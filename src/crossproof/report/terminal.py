@@ -15,11 +15,14 @@ from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -45,12 +48,11 @@ def training_display(steps: int, done: int = 0) -> Iterator[Report]:
         return
     bar = Progress(
         TextColumn("training"),
-        BarColumn(),
+        BarColumn(_bar()),
         TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
         TextColumn("{task.fields[speed]:,.0f} tokens/s"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        *_times(),
+        console=console,
     )
     task = bar.add_task("training", total=steps, completed=done, speed=0.0)
     with Live(bar, console=console, refresh_per_second=4) as live:
@@ -106,13 +108,11 @@ def evaluation_display(
             yield lines.report
         return
     bar = Progress(
-        SpinnerColumn(),
-        TextColumn(doing + " {task.description}"),
-        BarColumn(),
+        SpinnerColumn(table_column=Column(no_wrap=True)),
+        _Name(f"{doing} {{task.description}}".strip()),
+        BarColumn(_bar()),
         TextColumn("{task.completed:.0f}/{task.total:.0f} " + unit),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        *_times(),
         console=console,
     )
     tasks: dict[str, Any] = {}
@@ -124,6 +124,33 @@ def evaluation_display(
 
     with bar:
         yield report
+
+
+class _Name(TextColumn):
+    """What is done to what: with the bar it makes room on a narrow terminal, and is cut, never
+    broken into lines."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__(form, table_column=Column())
+
+    def render(self, task: Task) -> Text:
+        text = super().render(task)
+        text.no_wrap, text.overflow = True, "ellipsis"
+        return text
+
+
+def _bar() -> int:
+    """How long bars are: names say more than they do."""
+    return min(40, console.width // 6)
+
+
+def _times() -> tuple[ProgressColumn, ...]:
+    """How long it has taken and what is left, which no terminal is too narrow for."""
+    return (
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        TextColumn("left"),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+    )
 
 
 def say(line: str) -> None:
@@ -185,6 +212,8 @@ class _Lines:
         """By name: when it was first heard of, and how much was done then."""
         self.said: dict[str, float] = {}
         self.last, self.current = time.monotonic(), ""
+        self.left: float | None = None
+        """Seconds that were left then."""
         self.patience = PAUSE
         """How long nothing may be reported until a line says so; doubled by every such line."""
 
@@ -193,12 +222,14 @@ class _Lines:
         now = time.monotonic()
         self.last, self.current, self.patience = now, name, PAUSE
         began, before = self.began.setdefault(name, (now, done))
+        rate = (now - began) / (done - before) if done > before else None
+        self.left = None if rate is None or done == total else rate * (total - done)
         if name in self.said and done < total and now - self.said[name] < PAUSE:
             return
         self.said[name] = now
         line = f"{self.doing} {name}: {done}/{total} {self.unit}".strip()
-        if before < done < total:
-            line += f", {(now - began) / (done - before) * (total - done):.0f} s left"
+        if self.left is not None:
+            line += f", {self.left:.0f} s left"
         say(line)
 
     def silence(self, _: float) -> str:
@@ -207,9 +238,12 @@ class _Lines:
         if quiet < self.patience:
             return ""
         self.patience = 2 * quiet
-        return (
-            f"{self.doing} {self.current}".strip() + f": working, {quiet:.0f} s since the last step"
-        )
+        what = f"{self.doing} {self.current}".strip()
+        line = f"{what}: " if what else ""
+        line += f"working, {quiet:.0f} s since the last step"
+        if self.left is not None and self.left > quiet:
+            line += f", {self.left - quiet:.0f} s left"
+        return line
 
 
 def print_contexts(

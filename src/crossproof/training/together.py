@@ -23,16 +23,20 @@ def train_together(
     configs: Mapping[str, RunConfig],
     say: Callable[[str], None] = lambda _: None,
     initial_batches: int = INITIAL_BATCHES,
+    tell: Callable[[int, int], None] | None = None,
 ) -> dict[str, Crosscoder]:
     """Trains a crosscoder for each configuration's objective; the finished ones by name.
 
     `sequences` [S, T] are the training split. Each crosscoder is what `crossproof train` makes of
-    its configuration, whatever trains beside it. `say` gets a progress line now and then. Raises
-    CrossproofError as `Training.build`.
+    its configuration, whatever trains beside it. `tell` gets the steps done and their number after
+    each; where there is none, `say` a line now and then. Raises CrossproofError as
+    `Training.build`.
     """
     training = Training.build(model, sequences, configs, initial_batches)
     for progress in training.steps():
-        if progress.step % EVERY == 0 or progress.step == progress.steps:
+        if tell is not None:
+            tell(progress.step, progress.steps)
+        elif progress.step % EVERY == 0 or progress.step == progress.steps:
             say(
                 f"seed {training.config.seed}, {len(configs)} crosscoders: step {progress.step} "
                 f"of {progress.steps}, {progress.seconds_left:.0f} s left"

@@ -69,7 +69,7 @@ def token_bounds(
     crosscoder: Crosscoder,
     sequences: Int[Tensor, "S T"],
     which: AttributedParts = "both",
-    batch_sequences: int = 4,
+    batch_sequences: int = 1,
     top: int = 12,
     progress: Callable[[int, int], None] | None = None,
 ) -> TokenBounds:
