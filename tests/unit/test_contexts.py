@@ -88,6 +88,18 @@ def test_a_window_is_cut_at_the_ends_of_its_sequence(
             assert piece.peak == whole.peak - first
 
 
+def test_padding_behind_a_short_document_is_not_shown(
+    gpt_neo: LanguageModel, crosscoder: Crosscoder, sequences: Tensor
+) -> None:
+    padded = sequences.clone()
+    padded[:, 6:] = END
+    for example in top_contexts(gpt_neo, crosscoder, padded, range(LATENTS), window=LENGTH):
+        for context in example.contexts:
+            assert len(context.tokens) == len(context.activations) == 7
+            assert "<end>" in context.tokens[6]  # where the document ends is worth knowing
+            assert context.peak < 6
+
+
 def test_equal_peaks_rank_in_the_order_of_the_text(
     gpt_neo: LanguageModel, crosscoder: Crosscoder, sequences: Tensor
 ) -> None:

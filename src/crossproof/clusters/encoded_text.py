@@ -18,7 +18,7 @@ from crossproof.crosscoder.encode import encode_batches
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.contexts import Context, token_strings
+from crossproof.evaluation.contexts import Context, end_of_text, special_ids, token_strings
 from crossproof.evaluation.slices import Rows, cut, joined, read_slices, subject_of, telling
 from crossproof.lm.model import LanguageModel
 from crossproof.working import told
@@ -133,8 +133,10 @@ class EncodedText:
         here, span = positions[:, 0] == row, self._span(column)
         activations = values.new_zeros(self.tokens.shape[1])
         activations[positions[here, 1]] = values[here]
-        strings = token_strings(self.tokenizer, self.tokens[row, span].tolist())
-        return Context(strings, tuple(activations[span].tolist()), column - span.start)
+        ids = self.tokens[row, span].tolist()
+        shown = slice(span.start, span.start + end_of_text(ids, special_ids(self.tokenizer)))
+        strings = token_strings(self.tokenizer, ids[: shown.stop - span.start])
+        return Context(strings, tuple(activations[shown].tolist()), column - span.start)
 
     def _contexts(self, latent: int, drawn: Iterable[list[int]], count: int) -> list[Context]:
         """Windows around the first `count` of the positions that lie in different sequences."""

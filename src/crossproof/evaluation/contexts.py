@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -179,9 +179,23 @@ def _context(
 ) -> Context:
     """The text around a peak, with the values given."""
     row, start = peak.sequence - batch.first, max(peak.position - window, 0)
-    piece = slice(start, peak.position + window + 1)
-    strings = token_strings(tokenizer, batch.tokens[row, piece].tolist())
+    ids = batch.tokens[row, start : peak.position + window + 1].tolist()
+    piece = slice(start, start + end_of_text(ids, special_ids(tokenizer)))
+    strings = token_strings(tokenizer, ids[: piece.stop - start])
     return Context(strings, tuple(values[row, piece].tolist()), peak.position - start)
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase | None) -> frozenset[int]:
+    """The tokens that are no text."""
+    return frozenset(tokenizer.all_special_ids if tokenizer else ())
+
+
+def end_of_text(ids: Sequence[int], special: Collection[int]) -> int:
+    """How many tokens to show: of a special token that a short document is padded with, one."""
+    end = len(ids)
+    while end > 1 and ids[end - 1] == ids[end - 2] and ids[end - 1] in special:
+        end -= 1
+    return end
 
 
 def token_strings(tokenizer: PreTrainedTokenizerBase | None, ids: Sequence[int]) -> tuple[str, ...]:

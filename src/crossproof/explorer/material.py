@@ -132,8 +132,9 @@ class Material:
         sequence, position = int(tops.sequence[row, place]), int(tops.position[row, place])
         start, width = max(position - WINDOW, 0), self.sequences.shape[1]
         stop = min(position + WINDOW + 1, width)
-        ids = self._ids[sequence, start:stop].tolist()
-        part = slice(start - position + WINDOW, stop - position + WINDOW)
+        ids = self.strings.shown(self._ids[sequence, start:stop].tolist())
+        first = start - position + WINDOW
+        part = slice(first, first + len(ids))
         return {
             "tokens": list(self.strings(ids)),
             "values": [rounded(path[part]) for path in tops.values(row, place)],

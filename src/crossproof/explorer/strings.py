@@ -7,7 +7,7 @@ from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
-from crossproof.evaluation.contexts import token_strings
+from crossproof.evaluation.contexts import end_of_text, special_ids, token_strings
 
 
 class _Texts(dict[int, str]):
@@ -26,6 +26,7 @@ class TokenStrings:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase | None) -> None:
         self._tokenizer = tokenizer
+        self._special = special_ids(tokenizer)
         self._first = _Texts(lambda token: self._decode([token]))
         self._later = _Texts(self._behind)
 
@@ -35,6 +36,10 @@ class TokenStrings:
             return token_strings(self._tokenizer, ids)
         strings = (self._first[ids[0]], *map(self._later.__getitem__, ids[1:]))
         return strings if "".join(strings) == self._decode(ids) else self._slowly(ids)
+
+    def shown(self, ids: list[int]) -> list[int]:
+        """Those that are not padding."""
+        return ids[: end_of_text(ids, self._special)]
 
     def one(self, token: int) -> str:
         """The text of a token that is not the first."""
