@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -123,14 +123,26 @@ def measured(options: Measure, leave_half: bool = False) -> None:
         for name in RunFolder.open(run).names
         if name not in result.runs and not options.together
     ]
-    lines += [
-        f"{name}, attention not measured: {figures.attention.missing}"
-        for name, figures in result.runs.items()
-        if figures.attention is not None and figures.attention.missing is not None
-    ]
+    lines += _without_attention(
+        {
+            name: figures.attention.missing
+            for name, figures in result.runs.items()
+            if figures.attention is not None and figures.attention.missing is not None
+        }
+    )
     listed = place if output == place / "measure" else None
     show(result, *lines, f"Sums and measure.json: {output}", run=listed)
     for name, figures in result.runs.items():
         print_contexts(name, figures.top_pairs, figures.dictionaries)
     if not leave_half:
         say(next_step(run, options.runs if options.together else ()))
+
+
+def _without_attention(reasons: Mapping[str, str]) -> list[str]:
+    """Why there are no attention scores, said once of all crosscoders that lack them alike."""
+    alike: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        alike.setdefault(reason, []).append(name)
+    return [
+        f"{', '.join(names)}: attention not measured. {reason}" for reason, names in alike.items()
+    ]
