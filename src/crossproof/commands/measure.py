@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -18,6 +18,9 @@ from crossproof.commands.parsing import parse
 from crossproof.crosscoder.folders import finished_crosscoders
 from crossproof.errors import CrossproofError
 from crossproof.interactions.config import mlps_of
+
+if TYPE_CHECKING:
+    from crossproof.evaluation.measurement import RunMeasurement
 
 
 @dataclass(frozen=True)
@@ -123,13 +126,7 @@ def measured(options: Measure, leave_half: bool = False) -> None:
         for name in RunFolder.open(run).names
         if name not in result.runs and not options.together
     ]
-    lines += _without_attention(
-        {
-            name: figures.attention.missing
-            for name, figures in result.runs.items()
-            if figures.attention is not None and figures.attention.missing is not None
-        }
-    )
+    lines += _without_attention(result)
     listed = place if output == place / "measure" else None
     show(result, *lines, f"Sums and measure.json: {output}", run=listed)
     for name, figures in result.runs.items():
@@ -138,11 +135,12 @@ def measured(options: Measure, leave_half: bool = False) -> None:
         say(next_step(run, options.runs if options.together else ()))
 
 
-def _without_attention(reasons: Mapping[str, str]) -> list[str]:
+def _without_attention(result: RunMeasurement) -> list[str]:
     """Why there are no attention scores, said once of all crosscoders that lack them alike."""
     alike: dict[str, list[str]] = {}
-    for name, reason in reasons.items():
-        alike.setdefault(reason, []).append(name)
+    for name, figures in result.runs.items():
+        if figures.attention is not None and figures.attention.missing is not None:
+            alike.setdefault(figures.attention.missing, []).append(name)
     return [
         f"{', '.join(names)}: attention not measured. {reason}" for reason, names in alike.items()
     ]
