@@ -301,6 +301,9 @@ def test_missing_hookpoints_are_named(
     without = Crosscoder(CrosscoderConfig(8, "topk", 2), blind, model.d_model).double()
     with pytest.raises(CrossproofError, match=r"no decoder at blocks\.1\.mlp\.hook_in"):
         token_bounds(model, parts["gpt-neo"], without, text(), "last-block")
+    with pytest.raises(CrossproofError, match=r"hook_resid_mid and 2 more: .*measure") as refused:
+        token_bounds(model, parts["gpt-neo"], without, text())
+    assert "last-block" not in str(refused.value)  # which would be refused too
 
 
 def test_text_without_ordinary_tokens_is_refused(

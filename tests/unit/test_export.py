@@ -230,13 +230,21 @@ PAIR = "blocks.0.hook_resid_mid", "blocks.1.hook_resid_mid"
 REFUSED = {
     "hookpoints": (lambda: crosscoder(PAIR, "relu"), "saelens", "read 2 hookpoints and write 2"),
     "no threshold": (unset, "saelens", "was never set"),
-    "signed": (lambda: crosscoder(POST, "signed_topk"), "saelens", "rule, signed_topk, is none"),
-    "topk transcoder": (lambda: transcoder("topk"), "saelens", "rule, topk, is none"),
+    "signed": (lambda: crosscoder(POST, "signed_topk"), "saelens", "rule is signed_topk"),
+    "topk transcoder": (
+        lambda: transcoder("topk"),
+        "saelens",
+        "rule is topk, and such a dictionary has relu",
+    ),
     "sae with a skip": (skipping_sae, "saelens", "only transcoders have linear skips"),
     "groups": (lambda: crosscoder(POST, "topk", groups=4), "saelens", "of each of several groups"),
     "heads": (of_heads, "saelens", "what attention's heads put out"),
     "normalised": (export_cases.normalised, "sparsify", "normalises each token"),
-    "batch_topk": (lambda: crosscoder(POST, "batch_topk"), "sparsify", "rule, jumprelu, is none"),
+    "batch_topk": (
+        lambda: crosscoder(POST, "batch_topk"),
+        "sparsify",
+        "as batch_topk is in inference",
+    ),
     "a stream inside": (
         lambda: crosscoder(PAIR[:1], "topk"),
         "sparsify",
@@ -248,8 +256,12 @@ REFUSED = {
         "dictionary_learning",
         "thresholds of their own",
     ),
-    "topk crosscoder": (lambda: crosscoder(PAIR, "topk"), "dictionary_learning", "rule, topk"),
-    "topk set": (lambda: transcoder("topk"), "circuit-tracer", "rule, topk, is none"),
+    "topk crosscoder": (lambda: crosscoder(PAIR, "topk"), "dictionary_learning", "rule is topk"),
+    "topk set": (
+        lambda: transcoder("topk"),
+        "circuit-tracer",
+        "rule is topk, and such a dictionary has relu",
+    ),
     "topk of all layers": (lambda: layers("topk"), "circuit-tracer", "among several dictionaries"),
     "a lacking layer": (one_layer_of_two, "circuit-tracer", "every layer from 0 on"),
     "two of a layer": (
@@ -288,7 +300,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out.startswith(written)
     assert '"model_name": "tiny"' in (out / "two" / "cfg.json").read_text()
     crosscoder(POST, "signed_topk").save_pretrained(run / "zero" / "crosscoder", origin)
-    with pytest.raises(SystemExit, match="rule, signed_topk, is none"):
+    with pytest.raises(SystemExit, match="rule is signed_topk"):
         main(["export", str(run), "--format", "saelens", "--out", str(tmp_path / "none")])
     assert not (tmp_path / "none").exists()
     again = ["export", str(run), "--format", "saelens", "--name", "two", "--out", str(out)]

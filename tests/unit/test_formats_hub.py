@@ -20,6 +20,7 @@ import crossproof
 from crossproof.cli import main
 from crossproof.crosscoder.formats import published
 from crossproof.crosscoder.formats.hub import HubPlace
+from crossproof.crosscoder.formats.importing import ImportNotice
 from crossproof.errors import CrossproofError
 from crossproof.lm import LanguageModel
 
@@ -130,7 +131,8 @@ def test_without_a_network_the_cache_serves(
     from huggingface_hub import constants
 
     put(hub, "org/one", "saelens-standard", "layer_1")
-    before, _ = crossproof.import_dictionary("hf:org/one:layer_1", gpt_neo)
+    with pytest.warns(ImportNotice, match=rf"^hf:org/one@{COMMIT}:layer_1 does not say whether"):
+        before, _ = crossproof.import_dictionary("hf:org/one:layer_1", gpt_neo)
     hub.asked.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     again, _ = crossproof.import_dictionary("hf:org/one:layer_1", gpt_neo)

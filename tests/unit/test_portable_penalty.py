@@ -10,7 +10,7 @@ import torch
 from dictionaries import F64, random_crosscoder
 from tiny_models import D_MODEL, random_tokens
 
-from crossproof import MLPPenalty, Objective
+from crossproof import MLPPenalty, Objective, SparseLatents
 from crossproof.crosscoder import CrosscoderConfig
 from crossproof.errors import CrossproofError
 from crossproof.lm import Hookpoints, LanguageModel
@@ -66,6 +66,17 @@ def test_what_it_cannot_do_it_says(gpt_neo: LanguageModel) -> None:
     some = torch.rand(4, 6), torch.rand(6, D_MODEL), torch.rand(4, D_MODEL)
     with pytest.raises(CrossproofError, match="knows no norm"):
         penalty.in_stream(*some)
+    with pytest.raises(CrossproofError, match="there is no block 9"):
+        MLPPenalty.of(gpt_neo, 9, Objective(keep_largest=1.0))
+    # Asked directly: in tests jaxtyping stands before the public methods.
+    latents, decoder, stream = SparseLatents.from_dense(some[0]), *some[1:]
+    with pytest.raises(CrossproofError, match=rf"`decoder` has the shape \[{D_MODEL}, 6\]"):
+        penalty._check(latents, decoder.T, stream=stream)
+    with pytest.raises(CrossproofError, match=rf"`stream` .* and \[4, {D_MODEL}\] belongs"):
+        penalty._check(latents, decoder, stream=stream[:2])
+    with pytest.raises(CrossproofError, match=rf"`bias` .* and \[{D_MODEL}\] belongs"):
+        penalty._check(latents, decoder, bias=stream, x=stream)
+    penalty._check(latents, decoder, bias=stream[0], x=stream)
 
 
 def test_no_active_latent_costs_what_nothing_costs(gpt_neo: LanguageModel) -> None:

@@ -275,6 +275,24 @@ def test_many_hookpoints_of_the_stream_are_named_by_their_ends() -> None:
         views_note({"one": inputs})
         == "The MLPs of blocks 0, 1 read the latents at their own inputs."
     )
+    told = views_note({"one": inputs, "other": views, "third": inputs})
+    assert told.startswith("one, third: The MLPs of blocks 0, 1 read")
+    assert told.count("read the latents at") == 1
+    assert "other: The MLP of block 0 reads" in told
+    place = "residual stream blocks.0.hook_resid_post"
+    bare = {"1": f"{place}, which blocks.1.mlp.hook_in holds without a norm"}
+    routed = {
+        "1": f"{place}, at the denominator of x, experts as the model's own run routes tokens"
+    }
+    for seen, more in (
+        (bare, ""),
+        (routed, "Denominators of norms are those of the model’s own run. "),
+    ):
+        note = views_note({"one": seen})
+        assert note.startswith(
+            f"The MLP of block 1 reads the latents in the {place}. {more}".strip()
+        )
+        assert note.endswith("routes a token to, at its weights.") == (seen is routed)
 
 
 def test_fidelity_by_latents_kept_is_drawn_beside_its_table(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -18,6 +18,9 @@ from crossproof.commands.parsing import parse
 from crossproof.crosscoder.folders import finished_crosscoders
 from crossproof.errors import CrossproofError
 from crossproof.interactions.config import mlps_of
+
+if TYPE_CHECKING:
+    from crossproof.evaluation.measurement import RunMeasurement
 
 
 @dataclass(frozen=True)
@@ -116,11 +119,7 @@ def measured(options: Measure, leave_half: bool = False) -> None:
         for name in RunFolder.open(run).names
         if name not in result.runs and not options.together
     ]
-    lines += [
-        f"{name}, attention not measured: {figures.attention.missing}"
-        for name, figures in result.runs.items()
-        if figures.attention is not None and figures.attention.missing is not None
-    ]
+    lines += _without_attention(result)
     listed = place if output == place / "measure" else None
     show(result, *lines, f"Sums and measure.json: {output}", run=listed)
     for name, figures in result.runs.items():
@@ -140,3 +139,14 @@ def _checked(options: Measure) -> tuple[Path, list[Path]]:
     options.language_model.check()
     check_text(options.text)
     return run, folders
+
+
+def _without_attention(result: RunMeasurement) -> list[str]:
+    """Why there are no attention scores, said once of all crosscoders that lack them alike."""
+    alike: dict[str, list[str]] = {}
+    for name, figures in result.runs.items():
+        if figures.attention is not None and figures.attention.missing is not None:
+            alike.setdefault(figures.attention.missing, []).append(name)
+    return [
+        f"{', '.join(names)}: attention not measured. {reason}" for reason, names in alike.items()
+    ]

@@ -7,20 +7,28 @@ from collections.abc import Mapping
 
 _AT_INPUT = "MLP input "
 _DENOMINATOR = ", at the denominator of "
+_WITHOUT_NORM = ", which "
+_EXPERTS = ", experts as "
 _FROZEN = "Denominators of norms are those of the model’s own run."
+_ROUTED = "Experts are those that the model’s own run routes a token to, at its weights."
 
 
 def views_note(views: Mapping[str, Mapping[str, str] | str]) -> str:
     """Of crosscoders by name, what `interactions.views.described` says by block; "" for nothing.
 
-    In place of that the reason why no MLP reads one. Said once where all are read alike.
+    In place of that the reason why no MLP reads one. Said once of all that are read alike.
     """
-    told = {name: v if isinstance(v, str) else _read_at(v) for name, v in views.items()}
-    sentences = [f"{name}: {note}" for name, note in told.items() if note]
-    if len(set(told.values())) == 1:
-        sentences = [note for note in told.values() if note][:1]
+    alike: defaultdict[str, list[str]] = defaultdict(list)
+    for name, view in views.items():
+        alike[view if isinstance(view, str) else _read_at(view)].append(name)
+    if len(alike) == 1:
+        sentences = [note for note in alike if note]
+    else:
+        sentences = [f"{', '.join(names)}: {note}" for note, names in alike.items() if note]
     if any(_DENOMINATOR in str(by_block) for by_block in views.values()):
         sentences.append(_FROZEN)
+    if any(_EXPERTS in str(by_block) for by_block in views.values()):
+        sentences.append(_ROUTED)
     return " ".join(sentences)
 
 
@@ -34,7 +42,7 @@ def _read_at(by_block: Mapping[str, str]) -> str:
 
 def _where(told: str) -> str:
     """The stream without the denominator, of many hookpoints the first and the last; "": input."""
-    where = told.split(_DENOMINATOR)[0]
+    where = told.split(_EXPERTS)[0].split(_DENOMINATOR)[0].split(_WITHOUT_NORM)[0]
     if where.startswith(_AT_INPUT):
         return ""
     first, *more = where.split(", ")

@@ -152,7 +152,7 @@ def described(view: MLPView, crosscoder: Crosscoder) -> str:
     """Where the crosscoder is read, in words for tables, pages and JSON."""
     names = crosscoder.hookpoints.names
     if isinstance(view, MixtureView):
-        return described(view.first, crosscoder)
+        return f"{described(view.first, crosscoder)}, experts as the model's own run routes tokens"
     if isinstance(view, InputView):
         return f"MLP input {names[view.hookpoint]}"
     written = ", ".join(names[at] for at in view.hookpoints)

@@ -116,8 +116,8 @@ class LanguageModel:
             kind = type(self._site(f"blocks.{block}.mlp.hook_in").module).__name__
             raise CrossproofError(
                 f"Block {block} of '{self.name}' has a mixture of experts ({kind}), which "
-                f"`measure`, `evaluate` and `cluster` read expert by expert; penalties, audits, "
-                f"certificates and attribution need a dense MLP: choose blocks that have one.",
+                f"`measure`, `evaluate` and `cluster` read expert by expert; penalties, audits and "
+                f"bounds need a dense MLP: choose blocks that have one, or train at strengths 0.",
                 code="CP-ARCHITECTURE",
             )
         if block not in self._mlps:

@@ -56,9 +56,10 @@ class MLPPenalty:
     @classmethod
     def of(cls, model: LanguageModel, block: int, objective: Objective) -> MLPPenalty:
         """Of a model's own MLP and the norms around it; errors as those of `model.mlp`."""
+        mlp = model.mlp(block)  # first: it says so if there is no such block
         second = second_norm(model, block)
         norms = mlp_input(model, block).norm, None if second is None else second.norm
-        return cls(model.mlp(block), objective, *norms)
+        return cls(mlp, objective, *norms)
 
     def at_input(
         self,
@@ -93,6 +94,7 @@ class MLPPenalty:
     ) -> dict[str, Tensor]:
         """Each term's own value, for logs: means over tokens."""
         sparse = _sparse(latents)
+        self._check(sparse, decoder, bias=bias, x=x)
         target = self._target(decoder.device, decoder.dtype, False)
         x_hat = sparse.dense() @ decoder + bias
         return mlp_terms(self.objective, BlockStep(target, sparse, x, x_hat, decoder, bias))
@@ -105,9 +107,24 @@ class MLPPenalty:
         error: Float[Tensor, "B D"] | None = None,
     ) -> dict[str, Tensor]:
         """Each term's own value, for logs; CrossproofError if no norm was given."""
+        sparse = _sparse(latents)
+        self._check(sparse, decoder, stream=stream, error=stream if error is None else error)
         target = self._target(decoder.device, decoder.dtype, True)
-        step = BlockStep.in_stream(target, _sparse(latents), decoder, stream, error)
+        step = BlockStep.in_stream(target, sparse, decoder, stream, error)
         return mlp_terms(self.objective, step)
+
+    def _check(self, latents: SparseLatents, decoder: Tensor, **others: Tensor) -> None:
+        """Other libraries hold decoders both ways round: says which side of what does not fit."""
+        width = self._mlp.d_model
+        known = {"decoder": [latents.n_latents, width], "bias": [width]}
+        for name, value in {"decoder": decoder, **others}.items():
+            shape = known.get(name, [latents.n_tokens, width])
+            if list(value.shape) != shape:
+                raise CrossproofError(
+                    f"`{name}` has the shape {list(value.shape)}, and {shape} belongs to "
+                    f"{latents.n_tokens} tokens of {latents.n_latents} latents and an MLP that "
+                    f"reads {width} dimensions."
+                )
 
     def _built(self, device: torch.device, dtype: torch.dtype, in_stream: bool) -> TargetMLP:
         mlp = self._mlp.to(device, dtype)

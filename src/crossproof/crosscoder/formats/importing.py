@@ -96,8 +96,10 @@ def _read(
                     factor = place.scale_unsaid
                 taken = place.centred if centred is None else centred
                 dictionary, notices = fit(foreign, model, named, taken, factor)
+                given = _path(Path(foreign.source), place)
                 for notice in notices:
-                    warnings.warn(notice, ImportNotice, stacklevel=4)
+                    told = notice.replace(foreign.source, given)
+                    warnings.warn(told, ImportNotice, stacklevel=4)
                 name = _name(Path(foreign.source), place.path)
                 yield name, (dictionary, _origin(dictionary, kind, place))
 

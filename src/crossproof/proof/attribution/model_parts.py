@@ -29,6 +29,8 @@ _SPELLING = {
     "mlp_in": "blocks.{}.mlp.hook_in",
     "resid_post": "blocks.{}.hook_resid_post",
 }
+_NAMED = 4
+"""Missing hookpoints that an error names; a real model's chain has a hundred."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +85,7 @@ def _block(model: LanguageModel, index: int) -> BlockParts:
 
 
 def chain_hookpoints(crosscoder: Crosscoder) -> tuple[BlockHookpoints, ...]:
-    """Each block's hookpoints; raises CrossproofError naming all that the chain lacks."""
+    """Each block's hookpoints; raises CrossproofError naming what the chain lacks."""
     blocks = crosscoder.hookpoints.blocks
     missing = [
         _SPELLING[role].format(index)
@@ -93,10 +95,14 @@ def chain_hookpoints(crosscoder: Crosscoder) -> tuple[BlockHookpoints, ...]:
         if getattr(block, role) is None and (role != "resid_post" or index == len(blocks) - 1)
     ]
     if missing:
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        # Without a decoder at the last MLP's input, the last block's certificates are refused too.
+        last = ", or give --parts last-block" if blocks[-1].mlp_in is not None else ""
         raise CrossproofError(
             f"The chain of bounds needs a decoder at every block's resid_pre, resid_mid and MLP "
-            f"input and at the last resid_post, and this crosscoder lacks {', '.join(missing)}: "
-            f"train one on the standard hookpoints, or give --parts last-block."
+            f"input and at the last resid_post, and this crosscoder lacks "
+            f"{', '.join(missing[:_NAMED])}{more}: train one on the standard hookpoints{last} "
+            f"(`crossproof measure` takes dictionaries of any hookpoints)."
         )
     return blocks
 

@@ -53,8 +53,13 @@ def check_rule(
     dictionary: ForeignDictionary, library: str, *known: str, groups: bool = False
 ) -> None:
     if dictionary.rule not in known:
+        # Of batch_topk what comes here is the threshold that was learnt.
+        became = " (as batch_topk is in inference)" if dictionary.rule == "jumprelu" else ""
         raise refusal(
-            dictionary, library, f"its sparsity rule, {dictionary.rule}, is none of the library's"
+            dictionary,
+            library,
+            f"its sparsity rule is {dictionary.rule}{became}, and such a dictionary has "
+            f"{' or '.join(known)} there",
         )
     if dictionary.groups > 1 and not (groups and dictionary.k == 1):
         raise refusal(
