@@ -68,6 +68,48 @@ def test_what_it_cannot_do_it_says(gpt_neo: LanguageModel) -> None:
         penalty.in_stream(*some)
 
 
+def test_it_computes_in_float32_what_comes_in_half_precision(gpt_neo: LanguageModel) -> None:
+    penalty = MLPPenalty.of(gpt_neo, 0, Objective(keep_largest=1.0, interaction=1.0))
+    half = [part.bfloat16() for part in (torch.rand(4, 6), torch.rand(6, D_MODEL))]
+    half[1].requires_grad_()
+    stream = torch.rand(4, D_MODEL).bfloat16()
+    found = penalty.in_stream(*half, stream, error=stream - half[0] @ half[1])
+    expected = penalty.in_stream(half[0].float(), half[1].detach().float(), stream.float())
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    assert half[1].grad is not None
+    assert half[1].grad.dtype == torch.bfloat16
+    at_input = penalty.at_input(*half, torch.zeros(D_MODEL).bfloat16(), stream)
+    assert at_input.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("latents", "decoder", "stream", "said"),
+    [
+        ((2, 3, 6), (6, D_MODEL), (2, 3, D_MODEL), "sequences flattened"),
+        ((4, 7), (6, D_MODEL), (4, D_MODEL), "do not fit"),
+        ((5, 6), (6, D_MODEL), (4, D_MODEL), "do not fit"),
+        ((4, 6), (6, D_MODEL + 1), (4, D_MODEL), "do not fit"),
+        ((1, 6), (6, D_MODEL), (1, D_MODEL), "give two or more"),
+    ],
+)
+def test_what_does_not_fit_is_said(
+    gpt_neo: LanguageModel,
+    latents: tuple[int, ...],
+    decoder: tuple[int, ...],
+    stream: tuple[int, ...],
+    said: str,
+) -> None:
+    penalty = MLPPenalty.of(gpt_neo, 0, Objective(keep_largest=1.0))
+    with pytest.raises(CrossproofError, match=said):
+        penalty.in_stream(torch.rand(latents), torch.rand(decoder), torch.rand(stream))
+
+
+def test_a_block_that_is_not_there_is_said(gpt_neo: LanguageModel) -> None:
+    with pytest.raises(CrossproofError, match="no block 9"):
+        MLPPenalty.of(gpt_neo, 9, Objective(keep_largest=1.0))
+
+
 def test_no_active_latent_costs_what_nothing_costs(gpt_neo: LanguageModel) -> None:
     penalty = MLPPenalty.of(gpt_neo, 0, Objective(interaction=1.0))
     nothing = torch.zeros(4, 6, requires_grad=True)

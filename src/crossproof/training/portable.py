@@ -56,9 +56,9 @@ class MLPPenalty:
     @classmethod
     def of(cls, model: LanguageModel, block: int, objective: Objective) -> MLPPenalty:
         """Of a model's own MLP and the norms around it; errors as those of `model.mlp`."""
-        second = second_norm(model, block)
+        mlp, second = model.mlp(block), second_norm(model, block)
         norms = mlp_input(model, block).norm, None if second is None else second.norm
-        return cls(model.mlp(block), objective, *norms)
+        return cls(mlp, objective, *norms)
 
     def at_input(
         self,
@@ -92,6 +92,7 @@ class MLPPenalty:
         x: Float[Tensor, "B D"],
     ) -> dict[str, Tensor]:
         """Each term's own value, for logs: means over tokens."""
+        latents, decoder, bias, x = _checked(latents, decoder, bias, x)
         sparse = _sparse(latents)
         target = self._target(decoder.device, decoder.dtype, False)
         x_hat = sparse.dense() @ decoder + bias
@@ -105,8 +106,11 @@ class MLPPenalty:
         error: Float[Tensor, "B D"] | None = None,
     ) -> dict[str, Tensor]:
         """Each term's own value, for logs; CrossproofError if no norm was given."""
+        given = stream if error is None else error
+        latents, decoder, given, stream = _checked(latents, decoder, given, stream)
         target = self._target(decoder.device, decoder.dtype, True)
-        step = BlockStep.in_stream(target, _sparse(latents), decoder, stream, error)
+        left = None if error is None else given
+        step = BlockStep.in_stream(target, _sparse(latents), decoder, stream, left)
         return mlp_terms(self.objective, step)
 
     def _built(self, device: torch.device, dtype: torch.dtype, in_stream: bool) -> TargetMLP:
@@ -128,3 +132,30 @@ class MLPPenalty:
 
 def _sparse(latents: Float[Tensor, "B H"] | SparseLatents) -> SparseLatents:
     return latents if isinstance(latents, SparseLatents) else SparseLatents.from_dense(latents)
+
+
+def _checked(
+    latents: Float[Tensor, "B H"] | SparseLatents,
+    decoder: Float[Tensor, "H D"],
+    beside: Float[Tensor, "*tokens D"],
+    x: Float[Tensor, "B D"],
+) -> tuple[Float[Tensor, "B H"] | SparseLatents, Tensor, Tensor, Tensor]:
+    """The same in the decoder's dtype, float32 at least: half precision is too coarse for sums.
+
+    Raises CrossproofError for shapes that do not fit, and for too few tokens to have a variance.
+    """
+    sparse = isinstance(latents, SparseLatents)
+    code = (latents.n_tokens, latents.n_latents) if sparse else tuple(latents.shape)
+    if code != (*x.shape[:-1], len(decoder)) or x.dim() != 2 or x.shape[1:] != decoder.shape[1:]:
+        raise CrossproofError(
+            f"Latents {list(code)}, decoder {list(decoder.shape)} and activations {list(x.shape)} "
+            f"do not fit: give latents [tokens, latents], decoder [latents, width] and activations "
+            f"[tokens, width], sequences flattened."
+        )
+    if len(x) < 2:
+        raise CrossproofError(
+            f"The penalty is measured against the variance of a batch, and this one has {len(x)} "
+            f"tokens: give two or more."
+        )
+    dtype = torch.promote_types(decoder.dtype, torch.float32)
+    return latents.to(dtype), decoder.to(dtype), beside.to(dtype), x.to(dtype)
