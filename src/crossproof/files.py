@@ -108,6 +108,23 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
+@contextmanager
+def filled_folder(folder: Path | None) -> Iterator[None]:
+    """Makes the folder for what the block writes; if that fails, takes it away if it is empty.
+
+    None: nothing. CrossproofError as `make_folder`.
+    """
+    made = folder is not None and not folder.exists()
+    if folder is not None:
+        make_folder(folder)
+    try:
+        yield
+    except BaseException:
+        if folder is not None and made and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text, complete or not at all; errors as `atomic_file`.
 

@@ -64,7 +64,10 @@ INTERACTIONS: Figures = (
 
 @dataclass(frozen=True)
 class BlockEstimate(Estimate):
-    """A mean over blocks with its 95% interval over sequences, and each block's own figure."""
+    """A mean over blocks with its 95% interval over sequences, and each block's own figure.
+
+    Φ is not defined at a block where no latent is active, and its mean is over the others.
+    """
 
     mean: float
     ci: tuple[float, float] | None

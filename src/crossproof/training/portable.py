@@ -24,8 +24,9 @@ class MLPPenalty:
 
     Call it in the training step with the batch's latents and the decoder as they are there, and
     add what it returns to the loss; gradients reach both. It needs neither a crosscoder nor
-    crossproof's trainer. All is in the language model's own units: where a trainer scales
-    activations, divide decoder vectors and reconstructions by its factor.
+    crossproof's trainer. Latents are [tokens, latents], the decoder [latents, width], activations
+    [tokens, width]; shapes that do not fit are said. All is in the language model's own units:
+    where a trainer scales activations, divide decoder vectors and reconstructions by its factor.
 
         penalty = MLPPenalty.of(model, block=1, objective=Objective(keep_largest=1.0))
         x = ...  # the batch's activations at blocks.0.hook_resid_post
@@ -62,20 +63,20 @@ class MLPPenalty:
 
     def at_input(
         self,
-        latents: Float[Tensor, "B H"] | SparseLatents,
-        decoder: Float[Tensor, "H D"],
-        bias: Float[Tensor, " D"],
-        x: Float[Tensor, "B D"],
+        latents: Float[Tensor, "..."] | SparseLatents,
+        decoder: Float[Tensor, "..."],
+        bias: Float[Tensor, "..."],
+        x: Float[Tensor, "..."],
     ) -> Tensor:
         """The weighted terms of a dictionary of the MLP's input, x ≈ latents @ decoder + bias."""
         return self._weighted(self.terms_at_input(latents, decoder, bias, x))
 
     def in_stream(
         self,
-        latents: Float[Tensor, "B H"] | SparseLatents,
-        decoder: Float[Tensor, "H D"],
-        stream: Float[Tensor, "B D"],
-        error: Float[Tensor, "B D"] | None = None,
+        latents: Float[Tensor, "..."] | SparseLatents,
+        decoder: Float[Tensor, "..."],
+        stream: Float[Tensor, "..."],
+        error: Float[Tensor, "..."] | None = None,
     ) -> Tensor:
         """The weighted terms of a dictionary of the residual stream, upstream of the MLP's norm.
 
@@ -86,10 +87,10 @@ class MLPPenalty:
 
     def terms_at_input(
         self,
-        latents: Float[Tensor, "B H"] | SparseLatents,
-        decoder: Float[Tensor, "H D"],
-        bias: Float[Tensor, " D"],
-        x: Float[Tensor, "B D"],
+        latents: Float[Tensor, "..."] | SparseLatents,
+        decoder: Float[Tensor, "..."],
+        bias: Float[Tensor, "..."],
+        x: Float[Tensor, "..."],
     ) -> dict[str, Tensor]:
         """Each term's own value, for logs: means over tokens."""
         latents, decoder, bias, x = _checked(latents, decoder, bias, x)
@@ -100,10 +101,10 @@ class MLPPenalty:
 
     def terms_in_stream(
         self,
-        latents: Float[Tensor, "B H"] | SparseLatents,
-        decoder: Float[Tensor, "H D"],
-        stream: Float[Tensor, "B D"],
-        error: Float[Tensor, "B D"] | None = None,
+        latents: Float[Tensor, "..."] | SparseLatents,
+        decoder: Float[Tensor, "..."],
+        stream: Float[Tensor, "..."],
+        error: Float[Tensor, "..."] | None = None,
     ) -> dict[str, Tensor]:
         """Each term's own value, for logs; CrossproofError if no norm was given."""
         given = stream if error is None else error
@@ -135,11 +136,11 @@ def _sparse(latents: Float[Tensor, "B H"] | SparseLatents) -> SparseLatents:
 
 
 def _checked(
-    latents: Float[Tensor, "B H"] | SparseLatents,
-    decoder: Float[Tensor, "H D"],
-    beside: Float[Tensor, "*tokens D"],
-    x: Float[Tensor, "B D"],
-) -> tuple[Float[Tensor, "B H"] | SparseLatents, Tensor, Tensor, Tensor]:
+    latents: Float[Tensor, "..."] | SparseLatents,
+    decoder: Float[Tensor, "..."],
+    beside: Float[Tensor, "..."],
+    x: Float[Tensor, "..."],
+) -> tuple[Float[Tensor, "..."] | SparseLatents, Tensor, Tensor, Tensor]:
     """The same in the decoder's dtype, float32 at least: half precision is too coarse for sums.
 
     Raises CrossproofError for shapes that do not fit, and for too few tokens to have a variance.
