@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,8 +120,9 @@ def filled_folder(folder: Path | None) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if folder is not None and made and not any(folder.iterdir()):
-            folder.rmdir()
+        if folder is not None and made:
+            with suppress(OSError):  # it holds something, or another process took it away
+                folder.rmdir()
         raise
 
 
