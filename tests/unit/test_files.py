@@ -12,6 +12,7 @@ from crossproof.errors import CrossproofError
 from crossproof.files import (
     atomic_file,
     atomic_folder,
+    filled_folder,
     make_folder,
     read_json,
     read_tensors,
@@ -161,3 +162,17 @@ def test_damaged_files_are_one_sentence(
         path.write_bytes(content)
     with pytest.raises(CrossproofError, match=sentence):
         (read_json if name.endswith("json") else read_tensors)(path)
+
+
+def test_a_folder_that_nothing_came_into_is_taken_away(tmp_path: Path) -> None:
+    empty, kept, before = (tmp_path / name for name in ("empty", "kept", "before"))
+    before.mkdir()
+    for folder in (empty, kept, before):
+        with pytest.raises(CrossproofError), filled_folder(folder):
+            assert folder.is_dir()
+            if folder == kept:
+                (folder / "file").write_text("")
+            raise CrossproofError("It cannot be.")
+    assert [folder.exists() for folder in (empty, kept, before)] == [False, True, True]
+    with filled_folder(None):
+        pass
