@@ -35,27 +35,34 @@ def loaded(build: Callable[[], PreTrainedModel]) -> LanguageModel:
 
 def scaled_embeddings() -> PreTrainedModel:
     sizes = {"hidden_size": D_MODEL, "num_hidden_layers": N_BLOCKS, "num_attention_heads": 2}
-    rest = {"num_key_value_heads": 1, "intermediate_size": N_NEURONS, "pad_token_id": 0}
+    rest: dict[str, Any] = {
+        "num_key_value_heads": 1,
+        "intermediate_size": N_NEURONS,
+        "pad_token_id": 0,
+    }
     return GraniteForCausalLM(GraniteConfig(embedding_multiplier=3.0, **sizes, **rest, **IDS))
 
 
 def bloom(normed: bool) -> PreTrainedModel:
     """`normed`: its blocks add to the norm of the stream and not to the stream."""
-    sizes = {"hidden_size": D_MODEL, "n_layer": N_BLOCKS, "n_head": 2}
     wired = {"apply_residual_connection_post_layernorm": normed}
-    return BloomForCausalLM(BloomConfig(**sizes, **wired, **IDS))
+    options: dict[str, Any] = {"hidden_size": D_MODEL, "n_layer": N_BLOCKS, "n_head": 2, **wired}
+    return BloomForCausalLM(BloomConfig(**options, **IDS))
 
 
 def scaled_blocks() -> PreTrainedModel:
     """What leaves a block is half of the sum (Gemma 4 scales it by a number of each layer)."""
-    model: Any = llama()
-    for block in model.model.layers:
+    model = llama()
+    layers: Any = model.model.layers
+    for block in layers:
         block.register_forward_hook(lambda _module, _args, out: out * 0.5)
     return model
 
 
 def sae(model: LanguageModel, name: str) -> Crosscoder:
-    return random_kind(model, [name], Layout.joint(8, 1), "relu").float()
+    made = random_kind(model, [name], Layout.joint(8, 1), "relu")
+    made.float()
+    return made
 
 
 def test_scaled_embeddings_are_no_summand_of_the_stream() -> None:
