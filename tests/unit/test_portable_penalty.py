@@ -70,16 +70,16 @@ def test_what_it_cannot_do_it_says(gpt_neo: LanguageModel) -> None:
 
 def test_it_computes_in_float32_what_comes_in_half_precision(gpt_neo: LanguageModel) -> None:
     penalty = MLPPenalty.of(gpt_neo, 0, Objective(keep_largest=1.0, interaction=1.0))
-    half = [part.bfloat16() for part in (torch.rand(4, 6), torch.rand(6, D_MODEL))]
-    half[1].requires_grad_()
+    latents, decoder = torch.rand(4, 6).bfloat16(), torch.rand(6, D_MODEL).bfloat16()
+    decoder.requires_grad_()
     stream = torch.rand(4, D_MODEL).bfloat16()
-    found = penalty.in_stream(*half, stream, error=stream - half[0] @ half[1])
-    expected = penalty.in_stream(half[0].float(), half[1].detach().float(), stream.float())
+    found = penalty.in_stream(latents, decoder, stream, error=stream - latents @ decoder)
+    expected = penalty.in_stream(latents.float(), decoder.detach().float(), stream.float())
     torch.testing.assert_close(found, expected)
     found.backward()
-    assert half[1].grad is not None
-    assert half[1].grad.dtype == torch.bfloat16
-    at_input = penalty.at_input(*half, torch.zeros(D_MODEL).bfloat16(), stream)
+    assert decoder.grad is not None
+    assert decoder.grad.dtype == torch.bfloat16
+    at_input = penalty.at_input(latents, decoder, torch.zeros(D_MODEL).bfloat16(), stream)
     assert at_input.dtype == torch.float32
 
 

@@ -145,8 +145,10 @@ def _checked(
 
     Raises CrossproofError for shapes that do not fit, and for too few tokens to have a variance.
     """
-    sparse = isinstance(latents, SparseLatents)
-    code = (latents.n_tokens, latents.n_latents) if sparse else tuple(latents.shape)
+    if isinstance(latents, SparseLatents):
+        code: tuple[int, ...] = (latents.n_tokens, latents.n_latents)
+    else:
+        code = tuple(latents.shape)
     if code != (*x.shape[:-1], len(decoder)) or x.dim() != 2 or x.shape[1:] != decoder.shape[1:]:
         raise CrossproofError(
             f"Latents {list(code)}, decoder {list(decoder.shape)} and activations {list(x.shape)} "
