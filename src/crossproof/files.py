@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +106,24 @@ def make_folder(folder: Path) -> None:
     """Makes the folder and those above it; CrossproofError if it cannot be made."""
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def filled_folder(folder: Path | None) -> Iterator[None]:
+    """Makes the folder for what the block writes; if that fails, takes it away if it is empty.
+
+    None: nothing. CrossproofError as `make_folder`.
+    """
+    made = folder is not None and not folder.exists()
+    if folder is not None:
+        make_folder(folder)
+    try:
+        yield
+    except BaseException:
+        if folder is not None and made:
+            with suppress(OSError):  # it holds something, or another process took it away
+                folder.rmdir()
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

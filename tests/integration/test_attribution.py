@@ -21,6 +21,7 @@ from crossproof.errors import CrossproofError
 from crossproof.interactions import MLPDictionary
 from crossproof.lm import LanguageModel
 from crossproof.lm.hookpoints import Hookpoints
+from crossproof.proof.attribution import attribute
 from crossproof.proof.attribution import chain as chain_module
 from crossproof.proof.attribution.model_parts import ModelParts, model_parts
 from crossproof.proof.attribution.streams import Stream
@@ -304,6 +305,21 @@ def test_missing_hookpoints_are_named(
     with pytest.raises(CrossproofError, match=r"hook_resid_mid and 2 more: .*measure") as refused:
         token_bounds(model, parts["gpt-neo"], without, text())
     assert "last-block" not in str(refused.value)  # which would be refused too
+
+
+def test_what_is_refused_leaves_no_folder(
+    doubles: dict[str, LanguageModel], tmp_path: Path
+) -> None:
+    model = doubles["gpt-neo"]
+    hookpoints = Hookpoints.from_names(["blocks.0.hook_resid_pre"], 2)
+    crosscoder = Crosscoder(CrosscoderConfig(8, "topk", 2), hookpoints, model.d_model).double()
+    out = tmp_path / "attribution"
+    for there in (False, True):
+        if there:
+            out.mkdir()
+        with pytest.raises(CrossproofError):
+            attribute(model, crosscoder, text(), out=out)
+        assert out.exists() == there
 
 
 def test_text_without_ordinary_tokens_is_refused(

@@ -27,6 +27,19 @@ def test_the_estimate_is_the_statistic_of_the_totals() -> None:
     assert figure.ci[0] < figure.mean < figure.ci[1]
 
 
+def test_a_part_that_is_not_defined_is_left_out_where_that_is_asked() -> None:
+    sums = draw(0)
+    sums = {**sums, "error": np.concatenate([sums["error"], np.full((40, 1), np.nan)], axis=1)}
+    whole, some = (estimate(sums, ratio, 50, where_defined=each) for each in (False, True))
+    assert np.isnan(whole.mean)
+    assert some.mean == pytest.approx(estimate(draw(0), ratio, 50).mean)
+    assert some.ci == pytest.approx(estimate(draw(0), ratio, 50).ci)
+    assert np.isnan(some.parts[2])
+    assert some.parts[:2] == whole.parts[:2]
+    nothing = {**sums, "error": np.full((40, 2), np.nan)}
+    assert np.isnan(estimate(nothing, ratio, 50, where_defined=True).mean)
+
+
 def test_equal_seeds_give_equal_intervals_and_others_do_not() -> None:
     sums = draw(0)
     assert estimate(sums, ratio, 200, seed=3) == estimate(sums, ratio, 200, seed=3)

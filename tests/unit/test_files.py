@@ -12,6 +12,7 @@ from crossproof.errors import CrossproofError
 from crossproof.files import (
     atomic_file,
     atomic_folder,
+    filled_folder,
     make_folder,
     read_json,
     read_tensors,
@@ -161,3 +162,21 @@ def test_damaged_files_are_one_sentence(
         path.write_bytes(content)
     with pytest.raises(CrossproofError, match=sentence):
         (read_json if name.endswith("json") else read_tensors)(path)
+
+
+def fail_in(folder: Path, files: list[Path]) -> None:
+    with filled_folder(folder):
+        for file in files:
+            file.write_text("")
+        raise CrossproofError("It cannot be.")
+
+
+def test_a_folder_that_nothing_came_into_is_taken_away(tmp_path: Path) -> None:
+    empty, kept, before = (tmp_path / name for name in ("empty", "kept", "before"))
+    before.mkdir()
+    for folder in (empty, kept, before):
+        with pytest.raises(CrossproofError):
+            fail_in(folder, [folder / "file"] if folder == kept else [])
+    assert [folder.exists() for folder in (empty, kept, before)] == [False, True, True]
+    with filled_folder(None):
+        pass

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -368,3 +369,28 @@ def test_a_checkpoint_comes_with_its_trainings_configuration(
     (folder / "ae.pt").rename(folder / "checkpoints" / "ae_7.pt")
     found, _ = crossproof.import_dictionary("hf:org/saes:checkpoints/ae_7.pt", gpt_neo)
     assert found.hookpoints.names == ("blocks.1.hook_resid_post",)
+
+
+@pytest.mark.parametrize("name", ["../../../../evil/sae_weights.safetensors", "/evil/ae.pt"])
+def test_files_outside_the_repository_are_refused(
+    hub: HubServer, gpt_neo: LanguageModel, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    put(hub, "org/saes", "sparsify-sae")
+    siblings = [SimpleNamespace(rfilename=each) for each in ("layers.1/sae.safetensors", name)]
+    info = SimpleNamespace(siblings=siblings, sha=COMMIT)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: info)
+    content = (hub.root / "org/saes/layers.1/sae.safetensors").read_bytes()
+    monkeypatch.setattr(
+        "hub_server._Handler._file",
+        lambda self, *_: self._body(200, content, {"X-Repo-Commit": COMMIT, "ETag": '"tag"'}),
+    )
+    assert "is not as the Hub answers (ValueError)" in refused("hf:org/saes", gpt_neo)
+    assert not list(hub.root.parent.rglob("*evil*"))
+
+
+@pytest.mark.parametrize("body", [b"<html>log in</html>", b"[]", b"{}"])
+def test_what_is_no_hub_is_said(
+    hub: HubServer, gpt_neo: LanguageModel, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    monkeypatch.setattr("hub_server._Handler._info", lambda self, _: self._body(200, body, {}))
+    assert "what answered is not as the Hub answers" in refused("hf:org/saes", gpt_neo)

@@ -10,7 +10,7 @@ import torch
 from dictionaries import F64, random_crosscoder
 from tiny_models import D_MODEL, random_tokens
 
-from crossproof import MLPPenalty, Objective, SparseLatents
+from crossproof import MLPPenalty, Objective
 from crossproof.crosscoder import CrosscoderConfig
 from crossproof.errors import CrossproofError
 from crossproof.lm import Hookpoints, LanguageModel
@@ -68,15 +68,55 @@ def test_what_it_cannot_do_it_says(gpt_neo: LanguageModel) -> None:
         penalty.in_stream(*some)
     with pytest.raises(CrossproofError, match="there is no block 9"):
         MLPPenalty.of(gpt_neo, 9, Objective(keep_largest=1.0))
-    # Asked directly: in tests jaxtyping stands before the public methods.
-    latents, decoder, stream = SparseLatents.from_dense(some[0]), *some[1:]
-    with pytest.raises(CrossproofError, match=rf"`decoder` has the shape \[{D_MODEL}, 6\]"):
-        penalty._check(latents, decoder.T, stream=stream)
-    with pytest.raises(CrossproofError, match=rf"`stream` .* and \[4, {D_MODEL}\] belongs"):
-        penalty._check(latents, decoder, stream=stream[:2])
-    with pytest.raises(CrossproofError, match=rf"`bias` .* and \[{D_MODEL}\] belongs"):
-        penalty._check(latents, decoder, bias=stream, x=stream)
-    penalty._check(latents, decoder, bias=stream[0], x=stream)
+    latents, decoder, stream = some
+    with pytest.raises(CrossproofError, match=rf"decoder \[{D_MODEL}, 6\]"):
+        penalty.in_stream(latents, decoder.T, stream)
+    with pytest.raises(CrossproofError, match=rf"activations \[2, {D_MODEL}\]"):
+        penalty.in_stream(latents, decoder, stream[:2])
+    with pytest.raises(CrossproofError, match=rf"beside them, \[3, {D_MODEL}\]"):
+        penalty.at_input(latents, decoder, stream[:3], stream)
+
+
+def test_it_computes_in_float32_what_comes_in_half_precision(gpt_neo: LanguageModel) -> None:
+    penalty = MLPPenalty.of(gpt_neo, 0, Objective(keep_largest=1.0, interaction=1.0))
+    latents, decoder = torch.rand(4, 6).bfloat16(), torch.rand(6, D_MODEL).bfloat16()
+    decoder.requires_grad_()
+    stream = torch.rand(4, D_MODEL).bfloat16()
+    found = penalty.in_stream(latents, decoder, stream, error=stream - latents @ decoder)
+    expected = penalty.in_stream(latents.float(), decoder.detach().float(), stream.float())
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    assert decoder.grad is not None
+    assert decoder.grad.dtype == torch.bfloat16
+    at_input = penalty.at_input(latents, decoder, torch.zeros(D_MODEL).bfloat16(), stream)
+    assert at_input.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("latents", "decoder", "stream", "said"),
+    [
+        ((2, 3, 6), (6, D_MODEL), (2, 3, D_MODEL), "sequences flattened"),
+        ((4, 7), (6, D_MODEL), (4, D_MODEL), "do not fit"),
+        ((5, 6), (6, D_MODEL), (4, D_MODEL), "do not fit"),
+        ((4, 6), (6, D_MODEL + 1), (4, D_MODEL), "do not fit"),
+        ((1, 6), (6, D_MODEL), (1, D_MODEL), "give two or more"),
+    ],
+)
+def test_what_does_not_fit_is_said(
+    gpt_neo: LanguageModel,
+    latents: tuple[int, ...],
+    decoder: tuple[int, ...],
+    stream: tuple[int, ...],
+    said: str,
+) -> None:
+    penalty = MLPPenalty.of(gpt_neo, 0, Objective(keep_largest=1.0))
+    with pytest.raises(CrossproofError, match=said):
+        penalty.in_stream(torch.rand(latents), torch.rand(decoder), torch.rand(stream))
+
+
+def test_a_block_that_is_not_there_is_said(gpt_neo: LanguageModel) -> None:
+    with pytest.raises(CrossproofError, match="no block 9"):
+        MLPPenalty.of(gpt_neo, 9, Objective(keep_largest=1.0))
 
 
 def test_no_active_latent_costs_what_nothing_costs(gpt_neo: LanguageModel) -> None:

@@ -210,5 +210,5 @@ def test_norms_behind_the_sums_are_no_such_stream() -> None:
     bare = OPTForCausalLM(OPTConfig(do_layer_norm_before=False, **sizes, **shape))
     model = load_model(bare, tokenizer=word_tokenizer())
     hookpoints = Hookpoints.from_names(["blocks.1.hook_resid_pre"], 2)
-    with pytest.raises(CrossproofError, match="cannot be read from the residual stream"):
+    with pytest.raises(CrossproofError, match="scales or norms the stream itself between"):
         mlp_views(model, random_crosscoder(CrosscoderConfig(8, "topk", 2), hookpoints, 16))

@@ -69,6 +69,7 @@ def run(arguments: Sequence[str], began: float) -> None:
         from crossproof.activations.corpus import TextSlice, fitting_context
         from crossproof.commands.finish import finish
         from crossproof.evaluation.config import EvaluationOptions
+        from crossproof.files import filled_folder
         from crossproof.training import distributed
         from crossproof.training.machine import thread_setting
 
@@ -82,4 +83,5 @@ def run(arguments: Sequence[str], began: float) -> None:
         output = options.out or run / usual
         settings = EvaluationOptions(seed=options.seed, mlps=named or mlps_of(config.penalise))
         together = options.runs if options.together else ()
-        finish(model, config, run, output, text, began, settings, together)
+        with filled_folder(output):
+            finish(model, config, run, output, text, began, settings, together)

@@ -59,9 +59,10 @@ def side_by_side(model: LanguageModel, dictionaries: Mapping[str, Crosscoder]) -
     """One dictionary that computes what all of them compute, for measuring and evaluating.
 
     Its latents are theirs in order; `members` says where each one's begin. Raises CrossproofError
-    where a part of the stream would be counted twice, or positions count by different rules.
+    where a part of the stream would be counted twice, or one of several normalises tokens.
     """
     check_counted_once(model, dictionaries)
+    _check_token_scales(dictionaries)
     names = [name for each in dictionaries.values() for name in each.hookpoints.names]
     hookpoints = model.hookpoints(list(dict.fromkeys(names)))
     folded = [copy.deepcopy(each) for each in dictionaries.values()]
@@ -140,6 +141,16 @@ def _take_beside(made: Crosscoder, dictionaries: Sequence[Crosscoder]) -> None:
         made.b_dec[at] += each.b_dec  # at most one of them writes there
     if made.layout.skips:
         made.W_skip.copy_(torch.cat([e.W_skip for e in dictionaries if e.layout.skips]))
+
+
+def _check_token_scales(dictionaries: Mapping[str, Crosscoder]) -> None:
+    """A token's own scale is that of one hookpoint, and is lost among several."""
+    for name, each in dictionaries.items():
+        if each.token_scale.kind is not None:
+            raise CrossproofError(
+                f"'{name}' normalises each token by its own scale ({each.token_scale.kind}), so it "
+                f"cannot stand beside others: measure and evaluate it apart, without --together."
+            )
 
 
 def _positions(names: Sequence[str], dictionaries: Sequence[Crosscoder]) -> PositionRule:

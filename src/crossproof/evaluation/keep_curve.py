@@ -71,8 +71,8 @@ def keep_curve(
     return KeepCurve(
         sequences=size,
         kept=ends,
-        phi=tuple(BlockEstimate.of(estimate(first, s, resamples, seed)) for s in statistics),
-        area=BlockEstimate.of(estimate(first, area, resamples, seed)),
+        phi=tuple(BlockEstimate.of(estimate(first, s, resamples, seed, True)) for s in statistics),
+        area=BlockEstimate.of(estimate(first, area, resamples, seed, True)),
     )
 
 

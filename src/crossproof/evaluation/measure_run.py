@@ -23,7 +23,7 @@ from crossproof.evaluation.pair_contexts import PairExample, pair_examples, pair
 from crossproof.evaluation.pair_summary import owners, ratios, square, totals
 from crossproof.evaluation.pair_sums import InteractionTally, tally_interactions
 from crossproof.evaluation.slices import SLICES, forget
-from crossproof.files import check_replaceable, make_folder
+from crossproof.files import check_replaceable, filled_folder
 from crossproof.interactions.config import MLPs
 from crossproof.interactions.matrix import FACTS_FILE, SUMS, Form, Interactions
 from crossproof.interactions.views import mlp_views
@@ -105,25 +105,25 @@ def measure_runs(
     if together:
         crosscoders = {TOGETHER: side_by_side(model, crosscoders)}
     crosscoders = measurable(model, crosscoders, options.mlps)
-    make_folder(output)  # what cannot be written is said before it is measured
-    for name in crosscoders:
-        check_replaceable(output / name.replace("/", "-"), (SUMS, FACTS_FILE))
-    for name, crosscoder in crosscoders.items():
-        tell = None if progress is None else partial(progress, name)
-        again = None if progress is None else partial(progress, f"strongest pairs of {name}")
-        flat = name.replace("/", "-")
-        passing = size, tell, kept, options.mlps
-        merged = tally_slices(model, crosscoder, sequences, parts / flat, *passing)
-        if distributed.rank() > 0:
-            continue
-        tally = merged()
-        tally.interactions.save(output / flat)
-        result.runs[name] = _described(model, crosscoder, sequences, tally, options, again)
-        if first is not None and first.interactions.blocks == tally.interactions.blocks:
-            result.ratios[name] = ratios(first, tally)
-        first = tally if first is None else first
-    if distributed.rank() == 0:
-        result.save(output / "measure.json")
+    with filled_folder(output):  # what cannot be written is said before it is measured
+        for name in crosscoders:
+            check_replaceable(output / name.replace("/", "-"), (SUMS, FACTS_FILE))
+        for name, crosscoder in crosscoders.items():
+            tell = None if progress is None else partial(progress, name)
+            again = None if progress is None else partial(progress, f"strongest pairs of {name}")
+            flat = name.replace("/", "-")
+            passing = size, tell, kept, options.mlps
+            merged = tally_slices(model, crosscoder, sequences, parts / flat, *passing)
+            if distributed.rank() > 0:
+                continue
+            tally = merged()
+            tally.interactions.save(output / flat)
+            result.runs[name] = _described(model, crosscoder, sequences, tally, options, again)
+            if first is not None and first.interactions.blocks == tally.interactions.blocks:
+                result.ratios[name] = ratios(first, tally)
+            first = tally if first is None else first
+        if distributed.rank() == 0:
+            result.save(output / "measure.json")
     forget(parts)
     return result
 

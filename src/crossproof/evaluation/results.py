@@ -64,7 +64,7 @@ INTERACTIONS: Figures = (
 
 @dataclass(frozen=True)
 class BlockEstimate(Estimate):
-    """A mean over blocks with its 95% interval over sequences, and each block's own figure."""
+    """A mean over the blocks where it is defined, its 95% interval, and each block's own figure."""
 
     mean: float
     ci: tuple[float, float] | None

@@ -88,7 +88,7 @@ def _figures(
 def _fidelities(sums: Sums, options: EvaluationOptions, zero: str) -> Fidelities:
     return {
         scheme: {
-            mid: BlockEstimate.of(_estimate(sums, phi(mid, scheme, zero), options))
+            mid: BlockEstimate.of(_estimate(sums, phi(mid, scheme, zero), options, True))
             for mid in MIDS
             if f"phi/{mid}/{scheme}" in sums
         }
@@ -96,8 +96,10 @@ def _fidelities(sums: Sums, options: EvaluationOptions, zero: str) -> Fidelities
     }
 
 
-def _estimate(sums: Sums, statistic: Statistic, options: EvaluationOptions) -> PartEstimate:
-    return estimate(sums, statistic, options.resamples, options.seed)
+def _estimate(
+    sums: Sums, statistic: Statistic, options: EvaluationOptions, where_defined: bool = False
+) -> PartEstimate:
+    return estimate(sums, statistic, options.resamples, options.seed, where_defined)
 
 
 def _histogram(tally: Tally) -> ShareHistogram | None:

@@ -31,6 +31,7 @@ from crossproof.lm.stream import (
     mlp_input,
     mlp_place,
     next_blocks,
+    rewritten_between,
     second_norm,
     stream_place,
     upstream,
@@ -193,18 +194,35 @@ def reading_mlps(
         return dict.fromkeys(inputs, ())
     readers = {block: mlp_place(model, block) for block in range(model.n_blocks)}
     reading = {b: at for b, reader in readers.items() if (at := upstream(places, reader))}
+    lost = {
+        block: at
+        for block, written_before in reading.items()
+        for at in written_before
+        if rewritten_between(model, places[at], readers[block]) is not None
+    }
+    reading = {block: at for block, at in reading.items() if block not in lost}
     reading |= dict.fromkeys(inputs, ())
     if mlps == "next":
         chosen = next_blocks(places.values(), list(readers.values()))
     elif reading:
         chosen = tuple(sorted(reading if mlps == "all" else mlps))
+    elif lost:
+        chosen = tuple(lost)
     else:
         raise CrossproofError(
             f"No MLP of '{model.name}' reads what this dictionary writes "
             f"({', '.join(hookpoints.names[at] for at in named)}): interactions need a dictionary "
             f"of an MLP's input or of the stream before one."
         )
-    if wrong := [block for block in chosen if block not in reading]:
+    wrong = [block for block in chosen if block not in reading]
+    if wrong and wrong[0] in lost:
+        raise CrossproofError(
+            f"'{model.name}' scales or norms the stream itself between "
+            f"{hookpoints.names[lost[wrong[0]]]} and the MLP of block {wrong[0]}, so that what was "
+            f"written there is no summand of what it reads: choose blocks before that, or a "
+            f"dictionary that writes behind it."
+        )
+    if wrong:
         raise CrossproofError(
             f"The MLP of block {wrong[0]} reads nothing of this dictionary; choose from blocks "
             f"{', '.join(map(str, sorted(reading)))}."

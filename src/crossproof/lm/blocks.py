@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from crossproof.lm.sites import Site
-from crossproof.lm.tracing import Trace, adds_up
+from crossproof.lm.tracing import Trace, adds_up, carries
 
 _COMPONENTS = {
     "attn": (
@@ -107,7 +107,8 @@ class Block:
     """The hookpoints of one block by name, without "blocks.N.".
 
     sites: those that can be read. absent and unreadable: why the others are not there; see
-    `Structure`. mid: the site of the stream between attention and MLP, not tried yet.
+    `Structure`. mid: the site of the stream between attention and MLP, not tried yet. rewrites: the
+    sites among mid and post that do not hold the stream before them as a summand.
     """
 
     def __init__(self, block: nn.Module, seen: Trace) -> None:
@@ -120,6 +121,7 @@ class Block:
         self.attention, self.mlp = self._component("attn"), self._component("mlp")
         self.others = self._others()
         self.mid: Site | None = None
+        self.rewrites: list[Site] = []
         self._name_sites()
 
     def drop(self, name: str, reason: str) -> None:
@@ -262,6 +264,11 @@ class Block:
             early = [site for site in added if self.seen[site].order < turn]
             late = [site for site in added if site not in early]
             sums = [(self.pre, early, ends[0]), (self.mid, late, ends[1])]
+        wholes = [self.post] if self.mid is None else [self.mid, self.post]
+        for (start, parts, _), whole in zip(sums, wholes, strict=True):
+            values = [self.seen[site].value for site in parts]
+            if values and not carries(self.seen[start].value, values, self.seen[whole].value):
+                self.rewrites.append(whole)
         for start, parts, end in sums:
             values = [self.seen[site].value for site in (start, *parts)]
             if not adds_up(values, self.seen[end].value):

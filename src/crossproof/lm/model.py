@@ -52,7 +52,7 @@ class LanguageModel:
         self.special_ids = special_ids(bare.config, tokenizer, self.vocab_size)
         self._bare = bare
         self._structure = structure
-        self._sites = structure.sites
+        self.rewritten, self._sites = structure.rewritten, structure.sites
         self._mlps: dict[int, MLPWeights] = {}
         self._mixtures: dict[int, MixtureWeights] = {}
         self._attentions: dict[int, AttentionWeights] = {}

@@ -71,7 +71,7 @@ class SecondNorm:
 
 def stream_place(model: LanguageModel, name: str) -> StreamPlace | None:
     """Where the stream holds a hookpoint's value as a summand; None where it does not."""
-    if name in ("hook_embed", "embed.hook_out"):
+    if name == "hook_embed" or (name == "embed.hook_out" and _takes_embeddings(model)):
         return StreamPlace(-1, 3)
     match = _PART.fullmatch(name)
     if match is None or match[2] not in _STEPS:
@@ -85,10 +85,31 @@ def stream_place(model: LanguageModel, name: str) -> StreamPlace | None:
     return StreamPlace(block + 1, 0) if step == 4 else StreamPlace(block, step)
 
 
+def _takes_embeddings(model: LanguageModel) -> bool:
+    """Whether the stream begins with the embeddings as they are, neither scaled nor normed."""
+    hookpoints = model.available_hookpoints()
+    return "hook_embed" in hookpoints and "embed_ln.hook_out" not in hookpoints
+
+
 def mlp_place(model: LanguageModel, block: int) -> StreamPlace:
     """Where a block's MLP reads the stream: before the block where attention runs beside it."""
     between = f"blocks.{block}.hook_resid_mid" in model.available_hookpoints()
     return StreamPlace(block, 2 if between else 0)
+
+
+def rewritten_between(
+    model: LanguageModel, place: StreamPlace, reader: StreamPlace
+) -> StreamPlace | None:
+    """Where a block first scales or norms the stream itself, so that `place` adds nothing behind.
+
+    None where the stream at `reader` holds what was written at `place` as a summand.
+    """
+    found = []
+    for block in range(model.n_blocks):
+        owner, own = model.owner(block)
+        at = {(own, False): StreamPlace(block, 2), (own, True): StreamPlace(block + 1, 0)}
+        found += [where for turn, where in at.items() if turn in owner.rewritten]
+    return min((where for where in found if place < where <= reader), default=None)
 
 
 def mlp_input(model: LanguageModel, block: int) -> MLPInput:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from crossproof.errors import CrossproofError
 from crossproof.lm.blocks import Block, is_norm
 from crossproof.lm.sites import Columns, Site, Visit
-from crossproof.lm.tracing import Trace, is_close, trace
+from crossproof.lm.tracing import Trace, is_added, is_close, trace
 
 _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "decoder_layers", "n_layers", "n_layer")
 
@@ -26,7 +26,8 @@ class Structure:
     """The hookpoints of a model by name, in forward order, and what it lacks.
 
     absent: hookpoints that the architecture does not have, and why. unreadable: hookpoints that it
-    has, but that cannot be read and replaced, and why.
+    has, but that cannot be read and replaced, and why. rewritten: blocks and whether what leaves
+    them (else what their MLP reads) holds no more what the stream was before, as a summand.
     """
 
     d_model: int
@@ -34,6 +35,7 @@ class Structure:
     sites: dict[str, Site]
     absent: dict[str, str]
     unreadable: dict[str, str]
+    rewritten: frozenset[tuple[int, bool]] = frozenset()
 
 
 def find_structure(bare: PreTrainedModel, name: str) -> Structure:
@@ -56,6 +58,9 @@ def find_structure(bare: PreTrainedModel, name: str) -> Structure:
         absent = dict.fromkeys(
             ("embed.hook_out", "hook_embed"), "the embeddings are not of the blocks' width"
         )
+    elif not is_added(passed[found["hook_embed"]].value, passed[blocks[0].pre].value):
+        del found["hook_embed"]
+        unreadable["hook_embed"] = "the model scales its embeddings before the stream takes them"
     for i, block in enumerate(blocks):
         block.sites |= _head_columns(block, passed, width)
         found |= {f"blocks.{i}.{key}": site for key, site in block.sites.items()}
@@ -63,7 +68,8 @@ def find_structure(bare: PreTrainedModel, name: str) -> Structure:
         unreadable |= {f"blocks.{i}.{key}": why for key, why in block.unreadable.items()}
     orders = {name: passed[replace(site, columns=None)].order for name, site in found.items()}
     sites = dict(sorted(found.items(), key=lambda item: orders[item[0]]))
-    return Structure(width, len(blocks), sites, absent, unreadable)
+    rewritten = {(i, site == b.post) for i, b in enumerate(blocks) for site in b.rewrites}
+    return Structure(width, len(blocks), sites, absent, unreadable, frozenset(rewritten))
 
 
 def _head_columns(block: Block, passed: Trace, width: int) -> dict[str, Site]:

@@ -124,6 +124,27 @@ def adds_up(parts: Sequence[Float[Tensor, "S T D"]], total: Float[Tensor, "S T D
     return bool((gap <= 0.01 * added + 2 * rounding).all())
 
 
+def carries(
+    start: Float[Tensor, "S T D"],
+    parts: Sequence[Float[Tensor, "S T D"]],
+    end: Float[Tensor, "S T D"],
+) -> bool:
+    """Whether `end` is `start` plus multiples of the parts, each by one number."""
+    added = torch.stack([_finite(part).flatten() for part in parts], 1)
+    target = (_finite(end) - _finite(start)).flatten()[:, None]
+    sizes = torch.linalg.lstsq(added.cpu(), target.cpu(), driver="gelsd").solution.to(added)
+    multiples = [part * size for part, size in zip(parts, sizes[:, 0], strict=True)]
+    return adds_up([start, *multiples], end)
+
+
+def is_added(part: Float[Tensor, "S T D"], total: Float[Tensor, "S T D"]) -> bool:
+    """Whether what `total` holds besides `part` is of the position alone, whatever the token."""
+    part, size = _finite(part), torch.finfo(part.dtype).eps
+    rest, total = _finite(total) - part, _finite(total)
+    rounding = 8 * size * (part.norm(dim=-1) + total.norm(dim=-1)).amax(0)
+    return bool(((rest - rest[:1]).norm(dim=-1) <= rounding).all())
+
+
 def is_close(ours: Float[Tensor, "S T D"], own: Float[Tensor, "S T D"]) -> bool:
     """Whether two passes gave the same at every token, up to the rounding of whole models."""
     slack = 1e-3 if own.dtype in (torch.float32, torch.float64) else 0.1

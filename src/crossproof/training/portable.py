@@ -24,8 +24,9 @@ class MLPPenalty:
 
     Call it in the training step with the batch's latents and the decoder as they are there, and
     add what it returns to the loss; gradients reach both. It needs neither a crosscoder nor
-    crossproof's trainer. All is in the language model's own units: where a trainer scales
-    activations, divide decoder vectors and reconstructions by its factor.
+    crossproof's trainer. Latents are [tokens, latents], the decoder [latents, width], activations
+    [tokens, width]; shapes that do not fit are said. All is in the language model's own units:
+    where a trainer scales activations, divide decoder vectors and reconstructions by its factor.
 
         penalty = MLPPenalty.of(model, block=1, objective=Objective(keep_largest=1.0))
         x = ...  # the batch's activations at blocks.0.hook_resid_post
@@ -56,27 +57,26 @@ class MLPPenalty:
     @classmethod
     def of(cls, model: LanguageModel, block: int, objective: Objective) -> MLPPenalty:
         """Of a model's own MLP and the norms around it; errors as those of `model.mlp`."""
-        mlp = model.mlp(block)  # first: it says so if there is no such block
-        second = second_norm(model, block)
+        mlp, second = model.mlp(block), second_norm(model, block)
         norms = mlp_input(model, block).norm, None if second is None else second.norm
         return cls(mlp, objective, *norms)
 
     def at_input(
         self,
-        latents: Float[Tensor, "B H"] | SparseLatents,
-        decoder: Float[Tensor, "H D"],
-        bias: Float[Tensor, " D"],
-        x: Float[Tensor, "B D"],
+        latents: Float[Tensor, "..."] | SparseLatents,
+        decoder: Float[Tensor, "..."],
+        bias: Float[Tensor, "..."],
+        x: Float[Tensor, "..."],
     ) -> Tensor:
         """The weighted terms of a dictionary of the MLP's input, x ≈ latents @ decoder + bias."""
         return self._weighted(self.terms_at_input(latents, decoder, bias, x))
 
     def in_stream(
         self,
-        latents: Float[Tensor, "B H"] | SparseLatents,
-        decoder: Float[Tensor, "H D"],
-        stream: Float[Tensor, "B D"],
-        error: Float[Tensor, "B D"] | None = None,
+        latents: Float[Tensor, "..."] | SparseLatents,
+        decoder: Float[Tensor, "..."],
+        stream: Float[Tensor, "..."],
+        error: Float[Tensor, "..."] | None = None,
     ) -> Tensor:
         """The weighted terms of a dictionary of the residual stream, upstream of the MLP's norm.
 
@@ -87,44 +87,69 @@ class MLPPenalty:
 
     def terms_at_input(
         self,
-        latents: Float[Tensor, "B H"] | SparseLatents,
-        decoder: Float[Tensor, "H D"],
-        bias: Float[Tensor, " D"],
-        x: Float[Tensor, "B D"],
+        latents: Float[Tensor, "..."] | SparseLatents,
+        decoder: Float[Tensor, "..."],
+        bias: Float[Tensor, "..."],
+        x: Float[Tensor, "..."],
     ) -> dict[str, Tensor]:
         """Each term's own value, for logs: means over tokens."""
+        latents, decoder, bias, x = self._checked(latents, decoder, bias, x)
         sparse = _sparse(latents)
-        self._check(sparse, decoder, bias=bias, x=x)
         target = self._target(decoder.device, decoder.dtype, False)
         x_hat = sparse.dense() @ decoder + bias
         return mlp_terms(self.objective, BlockStep(target, sparse, x, x_hat, decoder, bias))
 
     def terms_in_stream(
         self,
-        latents: Float[Tensor, "B H"] | SparseLatents,
-        decoder: Float[Tensor, "H D"],
-        stream: Float[Tensor, "B D"],
-        error: Float[Tensor, "B D"] | None = None,
+        latents: Float[Tensor, "..."] | SparseLatents,
+        decoder: Float[Tensor, "..."],
+        stream: Float[Tensor, "..."],
+        error: Float[Tensor, "..."] | None = None,
     ) -> dict[str, Tensor]:
         """Each term's own value, for logs; CrossproofError if no norm was given."""
-        sparse = _sparse(latents)
-        self._check(sparse, decoder, stream=stream, error=stream if error is None else error)
+        given = stream if error is None else error
+        latents, decoder, given, stream = self._checked(latents, decoder, given, stream)
         target = self._target(decoder.device, decoder.dtype, True)
-        step = BlockStep.in_stream(target, sparse, decoder, stream, error)
+        left = None if error is None else given
+        step = BlockStep.in_stream(target, _sparse(latents), decoder, stream, left)
         return mlp_terms(self.objective, step)
 
-    def _check(self, latents: SparseLatents, decoder: Tensor, **others: Tensor) -> None:
-        """Other libraries hold decoders both ways round: says which side of what does not fit."""
+    def _checked(
+        self,
+        latents: Float[Tensor, "..."] | SparseLatents,
+        decoder: Float[Tensor, "..."],
+        beside: Float[Tensor, "..."],
+        x: Float[Tensor, "..."],
+    ) -> tuple[Float[Tensor, "..."] | SparseLatents, Tensor, Tensor, Tensor]:
+        """The same in the decoder's dtype, float32 at least: half precision is too coarse for sums.
+
+        `beside` is a bias or as large as `x`. Raises CrossproofError for shapes that do not fit,
+        and for too few tokens to have a variance.
+        """
+        if isinstance(latents, SparseLatents):
+            code: tuple[int, ...] = (latents.n_tokens, latents.n_latents)
+        else:
+            code = tuple(latents.shape)
         width = self._mlp.d_model
-        known = {"decoder": [latents.n_latents, width], "bias": [width]}
-        for name, value in {"decoder": decoder, **others}.items():
-            shape = known.get(name, [latents.n_tokens, width])
-            if list(value.shape) != shape:
-                raise CrossproofError(
-                    f"`{name}` has the shape {list(value.shape)}, and {shape} belongs to "
-                    f"{latents.n_tokens} tokens of {latents.n_latents} latents and an MLP that "
-                    f"reads {width} dimensions."
-                )
+        fits = len(code) == 2 and tuple(decoder.shape) == (code[1], width)
+        if (
+            not fits
+            or tuple(x.shape) != (code[0], width)
+            or beside.shape not in (x.shape, x.shape[1:])
+        ):
+            raise CrossproofError(
+                f"Latents {list(code)}, decoder {list(decoder.shape)}, activations "
+                f"{list(x.shape)} and what is given beside them, {list(beside.shape)}, do not fit: "
+                f"give latents [tokens, latents], decoder [latents, {width}], a bias [{width}] or "
+                f"an error and activations [tokens, {width}], sequences flattened."
+            )
+        if len(x) < 2:
+            raise CrossproofError(
+                f"The penalty is measured against the variance of a batch, and this one has "
+                f"{len(x)} tokens: give two or more."
+            )
+        dtype = torch.promote_types(decoder.dtype, torch.float32)
+        return latents.to(dtype), decoder.to(dtype), beside.to(dtype), x.to(dtype)
 
     def _built(self, device: torch.device, dtype: torch.dtype, in_stream: bool) -> TargetMLP:
         mlp = self._mlp.to(device, dtype)

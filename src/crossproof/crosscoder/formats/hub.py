@@ -176,3 +176,9 @@ def _answering(place: HubPlace) -> Iterator[None]:
             f"{place} cannot be downloaded now ({reason(error)}): check the network, and run the "
             f"same again; what is there already is kept."
         ) from error
+    except (LookupError, TypeError, ValueError) as error:  # of the client, at what was answered
+        raise CrossproofError(
+            f"{place} cannot be downloaded: what answered is not as the Hub answers "
+            f"({type(error).__name__}), or names files outside the repository; check HF_ENDPOINT, "
+            f"and that no log-in page of the network stands between."
+        ) from error

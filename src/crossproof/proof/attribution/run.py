@@ -14,7 +14,7 @@ from torch import Tensor
 from crossproof.activations.corpus import TextSlice
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.files import make_folder, write_tensors
+from crossproof.files import filled_folder, write_tensors
 from crossproof.lm.model import LanguageModel
 from crossproof.proof.attribution.figures import AttributedRun
 from crossproof.proof.attribution.model_parts import model_parts
@@ -53,22 +53,24 @@ def attribute(
     named, labels = _named(model, crosscoders)
     blocks = model_parts(model)
     sequences = text.read(model) if isinstance(text, TextSlice) else text
-    if out is not None:
-        make_folder(out)
-    runs: dict[str, AttributedRun] = {}
     for name, crosscoder in named.items():
         if crosscoder.layout.skips:
             raise CrossproofError(
                 f"'{name}' has an affine skip beside its latents, which the proof does not cover: "
                 f"attribute a dictionary without."
             )
-        tell = None if progress is None else partial(progress, name)
-        bounds = token_bounds(model, blocks, crosscoder, sequences, parts, top=top, progress=tell)
-        runs[name] = summarise(bounds, labels.get(name, "objective not recorded"))
-        if out is not None:
-            tensors = {f"tokens/{key}": values for key, values in bounds.tokens.items()}
-            tensors |= {f"last/{key}": values for key, values in bounds.last.items()}
-            write_tensors(out / f"{name.replace('/', '-')}.safetensors", tensors)
+    runs: dict[str, AttributedRun] = {}
+    with filled_folder(out):
+        for name, crosscoder in named.items():
+            tell = None if progress is None else partial(progress, name)
+            bounds = token_bounds(
+                model, blocks, crosscoder, sequences, parts, top=top, progress=tell
+            )
+            runs[name] = summarise(bounds, labels.get(name, "objective not recorded"))
+            if out is not None:
+                tensors = {f"tokens/{key}": values for key, values in bounds.tokens.items()}
+                tensors |= {f"last/{key}": values for key, values in bounds.last.items()}
+                write_tensors(out / f"{name.replace('/', '-')}.safetensors", tensors)
     about: dict[str, Any] = {}
     if isinstance(text, TextSlice):
         about = {name: value for name, value in asdict(text).items() if value is not None}
