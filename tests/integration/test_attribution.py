@@ -120,7 +120,9 @@ def test_a_perfect_dictionary_proves_the_models_own_loss(
         torch.testing.assert_close(final, found.tokens["true_loss"], rtol=slack, atol=slack)
     for variant in ("keep 1", "keep all", "additive", "keep 1, centred"):
         assert bool(found.last[f"model/{variant}/certified"].all())
-        assert float(found.last[f"model/{variant}/bound"].max()) < 1e-6
+        # The same layers' rounding, of streams and logits of a few units.
+        bound = float(found.last[f"model/{variant}/bound"].max())
+        assert bound < 64 * torch.finfo(torch.float32).eps
 
 
 def shifted_embeddings(model: LanguageModel, size: float) -> LanguageModel:

@@ -180,14 +180,15 @@ def _context(
     """The text around a peak, with the values given."""
     row, start = peak.sequence - batch.first, max(peak.position - window, 0)
     ids = batch.tokens[row, start : peak.position + window + 1].tolist()
-    piece = slice(start, start + end_of_text(ids, special_ids(tokenizer)))
+    piece = slice(start, start + end_of_text(ids, boundary_ids(tokenizer)))
     strings = token_strings(tokenizer, ids[: piece.stop - start])
     return Context(strings, tuple(values[row, piece].tolist()), peak.position - start)
 
 
-def special_ids(tokenizer: PreTrainedTokenizerBase | None) -> frozenset[int]:
-    """The tokens that are no text."""
-    return frozenset(tokenizer.all_special_ids if tokenizer else ())
+def boundary_ids(tokenizer: PreTrainedTokenizerBase | None) -> frozenset[int]:
+    """The tokens that begin, end and pad documents."""
+    named = "bos_token_id", "eos_token_id", "pad_token_id"
+    return frozenset(getattr(tokenizer, name) for name in named) if tokenizer else frozenset()
 
 
 def end_of_text(ids: Sequence[int], special: Collection[int]) -> int:
