@@ -16,7 +16,7 @@ import tyro
 from crossproof.commands.early import check_folder, check_model, check_text, loading
 from crossproof.commands.parsing import parse
 from crossproof.errors import CrossproofError, in_shell
-from crossproof.training.config import RECIPES, RunConfig
+from crossproof.training.config import RECIPES, RECIPES_WIDTH, RunConfig
 from crossproof.training.sinks import check_sinks
 from crossproof.working import working
 
@@ -95,6 +95,9 @@ def run(arguments: Sequence[str], began: float) -> None:
         first = distributed.rank() == 0
         with working("reading the model and its text") if first else nullcontext():
             prepared = begin(options.out, trust_remote_code=options.trust_remote_code)
+        if first and config.objective == default.config.objective and not goes_on:
+            made = (t.crosscoder for t in prepared.training.trainers.values())
+            say_weight(config, min(len(each.written) * each.d_model for each in made))
         train_to_the_end(prepared, options.log)
         if distributed.rank() > 0:
             return
@@ -109,6 +112,25 @@ def given(arguments: Sequence[str]) -> list[str]:
     """The options that a command line names, as their settings are called."""
     named = (a.partition("=")[0] for a in arguments if a.startswith("--"))
     return list(dict.fromkeys(name.removeprefix("--").replace("-", "_") for name in named))
+
+
+def say_weight(config: RunConfig, width: int) -> None:
+    """Says so where a recipe's strengths weigh much more than where they were found.
+
+    `width`: numbers that a dictionary writes a token, over which its squared error is a sum.
+    """
+    share = width / RECIPES_WIDTH
+    if share > 1 / 3 or not config.penalised:
+        return
+    alike = " ".join(
+        f"--{name.replace('_', '-')} {float(f'{strength * share:.3g}'):g}"
+        for name, strength in config.objective.strengths().items()
+    )
+    print(
+        f"crossproof: the recipe's strengths were found for 13 hookpoints of 128 dimensions and "
+        f"weigh {1 / share:.3g} times as much beside this dictionary's error. As much as there: {alike}",
+        file=sys.stderr,
+    )
 
 
 def name_ignored(arguments: Sequence[str], out: Path) -> None:

@@ -198,6 +198,9 @@ FULL = replace(
 
 PAPER = replace(FULL, objective=Objective(interaction=100.0))
 
+RECIPES_WIDTH = 13 * 128
+"""Numbers that a dictionary writes a token, beside which the recipes' strengths were found."""
+
 RECIPES: dict[str, RunConfig] = {"demo": DEMO, "full": FULL, "paper": PAPER}
 """demo: a few minutes on two cores; full: the published figures; paper: the paper's penalty."""
 
