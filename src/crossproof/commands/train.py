@@ -128,7 +128,8 @@ def say_weight(config: RunConfig, width: int) -> None:
     )
     print(
         f"crossproof: the recipe's strengths were found for 13 hookpoints of 128 dimensions and "
-        f"weigh {1 / share:.3g} times as much beside this dictionary's error. As much as there: {alike}",
+        f"weigh {1 / share:.3g} times as much beside this dictionary's error. As much as there: "
+        f"{alike}",
         file=sys.stderr,
     )
 
