@@ -23,7 +23,7 @@ from crossproof import Harvest, read_sequences
 from crossproof.activations import TextSlice, scored_positions, tokenizing
 from crossproof.activations.corpus import open_rows
 from crossproof.activations.token_folder import SPLITS, TokenFolder, token_folder
-from crossproof.activations.token_rows import TokenRows
+from crossproof.activations.token_rows import TokenRows, drawn
 from crossproof.activations.tokenizing import tokenize_source
 from crossproof.auditing import read_texts
 from crossproof.cli import main
@@ -111,6 +111,8 @@ def test_rows_are_the_split_end_to_end_and_their_counts_need_no_tokens(
         else:
             padded = [[END, *each[:15], *[END] * (15 - len(each))] for each in documents]
             want = torch.tensor(padded)
+        if split != "train":
+            want = want[torch.from_numpy(drawn(len(want)))]
         assert torch.equal(rows[:], want)
         assert torch.equal(read_sequences(folder, gpt_neo, 16, split, kind), want)
         for skip in (1, 3, 20):
@@ -120,6 +122,15 @@ def test_rows_are_the_split_end_to_end_and_their_counts_need_no_tokens(
             for rank, share in enumerate(shares):
                 assert torch.equal(share[:], want[rank::3])
                 assert torch.equal(share.scored_counts(skip), scored[rank::3])
+
+
+def test_the_first_held_out_rows_are_a_sample_of_the_whole_text() -> None:
+    """A corpus in order of date or place is not judged by its beginning."""
+    order = drawn(1000)
+    assert sorted(order) == list(range(1000))
+    first = order[:64]
+    assert 300 < first.mean() < 700
+    assert first.max() > 900
 
 
 def test_any_step_can_be_sought_and_an_epoch_has_every_token_once(

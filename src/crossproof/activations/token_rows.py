@@ -23,9 +23,11 @@ class TokenRows:
 
     Packed rows are cut from the split's documents end to end, what is left over at their end
     dropped; with "documents" each row is the beginning of one, padded with the token that begins
-    documents. Of `world` processes each may have every `world`-th row, from `rank` on. In memory
-    are a few numbers a document and a row, never the tokens. Raises CrossproofError if the split
-    has no row, or documents no token to pad with.
+    documents. Rows of the training split stand as in the text; those of the others in an order
+    drawn once, so that the first of them, which are evaluated, are a sample of the whole text. Of
+    `world` processes each may have every `world`-th row, from `rank` on. In memory are a few
+    numbers a document and a row, never the tokens. Raises CrossproofError if the split has no row,
+    or documents no token to pad with.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class TokenRows:
                 f"row of {context}: tokenise more documents, or choose a shorter context.",
                 code="CP-TEXT-SHORT",
             )
-        self._rows = range(every)[rank::world]
+        self._rows = (range(every) if split == "train" else drawn(every))[rank::world]
 
     def dealt(self, rank: int, world: int) -> TokenRows:
         """The share of one of several processes."""
@@ -72,12 +74,19 @@ class TokenRows:
     @property
     def document_lengths(self) -> NDArray[np.int64]:
         """Tokens of each document that has a row, all of them."""
-        return self._documents[1][self._rows.start :: self._rows.step]
+        return self._documents[1][self._which]
 
     @property
     def digest(self) -> str:
         """What tells these rows from others, but for the share that they are."""
-        return f"{self.folder.digest} {self.split} {self.context} {self.kind}"
+        order = "" if self.split == "train" else " drawn"
+        return f"{self.folder.digest} {self.split} {self.context} {self.kind}{order}"
+
+    @property
+    def _which(self) -> slice | NDArray[np.int64]:
+        """Which of all rows these are, as arrays are asked."""
+        rows = self._rows
+        return slice(rows.start, None, rows.step) if isinstance(rows, range) else rows
 
     @cached_property
     def _tokens(self) -> int:
@@ -94,7 +103,8 @@ class TokenRows:
         numbers = (
             np.arange(len(self))[wanted] if isinstance(wanted, slice) else wanted.cpu().numpy()
         )
-        rows = self._rows.start + self._rows.step * numbers
+        own = self._rows
+        rows = own.start + own.step * numbers if isinstance(own, range) else own[numbers]
         tokens = torch.empty(len(rows), self.context, dtype=torch.int64)
         some = max(1, _AT_ONCE // self.context)
         for at in range(0, len(rows), some):
@@ -125,7 +135,7 @@ class TokenRows:
             if len(rows):
                 few = np.bincount(rows - rows[0])  # places ascend, and rows with them
                 counts[rows[0] : rows[0] + len(few)] -= few
-        return torch.from_numpy(counts.clip(0)[self._rows.start :: self._rows.step].copy())
+        return torch.from_numpy(counts.clip(0)[self._which].copy())
 
     def _lengths(self) -> NDArray[np.int64]:
         """Tokens of every row, padding apart."""
@@ -141,3 +151,8 @@ class TokenRows:
         rows = (np.searchsorted(starts, places, side="right") - 1).clip(0)
         columns = places - starts[rows]
         return rows, np.where((columns >= 0) & (columns < lengths[rows]), columns, self.context)
+
+
+def drawn(rows: int) -> NDArray[np.int64]:
+    """An order of so many rows, always the same."""
+    return np.random.default_rng(0).permutation(rows)
