@@ -66,15 +66,6 @@ def test_what_it_cannot_do_it_says(gpt_neo: LanguageModel) -> None:
     some = torch.rand(4, 6), torch.rand(6, D_MODEL), torch.rand(4, D_MODEL)
     with pytest.raises(CrossproofError, match="knows no norm"):
         penalty.in_stream(*some)
-    with pytest.raises(CrossproofError, match="there is no block 9"):
-        MLPPenalty.of(gpt_neo, 9, Objective(keep_largest=1.0))
-    latents, decoder, stream = some
-    with pytest.raises(CrossproofError, match=rf"decoder \[{D_MODEL}, 6\]"):
-        penalty.in_stream(latents, decoder.T, stream)
-    with pytest.raises(CrossproofError, match=rf"activations \[2, {D_MODEL}\]"):
-        penalty.in_stream(latents, decoder, stream[:2])
-    with pytest.raises(CrossproofError, match=rf"beside them, \[3, {D_MODEL}\]"):
-        penalty.at_input(latents, decoder, stream[:3], stream)
 
 
 def test_it_computes_in_float32_what_comes_in_half_precision(gpt_neo: LanguageModel) -> None:
@@ -94,8 +85,9 @@ def test_it_computes_in_float32_what_comes_in_half_precision(gpt_neo: LanguageMo
 
 @pytest.mark.parametrize(
     ("latents", "decoder", "stream", "said"),
-    [
+    [  # asked directly: in tests jaxtyping stands before the public methods
         ((2, 3, 6), (6, D_MODEL), (2, 3, D_MODEL), "sequences flattened"),
+        ((4, 6), (D_MODEL, 6), (4, D_MODEL), rf"decoder \[{D_MODEL}, 6\]"),
         ((4, 7), (6, D_MODEL), (4, D_MODEL), "do not fit"),
         ((5, 6), (6, D_MODEL), (4, D_MODEL), "do not fit"),
         ((4, 6), (6, D_MODEL + 1), (4, D_MODEL), "do not fit"),
@@ -110,8 +102,16 @@ def test_what_does_not_fit_is_said(
     said: str,
 ) -> None:
     penalty = MLPPenalty.of(gpt_neo, 0, Objective(keep_largest=1.0))
+    x = torch.rand(stream)
     with pytest.raises(CrossproofError, match=said):
-        penalty.in_stream(torch.rand(latents), torch.rand(decoder), torch.rand(stream))
+        penalty._checked(torch.rand(latents), torch.rand(decoder), x, x)
+
+
+def test_a_bias_that_does_not_fit_is_said(gpt_neo: LanguageModel) -> None:
+    penalty = MLPPenalty.of(gpt_neo, 0, Objective(keep_largest=1.0))
+    latents, decoder, x = torch.rand(4, 6), torch.rand(6, D_MODEL), torch.rand(4, D_MODEL)
+    with pytest.raises(CrossproofError, match=rf"beside them, \[3, {D_MODEL}\]"):
+        penalty._checked(latents, decoder, x[:3], x)
 
 
 def test_a_block_that_is_not_there_is_said(gpt_neo: LanguageModel) -> None:

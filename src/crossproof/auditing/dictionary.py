@@ -41,8 +41,8 @@ def trained(
     tell: Callable[[int, int], None] | None,
 ) -> Crosscoder:
     """One trained on some of the trusted texts, by all processes together; written if there is a
-    folder. `tell` gets steps done and their number, `say`
-    a line now and then if there is none. Raises CrossproofError for too few tokens."""
+    folder. `tell` gets steps done and their number, `say` a line now and then if there is none.
+    Raises CrossproofError for too few tokens."""
     config = RunConfig(
         model=model.name,
         text=source,

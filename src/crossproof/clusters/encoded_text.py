@@ -18,9 +18,10 @@ from crossproof.crosscoder.encode import encode_batches
 from crossproof.crosscoder.latents import SparseLatents
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.evaluation.contexts import Context, boundary_ids, end_of_text, token_strings
+from crossproof.evaluation.contexts import Context, end_of_text, token_strings
 from crossproof.evaluation.slices import Rows, cut, joined, read_slices, subject_of, telling
 from crossproof.lm.model import LanguageModel
+from crossproof.lm.vocabulary import named_ids
 from crossproof.working import told
 
 PARTS = ("explain shown", "explain options", "judge shown", "judge options", "score")
@@ -134,7 +135,7 @@ class EncodedText:
         activations = values.new_zeros(self.tokens.shape[1])
         activations[positions[here, 1]] = values[here]
         ids = self.tokens[row, span].tolist()
-        shown = slice(span.start, span.start + end_of_text(ids, boundary_ids(self.tokenizer)))
+        shown = slice(span.start, span.start + end_of_text(ids, named_ids(self.tokenizer)))
         strings = token_strings(self.tokenizer, ids[: shown.stop - span.start])
         return Context(strings, tuple(activations[shown].tolist()), column - span.start)
 

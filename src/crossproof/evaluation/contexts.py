@@ -14,6 +14,7 @@ from crossproof.crosscoder.encode import EncodedBatch, encode_batches
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.lm.model import LanguageModel
+from crossproof.lm.vocabulary import named_ids
 
 INCOMPLETE = "\ufffd"
 
@@ -180,15 +181,9 @@ def _context(
     """The text around a peak, with the values given."""
     row, start = peak.sequence - batch.first, max(peak.position - window, 0)
     ids = batch.tokens[row, start : peak.position + window + 1].tolist()
-    piece = slice(start, start + end_of_text(ids, boundary_ids(tokenizer)))
+    piece = slice(start, start + end_of_text(ids, named_ids(tokenizer)))
     strings = token_strings(tokenizer, ids[: piece.stop - start])
     return Context(strings, tuple(values[row, piece].tolist()), peak.position - start)
-
-
-def boundary_ids(tokenizer: PreTrainedTokenizerBase | None) -> frozenset[int]:
-    """The tokens that begin, end and pad documents."""
-    named = "bos_token_id", "eos_token_id", "pad_token_id"
-    return frozenset(getattr(tokenizer, name) for name in named) if tokenizer else frozenset()
 
 
 def end_of_text(ids: Sequence[int], special: Collection[int]) -> int:

@@ -7,7 +7,8 @@ from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
-from crossproof.evaluation.contexts import boundary_ids, end_of_text, token_strings
+from crossproof.evaluation.contexts import end_of_text, token_strings
+from crossproof.lm.vocabulary import named_ids
 
 
 class _Texts(dict[int, str]):
@@ -26,7 +27,7 @@ class TokenStrings:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase | None) -> None:
         self._tokenizer = tokenizer
-        self._special = boundary_ids(tokenizer)
+        self._special = named_ids(tokenizer)
         self._first = _Texts(lambda token: self._decode([token]))
         self._later = _Texts(self._behind)
 

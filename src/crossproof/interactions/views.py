@@ -198,7 +198,7 @@ def reading_mlps(
         block: at
         for block, written_before in reading.items()
         for at in written_before
-        if rewritten_between(model, places[at], readers[block]) is not None
+        if rewritten_between(model, places[at], readers[block])
     }
     reading = {block: at for block, at in reading.items() if block not in lost}
     reading |= dict.fromkeys(inputs, ())

@@ -13,12 +13,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from crossproof.errors import CrossproofError
 from crossproof.lm.adapters import adapter_folder, base_of, is_adapter, merge_adapter
 from crossproof.lm.describing import read_config, read_tokenizer
-from crossproof.lm.model import LanguageModel, special_ids
+from crossproof.lm.model import LanguageModel
 from crossproof.lm.pair import ModelPair
 from crossproof.lm.quieting import quiet
 from crossproof.lm.sources import Reading, Source, exists
 from crossproof.lm.structure import find_structure
-from crossproof.lm.vocabulary import Vocabulary
+from crossproof.lm.vocabulary import Vocabulary, special_ids
 from crossproof.lm.weights import check_plain, check_runs, dtype_of, read_weights
 
 BUNDLED = "bundled"

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crossproof.errors import CrossproofError, nearest
 from crossproof.lm.attention import AttentionWeights
@@ -25,6 +25,7 @@ from crossproof.lm.structure import Structure
 from crossproof.lm.tracing import context_of
 from crossproof.lm.visits import AllReadError, hand_over, live_visits, replacement, store
 from crossproof.lm.visits import Write as Write
+from crossproof.lm.vocabulary import special_ids
 
 
 class LanguageModel:
@@ -52,7 +53,7 @@ class LanguageModel:
         self.special_ids = special_ids(bare.config, tokenizer, self.vocab_size)
         self._bare = bare
         self._structure = structure
-        self.rewritten, self._sites = structure.rewritten, structure.sites
+        self._sites = structure.sites
         self._mlps: dict[int, MLPWeights] = {}
         self._mixtures: dict[int, MixtureWeights] = {}
         self._attentions: dict[int, AttentionWeights] = {}
@@ -82,6 +83,11 @@ class LanguageModel:
     def owner(self, block: int) -> tuple[LanguageModel, int]:
         """The model that has a block, and its number there: itself, unless it is a pair."""
         return self, block
+
+    def rewrites(self, block: int, whole: bool) -> bool:
+        """Whether what leaves a block (else what its MLP reads) is the stream before it scaled or
+        normed, so that what was written there is no summand of it."""
+        return (block, whole) in self._structure.rewritten
 
     def available_hookpoints(self) -> tuple[str, ...]:
         """Every hookpoint of width d_model that can be read and replaced, in forward order."""
@@ -286,15 +292,3 @@ class LanguageModel:
                 f"'{self.name}' has blocks 0 to {self.n_blocks - 1}; there is no block {block}."
             )
         return block
-
-
-def special_ids(
-    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None, vocab_size: int
-) -> frozenset[int]:
-    """The BOS, EOS and PAD ids: the tokenizer's, or without one the configuration's."""
-    source = config if tokenizer is None else tokenizer
-    found: set[int] = set()
-    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        value = getattr(source, key, None)
-        found.update(value if isinstance(value, list) else [] if value is None else [value])
-    return frozenset(i for i in found if 0 <= i < vocab_size)

@@ -97,19 +97,15 @@ def mlp_place(model: LanguageModel, block: int) -> StreamPlace:
     return StreamPlace(block, 2 if between else 0)
 
 
-def rewritten_between(
-    model: LanguageModel, place: StreamPlace, reader: StreamPlace
-) -> StreamPlace | None:
-    """Where a block first scales or norms the stream itself, so that `place` adds nothing behind.
-
-    None where the stream at `reader` holds what was written at `place` as a summand.
-    """
+def rewritten_between(model: LanguageModel, place: StreamPlace, reader: StreamPlace) -> bool:
+    """Whether a block in between scales or norms the stream itself, so that what was written at
+    `place` is no summand of the stream at `reader`."""
     found = []
     for block in range(model.n_blocks):
         owner, own = model.owner(block)
-        at = {(own, False): StreamPlace(block, 2), (own, True): StreamPlace(block + 1, 0)}
-        found += [where for turn, where in at.items() if turn in owner.rewritten]
-    return min((where for where in found if place < where <= reader), default=None)
+        found += [StreamPlace(block, 2)] if owner.rewrites(own, whole=False) else []
+        found += [StreamPlace(block + 1, 0)] if owner.rewrites(own, whole=True) else []
+    return any(place < where <= reader for where in found)
 
 
 def mlp_input(model: LanguageModel, block: int) -> MLPInput:

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 _DECIDE = ("model", "normalizer", "pre_tokenizer", "added_tokens")
 """Parts of a fast tokenizer that decide which tokens a text has. Templates and what is put around
@@ -37,6 +37,23 @@ class Vocabulary:
     def hash(self) -> str:
         """16 hexadecimal digits: equal if texts have the same tokens, and the same are special."""
         return tokenizer_hash(self.tokenizer, self.special_ids)
+
+
+def special_ids(
+    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None, vocab_size: int
+) -> frozenset[int]:
+    """The BOS, EOS and PAD ids: the tokenizer's, or without one the configuration's."""
+    found = named_ids(config if tokenizer is None else tokenizer)
+    return frozenset(i for i in found if 0 <= i < vocab_size)
+
+
+def named_ids(source: PreTrainedConfig | PreTrainedTokenizerBase | None) -> frozenset[int]:
+    """The BOS, EOS and PAD ids that a tokenizer or a configuration names; None: none."""
+    found: set[int] = set()
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = getattr(source, key, None)
+        found.update(value if isinstance(value, list) else [] if value is None else [value])
+    return frozenset(found)
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase, special_ids: Collection[int]) -> str:

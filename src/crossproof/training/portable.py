@@ -63,20 +63,20 @@ class MLPPenalty:
 
     def at_input(
         self,
-        latents: Float[Tensor, "..."] | SparseLatents,
-        decoder: Float[Tensor, "..."],
-        bias: Float[Tensor, "..."],
-        x: Float[Tensor, "..."],
+        latents: Float[Tensor, "B H"] | SparseLatents,
+        decoder: Float[Tensor, "H D"],
+        bias: Float[Tensor, " D"],
+        x: Float[Tensor, "B D"],
     ) -> Tensor:
         """The weighted terms of a dictionary of the MLP's input, x ≈ latents @ decoder + bias."""
         return self._weighted(self.terms_at_input(latents, decoder, bias, x))
 
     def in_stream(
         self,
-        latents: Float[Tensor, "..."] | SparseLatents,
-        decoder: Float[Tensor, "..."],
-        stream: Float[Tensor, "..."],
-        error: Float[Tensor, "..."] | None = None,
+        latents: Float[Tensor, "B H"] | SparseLatents,
+        decoder: Float[Tensor, "H D"],
+        stream: Float[Tensor, "B D"],
+        error: Float[Tensor, "B D"] | None = None,
     ) -> Tensor:
         """The weighted terms of a dictionary of the residual stream, upstream of the MLP's norm.
 
@@ -87,10 +87,10 @@ class MLPPenalty:
 
     def terms_at_input(
         self,
-        latents: Float[Tensor, "..."] | SparseLatents,
-        decoder: Float[Tensor, "..."],
-        bias: Float[Tensor, "..."],
-        x: Float[Tensor, "..."],
+        latents: Float[Tensor, "B H"] | SparseLatents,
+        decoder: Float[Tensor, "H D"],
+        bias: Float[Tensor, " D"],
+        x: Float[Tensor, "B D"],
     ) -> dict[str, Tensor]:
         """Each term's own value, for logs: means over tokens."""
         latents, decoder, bias, x = self._checked(latents, decoder, bias, x)
@@ -101,10 +101,10 @@ class MLPPenalty:
 
     def terms_in_stream(
         self,
-        latents: Float[Tensor, "..."] | SparseLatents,
-        decoder: Float[Tensor, "..."],
-        stream: Float[Tensor, "..."],
-        error: Float[Tensor, "..."] | None = None,
+        latents: Float[Tensor, "B H"] | SparseLatents,
+        decoder: Float[Tensor, "H D"],
+        stream: Float[Tensor, "B D"],
+        error: Float[Tensor, "B D"] | None = None,
     ) -> dict[str, Tensor]:
         """Each term's own value, for logs; CrossproofError if no norm was given."""
         given = stream if error is None else error

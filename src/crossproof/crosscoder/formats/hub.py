@@ -77,7 +77,8 @@ def fetch(place: HubPlace) -> tuple[Path, HubPlace]:
             if cached is None:
                 raise
             return cached
-        wanted = _wanted(place, [file.rfilename for file in info.siblings or []])
+    wanted = _wanted(place, [file.rfilename for file in info.siblings or []])
+    with _answering(place):
         # By the name of the revision, not by its commit: so the cache knows it without a network.
         got = [hf_hub_download(place.repository, name, revision=place.revision) for name in wanted]
     roots = {file.removesuffix(name) for file, name in zip(got, wanted, strict=True)}
