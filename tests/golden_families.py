@@ -110,7 +110,7 @@ def llama(root: Path) -> Outputs:
     yield "train", read(run / "results.json", root)
     for name, content in trained(run, root):
         yield f"train-{name}", content
-    crossproof("evaluate", run, "--sequences", 5, "--split", "validation", *short)
+    crossproof("evaluate", run, "--sequences", 12, "--split", "validation", *short)
     yield "evaluate", read(run / "evaluation-validation" / "results.json", root)
     crossproof("measure", run, "--tokens", 160, "--pairs", 2, *short)
     yield "measure", read(run / "measure" / "measure.json", root)
