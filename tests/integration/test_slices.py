@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -92,13 +93,14 @@ def run(gpt_neo: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def figures(model_folder: Path, run: Path, out: Path, dies_at: int | None = None) -> None:
     """All three on one text; the second process is killed when it is about to complete the slice
-    of that number."""
+    of that number, and the first has completed one: on a busy machine it may be far behind."""
     shorten()
     if dies_at is not None and distributed.rank() == 1:
         write = slices.write_json
 
         def die(path: Path, about: Mapping[str, Any]) -> None:
             if path.parent.name == f"slice-{dies_at:05d}":
+                wait_for(path.parent.parent / "slice-00000" / slices.ABOUT)
                 os.kill(os.getpid(), signal.SIGKILL)
             write(path, about)
 
@@ -116,6 +118,14 @@ def figures(model_folder: Path, run: Path, out: Path, dies_at: int | None = None
     if distributed.rank() == 0:
         found.save(out / "results.json")
         audited.save(out / "audit.json")
+
+
+def wait_for(path: Path) -> None:
+    """Until it is there, two minutes at most."""
+    for _ in range(1200):
+        if path.exists():
+            return
+        time.sleep(0.1)
 
 
 def written(out: Path) -> list[Any]:
